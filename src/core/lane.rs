@@ -1,0 +1,340 @@
+//! One direction of traffic: source leg to sink leg, through a prefix, a buffer and a pipe. It is the same object
+//! for requests and responses, for HTTP and tunnels, copied and spliced.
+//!
+//! Laws, checked by [`Lane::check`]:
+//! 1. `start <= released <= scanned <= filled <= capacity`: what was sent, what may be sent, what was looked at,
+//!    what was read. Between `released` and `scanned` lie bytes that framing dropped.
+//! 2. Bytes leave in the order prefix, buffer, pipe.
+//! 3. The pipe holds bytes only while prefix and buffer are empty.
+//! 4. A fill never asks for more than the body's credit.
+//! 5. Splice is offered only above a minimum worth a pipe's cost, and until it was refused once.
+//! 6. A source that ended and an empty lane mean exactly one `Finish` of the sink.
+
+use bytes::{Buf, Bytes};
+
+use super::body::{Body, Fault};
+use super::buffer::{CAPACITY, HEADROOM, Pool, Store};
+use super::head::HeadScan;
+
+/// From here on a body is spliced. Below, one read and one write of the buffer cost less than two splices.
+pub const SPLICE_MIN: u64 = 64 * 1024;
+/// The most that one fill asks for: what a pooled pipe holds.
+pub const SPLICE_MAX: u64 = 1024 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// A head is expected, or partly here.
+    Head,
+    /// A body (or a tunnel) is passing.
+    Body,
+    /// The message was read whole, or none is expected.
+    Done,
+}
+
+#[derive(Debug)]
+pub struct Lane {
+    pub phase: Phase,
+    pub body: Body,
+    pub head: HeadScan,
+    /// The source will give no more.
+    pub ended: bool,
+    /// The sink was told so.
+    pub finished: bool,
+    prefix: Bytes,
+    store: Option<Store>,
+    start: usize,
+    released: usize,
+    scanned: usize,
+    filled: usize,
+    piped: u64,
+    unspliceable: bool,
+    /// The last read filled the whole buffer: more is likely to come than a buffer is worth.
+    full: bool,
+}
+
+impl Lane {
+    pub fn new(phase: Phase) -> Lane {
+        Lane {
+            phase,
+            body: Body::Empty,
+            head: HeadScan::default(),
+            ended: false,
+            finished: false,
+            prefix: Bytes::new(),
+            store: None,
+            start: HEADROOM,
+            released: HEADROOM,
+            scanned: HEADROOM,
+            filled: HEADROOM,
+            piped: 0,
+            unspliceable: false,
+            full: false,
+        }
+    }
+
+    /// What goes to the sink next, short of the pipe.
+    pub fn pending(&self) -> &[u8] {
+        if !self.prefix.is_empty() {
+            return &self.prefix;
+        }
+        self.stored(self.start, self.released)
+    }
+
+    pub fn has_pending(&self) -> bool {
+        self.start < self.released || !self.prefix.is_empty()
+    }
+
+    /// Nothing waits to be sent, in buffer or pipe.
+    pub fn is_drained(&self) -> bool {
+        !self.has_pending() && self.piped == 0
+    }
+
+    /// The sink took `n` bytes of `pending`.
+    pub fn sent(&mut self, n: usize) {
+        if self.prefix.is_empty() {
+            self.start += n.min(self.released - self.start);
+        } else {
+            self.prefix.advance(n.min(self.prefix.len()));
+        }
+    }
+
+    /// Where the next read goes. Reading takes a buffer from the pool if the lane has none.
+    pub fn space(&mut self, pool: &mut Pool) -> &mut [u8] {
+        self.close_gap();
+        if self.start == self.filled {
+            self.rewind();
+        } else if self.filled == HEADROOM + CAPACITY {
+            self.compact();
+        }
+        let store = self.store.get_or_insert_with(|| pool.take());
+        store.get_mut(self.filled..).unwrap_or_default()
+    }
+
+    /// How many bytes `space` offers now.
+    pub fn room(&self) -> usize {
+        if self.start == self.filled { CAPACITY } else { HEADROOM + CAPACITY - self.filled + self.slack() }
+    }
+
+    /// `n` bytes were read into `space`; true if that was all it had room for, so that more may be waiting.
+    pub fn read(&mut self, n: usize) -> bool {
+        let room = HEADROOM + CAPACITY - self.filled;
+        self.full = n >= room;
+        self.filled += n.min(room);
+        self.full
+    }
+
+    /// Bytes read that no framing has looked at.
+    pub fn unscanned(&self) -> &[u8] {
+        self.stored(self.scanned, self.filled)
+    }
+
+    pub fn has_unscanned(&self) -> bool {
+        self.scanned < self.filled
+    }
+
+    /// Lets the next `n` unscanned bytes pass.
+    pub fn release(&mut self, n: usize) {
+        let n = n.min(self.filled - self.scanned);
+        if self.released != self.scanned
+            && let Some(store) = &mut self.store
+        {
+            store.copy_within(self.scanned..self.scanned + n, self.released);
+        }
+        self.released += n;
+        self.scanned += n;
+    }
+
+    /// Drops the next `n` unscanned bytes.
+    pub fn skip(&mut self, n: usize) {
+        self.scanned += n.min(self.filled - self.scanned);
+        self.close_gap();
+    }
+
+    /// The next `len` unscanned bytes are a head: `rewrite` lays its new form so that it ends where the old one did,
+    /// and says where it begins. The new form is released whole. Nothing else may be pending.
+    pub fn release_head(&mut self, len: usize, rewrite: impl FnOnce(&mut [u8], usize, usize) -> usize) {
+        debug_assert!(!self.has_pending());
+        let end = self.scanned + len.min(self.filled - self.scanned);
+        if let Some(store) = &mut self.store {
+            self.start = rewrite(store, self.scanned, end);
+        }
+        self.released = end;
+        self.scanned = end;
+    }
+
+    /// Passes what the body's framing allows of the unscanned bytes. The phase is `Done` when the body is.
+    pub fn advance_body(&mut self) -> Result<(), Fault> {
+        while self.phase == Phase::Body && !self.body.is_done() {
+            if !self.has_unscanned() {
+                return Ok(());
+            }
+            let credit = self.body.credit();
+            if credit > 0 {
+                let n = credit.min((self.filled - self.scanned) as u64);
+                self.body.pass(n);
+                self.release(n as usize);
+                continue;
+            }
+            let step = {
+                let unscanned = self.store.as_deref().and_then(|store| store.get(self.scanned..self.filled));
+                self.body.scan(unscanned.unwrap_or_default())?
+            };
+            if step.keep {
+                self.release(step.read);
+            } else {
+                self.skip(step.read);
+            }
+            if step.read == 0 {
+                return Ok(());
+            }
+        }
+        if self.phase == Phase::Body {
+            self.phase = Phase::Done;
+        }
+        Ok(())
+    }
+
+    /// How much to ask of a splice, if one is worth it now.
+    pub fn fill_ask(&self) -> Option<u64> {
+        let credit = if self.phase == Phase::Body { self.body.credit() } else { 0 };
+        let worth = credit >= SPLICE_MIN && (self.full || !self.body.is_open_ended());
+        (worth && !self.unspliceable && self.start == self.filled && self.prefix.is_empty())
+            .then_some(credit.min(SPLICE_MAX))
+    }
+
+    /// `n` bytes went from the source into the pipe.
+    pub fn piped_in(&mut self, n: u64) {
+        self.piped += n;
+        self.body.pass(n);
+        self.full = n >= SPLICE_MIN;
+        if self.body.is_done() {
+            self.phase = Phase::Done;
+        }
+    }
+
+    /// `n` bytes went from the pipe into the sink.
+    pub fn piped_out(&mut self, n: u64) {
+        self.piped = self.piped.saturating_sub(n);
+    }
+
+    pub fn piped(&self) -> u64 {
+        self.piped
+    }
+
+    /// The pipe was destroyed with what it held.
+    pub fn piped_lost(&mut self) {
+        self.piped = 0;
+    }
+
+    pub fn refuse_splice(&mut self) {
+        self.unspliceable = true;
+    }
+
+    /// True while the lane wants another read: it never reads ahead of a sink that is behind.
+    pub fn is_hungry(&self) -> bool {
+        self.phase != Phase::Done && !self.ended && self.is_drained() && self.room() > 0
+    }
+
+    /// Puts `bytes` in front of what already waits in front.
+    pub fn prepend(&mut self, bytes: &[u8]) {
+        self.prefix = [bytes, &self.prefix].concat().into();
+    }
+
+    /// Puts `bytes` in front of the buffer, in the place of what waited there.
+    pub fn push_prefix(&mut self, bytes: Bytes) {
+        self.prefix = bytes;
+    }
+
+    /// Forgets what was not sent yet: another answer takes its place.
+    pub fn drop_pending(&mut self) {
+        self.prefix = Bytes::new();
+        self.start = self.scanned;
+        self.released = self.scanned;
+    }
+
+    /// Forgets every byte, sent or not.
+    pub fn drop_all(&mut self) {
+        self.scanned = self.filled;
+        self.drop_pending();
+    }
+
+    /// Where sending stands, to come back to it with `resend_from`.
+    pub fn mark(&self) -> usize {
+        self.start
+    }
+
+    /// Sends again from `mark`: valid until the buffer is rewound by the next read.
+    pub fn resend_from(&mut self, mark: usize) {
+        if self.store.is_some() && mark <= self.released {
+            self.start = mark;
+        }
+    }
+
+    /// The bytes between `mark` and what was sent.
+    pub fn sent_since(&self, mark: usize) -> &[u8] {
+        self.stored(mark, self.start)
+    }
+
+    /// Gives the buffer back when nothing is in it.
+    pub fn reclaim(&mut self, pool: &mut Pool) {
+        if self.store.is_none() {
+            return;
+        }
+        self.close_gap();
+        if self.start == self.filled
+            && let Some(store) = self.store.take()
+        {
+            self.rewind();
+            pool.give(store);
+        }
+    }
+
+    /// Ready for the next message on the same source.
+    pub fn restart(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.body = Body::Empty;
+        self.head.reset();
+        self.full = false;
+    }
+
+    /// Panics where a law is broken; tests and the simulator call it after every step.
+    pub fn check(&self) {
+        assert!(self.start <= self.released && self.released <= self.scanned, "law 1: {self:?}");
+        assert!(self.scanned <= self.filled && self.filled <= HEADROOM + CAPACITY, "law 1: {self:?}");
+        assert!(self.piped == 0 || !self.has_pending(), "law 3: {self:?}");
+        assert!(self.store.is_some() || self.start == self.filled, "bytes without a buffer: {self:?}");
+        assert!(!self.finished || self.is_drained(), "law 6: {self:?}");
+    }
+
+    fn stored(&self, from: usize, to: usize) -> &[u8] {
+        self.store.as_deref().and_then(|store| store.get(from..to)).unwrap_or_default()
+    }
+
+    /// With nothing to send, what framing dropped is free.
+    fn close_gap(&mut self) {
+        if self.start == self.released {
+            (self.start, self.released) = (self.scanned, self.scanned);
+        }
+    }
+
+    fn rewind(&mut self) {
+        (self.start, self.released, self.scanned, self.filled) = (HEADROOM, HEADROOM, HEADROOM, HEADROOM);
+    }
+
+    /// Bytes in front that `compact` would win.
+    fn slack(&self) -> usize {
+        if self.filled == HEADROOM + CAPACITY { self.start.saturating_sub(HEADROOM) } else { 0 }
+    }
+
+    /// Moves what is left to the front.
+    fn compact(&mut self) {
+        let by = self.start.saturating_sub(HEADROOM);
+        if by > 0
+            && let Some(store) = &mut self.store
+        {
+            store.copy_within(self.start..self.filled, HEADROOM);
+            (self.start, self.released) = (self.start - by, self.released - by);
+            (self.scanned, self.filled) = (self.scanned - by, self.filled - by);
+        }
+    }
+}

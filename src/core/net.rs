@@ -1,0 +1,58 @@
+//! Address ranges, as a configuration names those it trusts: `10.0.0.0/8`, `::1`, `192.0.2.7`.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Net {
+    first: IpAddr,
+    prefix_bits: u8,
+}
+
+impl Net {
+    /// An IPv4 address in IPv6 clothing counts as the IPv4 address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.first, address.to_canonical()) {
+            (IpAddr::V4(first), IpAddr::V4(address)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix_bits)).unwrap_or(0);
+                u32::from(first) & mask == u32::from(address) & mask
+            }
+            (IpAddr::V6(first), IpAddr::V6(address)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix_bits)).unwrap_or(0);
+                u128::from(first) & mask == u128::from(address) & mask
+            }
+            _ => false,
+        }
+    }
+}
+
+impl FromStr for Net {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Net, String> {
+        let wrong = || format!("{text:?} is no address or range; write 10.0.0.0/8, 192.0.2.7 or ::1");
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+        let first: IpAddr = address.parse().map_err(|_| wrong())?;
+        let most = if first.is_ipv4() { 32 } else { 128 };
+        let prefix_bits = prefix.map_or(Ok(most), |bits| bits.parse::<u8>().map_err(|_| wrong()))?;
+        if prefix_bits > most { Err(wrong()) } else { Ok(Net { first, prefix_bits }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Net;
+
+    #[test]
+    fn a_range_holds_its_addresses_and_no_others() {
+        let holds = |net: &str, ip: &str| net.parse::<Net>().unwrap().contains(ip.parse().unwrap());
+        assert!(holds("10.0.0.0/8", "10.255.0.1") && !holds("10.0.0.0/8", "11.0.0.1"));
+        assert!(holds("0.0.0.0/0", "203.0.113.9") && !holds("0.0.0.0/0", "::1"));
+        assert!(holds("::/0", "::1") && holds("fd00::/8", "fd12::1") && !holds("fd00::/8", "fe80::1"));
+        assert!(holds("127.0.0.1", "127.0.0.1") && !holds("127.0.0.1", "127.0.0.2"));
+        assert!(holds("127.0.0.1", "::ffff:127.0.0.1"));
+        for wrong in ["", "10.0.0.0/33", "::/129", "10/8", "localhost", "10.0.0.0/", "10.0.0.0/-1"] {
+            assert!(wrong.parse::<Net>().is_err(), "{wrong}");
+        }
+    }
+}

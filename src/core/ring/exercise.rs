@@ -1,0 +1,152 @@
+//! The original exercise's ring: 512 slots, K = 9 per unit of weight, quadratic functions, linear probing.
+//!
+//! Kept to reproduce the exercise and to show its flaw. A server's number is what its name's trailing digits
+//! say (`server3` is 3); a name without digits counts as its CRC-32, so that the order in which members are
+//! given never matters. Servers are placed by rising number; a point whose slot is taken goes to the next
+//! free one, and nowhere when all are taken (57 servers and more).
+
+use super::Member;
+use super::points::{Points, pack};
+
+/// Slots on the circle.
+pub const SLOTS: u32 = 512;
+/// Points per unit of weight.
+const K: u32 = 9;
+/// A slot number becomes a position by this shift: slots lie evenly on the circle.
+const SLOT_SHIFT: u32 = u32::BITS - SLOTS.ilog2();
+
+/// Where a request and a server's copies go, before `modulo 512`.
+#[derive(Clone, Copy, Debug)]
+pub struct Functions {
+    /// H: from a request's number.
+    pub request: fn(u64) -> u64,
+    /// After how many request numbers H repeats itself modulo 512; one period holds every key alike.
+    pub period: u32,
+    /// Phi: from a server's number and a copy's.
+    pub server: fn(u64, u64) -> u64,
+}
+
+/// H(i) = i^2 + 2i + 17, Phi(i, j) = i^2 + j^2 + 2j + 25. H is (i+1)^2 + 16, and squares reach only
+/// 87 of the residues modulo 512: most slots are never asked for.
+pub const THE_EXERCISE: Functions = Functions { request: h, period: SLOTS, server: phi };
+
+impl Functions {
+    /// The slot that a request asks first.
+    pub fn slot(&self, request: u32) -> u32 {
+        ((self.request)(u64::from(request)) % u64::from(SLOTS)) as u32
+    }
+
+    pub fn position(&self, request: u32) -> u32 {
+        self.slot(request) << SLOT_SHIFT
+    }
+}
+
+fn h(i: u64) -> u64 {
+    i.wrapping_mul(i).wrapping_add(2 * i).wrapping_add(17)
+}
+
+fn phi(i: u64, j: u64) -> u64 {
+    i.wrapping_mul(i).wrapping_add(j * j + 2 * j + 25)
+}
+
+pub fn points(functions: Functions, members: &[Member]) -> Points {
+    let order = by_number(members);
+    let mut ranked = Vec::new();
+    place(functions, members, &order, |rank, _, slot| ranked.push(pack(slot << SLOT_SHIFT, rank)));
+    Points::sorted(ranked, &order)
+}
+
+/// How many copies found their slot taken, and how many there are that have a slot at all.
+pub fn displaced(functions: Functions, members: &[Member]) -> (usize, usize) {
+    let (mut displaced, mut copies) = (0, 0);
+    place(functions, members, &by_number(members), |_, home, slot| {
+        displaced += usize::from(home != slot);
+        copies += 1;
+    });
+    (displaced, copies)
+}
+
+fn by_number(members: &[Member]) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..members.len() as u32).collect();
+    order.sort_by_key(|member| (number(&members[*member as usize].name), &members[*member as usize].name));
+    order
+}
+
+/// Tells of each copy that finds a slot: its server's rank, the slot it wanted, the slot it got.
+fn place(functions: Functions, members: &[Member], order: &[u32], mut told: impl FnMut(u32, u32, u32)) {
+    let mut taken = [false; SLOTS as usize];
+    for (rank, member) in (0..).zip(order) {
+        let member = &members[*member as usize];
+        for copy in 0..K * member.weight.min(SLOTS) {
+            let home = ((functions.server)(number(&member.name), u64::from(copy)) % u64::from(SLOTS)) as u32;
+            if let Some(slot) = probe(&mut taken, home) {
+                told(rank, home, slot);
+            }
+        }
+    }
+}
+
+/// The first free slot from `home` on, taken by this call.
+fn probe(taken: &mut [bool; SLOTS as usize], home: u32) -> Option<u32> {
+    let slot = (0..SLOTS).map(|step| (home + step) % SLOTS).find(|slot| !taken[*slot as usize])?;
+    taken[slot as usize] = true;
+    Some(slot)
+}
+
+/// A server's number: its name's trailing digits, else its name's CRC-32.
+fn number(name: &str) -> u64 {
+    let digits = name.len() - name.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+    match name[name.len() - digits..].parse() {
+        Ok(number) => number,
+        Err(_) => u64::from(crc32fast::hash(name.as_bytes())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Kind, Ring};
+    use super::*;
+
+    #[test]
+    fn a_servers_number_is_in_its_name() {
+        assert_eq!(number("server12"), 12);
+        assert_eq!(number("7"), 7);
+        assert_eq!(number("127.0.0.1:9001"), 9001);
+        assert_eq!(number("alpha"), u64::from(crc32fast::hash(b"alpha")));
+    }
+
+    #[test]
+    fn a_taken_slot_sends_the_point_to_the_next_free_one() {
+        let mut taken = [false; SLOTS as usize];
+        assert_eq!(probe(&mut taken, 511), Some(511));
+        assert_eq!(probe(&mut taken, 511), Some(0));
+        assert_eq!(probe(&mut taken, 0), Some(1));
+        taken.fill(true);
+        assert_eq!(probe(&mut taken, 5), None);
+    }
+
+    #[test]
+    fn h_reaches_87_slots() {
+        let mut reached: Vec<u32> = (0..SLOTS).map(|i| THE_EXERCISE.slot(i)).collect();
+        reached.sort_unstable();
+        reached.dedup();
+        assert_eq!(reached.len(), 87);
+    }
+
+    /// The flaw that the contract states: with ids 1 to 3 one server gets 84.4 % of requests.
+    #[test]
+    fn one_of_three_servers_gets_five_sixths_of_the_requests() {
+        let members: Vec<Member> = (1..=3).map(|i| Member::new(format!("server{i}"), 1)).collect();
+        let shares = Ring::build(Kind::Exercise, &members).shares();
+        let largest = (0..3).map(|member| shares.of(member)).fold(0.0, f64::max);
+        assert_eq!(format!("{:.1}", largest * 100.0), "84.4");
+    }
+
+    #[test]
+    fn more_servers_than_slots_leave_the_last_without_a_point() {
+        let members: Vec<Member> = (1..=64).map(|i| Member::new(format!("server{i}"), 1)).collect();
+        let ring = Ring::build(Kind::Exercise, &members);
+        assert_eq!(ring.points().count(), SLOTS as usize);
+        assert_eq!(ring.walk(1).count(), 57);
+    }
+}

@@ -1,0 +1,245 @@
+//! What a ring looks like and why, with names: for people as text, for programs as JSON. Exact, nothing is sampled.
+
+use std::fmt::{Display, Formatter, Result};
+
+use serde::Serialize;
+
+use super::{Kind, Member, Ring};
+
+/// Who has how much.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Show {
+    pub ring: &'static str,
+    pub points: usize,
+    pub replicas: Vec<Row>,
+    /// Largest share over ideal share: 1 is perfect.
+    pub max_over_ideal: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    pub name: String,
+    pub weight: u32,
+    pub points: usize,
+    /// Fraction of all keys.
+    pub share: f64,
+    /// What its weight entitles it to.
+    pub ideal: f64,
+}
+
+/// Why a key goes where it goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explain {
+    pub ring: &'static str,
+    pub key: String,
+    /// What the ring was asked with: the key's CRC-32, or for the exercise's ring a request's number.
+    pub hash: u32,
+    pub position: u32,
+    /// The first point at or after the position.
+    pub point: u32,
+    pub replica: String,
+    /// In the order in which they would be tried.
+    pub fallbacks: Vec<String>,
+}
+
+/// What a change of members moves.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WhatIf {
+    pub ring: &'static str,
+    /// Fraction of all keys that change their replica.
+    pub moved: f64,
+    /// What a change of perfectly even shares moves at least.
+    pub ideal: f64,
+    /// Of `moved`: between two replicas that are there before and after. Nothing asked for that.
+    pub innocent: f64,
+    pub flows: Vec<NamedFlow>,
+    pub after: Vec<Row>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NamedFlow {
+    pub from: String,
+    pub to: String,
+    /// Fraction of all keys.
+    pub share: f64,
+}
+
+pub fn show(kind: Kind, members: &[Member]) -> Show {
+    let replicas = rows(&Ring::build(kind, members), members);
+    let max_over_ideal = replicas.iter().filter(|r| r.ideal > 0.0).map(|r| r.share / r.ideal).fold(0.0, f64::max);
+    Show { ring: name(kind), points: replicas.iter().map(|r| r.points).sum(), replicas, max_over_ideal }
+}
+
+/// None when no member has a weight.
+pub fn explain(kind: Kind, members: &[Member], key: &str) -> Option<Explain> {
+    let hash = hash(kind, key);
+    let found = Ring::build(kind, members).explain(hash)?;
+    let named = |member: usize| members[member].name.clone();
+    Some(Explain {
+        ring: name(kind),
+        key: key.into(),
+        hash,
+        position: found.position,
+        point: found.point,
+        replica: named(found.member),
+        fallbacks: found.fallbacks.into_iter().map(named).collect(),
+    })
+}
+
+/// From `before` to `after`: members are matched by name.
+pub fn what_if(kind: Kind, before: &[Member], after: &[Member]) -> WhatIf {
+    let (old, new) = (Ring::build(kind, before), Ring::build(kind, after));
+    let whole = old.shares().whole as f64;
+    let stays = |name: &str, members: &[Member]| members.iter().any(|m| m.name == name && m.weight > 0);
+    let mut flows = Vec::new();
+    let mut innocent = 0.0;
+    for flow in old.flows(&new) {
+        let (from, to, share) = (&before[flow.from].name, &after[flow.to].name, flow.keys as f64 / whole);
+        if from == to {
+            continue;
+        }
+        if stays(from, after) && stays(to, before) {
+            innocent += share;
+        }
+        flows.push(NamedFlow { from: from.clone(), to: to.clone(), share });
+    }
+    flows.sort_by(|a, b| b.share.total_cmp(&a.share).then_with(|| (&a.from, &a.to).cmp(&(&b.from, &b.to))));
+    WhatIf {
+        ring: name(kind),
+        moved: flows.iter().map(|flow| flow.share).sum(),
+        ideal: least_moved(before, after),
+        innocent,
+        flows,
+        after: rows(&new, after),
+    }
+}
+
+/// What a key's text is looked up with.
+pub fn hash(kind: Kind, key: &str) -> u32 {
+    match (kind, key.parse()) {
+        (Kind::Exercise, Ok(number)) => number,
+        _ => crc32fast::hash(key.as_bytes()),
+    }
+}
+
+pub fn name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Ketama => "ketama",
+        Kind::Exercise => "exercise",
+    }
+}
+
+fn rows(ring: &Ring, members: &[Member]) -> Vec<Row> {
+    let shares = ring.shares();
+    let mut points = vec![0; members.len()];
+    ring.points().for_each(|(_, member)| points[member] += 1);
+    let row = |i: usize, m: &Member| Row {
+        name: m.name.clone(),
+        weight: m.weight,
+        points: points[i],
+        share: shares.of(i),
+        ideal: entitled(m, members),
+    };
+    members.iter().enumerate().map(|(i, member)| row(i, member)).collect()
+}
+
+fn entitled(member: &Member, members: &[Member]) -> f64 {
+    let total: u64 = members.iter().map(|m| u64::from(m.weight)).sum();
+    f64::from(member.weight) / total.max(1) as f64
+}
+
+/// What those who are entitled to more than before have to be given.
+fn least_moved(before: &[Member], after: &[Member]) -> f64 {
+    let had = |name: &str| before.iter().find(|m| m.name == name).map_or(0.0, |m| entitled(m, before));
+    after.iter().map(|m| (entitled(m, after) - had(&m.name)).max(0.0)).sum()
+}
+
+impl Display for Show {
+    fn fmt(&self, f: &mut Formatter) -> Result {
+        write!(f, "ring {}: {} points, {} replicas", self.ring, self.points, self.replicas.len())?;
+        write_rows(f, &self.replicas)?;
+        write!(f, "\nthe largest has {:.2} times its ideal share", self.max_over_ideal)
+    }
+}
+
+impl Display for Explain {
+    fn fmt(&self, f: &mut Formatter) -> Result {
+        writeln!(f, "key       {}", self.key)?;
+        writeln!(f, "hash      {:#010x}", self.hash)?;
+        writeln!(f, "position  {:#010x}", self.position)?;
+        writeln!(f, "point     {:#010x}, the first at or after it", self.point)?;
+        writeln!(f, "replica   {}", self.replica)?;
+        let fallbacks = self.fallbacks.join(", ");
+        write!(f, "fallbacks {}", if fallbacks.is_empty() { "none" } else { &fallbacks })
+    }
+}
+
+impl Display for WhatIf {
+    fn fmt(&self, f: &mut Formatter) -> Result {
+        writeln!(f, "ring {}: {} of all keys move (ideal: {})", self.ring, percent(self.moved), percent(self.ideal))?;
+        writeln!(f, "between replicas that stay: {}", percent(self.innocent))?;
+        let width = self.flows.iter().map(|flow| flow.from.len()).max().unwrap_or(0);
+        for flow in &self.flows {
+            writeln!(f, "  {:width$} -> {}  {}", flow.from, flow.to, percent(flow.share))?;
+        }
+        write!(f, "afterwards:")?;
+        write_rows(f, &self.after)
+    }
+}
+
+fn write_rows(f: &mut Formatter, rows: &[Row]) -> Result {
+    let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
+    for Row { name, weight, points, share, ideal } in rows {
+        let (share, ideal) = (percent(*share), percent(*ideal));
+        write!(f, "\n  {name:width$}  weight {weight:<3} {points:>5} points   share {share:>8}   ideal {ideal:>8}")?;
+    }
+    Ok(())
+}
+
+fn percent(fraction: f64) -> String {
+    format!("{:.2} %", fraction * 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn servers(count: usize) -> Vec<Member> {
+        (1..=count).map(|i| Member::new(format!("server{i}"), 1)).collect()
+    }
+
+    #[test]
+    fn shares_have_names_and_sum_to_one() {
+        let mut members = servers(3);
+        members[0].weight = 2;
+        let shown = show(Kind::Ketama, &members);
+        assert_eq!((shown.points, shown.replicas[0].points), (640, 320));
+        assert_eq!(shown.replicas[0].ideal, 0.5);
+        let sum: f64 = shown.replicas.iter().map(|row| row.share).sum();
+        assert!((sum - 1.0).abs() < 1e-12);
+        assert!(shown.to_string().contains("server1"));
+    }
+
+    #[test]
+    fn an_explanation_has_everybody() {
+        let found = explain(Kind::Ketama, &servers(3), "k0").unwrap();
+        assert_eq!(found.hash, crc32fast::hash(b"k0"));
+        assert_eq!(found.fallbacks.len(), 2);
+        assert_eq!(explain(Kind::Ketama, &[], "k0"), None);
+        assert_eq!(explain(Kind::Exercise, &servers(3), "1000").unwrap().hash, 1000);
+    }
+
+    #[test]
+    fn ketama_moves_only_what_left() {
+        let before = servers(4);
+        let after: Vec<Member> = before.iter().filter(|m| m.name != "server2").cloned().collect();
+        let moved = what_if(Kind::Ketama, &before, &after);
+        assert_eq!(moved.innocent, 0.0);
+        assert!(moved.flows.iter().all(|flow| flow.from == "server2"));
+        assert!((moved.moved - show(Kind::Ketama, &before).replicas[1].share).abs() < 1e-12);
+        assert!((moved.ideal - 0.25).abs() < 1e-12);
+        let back = what_if(Kind::Ketama, &after, &before);
+        assert!((back.moved - moved.moved).abs() < 1e-12);
+        assert_eq!(back.innocent, 0.0);
+    }
+}

@@ -1,0 +1,91 @@
+//! What a session asks for, and how it went. The session never sees a socket, a pool of them, or the ring.
+
+use std::io::ErrorKind;
+
+use super::snapshot::ReplicaId;
+
+/// One socket's side of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leg {
+    Client,
+    Upstream,
+}
+
+/// What the loop learned of a socket: edges, each told once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ready {
+    pub readable: bool,
+    pub writable: bool,
+    /// The peer will send no more, or the socket is in error: reading says which.
+    pub hangup: bool,
+    /// The connection is gone in both directions.
+    pub dead: bool,
+}
+
+/// A replica is wanted for a request or a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    pub service: usize,
+    /// Where on the ring the walk begins.
+    pub key: u32,
+    /// This replica again, on a new connection: a pooled one of it had gone stale.
+    pub again: Option<ReplicaId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Read into the buffer of the lane whose source this leg is.
+    Recv(Leg),
+    /// Write what is pending in the lane whose sink this leg is.
+    Send(Leg),
+    /// Splice at most so many bytes from this leg into its lane's pipe.
+    Fill(Leg, u64),
+    /// Splice from the lane's pipe into this leg.
+    Drain(Leg, u64),
+    Dial(Call),
+    /// The upstream connection is clean: it may serve other requests.
+    Park,
+    /// The upstream connection must never be used again.
+    Hangup,
+    /// Nothing more will be sent to this leg.
+    Finish(Leg),
+    /// The session is over. With `reset`, the client must not take what it got for complete.
+    Close {
+        reset: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Moved(u64),
+    Blocked,
+    /// The source will give no more.
+    Ended,
+    Failed(ErrorKind),
+    /// The kernel will not splice here, or no pipe is left: copy.
+    Unspliceable,
+    Dialed {
+        replica: ReplicaId,
+        reused: bool,
+    },
+    /// The connection could not even be begun.
+    Undialable {
+        replica: ReplicaId,
+        why: ErrorKind,
+    },
+    /// No live replica is left to try.
+    NoReplica,
+    Done,
+}
+
+/// What a session noticed for people and for the control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    ConnectFailed { replica: ReplicaId, why: ErrorKind },
+    ConnectTimedOut { replica: ReplicaId, after_ms: u64 },
+    Silent { replica: ReplicaId, after_ms: u64 },
+    ResponseTimedOut { replica: ReplicaId, after_ms: u64 },
+    Hungup { replica: ReplicaId },
+    BadResponse { replica: ReplicaId, why: &'static str },
+    Refused { status: u16, why: &'static str },
+}

@@ -1,0 +1,18 @@
+//! A point in time, in whole milliseconds since the process began. The kernel reads clocks; core only compares.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tick(pub u64);
+
+impl Tick {
+    pub const ZERO: Tick = Tick(0);
+    /// Later than everything that happens.
+    pub const NEVER: Tick = Tick(u64::MAX);
+
+    pub fn after_ms(self, ms: u64) -> Tick {
+        Tick(self.0.saturating_add(ms))
+    }
+
+    pub fn ms_since(self, earlier: Tick) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
