@@ -1,0 +1,224 @@
+//! The kernel as Linux has it: epoll by mio, sockets and pipes by rustix and socket2, all of them safe to call.
+
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Waker};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, sockopt};
+use rustix::pipe::{PipeFlags, SpliceFlags};
+use rustix::time::ClockId;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::{Event, Kernel, Token, Wake};
+use crate::core::lane::SPLICE_MAX;
+use crate::core::snapshot::Endpoint;
+use crate::core::step::Ready;
+use crate::core::tick::Tick;
+
+/// Events taken in one wait.
+const EVENTS: usize = 512;
+/// Connections the kernel holds for us until they are accepted.
+const BACKLOG: i32 = 4096;
+
+const WAKER: mio::Token = mio::Token(usize::MAX);
+
+pub struct Linux {
+    poll: Poll,
+    events: Events,
+}
+
+impl Linux {
+    /// A kernel for one worker, and the means to wake it from another thread.
+    pub fn new() -> io::Result<(Linux, Wake)> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        let wake: Wake = Arc::new(move || {
+            if let Err(error) = waker.wake() {
+                log::error!("a worker could not be woken: {error}");
+            }
+        });
+        Ok((Linux { poll, events: Events::with_capacity(EVENTS) }, wake))
+    }
+}
+
+/// A listening socket that shares its port with those of the other workers.
+pub fn listen(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    // Accepted sockets inherit it: no call per connection.
+    socket.set_tcp_nodelay(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// An address is free when a plain bind works: `SO_REUSEPORT` alone would share a port with an earlier Ringway.
+pub fn probe_free(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1)
+}
+
+pub fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    let name = rustix::net::getsockname(socket)?;
+    SocketAddr::try_from(name).map_err(|_| io::Error::from(ErrorKind::AddrNotAvailable))
+}
+
+/// Keeps the calling thread on one core.
+pub fn pin_to(core: usize) -> io::Result<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(core);
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+}
+
+/// How many descriptors this process may have, raised as far as is allowed.
+pub fn raise_descriptor_limit() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, wanted) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(_) => limit.current.unwrap_or(u64::MAX),
+    }
+}
+
+#[derive(Debug)]
+pub struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+impl Kernel for Linux {
+    type Socket = OwnedFd;
+    type Listener = OwnedFd;
+    type Pipe = Pipe;
+
+    fn wait(&mut self, timeout_ms: Option<u64>, events: &mut Vec<Event>) -> io::Result<()> {
+        events.clear();
+        match self.poll.poll(&mut self.events, timeout_ms.map(Duration::from_millis)) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        events.extend(self.events.iter().filter(|event| event.token() != WAKER).map(|event| Event {
+            token: unpack(event.token()),
+            ready: Ready {
+                readable: event.is_readable(),
+                writable: event.is_writable(),
+                hangup: event.is_read_closed(),
+                dead: event.is_error() || event.is_write_closed(),
+            },
+        }));
+        Ok(())
+    }
+
+    fn now(&mut self) -> Tick {
+        let time = rustix::time::clock_gettime(ClockId::MonotonicCoarse);
+        Tick(time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000)
+    }
+
+    fn unix_seconds(&mut self) -> u64 {
+        rustix::time::clock_gettime(ClockId::RealtimeCoarse).tv_sec as u64
+    }
+
+    fn accept(&mut self, listener: &OwnedFd) -> io::Result<(OwnedFd, SocketAddr)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (socket, peer) = rustix::net::acceptfrom_with(listener, flags)?;
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+        Ok((socket, peer.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))))
+    }
+
+    fn local(&mut self, socket: &OwnedFd) -> io::Result<SocketAddr> {
+        local_address(socket)
+    }
+
+    fn connect(&mut self, endpoint: &Endpoint) -> io::Result<OwnedFd> {
+        let (domain, protocol, address) = match endpoint {
+            Endpoint::Tcp(address) => (Domain::for_address(*address), Some(Protocol::TCP), SockAddr::from(*address)),
+            Endpoint::Unix(path) => (Domain::UNIX, None, SockAddr::unix(path)?),
+        };
+        let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), protocol)?;
+        if protocol.is_some() {
+            socket.set_tcp_nodelay(true)?;
+        }
+        match socket.connect(&address) {
+            Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => Err(error),
+            _ => Ok(socket.into()),
+        }
+    }
+
+    fn watch(&mut self, socket: &OwnedFd, token: Token) -> io::Result<()> {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), pack(token), both)
+    }
+
+    fn watch_listener(&mut self, listener: &OwnedFd, token: Token) -> io::Result<()> {
+        self.poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), pack(token), Interest::READABLE)
+    }
+
+    fn recv(&mut self, socket: &OwnedFd, space: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::net::recv(socket, space, RecvFlags::empty())?.0)
+    }
+
+    fn send(&mut self, socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
+    }
+
+    fn pipe(&mut self) -> io::Result<Pipe> {
+        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        // A user's share of pipe memory may be used up; then the pipe stays as small as it came.
+        let _ = rustix::pipe::fcntl_setpipe_size(&write, SPLICE_MAX as usize);
+        Ok(Pipe { read, write })
+    }
+
+    fn fill(&mut self, socket: &OwnedFd, pipe: &Pipe, most: u64) -> io::Result<u64> {
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        Ok(rustix::pipe::splice(socket, None, &pipe.write, None, most as usize, flags)? as u64)
+    }
+
+    fn drain(&mut self, pipe: &Pipe, socket: &OwnedFd, most: u64) -> io::Result<u64> {
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        Ok(rustix::pipe::splice(&pipe.read, None, socket, None, most as usize, flags)? as u64)
+    }
+
+    fn finish(&mut self, socket: &OwnedFd) -> io::Result<()> {
+        Ok(rustix::net::shutdown(socket, Shutdown::Write)?)
+    }
+
+    fn abort(&mut self, socket: &OwnedFd) -> io::Result<()> {
+        Ok(sockopt::set_socket_linger(socket, Some(Duration::ZERO))?)
+    }
+}
+
+const KIND_SHIFT: u32 = 62;
+const GENERATION_SHIFT: u32 = 32;
+const GENERATION_MASK: u64 = (1 << 30) - 1;
+
+fn pack(token: Token) -> mio::Token {
+    let (kind, generation, place) = match token {
+        Token::Listener(place) => (0u64, 0, place),
+        Token::Client { place, generation } => (1, generation, place),
+        Token::Upstream { place, generation } => (2, generation, place),
+    };
+    let generation = u64::from(generation) & GENERATION_MASK;
+    mio::Token((kind << KIND_SHIFT | generation << GENERATION_SHIFT | u64::from(place)) as usize)
+}
+
+fn unpack(token: mio::Token) -> Token {
+    let word = token.0 as u64;
+    let place = word as u32;
+    let generation = (word >> GENERATION_SHIFT & GENERATION_MASK) as u32;
+    match word >> KIND_SHIFT {
+        1 => Token::Client { place, generation },
+        2 => Token::Upstream { place, generation },
+        _ => Token::Listener(place),
+    }
+}
