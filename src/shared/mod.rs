@@ -1,0 +1,5 @@
+//! Floor 2: what both planes may touch. Snapshots go down, facts come up, counters are read from outside.
+
+pub mod counters;
+pub mod report;
+pub mod view;

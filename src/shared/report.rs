@@ -1,0 +1,116 @@
+//! What workers noticed: facts over a bounded channel, the only arrow up. A drop is legal and counted.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::view::Wake;
+use crate::core::snapshot::ReplicaId;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    ConnectFailed {
+        replica: ReplicaId,
+        why: std::io::ErrorKind,
+    },
+    ConnectTimedOut {
+        replica: ReplicaId,
+        after_ms: u64,
+    },
+    /// A request waits for its response head for longer than is usual; the replica may be silent.
+    Silent {
+        replica: ReplicaId,
+        after_ms: u64,
+    },
+    ResponseTimedOut {
+        replica: ReplicaId,
+        after_ms: u64,
+    },
+    /// The replica closed or reset a connection before it answered.
+    Hungup {
+        replica: ReplicaId,
+    },
+    BadResponse {
+        replica: ReplicaId,
+        why: &'static str,
+    },
+    /// A request that met a fault went to the next replica on the ring.
+    Retried {
+        from: ReplicaId,
+        to: ReplicaId,
+    },
+    /// The balancer answered by itself, or closed without an answer (status 0).
+    Refused {
+        client: IpAddr,
+        status: u16,
+        why: &'static str,
+    },
+    /// Accepting paused: no descriptor left, say. Resumed says for how long it was.
+    AcceptPaused {
+        worker: usize,
+        why: std::io::ErrorKind,
+    },
+    AcceptResumed {
+        worker: usize,
+        after_ms: u64,
+    },
+}
+
+impl Fact {
+    /// The replica that this fact speaks against, if it does.
+    pub fn suspect(&self) -> Option<ReplicaId> {
+        match self {
+            Fact::ConnectFailed { replica, .. }
+            | Fact::ConnectTimedOut { replica, .. }
+            | Fact::Silent { replica, .. }
+            | Fact::ResponseTimedOut { replica, .. }
+            | Fact::Hungup { replica }
+            | Fact::BadResponse { replica, .. } => Some(*replica),
+            Fact::Retried { .. } | Fact::Refused { .. } | Fact::AcceptPaused { .. } | Fact::AcceptResumed { .. } => {
+                None
+            }
+        }
+    }
+}
+
+const CAPACITY: usize = 4096;
+
+/// A worker's end.
+#[derive(Clone)]
+pub struct Reporter {
+    sender: Sender<Fact>,
+    dropped: Arc<AtomicU64>,
+    bell: Wake,
+}
+
+/// The control plane's end.
+pub struct Reports {
+    pub facts: Receiver<Fact>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// `bell` is rung after each fact, so that the control plane need not poll.
+pub fn channel(bell: Wake) -> (Reporter, Reports) {
+    let (sender, facts) = bounded(CAPACITY);
+    let dropped = Arc::new(AtomicU64::new(0));
+    (Reporter { sender, dropped: dropped.clone(), bell }, Reports { facts, dropped })
+}
+
+impl Reporter {
+    pub fn report(&self, fact: Fact) {
+        match self.sender.try_send(fact) {
+            Ok(()) => (self.bell)(),
+            Err(_) => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Reports {
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
