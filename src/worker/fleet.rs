@@ -1,0 +1,118 @@
+//! The workers of one process: bound here, so that a port in use is an error before anything runs, then one thread each.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crate::core::net::Net;
+use crate::kernel::linux::{self, Linux};
+use crate::shared::counters::Counters;
+use crate::shared::report::Reporter;
+use crate::shared::view::Publisher;
+
+use super::{Entry, Parts, Worker};
+
+/// An address that workers accept on.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    pub address: SocketAddr,
+    /// `None`: HTTP, routed by `Routes`. `Some(n)`: bytes, all to service n of the snapshot.
+    pub tunnel_to: Option<usize>,
+    /// Balancers that name their client by a PROXY header, and must.
+    pub proxies: Vec<Net>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub listen: Vec<Listen>,
+    pub workers: usize,
+    /// Pin worker i to core i.
+    pub pin: bool,
+    /// Client connections in all, shared evenly over the workers. 0: no cap.
+    pub max_connections: usize,
+}
+
+/// The workers of this process, bound and running.
+pub struct Fleet {
+    /// The addresses bound, in the order of `Settings::listen` (port 0 made real).
+    pub bound: Vec<SocketAddr>,
+    pub counters: Vec<Arc<Counters>>,
+    pub threads: Vec<JoinHandle<()>>,
+    /// How many descriptors this process may have open: connections of clients and to replicas, mostly.
+    pub descriptors: u64,
+}
+
+/// Binds every listener in every worker (so that a port in use is an error here), gives each worker a seat at
+/// `publisher`, and starts the threads. They end by themselves once a snapshot says `stopping` and their
+/// sessions have finished (or the drain deadline has passed).
+pub fn start(settings: &Settings, publisher: &mut Publisher, reporter: &Reporter) -> Result<Fleet, String> {
+    let descriptors = linux::raise_descriptor_limit();
+    let workers = settings.workers.max(1);
+    let mut bound = Vec::new();
+    let mut entries: Vec<Vec<Entry<Linux>>> = (0..workers).map(|_| Vec::new()).collect();
+    for listen in &settings.listen {
+        let (address, sockets) = bind(listen.address, workers)
+            .map_err(|error| format!("cannot listen on {}: {error}; choose another --listen", listen.address))?;
+        bound.push(address);
+        for (own, listener) in entries.iter_mut().zip(sockets) {
+            let (tunnel_to, proxies) = (listen.tunnel_to, listen.proxies.clone());
+            own.push(Entry { listener, local: address, tunnel_to, proxies });
+        }
+    }
+    let mut fleet = Fleet { bound, counters: Vec::new(), threads: Vec::new(), descriptors };
+    for (index, entries) in entries.into_iter().enumerate() {
+        let counters = Arc::new(Counters::default());
+        fleet.counters.push(counters.clone());
+        let worker = make(index, entries, settings, publisher, reporter, counters);
+        let thread = worker.and_then(|worker| spawn(index, settings.pin, worker));
+        fleet.threads.push(thread.map_err(|error| format!("worker {index} cannot start: {error}"))?);
+    }
+    Ok(fleet)
+}
+
+fn bind(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
+    if address.port() != 0 {
+        linux::probe_free(address)?;
+    }
+    let first = linux::listen(address)?;
+    let address = linux::local_address(&first)?;
+    let mut sockets = vec![first];
+    for _ in 1..workers {
+        sockets.push(linux::listen(address)?);
+    }
+    Ok((address, sockets))
+}
+
+fn make(
+    index: usize,
+    entries: Vec<Entry<Linux>>,
+    settings: &Settings,
+    publisher: &mut Publisher,
+    reporter: &Reporter,
+    counters: Arc<Counters>,
+) -> io::Result<Worker<Linux>> {
+    let (kernel, wake) = Linux::new()?;
+    Worker::new(Parts {
+        index,
+        kernel,
+        entries,
+        viewer: publisher.viewer(wake),
+        counters,
+        reporter: reporter.clone(),
+        seed: fastrand::u64(..),
+        max_connections: settings.max_connections.div_ceil(settings.workers.max(1)),
+    })
+}
+
+fn spawn(index: usize, pin: bool, worker: Worker<Linux>) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        if pin && let Err(error) = linux::pin_to(index) {
+            log::warn!("worker {index} cannot be pinned to core {index}: {error}");
+        }
+        if let Err(error) = worker.run() {
+            log::error!("worker {index} ended: {error}");
+        }
+    })
+}

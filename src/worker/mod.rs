@@ -1,0 +1,439 @@
+//! The data plane: one event loop per core. A [turn](Worker::turn) waits, reads the clock once, loads the snapshot
+//! once, marks who is ready, and then drives the sessions that can go on. Events only mark; driving acts.
+
+mod accept;
+mod dial;
+mod fleet;
+mod perform;
+mod pool;
+mod slab;
+mod slot;
+mod timers;
+
+pub use accept::Entry;
+pub use fleet::{Fleet, Listen, Settings, start};
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::core::buffer::Pool;
+use crate::core::rewrite::Edits;
+use crate::core::session::{Arrival, Session};
+use crate::core::snapshot::{Snapshot, State};
+use crate::core::step::{Leg, Notice, Outcome, Step};
+use crate::core::tick::Tick;
+use crate::core::turn::{Choices, Turn};
+use crate::kernel::{Event, Kernel, Token};
+use crate::shared::counters::Counters;
+use crate::shared::report::{Fact, Reporter};
+use crate::shared::view::Viewer;
+use accept::Door;
+use pool::Pools;
+use slab::Slab;
+use slot::{Conn, Slot};
+use timers::Timers;
+
+/// Steps a session may take before others have their turn.
+const STEPS: usize = 64;
+/// Buffers that stay allocated while nothing is on its way.
+const SPARE_BUFFERS: usize = 64;
+/// How often idle upstream connections are looked over for age.
+const SWEEP_MS: u64 = 1_000;
+
+/// One event loop and all that it owns. Nothing in it is shared but the snapshot, the counters and the reporter.
+pub struct Worker<K: Kernel> {
+    index: usize,
+    kernel: K,
+    doors: Vec<Door<K>>,
+    slots: Slab<Slot<K>>,
+    conns: Slab<Conn<K>>,
+    pools: Pools,
+    timers: Timers,
+    runnable: Vec<u32>,
+    events: Vec<Event>,
+    spare_pipes: Vec<K::Pipe>,
+    lent: Lent,
+    viewer: Viewer,
+    counters: Arc<Counters>,
+    reporter: Reporter,
+    max_slots: usize,
+    swept: Tick,
+    /// When a stop no longer waits for what is under way.
+    stop_by: Option<Tick>,
+}
+
+/// What sessions are lent, apart from the worker's other parts so that both can be used at once.
+struct Lent {
+    now: Tick,
+    snapshot: Arc<Snapshot>,
+    pool: Pool,
+    edits: Edits,
+    choices: Choices,
+    date: String,
+    dated: u64,
+}
+
+impl Lent {
+    fn turn(&mut self) -> Turn<'_> {
+        Turn {
+            now: self.now,
+            services: &self.snapshot.services,
+            routes: &self.snapshot.routes,
+            stopping: self.snapshot.stopping,
+            pool: &mut self.pool,
+            edits: &mut self.edits,
+            choices: &mut self.choices,
+            date: self.date.as_bytes(),
+        }
+    }
+}
+
+/// What a worker is made with.
+pub struct Parts<K: Kernel> {
+    pub index: usize,
+    pub kernel: K,
+    pub entries: Vec<Entry<K>>,
+    pub viewer: Viewer,
+    pub counters: Arc<Counters>,
+    pub reporter: Reporter,
+    pub seed: u64,
+    /// Client connections at most. 0: no cap.
+    pub max_connections: usize,
+}
+
+impl<K: Kernel> Worker<K> {
+    pub fn new(parts: Parts<K>) -> io::Result<Worker<K>> {
+        let Parts { index, mut kernel, entries, mut viewer, counters, reporter, seed, max_connections } = parts;
+        let mut doors = Vec::with_capacity(entries.len());
+        for (number, entry) in entries.into_iter().enumerate() {
+            kernel.watch_listener(&entry.listener, Token::Listener(number as u32))?;
+            doors.push(Door::new(entry));
+        }
+        let snapshot = viewer.load().clone();
+        let now = kernel.now();
+        let mut worker = Worker {
+            index,
+            kernel,
+            doors,
+            slots: Slab::new(),
+            conns: Slab::new(),
+            pools: Pools::default(),
+            timers: Timers::default(),
+            runnable: Vec::new(),
+            events: Vec::new(),
+            spare_pipes: Vec::new(),
+            lent: Lent {
+                now,
+                snapshot,
+                pool: Pool::new(SPARE_BUFFERS),
+                edits: Edits::default(),
+                choices: Choices::new(seed),
+                date: String::new(),
+                dated: 0,
+            },
+            viewer,
+            counters,
+            reporter,
+            max_slots: if max_connections == 0 { usize::MAX } else { max_connections },
+            swept: now,
+            stop_by: None,
+        };
+        worker.read_clocks();
+        worker.adopt_snapshot();
+        Ok(worker)
+    }
+
+    /// Turns until the snapshot says stop and everything under way is over.
+    pub fn run(mut self) -> io::Result<()> {
+        while self.turn()? {}
+        self.viewer.left();
+        Ok(())
+    }
+
+    /// One pass of the loop; false when the worker is done.
+    pub fn turn(&mut self) -> io::Result<bool> {
+        let mut events = std::mem::take(&mut self.events);
+        self.kernel.wait(self.patience_ms(), &mut events)?;
+        self.read_clocks();
+        self.follow_snapshot();
+        for event in &events {
+            self.mark(event);
+        }
+        self.events = events;
+        self.accept();
+        self.expire();
+        for place in std::mem::take(&mut self.runnable) {
+            self.drive(place);
+        }
+        if self.is_over() {
+            self.end();
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// What is still under way when a stop no longer waits is cut, visibly, and booked out.
+    fn end(&mut self) {
+        for place in self.slots.taken().collect::<Vec<_>>() {
+            self.close(place, true);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.stop_by.is_some_and(|by| self.slots.len() == 0 || self.lent.now >= by)
+    }
+
+    /// How long the next wait may last.
+    fn patience_ms(&self) -> Option<u64> {
+        if !self.runnable.is_empty() || self.doors.iter().any(|door| door.is_ready(self.lent.now)) {
+            return Some(0);
+        }
+        let sweep = (self.conns.len() > 0).then(|| self.swept.after_ms(SWEEP_MS));
+        let doors = self.doors.iter().filter_map(Door::opens_at);
+        let next = doors.chain(self.timers.next()).chain(sweep).chain(self.stop_by).min()?;
+        Some(next.ms_since(self.lent.now).max(1))
+    }
+
+    fn read_clocks(&mut self) {
+        self.lent.now = self.kernel.now();
+        let seconds = self.kernel.unix_seconds();
+        if seconds != self.lent.dated {
+            self.lent.dated = seconds;
+            self.lent.date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
+        }
+    }
+
+    /// The turn's one look at what the control plane says.
+    fn follow_snapshot(&mut self) {
+        if self.viewer.load().epoch != self.lent.snapshot.epoch {
+            self.lent.snapshot = self.viewer.load().clone();
+            self.adopt_snapshot();
+        }
+    }
+
+    fn adopt_snapshot(&mut self) {
+        let snapshot = self.lent.snapshot.clone();
+        for conn in self.pools.follow(&snapshot) {
+            self.discard(conn);
+        }
+        self.leave_the_dead(&snapshot);
+        if snapshot.stopping && self.stop_by.is_none() {
+            self.begin_stop(&snapshot);
+        }
+        self.viewer.saw(snapshot.epoch);
+    }
+
+    /// Requests at a replica that is down go elsewhere where that is safe.
+    fn leave_the_dead(&mut self, snapshot: &Snapshot) {
+        let replicas = snapshot.services.iter().flat_map(|service| &service.replicas);
+        let down: Vec<_> = replicas.filter(|replica| replica.state == State::Down).map(|replica| replica.id).collect();
+        if down.is_empty() {
+            return;
+        }
+        for place in self.slots.taken().collect::<Vec<_>>() {
+            let Some(slot) = self.slots.at_mut(place) else { continue };
+            if slot.session.replica().is_some_and(|replica| down.contains(&replica)) {
+                slot.session.on_replica_down(&mut self.lent.turn());
+                self.queue(place);
+            }
+        }
+    }
+
+    fn begin_stop(&mut self, snapshot: &Snapshot) {
+        self.accept();
+        self.doors.clear();
+        let drain_ms = snapshot.services.iter().map(|service| service.limits.drain_timeout_ms).max().unwrap_or(0);
+        self.stop_by = Some(self.lent.now.after_ms(drain_ms));
+        for place in self.slots.taken().collect::<Vec<_>>() {
+            if let Some(slot) = self.slots.at_mut(place) {
+                slot.session.on_drain();
+                self.queue(place);
+            }
+        }
+    }
+
+    fn mark(&mut self, event: &Event) {
+        match event.token {
+            Token::Listener(number) => {
+                if let Some(door) = self.doors.get_mut(number as usize) {
+                    door.knock();
+                }
+            }
+            Token::Client { place, generation } => {
+                if let Some(slot) = self.slots.tenant(place, generation) {
+                    slot.session.on_ready(Leg::Client, event.ready, &self.lent.turn());
+                    self.queue(place);
+                }
+            }
+            Token::Upstream { place, generation } => {
+                let Some(conn) = self.conns.tenant(place, generation) else { return };
+                match conn.owner {
+                    Some(owner) => {
+                        if let Some(slot) = self.slots.at_mut(owner) {
+                            slot.session.on_ready(Leg::Upstream, event.ready, &self.lent.turn());
+                            self.queue(owner);
+                        }
+                    }
+                    // An idle connection that has something to say is dead or poisoned.
+                    None if event.ready.readable || event.ready.hangup || event.ready.dead => {
+                        let (service, replica) = (conn.service, conn.replica);
+                        self.pools.forget(service, replica, place);
+                        self.discard(place);
+                    }
+                    None => {}
+                }
+            }
+        }
+    }
+
+    fn queue(&mut self, place: u32) {
+        if let Some(slot) = self.slots.at_mut(place)
+            && !slot.queued
+        {
+            slot.queued = true;
+            self.runnable.push(place);
+        }
+    }
+
+    fn expire(&mut self) {
+        let now = self.lent.now;
+        while let Some(place) = self.timers.due(now) {
+            if let Some(slot) = self.slots.at_mut(place) {
+                slot.session.on_deadline(&mut self.lent.turn());
+                self.queue(place);
+            }
+        }
+        if now.ms_since(self.swept) >= SWEEP_MS {
+            self.swept = now;
+            self.sweep();
+        }
+    }
+
+    /// Takes steps until the session waits, is over, or had its share of this turn.
+    fn drive(&mut self, place: u32) {
+        if let Some(slot) = self.slots.at_mut(place) {
+            slot.queued = false;
+        }
+        for _ in 0..STEPS {
+            let Some(step) = self.slots.at_mut(place).and_then(|slot| slot.session.next_step()) else {
+                return self.rest(place);
+            };
+            let outcome = match step {
+                Step::Close { reset } => return self.close(place, reset),
+                Step::Dial(call) => self.dial(place, call),
+                Step::Park => self.park(place),
+                Step::Hangup => self.hang_up(place),
+                _ => self.transfer(place, step),
+            };
+            if let Some(slot) = self.slots.at_mut(place) {
+                slot.session.complete(step, outcome, &mut self.lent.turn());
+                if slot.session.has_notice() {
+                    self.announce(place);
+                }
+            }
+        }
+        self.rest(place);
+        self.queue(place);
+    }
+
+    /// The session waits: what it noticed is told, its deadline is hinted, pipes it does not need go back.
+    fn rest(&mut self, place: u32) {
+        let Some(slot) = self.slots.at_mut(place) else { return };
+        self.timers.hint(place, slot.session.deadline());
+        if slot.session.has_notice() {
+            self.announce(place);
+        }
+        self.spare(place);
+    }
+
+    fn announce(&mut self, place: u32) {
+        while let Some((notice, client)) =
+            self.slots.at_mut(place).and_then(|slot| Some((slot.session.take_notice()?, slot.client)))
+        {
+            self.tell(notice, client);
+        }
+    }
+
+    fn close(&mut self, place: u32, reset: bool) {
+        if reset {
+            self.cut_tunnel(place);
+        }
+        self.hang_up(place);
+        let Some(mut slot) = self.slots.remove(place) else { return };
+        for leg in [Leg::Client, Leg::Upstream] {
+            slot.session.lane_from(leg).drop_all();
+            slot.session.lane_from(leg).reclaim(&mut self.lent.pool);
+        }
+        if reset {
+            // A socket that is gone already is as cut as it can be.
+            let _ = self.kernel.abort(&slot.socket);
+        }
+        while let Some(notice) = slot.session.take_notice() {
+            self.tell(notice, slot.client);
+        }
+        self.kernel.close(slot.socket);
+        self.counters.closed.count();
+    }
+
+    /// A tunnel that broke on the client's side must not look to the replica as if it had ended.
+    fn cut_tunnel(&mut self, place: u32) {
+        if let Some(slot) = self.slots.at(place)
+            && slot.session.is_tunnel()
+            && let Some(conn) = slot.conn.and_then(|conn| self.conns.at(conn))
+        {
+            // A socket that is gone already is as cut as it can be.
+            let _ = self.kernel.abort(&conn.socket);
+        }
+    }
+
+    fn tell(&self, notice: Notice, client: IpAddr) {
+        let fact = match notice {
+            Notice::ConnectFailed { replica, why } => Fact::ConnectFailed { replica, why },
+            Notice::ConnectTimedOut { replica, after_ms } => Fact::ConnectTimedOut { replica, after_ms },
+            Notice::Silent { replica, after_ms } => Fact::Silent { replica, after_ms },
+            Notice::ResponseTimedOut { replica, after_ms } => Fact::ResponseTimedOut { replica, after_ms },
+            Notice::Hungup { replica } => Fact::Hungup { replica },
+            Notice::BadResponse { replica, why } => Fact::BadResponse { replica, why },
+            Notice::Refused { status, why } => {
+                self.counters.refused.count();
+                Fact::Refused { client, status, why }
+            }
+        };
+        self.reporter.report(fact);
+    }
+
+    fn welcome(&mut self, socket: K::Socket, mut arrival: Arrival) {
+        self.counters.accepted.count();
+        let (place, generation) = self.slots.vacant();
+        if self.slots.len() >= self.max_slots
+            || self.kernel.watch(&socket, Token::Client { place, generation }).is_err()
+        {
+            self.counters.capped.count();
+            self.counters.closed.count();
+            // A refusal, not an end.
+            let _ = self.kernel.abort(&socket);
+            return self.kernel.close(socket);
+        }
+        let told = self.lent.snapshot.services.iter().any(|service| service.send_proxy.is_some());
+        if told && arrival.local.ip().is_unspecified() {
+            arrival.local = self.kernel.local(&socket).unwrap_or(arrival.local);
+        }
+        let session = Session::new(arrival, &mut self.lent.turn());
+        self.timers.hint(place, session.deadline());
+        let place = self.slots.insert(Slot::new(session, socket, arrival.peer.ip()));
+        if arrival.tunnel_to.is_some() {
+            self.queue(place);
+        }
+    }
+}
+
+impl<K: Kernel> Drop for Worker<K> {
+    fn drop(&mut self) {
+        self.viewer.left();
+    }
+}
+
+/// What a dial came to, for steps that have no other outcome.
+const DONE: Outcome = Outcome::Done;

@@ -1,0 +1,121 @@
+//! Carries out one step of a session: which socket, which verb, and what the answer means.
+
+use std::io::{self, ErrorKind};
+
+use crate::core::step::{Leg, Outcome, Step};
+use crate::kernel::Kernel;
+
+use super::Worker;
+use super::slot::Slot;
+
+/// Pipes kept while no splice is under way.
+const SPARE_PIPES: usize = 64;
+
+impl<K: Kernel> Worker<K> {
+    /// Everything but `Dial`, `Park` and `Close`, which are about connections rather than bytes.
+    pub(super) fn transfer(&mut self, place: u32, step: Step) -> Outcome {
+        let Some(Slot { session, socket, conn, pipes, .. }) = self.slots.at_mut(place) else { return gone() };
+        let upstream = conn.and_then(|conn| self.conns.at(conn)).map(|conn| &conn.socket);
+        let socket_of = |leg| if leg == Leg::Client { Some(&*socket) } else { upstream };
+        let kernel = &mut self.kernel;
+        match step {
+            Step::Recv(leg) => {
+                let Some(socket) = socket_of(leg) else { return gone() };
+                let space = session.lane_from(leg).space(&mut self.lent.pool);
+                taken(uninterrupted(|| kernel.recv(socket, space)))
+            }
+            Step::Send(leg) => {
+                let bytes = session.lane_to(leg).pending();
+                let Some(socket) = socket_of(leg) else { return gone() };
+                let outcome = given(uninterrupted(|| kernel.send(socket, bytes)).map(|n| n as u64));
+                self.count_bytes(leg, outcome);
+                outcome
+            }
+            Step::Fill(leg, most) => {
+                if pipes.of(leg).is_none() {
+                    *pipes.of(leg) = self.spare_pipes.pop().or_else(|| kernel.pipe().ok());
+                }
+                let (Some(socket), Some(pipe)) = (socket_of(leg), pipes.of(leg).as_ref()) else {
+                    return Outcome::Unspliceable;
+                };
+                spliced(taken(uninterrupted(|| kernel.fill(socket, pipe, most)).map(|n| n as usize)))
+            }
+            Step::Drain(leg, most) => {
+                let source = if leg == Leg::Client { Leg::Upstream } else { Leg::Client };
+                let (Some(socket), Some(pipe)) = (socket_of(leg), pipes.of(source).as_ref()) else {
+                    return gone();
+                };
+                let outcome = given(uninterrupted(|| kernel.drain(pipe, socket, most)));
+                self.count_bytes(leg, outcome);
+                outcome
+            }
+            Step::Finish(leg) => {
+                // A socket that is gone already needs no farewell.
+                let _ = socket_of(leg).map(|socket| kernel.finish(socket));
+                Outcome::Done
+            }
+            Step::Dial(_) | Step::Park | Step::Hangup | Step::Close { .. } => Outcome::Done,
+        }
+    }
+
+    /// After a drive: an idle connection owns no pipe.
+    pub(super) fn spare(&mut self, place: u32) {
+        let Some(slot) = self.slots.at_mut(place) else { return };
+        for leg in [Leg::Client, Leg::Upstream] {
+            if slot.session.lane_from(leg).piped() == 0
+                && let Some(pipe) = slot.pipes.of(leg).take()
+                && self.spare_pipes.len() < SPARE_PIPES
+            {
+                self.spare_pipes.push(pipe);
+            }
+        }
+    }
+
+    fn count_bytes(&self, leg: Leg, outcome: Outcome) {
+        if let Outcome::Moved(n) = outcome {
+            match leg {
+                Leg::Client => self.counters.bytes_down.add(n),
+                Leg::Upstream => self.counters.bytes_up.add(n),
+            }
+        }
+    }
+}
+
+/// A signal that came between is no answer (EINTR): the call is made again.
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+fn gone() -> Outcome {
+    Outcome::Failed(ErrorKind::NotConnected)
+}
+
+fn taken(result: io::Result<usize>) -> Outcome {
+    match result {
+        Ok(0) => Outcome::Ended,
+        other => given(other.map(|n| n as u64)),
+    }
+}
+
+fn given(result: io::Result<u64>) -> Outcome {
+    match result {
+        Ok(n) => Outcome::Moved(n),
+        Err(error) => match error.kind() {
+            ErrorKind::WouldBlock => Outcome::Blocked,
+            kind => Outcome::Failed(kind),
+        },
+    }
+}
+
+/// A kind of socket that cannot be spliced says so by EINVAL.
+fn spliced(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Failed(ErrorKind::InvalidInput | ErrorKind::Unsupported) => Outcome::Unspliceable,
+        other => other,
+    }
+}

@@ -1,0 +1,51 @@
+//! What the worker keeps for each connection: a session with its client socket and pipes, and upstream connections
+//! that outlive sessions.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::core::session::Session;
+use crate::core::snapshot::{ReplicaId, Served};
+use crate::core::step::Leg;
+use crate::core::tick::Tick;
+use crate::kernel::Kernel;
+
+pub struct Slot<K: Kernel> {
+    pub session: Session,
+    pub socket: K::Socket,
+    pub client: IpAddr,
+    /// The upstream connection in use.
+    pub conn: Option<u32>,
+    pub pipes: Pipes<K::Pipe>,
+    pub queued: bool,
+}
+
+pub struct Conn<K: Kernel> {
+    pub socket: K::Socket,
+    pub service: usize,
+    pub replica: ReplicaId,
+    /// The session that uses it; idle without one.
+    pub owner: Option<u32>,
+    pub idle_since: Tick,
+    pub served: Arc<Served>,
+}
+
+impl<K: Kernel> Slot<K> {
+    pub fn new(session: Session, socket: K::Socket, client: IpAddr) -> Slot<K> {
+        Slot { session, socket, client, conn: None, pipes: Pipes([None, None]), queued: false }
+    }
+}
+
+/// The pipes of the upload and the download, while they are used.
+pub struct Pipes<P>([Option<P>; 2]);
+
+impl<P> Pipes<P> {
+    /// The pipe of the lane that this leg is the source of.
+    pub fn of(&mut self, leg: Leg) -> &mut Option<P> {
+        let [upload, download] = &mut self.0;
+        match leg {
+            Leg::Client => upload,
+            Leg::Upstream => download,
+        }
+    }
+}
