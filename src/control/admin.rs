@@ -1,0 +1,287 @@
+//! The admin API over HTTP: it reads a call, asks the registry, writes the answer. It decides nothing but who may ask.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Query, Request, State};
+use axum::http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, any};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+
+use super::page::{self, Recent};
+use super::registry::{Answer, Call, Change, Rejection, Status};
+use super::wire::{self, BODY_LIMIT, Roster};
+use super::{metrics, questions};
+use crate::core::ring::Kind;
+use crate::core::snapshot::Snapshot;
+use crate::shared::counters::Counters;
+use crate::shared::view::Publisher;
+
+/// From the head's end to the body's.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the admin API listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminListen {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+    Off,
+}
+
+/// A call on its way to the registry.
+pub struct Order {
+    pub call: Call,
+    pub reply: oneshot::Sender<Answer>,
+}
+
+/// All that an answer can be made from.
+#[derive(Clone)]
+pub struct Desk {
+    pub orders: UnboundedSender<Order>,
+    pub publisher: Arc<Publisher>,
+    pub counters: Arc<[Arc<Counters>]>,
+    pub dropped: Arc<AtomicU64>,
+    pub status: watch::Receiver<Status>,
+    pub ring: Kind,
+    pub recent: Recent,
+    /// Asked for as `Authorization: Bearer TOKEN`.
+    pub token: Option<Arc<str>>,
+}
+
+pub fn router(desk: Desk) -> Router {
+    Router::new()
+        .route("/", only(&[Method::GET], any(async || page::document())))
+        .route("/live", only(&[Method::GET], any(async |State(desk): State<Desk>| page::stream(desk))))
+        .route("/rep", only(&[Method::GET], any(list)))
+        .route("/add", only(&[Method::POST], any(add)))
+        .route("/rm", only(&[Method::DELETE, Method::POST], any(remove)))
+        .route("/ring", only(&[Method::GET], any(async |desk, uri| question(desk, uri, questions::ring))))
+        .route("/explain", only(&[Method::GET], any(async |desk, uri| question(desk, uri, questions::explain))))
+        .route("/what-if", only(&[Method::GET], any(async |desk, uri| question(desk, uri, questions::what_if))))
+        .route("/metrics", only(&[Method::GET], any(show_metrics)))
+        .fallback(nothing_here)
+        .layer(from_fn_with_state(desk.clone(), guard))
+        .with_state(desk)
+}
+
+/// 405 with `Allow` for every other method. HEAD goes where GET goes.
+fn only(methods: &'static [Method], route: MethodRouter<Desk>) -> MethodRouter<Desk> {
+    route.layer(axum::middleware::from_fn(move |request: Request, next: Next| async move {
+        let method = request.method();
+        let head = method == Method::HEAD && methods.contains(&Method::GET);
+        if head || methods.contains(method) {
+            return next.run(request).await;
+        }
+        let allow = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
+        let why = format!("{method} is not allowed here: use {allow}");
+        let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, wire::failure(&why));
+        if let Ok(allow) = allow.parse() {
+            response.headers_mut().insert(ALLOW, allow);
+        }
+        response
+    }))
+}
+
+async fn list(State(desk): State<Desk>) -> Response {
+    desk.ask(Call::List).await
+}
+
+async fn add(State(desk): State<Desk>, request: Request) -> Response {
+    desk.change(request, Call::Add).await
+}
+
+async fn remove(State(desk): State<Desk>, request: Request) -> Response {
+    desk.change(request, Call::Remove).await
+}
+
+type Answering = fn(&Snapshot, Kind, &questions::Query) -> Result<String, String>;
+
+fn question(State(desk): State<Desk>, uri: Uri, answer: Answering) -> Response {
+    let asked = query(&uri).and_then(|query| answer(&desk.publisher.current(), desk.ring, &query));
+    match asked {
+        Ok(json) => reply(StatusCode::OK, json),
+        Err(why) => reply(StatusCode::BAD_REQUEST, wire::failure(&why)),
+    }
+}
+
+async fn show_metrics(State(desk): State<Desk>) -> Response {
+    let snapshot = desk.publisher.current();
+    let dropped = desk.dropped.load(Ordering::Relaxed);
+    let page = metrics::page(&snapshot, &desk.counters, &desk.status.borrow(), dropped);
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response()
+}
+
+async fn nothing_here(request: Request) -> Response {
+    let why = format!(
+        "there is nothing at {}: see /rep, /add, /rm, /ring, /explain, /what-if, /metrics",
+        request.uri().path()
+    );
+    reply(StatusCode::NOT_FOUND, wire::failure(&why))
+}
+
+impl Desk {
+    async fn change(&self, request: Request, call: fn(Change) -> Call) -> Response {
+        let dry_run = match dry_run(request.uri()) {
+            Ok(dry_run) => dry_run,
+            Err(why) => return reply(StatusCode::BAD_REQUEST, wire::failure(&why)),
+        };
+        let body = match read(request.into_body()).await {
+            Ok(body) => body,
+            Err((status, why)) => return reply(status, wire::failure(&why)),
+        };
+        match wire::parse_change(&body, dry_run) {
+            Ok(change) => self.ask(call(change)).await,
+            Err(why) => reply(StatusCode::BAD_REQUEST, wire::failure(&why)),
+        }
+    }
+
+    async fn ask(&self, call: Call) -> Response {
+        let (sender, answer) = oneshot::channel();
+        let sent = self.orders.send(Order { call, reply: sender });
+        let answer = match sent {
+            Ok(()) => answer.await.ok(),
+            Err(_) => None,
+        };
+        answered(answer.unwrap_or_else(|| Answer::Rejected(Rejection::unavailable("the balancer is stopping".into()))))
+    }
+}
+
+fn answered(answer: Answer) -> Response {
+    match answer {
+        Answer::Replicas(names) => {
+            reply(StatusCode::OK, wire::successful(&Roster::of(names.iter().map(|name| &**name))))
+        }
+        Answer::Rejected(Rejection { status, message }) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let mut response = reply(status, wire::failure(&message));
+            if status == StatusCode::SERVICE_UNAVAILABLE {
+                response.headers_mut().insert(RETRY_AFTER, 1.into());
+            }
+            response
+        }
+    }
+}
+
+fn reply(status: StatusCode, json: String) -> Response {
+    (status, [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], json).into_response()
+}
+
+fn query(uri: &Uri) -> Result<Vec<(String, String)>, String> {
+    let Query(pairs) = Query::try_from_uri(uri).map_err(|error| format!("the query cannot be read: {error}"))?;
+    Ok(pairs)
+}
+
+/// `?dry_run=1` and nothing else.
+fn dry_run(uri: &Uri) -> Result<bool, String> {
+    let query = query(uri)?;
+    questions::known(&query, &["dry_run"])?;
+    match query.last().map(|(_, value)| value.as_str()) {
+        None | Some("0" | "false") => Ok(false),
+        Some("1" | "true") => Ok(true),
+        Some(other) => Err(format!("dry_run is {other:?}: it is 1 or 0")),
+    }
+}
+
+async fn read(body: Body) -> Result<Vec<u8>, (StatusCode, String)> {
+    match timeout(BODY_TIMEOUT, to_bytes(body, BODY_LIMIT)).await {
+        Ok(Ok(bytes)) => Ok(bytes.to_vec()),
+        Ok(Err(error)) if is_too_long(&error) => {
+            Err((StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {BODY_LIMIT} bytes")))
+        }
+        Ok(Err(error)) => Err((StatusCode::BAD_REQUEST, format!("the body cannot be read: {error}"))),
+        Err(_) => {
+            Err((StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs())))
+        }
+    }
+}
+
+fn is_too_long(error: &axum::Error) -> bool {
+    let source = std::error::Error::source(error);
+    source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
+}
+
+/// Who may ask: whoever has the token where there is one, and no web page of somebody else's. A browser says which
+/// page asks (`Origin`); without this check any page that an operator looks at could add and remove replicas.
+async fn guard(State(desk): State<Desk>, request: Request, next: Next) -> Response {
+    if let Some(token) = &desk.token
+        && !bears(request.headers(), token)
+    {
+        let mut response =
+            reply(StatusCode::UNAUTHORIZED, wire::failure("a token is asked for: Authorization: Bearer TOKEN"));
+        response.headers_mut().insert("www-authenticate", HeaderValue::from_static("Bearer"));
+        return response;
+    }
+    if is_foreign_page(request.headers()) {
+        return reply(StatusCode::FORBIDDEN, wire::failure("a page of another origin may not call the admin API"));
+    }
+    next.run(request).await
+}
+
+fn bears(headers: &HeaderMap, token: &str) -> bool {
+    let given = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    given.is_some_and(|given| same(given, token.as_bytes()))
+}
+
+/// Takes as long for a wrong first byte as for a wrong last one.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+}
+
+fn is_foreign_page(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else { return false };
+    let host = headers.get(HOST).map_or(&b""[..], |host| host.as_bytes());
+    let authority = origin.as_bytes().splitn(3, |byte| *byte == b'/').nth(2).unwrap_or_default();
+    // A name that an attacker made point here would match its own origin; an address or localhost cannot be made to.
+    authority != host || !is_local_name(host)
+}
+
+fn is_local_name(host: &[u8]) -> bool {
+    let Ok(host) = Authority::try_from(host) else { return false };
+    let name = host.host().trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || name.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(origin: &str, host: &str) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(ORIGIN, origin.parse().unwrap());
+        headers.insert(HOST, host.parse().unwrap());
+        is_foreign_page(&headers)
+    }
+
+    #[test]
+    fn only_pages_of_this_listener_may_call() {
+        assert!(!is_foreign_page(&HeaderMap::new()), "curl sends no Origin");
+        assert!(!page("http://127.0.0.1:8001", "127.0.0.1:8001"));
+        assert!(!page("http://localhost:8001", "localhost:8001"));
+        assert!(!page("http://[::1]:8001", "[::1]:8001"));
+        assert!(page("http://evil.example", "127.0.0.1:8001"));
+        assert!(page("http://127.0.0.1:9000", "127.0.0.1:8001"));
+        assert!(page("http://evil.example:8001", "evil.example:8001"), "DNS rebinding");
+        assert!(page("null", "127.0.0.1:8001"));
+    }
+
+    #[test]
+    fn dry_run_is_the_only_parameter() {
+        let dry = |query: &str| dry_run(&format!("/rm?{query}").parse().unwrap());
+        assert_eq!(dry(""), Ok(false));
+        assert_eq!(dry("dry_run=1"), Ok(true));
+        assert_eq!(dry("dry_run=0"), Ok(false));
+        assert_eq!(dry("dryrun=1"), Err("\"dryrun\" is no parameter here: it takes dry_run".into()));
+        assert_eq!(dry("dry_run"), Err("dry_run is \"\": it is 1 or 0".into()));
+    }
+}

@@ -1,0 +1,182 @@
+//! Turns workers' facts into readable lines, few enough to read: the first of a kind at once, and then once a second
+//! how many more there were. Pure: facts and the time go in, lines come out.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use log::Level;
+
+use super::registry::readable;
+use crate::core::snapshot::{ReplicaId, Snapshot};
+use crate::core::tick::Tick;
+use crate::shared::report::Fact;
+
+const WINDOW_MS: u64 = 1_000;
+/// Names of instances that are gone are remembered for the facts that come after.
+const NAMES_LIMIT: usize = 1024;
+/// Kinds of lines that are counted apart in one window; beyond it lines are dropped.
+const KINDS_LIMIT: usize = 1024;
+
+#[derive(Default)]
+pub struct Journal {
+    names: VecDeque<(ReplicaId, Arc<str>)>,
+    open: BTreeMap<Kind, Window>,
+}
+
+/// What is counted together: the same thing that happened at the same replica.
+type Kind = (&'static str, ReplicaId);
+
+struct Window {
+    ends: Tick,
+    more: u64,
+    level: Level,
+    line: String,
+}
+
+impl Journal {
+    /// Learns the names that facts will speak of.
+    pub fn learn(&mut self, snapshot: &Snapshot) {
+        for replica in snapshot.services.iter().flat_map(|service| &service.replicas) {
+            if !self.names.iter().any(|(id, _)| *id == replica.id) {
+                self.names.push_back((replica.id, replica.name.clone()));
+            }
+        }
+        while self.names.len() > NAMES_LIMIT {
+            self.names.pop_front();
+        }
+    }
+
+    pub fn note(&mut self, fact: &Fact, now: Tick) -> Option<(Level, String)> {
+        let (kind, level) = kind_of(fact);
+        let line = self.line(fact);
+        if let Some(window) = self.open.get_mut(&kind) {
+            window.more += 1;
+            window.line = line;
+            return None;
+        }
+        if self.open.len() >= KINDS_LIMIT {
+            return None;
+        }
+        let window = Window { ends: now.after_ms(WINDOW_MS), more: 0, level, line: line.clone() };
+        self.open.insert(kind, window);
+        Some((level, line))
+    }
+
+    /// Lines of the windows that ended: the last of each, and how many it stands for.
+    pub fn flush(&mut self, now: Tick) -> Vec<(Level, String)> {
+        let mut lines = Vec::new();
+        self.open.retain(|_, window| {
+            if window.ends > now {
+                return true;
+            }
+            match window.more {
+                0 => return false,
+                1 => lines.push((window.level, window.line.clone())),
+                n => lines.push((window.level, format!("{} (and {} more in the last second)", window.line, n - 1))),
+            }
+            window.more = 0;
+            window.ends = now.after_ms(WINDOW_MS);
+            true
+        });
+        lines
+    }
+
+    pub fn due(&self) -> Tick {
+        self.open.values().map(|window| window.ends).min().unwrap_or(Tick::NEVER)
+    }
+
+    fn name(&self, id: ReplicaId) -> &str {
+        self.names.iter().rev().find(|(known, _)| *known == id).map_or("a former replica", |(_, name)| name)
+    }
+
+    fn line(&self, fact: &Fact) -> String {
+        match fact {
+            Fact::ConnectFailed { replica, why } => format!("{}: connect failed: {why}", self.name(*replica)),
+            Fact::ConnectTimedOut { replica, after_ms } => {
+                format!("{}: connect timed out after {}", self.name(*replica), readable(*after_ms))
+            }
+            Fact::Silent { replica, after_ms } => {
+                format!("{}: a request waits for its answer since {}", self.name(*replica), readable(*after_ms))
+            }
+            Fact::ResponseTimedOut { replica, after_ms } => {
+                format!("{}: no answer to a request within {}", self.name(*replica), readable(*after_ms))
+            }
+            Fact::Hungup { replica } => format!("{}: closed a connection before it answered", self.name(*replica)),
+            Fact::BadResponse { replica, why } => format!("{}: bad response: {why}", self.name(*replica)),
+            Fact::Retried { from, to } if from == to => {
+                format!("{}: a request was retried on a new connection", self.name(*from))
+            }
+            Fact::Retried { from, to } => {
+                format!("{}: a request was retried on {}", self.name(*from), self.name(*to))
+            }
+            Fact::Refused { client, status: 0, why } => format!("{client}: closed without an answer: {why}"),
+            Fact::Refused { client, status, why } => format!("{client}: answered {status}: {why}"),
+            Fact::AcceptPaused { worker, why } => format!("worker {worker}: accepting paused: {}", shortage(*why)),
+            Fact::AcceptResumed { worker, after_ms } => {
+                format!("worker {worker}: accepting resumed after {}", readable(*after_ms))
+            }
+        }
+    }
+}
+
+/// Of what accepting runs out, descriptors are the one that std has no word for.
+fn shortage(why: ErrorKind) -> String {
+    match why.to_string().as_str() {
+        "uncategorized error" => "no file descriptor is left (see ulimit -n)".into(),
+        named => named.into(),
+    }
+}
+
+const NOBODY: ReplicaId = ReplicaId(0);
+
+fn kind_of(fact: &Fact) -> (Kind, Level) {
+    match fact {
+        Fact::ConnectFailed { replica, .. } => (("connect failed", *replica), Level::Warn),
+        Fact::ConnectTimedOut { replica, .. } => (("connect timed out", *replica), Level::Warn),
+        Fact::Silent { replica, .. } => (("silent", *replica), Level::Warn),
+        Fact::ResponseTimedOut { replica, .. } => (("response timed out", *replica), Level::Warn),
+        Fact::Hungup { replica } => (("hung up", *replica), Level::Warn),
+        Fact::BadResponse { replica, why } => ((why, *replica), Level::Warn),
+        Fact::Retried { from, .. } => (("retried", *from), Level::Info),
+        Fact::Refused { status: 500.., why, .. } => ((why, NOBODY), Level::Warn),
+        Fact::Refused { why, .. } => ((why, NOBODY), Level::Info),
+        Fact::AcceptPaused { .. } => (("accept paused", NOBODY), Level::Warn),
+        Fact::AcceptResumed { .. } => (("accept resumed", NOBODY), Level::Info),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hungup(n: u64) -> Fact {
+        Fact::Hungup { replica: ReplicaId(n) }
+    }
+
+    #[test]
+    fn running_out_of_descriptors_is_said_in_words() {
+        let emfile = std::io::Error::from_raw_os_error(24).kind();
+        let (_, line) = Journal::default().note(&Fact::AcceptPaused { worker: 0, why: emfile }, Tick(0)).unwrap();
+        assert_eq!(line, "worker 0: accepting paused: no file descriptor is left (see ulimit -n)");
+    }
+
+    #[test]
+    fn the_first_of_a_kind_is_a_line_at_once_and_the_rest_is_counted() {
+        let mut journal = Journal::default();
+        assert!(journal.note(&hungup(1), Tick(0)).is_some());
+        assert!(journal.note(&hungup(2), Tick(1)).is_some(), "another replica is another kind");
+        for at in 2..60 {
+            assert!(journal.note(&hungup(1), Tick(at)).is_none());
+        }
+        assert!(journal.flush(Tick(999)).is_empty());
+        assert_eq!(journal.due(), Tick(1_000));
+        let lines = journal.flush(Tick(1_001));
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].1.ends_with("(and 57 more in the last second)"), "{}", lines[0].1);
+        assert!(journal.note(&hungup(1), Tick(1_500)).is_none(), "a flood stays at one line a second");
+        assert_eq!(journal.flush(Tick(2_001)).len(), 1);
+        assert!(journal.flush(Tick(3_001)).is_empty());
+        assert_eq!(journal.due(), Tick::NEVER);
+    }
+}

@@ -1,0 +1,99 @@
+//! `GET /metrics`: counters and gauges in Prometheus' text format, summed when somebody asks.
+
+use std::fmt::{Display, Write};
+use std::sync::Arc;
+
+use super::registry::Status;
+use crate::core::snapshot::{Snapshot, State};
+use crate::shared::counters::Counters;
+
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The whole page. `dropped` counts facts that found no room on their way up.
+pub fn page(snapshot: &Snapshot, counters: &[Arc<Counters>], status: &Status, dropped: u64) -> String {
+    let mut page = String::new();
+    for (name, help, total) in totals(counters) {
+        let name = format!("ringway_{name}_total");
+        family(&mut page, &name, "counter", help, [(String::new(), total)]);
+    }
+    replicas(&mut page, snapshot);
+    let plain = |value: u64| [(String::new(), value)];
+    family(&mut page, "ringway_deaths_total", "counter", "replicas that died or fell silent", plain(status.deaths));
+    family(
+        &mut page,
+        "ringway_heals_total",
+        "counter",
+        "replicas that were replaced or came back",
+        plain(status.heals),
+    );
+    family(&mut page, "ringway_facts_dropped_total", "counter", "facts of workers that found no room", plain(dropped));
+    family(&mut page, "ringway_epoch", "gauge", "number of the snapshot in force", plain(snapshot.epoch));
+    family(&mut page, "ringway_workers", "gauge", "worker threads", plain(counters.len() as u64));
+    page
+}
+
+fn replicas(page: &mut String, snapshot: &Snapshot) {
+    let replicas = || snapshot.services.first().into_iter().flat_map(|service| &service.replicas);
+    let label = |name: &str| format!("{{replica=\"{}\"}}", escape(name));
+    let requests = replicas().map(|r| (label(&r.name), r.served.total()));
+    family(page, "ringway_replica_requests_total", "counter", "requests that a replica was chosen for", requests);
+    let in_flight = replicas().map(|r| (label(&r.name), r.served.in_flight()));
+    family(page, "ringway_replica_requests_in_flight", "gauge", "requests under way at a replica", in_flight);
+    let up = replicas().map(|r| (label(&r.name), u64::from(r.state == State::Up)));
+    family(page, "ringway_replica_up", "gauge", "1 where a replica takes requests", up);
+}
+
+/// Each counter over all workers.
+fn totals(counters: &[Arc<Counters>]) -> Vec<(&'static str, &'static str, u64)> {
+    let mut totals = Counters::default().each();
+    for worker in counters {
+        for (total, (_, _, value)) in totals.iter_mut().zip(worker.each()) {
+            total.2 = total.2.wrapping_add(value);
+        }
+    }
+    totals
+}
+
+fn family(
+    page: &mut String,
+    name: &str,
+    kind: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = (String, impl Display)>,
+) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(page, "# HELP {name} {}\n# TYPE {name} {kind}", help.trim());
+    for (labels, value) in samples {
+        let _ = writeln!(page, "{name}{labels} {value}");
+    }
+}
+
+fn escape(label: &str) -> String {
+    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::snapshot::Routes;
+
+    #[test]
+    fn workers_are_summed_and_every_family_is_described_once() {
+        let counters = [Arc::new(Counters::default()), Arc::new(Counters::default())];
+        counters[0].requests.add(3);
+        counters[1].requests.add(4);
+        let snapshot = Snapshot { epoch: 9, stopping: false, services: vec![], routes: Routes::default() };
+        let page = page(&snapshot, &counters, &Status::default(), 0);
+        assert!(page.contains("\nringway_requests_total 7\n"), "{page}");
+        assert!(page.contains("\nringway_epoch 9\n"));
+        for line in page.lines().filter(|line| !line.starts_with('#')) {
+            let name = line.split([' ', '{']).next().unwrap();
+            assert_eq!(page.matches(&format!("# TYPE {name} ")).count(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        assert_eq!(escape("a\"b\\c\n"), "a\\\"b\\\\c\\n");
+    }
+}

@@ -1,0 +1,96 @@
+//! What the live page is told, as server-sent events. Pure: a snapshot and counters go in, text comes out.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::control::admin::Desk;
+use crate::core::ring::{Kind, SLOTS};
+use crate::core::snapshot::{Snapshot, State};
+use crate::shared::counters::{Counter, Counters};
+
+/// The circle to draw: each point and its member.
+#[derive(Serialize)]
+struct RingEvent<'a> {
+    size: u64,
+    names: Vec<&'a str>,
+    points: Vec<(u32, usize)>,
+}
+
+#[derive(Serialize)]
+struct NowEvent<'a> {
+    /// Milliseconds since the page was opened.
+    t: u64,
+    requests: u64,
+    clients: u64,
+    retried: u64,
+    refused: u64,
+    deaths: u64,
+    heals: u64,
+    replicas: Vec<ReplicaEvent<'a>>,
+}
+
+#[derive(Serialize)]
+struct ReplicaEvent<'a> {
+    name: &'a str,
+    state: &'a str,
+    handle: &'a str,
+    weight: u32,
+    requests: u64,
+    in_flight: u64,
+    /// Exact, of the key space.
+    share: f64,
+}
+
+pub fn ring(snapshot: &Snapshot, kind: Kind) -> String {
+    let Some(service) = snapshot.services.first() else { return String::new() };
+    let members = service.replicas.iter().take(service.ring.members());
+    let size = match kind {
+        Kind::Ketama => 1 << u32::BITS,
+        Kind::Exercise => SLOTS as u64,
+    };
+    let names = members.map(|replica| &*replica.name).collect();
+    event("ring", &RingEvent { size, names, points: service.ring.points().collect() })
+}
+
+/// When, in milliseconds of the epoch, and what.
+pub fn line(line: &(u64, String)) -> String {
+    event("line", line)
+}
+
+pub fn now(snapshot: &Snapshot, desk: &Desk, since: Duration) -> String {
+    let sum = |counter: fn(&Counters) -> &Counter| desk.counters.iter().map(|worker| counter(worker).value()).sum();
+    let status = desk.status.borrow();
+    let shares = snapshot.services.first().map(|service| service.ring.shares());
+    let replicas = snapshot.services.iter().take(1).flat_map(|service| &service.replicas).enumerate();
+    let replicas = replicas.map(|(at, replica)| {
+        let known = status.replicas.iter().find(|known| known.name == replica.name);
+        ReplicaEvent {
+            name: &replica.name,
+            state: if replica.state == State::Up { "up" } else { known.map_or("down", |known| known.state) },
+            handle: known.map_or("", |known| &known.handle),
+            weight: replica.weight,
+            requests: replica.served.total(),
+            in_flight: replica.served.in_flight(),
+            share: shares.as_ref().filter(|shares| at < shares.keys.len()).map_or(0.0, |shares| shares.of(at)),
+        }
+    });
+    let accepted: u64 = sum(|counters| &counters.accepted);
+    let told = NowEvent {
+        t: since.as_millis() as u64,
+        requests: sum(|counters| &counters.requests),
+        clients: accepted.saturating_sub(sum(|counters| &counters.closed)),
+        retried: sum(|counters| &counters.retried),
+        refused: sum(|counters| &counters.refused),
+        deaths: status.deaths,
+        heals: status.heals,
+        replicas: replicas.collect(),
+    };
+    event("now", &told)
+}
+
+/// JSON has no line break of its own, so one data line holds it.
+fn event(name: &str, data: &impl Serialize) -> String {
+    let data = serde_json::to_string(data).unwrap_or_default();
+    format!("event: {name}\ndata: {data}\n\n")
+}

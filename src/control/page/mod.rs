@@ -1,0 +1,137 @@
+//! The live page: one document without any other asset, and a stream of server-sent events that feeds it. It shows;
+//! it changes nothing.
+
+mod events;
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use axum::body::Body;
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use hyper::body::{Bytes, Frame};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::admin::Desk;
+
+const DOCUMENT: &str = include_str!("live.html");
+/// Nothing from elsewhere, and nothing that a replica's name could bring in.
+const POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:";
+const PERIOD: Duration = Duration::from_secs(1);
+/// Events a slow reader may be behind before the stream waits for it.
+const BACKLOG: usize = 8;
+/// Lines that a page sees of the time before it was opened.
+const LINES_LIMIT: usize = 100;
+
+/// The registry's last lines, and when each was written.
+#[derive(Clone, Default)]
+pub struct Recent(Arc<Mutex<Lines>>);
+
+#[derive(Default)]
+struct Lines {
+    kept: VecDeque<(u64, String)>,
+    count: u64,
+}
+
+impl Recent {
+    pub fn push(&self, line: String) {
+        let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.kept.len() == LINES_LIMIT {
+            lines.kept.pop_front();
+        }
+        lines.kept.push_back((at, line));
+        lines.count += 1;
+    }
+
+    /// Those after the first `seen`, and how many there were in all.
+    fn after(&self, seen: u64) -> (Vec<(u64, String)>, u64) {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = (lines.count - seen).min(lines.kept.len() as u64) as usize;
+        (lines.kept.iter().skip(lines.kept.len() - new).cloned().collect(), lines.count)
+    }
+}
+
+pub fn document() -> Response {
+    let headers =
+        [(CONTENT_TYPE, "text/html; charset=utf-8"), (CONTENT_SECURITY_POLICY, POLICY), (CACHE_CONTROL, "no-store")];
+    (headers, DOCUMENT).into_response()
+}
+
+/// Goes on until the reader leaves or the balancer ends.
+pub fn stream(desk: Desk) -> Response {
+    let (sender, events) = channel(BACKLOG);
+    tokio::spawn(feed(desk, sender));
+    let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
+    (headers, Body::new(Events(events))).into_response()
+}
+
+async fn feed(desk: Desk, events: Sender<Bytes>) {
+    let (began, mut drawn, mut seen) = (Instant::now(), None, 0);
+    let mut clock = interval(PERIOD);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        clock.tick().await;
+        let snapshot = desk.publisher.current();
+        let mut text = String::new();
+        let ring = snapshot.services.first().map(|service| service.ring.clone());
+        // The same ring, not an equal one: a health flip shares it.
+        if let Some(ring) = ring
+            && !drawn.as_ref().is_some_and(|drawn| Arc::ptr_eq(drawn, &ring))
+        {
+            text += &events::ring(&snapshot, desk.ring);
+            drawn = Some(ring);
+        }
+        let (lines, count) = desk.recent.after(seen);
+        seen = count;
+        lines.iter().for_each(|line| text += &events::line(line));
+        text += &events::now(&snapshot, &desk, began.elapsed());
+        if events.send(text.into()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A response body that is as long as its events come.
+struct Events(Receiver<Bytes>);
+
+impl hyper::body::Body for Events {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|event| event.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_sees_the_last_lines_and_then_only_new_ones() {
+        let recent = Recent::default();
+        (0..LINES_LIMIT + 5).for_each(|n| recent.push(n.to_string()));
+        let (lines, seen) = recent.after(0);
+        assert_eq!((lines.len(), &*lines[0].1), (LINES_LIMIT, "5"));
+        assert_eq!(recent.after(seen).0.len(), 0);
+        recent.push("new".into());
+        assert_eq!(recent.after(seen).0[0].1, "new");
+    }
+
+    #[test]
+    fn the_document_asks_for_nothing_from_elsewhere() {
+        let elsewhere = DOCUMENT.matches("http").count() - DOCUMENT.matches("http://www.w3.org/2000/svg").count();
+        assert_eq!(elsewhere, 0);
+        assert!(!DOCUMENT.contains("innerHTML"), "names are text, never markup");
+    }
+}

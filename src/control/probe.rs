@@ -1,0 +1,203 @@
+//! The heartbeat: one question to one replica, on a connection of its own, answered in time or not.
+//! It judges one answer; what follows from it is the registry's business.
+
+use std::time::Duration;
+
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper::client::conn::http1::handshake;
+use hyper::header::{CONNECTION, HOST, USER_AGENT};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use rustix::io::Errno;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use crate::core::proxy::{self, Version};
+use crate::core::snapshot::{Endpoint, Mode};
+
+/// A replica says its name with this, so that an address that was given to another is noticed.
+pub const SERVER_ID_HEADER: &str = "x-server-id";
+
+/// How replicas are asked whether they live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Any 2xx to `GET path` is a heartbeat.
+    pub path: String,
+    /// Also how long an answer may take.
+    pub interval_ms: u64,
+    /// So many in a row and the replica is down.
+    pub misses: u32,
+    /// Connections to replicas begin with a PROXY header: the heartbeat's too, which speaks for itself.
+    pub send_proxy: Option<Version>,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Heartbeat { path: "/heartbeat".into(), interval_ms: 500, misses: 2, send_proxy: None }
+    }
+}
+
+/// Why there was no heartbeat, for the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The replica's.
+    Missed(String),
+    /// Our own: no descriptor or no port is left to ask with. It says nothing about the replica.
+    Unasked(String),
+}
+
+/// Asks once. A tcp service's replica is alive when it accepts. `name` is
+/// who has to answer, where we know: a server that we did not start may call itself what it likes.
+pub async fn ask(
+    heartbeat: &Heartbeat,
+    limit_ms: u64,
+    mode: Mode,
+    name: Option<&str>,
+    endpoint: &Endpoint,
+) -> Result<(), Fault> {
+    let question = async {
+        match (endpoint, mode) {
+            (Endpoint::Tcp(address), Mode::Tcp) => TcpStream::connect(address).await.map(drop).map_err(refused),
+            (Endpoint::Unix(path), Mode::Tcp) => UnixStream::connect(path).await.map(drop).map_err(refused),
+            (Endpoint::Tcp(address), Mode::Http) => {
+                let mut stream = TcpStream::connect(address).await.map_err(refused)?;
+                let header = heartbeat.send_proxy.map(proxy::local).unwrap_or_default();
+                stream.write_all(header).await.map_err(refused)?;
+                judge(exchange(stream, &heartbeat.path, &address.to_string()).await?, name)
+            }
+            (Endpoint::Unix(path), Mode::Http) => {
+                let stream = UnixStream::connect(path).await.map_err(refused)?;
+                judge(exchange(stream, &heartbeat.path, "localhost").await?, name)
+            }
+        }
+    };
+    let answer = timeout(Duration::from_millis(limit_ms), question).await;
+    answer.unwrap_or_else(|_| Err(Fault::Missed(format!("no answer within {limit_ms} ms"))))
+}
+
+fn refused(error: std::io::Error) -> Fault {
+    let why = format!("cannot connect: {error}");
+    match Errno::from_io_error(&error) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL) => Fault::Unasked(why),
+        _ => Fault::Missed(why),
+    }
+}
+
+async fn exchange<S>(stream: S, path: &str, host: &str) -> Result<Response<hyper::body::Incoming>, Fault>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let broken = |error: hyper::Error| Fault::Missed(format!("no HTTP answer: {error}"));
+    let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let request = Request::get(path)
+        .header(HOST, host)
+        .header(USER_AGENT, "ringway-heartbeat")
+        .header(CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| Fault::Missed(format!("no heartbeat can be asked for at {path:?}: {error}")))?;
+    let answer = sender.send_request(request);
+    tokio::pin!(answer);
+    tokio::select! {
+        answer = &mut answer => answer.map_err(broken),
+        end = connection => match end {
+            Err(error) => Err(broken(error)),
+            Ok(()) => answer.await.map_err(broken),
+        },
+    }
+}
+
+fn judge<B>(answer: Response<B>, name: Option<&str>) -> Result<(), Fault> {
+    let status = answer.status();
+    if !status.is_success() {
+        return Err(Fault::Missed(format!("it answered {}", status.as_u16())));
+    }
+    match (answer.headers().get(SERVER_ID_HEADER), name) {
+        (Some(id), Some(name)) if id.as_bytes() != name.as_bytes() => {
+            Err(Fault::Missed(format!("another server answers there: {id:?}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn asked(answer: &'static str, name: Option<&str>) -> Result<(), Fault> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = [0; 1024];
+            let _ = stream.read(&mut head);
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        let heartbeat = Heartbeat { interval_ms: 10_000, ..Heartbeat::default() };
+        let verdict = run(ask(&heartbeat, heartbeat.interval_ms, Mode::Http, name, &endpoint));
+        server.join().unwrap();
+        verdict
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn any_2xx_is_a_heartbeat() {
+        assert_eq!(asked("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Some("a")), Ok(()));
+        assert_eq!(asked("HTTP/1.1 204 No Content\r\n\r\n", Some("a")), Ok(()));
+        assert_eq!(asked("HTTP/1.0 200 OK\r\nX-Server-ID: server1\r\n\r\nhello", Some("server1")), Ok(()));
+        assert_eq!(asked("HTTP/1.1 200 OK\r\nX-Server-ID: its-own-name\r\n\r\n", None), Ok(()), "not started by us");
+    }
+
+    #[test]
+    fn everything_else_is_a_miss_that_says_why() {
+        let missed = |answer, why: &str| {
+            let Err(Fault::Missed(verdict)) = asked(answer, Some("server1")) else { panic!("{answer}") };
+            assert!(verdict.contains(why), "{verdict}");
+        };
+        missed("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", "it answered 500");
+        missed("HTTP/1.1 200 OK\r\nX-Server-ID: server2\r\n\r\n", "another server answers there: \"server2\"");
+        missed("no http\r\n\r\n", "no HTTP answer");
+        missed("", "no HTTP answer");
+    }
+
+    #[test]
+    fn silence_is_a_miss_after_the_interval() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
+        let heartbeat = Heartbeat { interval_ms: 20, ..Heartbeat::default() };
+        assert_eq!(
+            run(ask(&heartbeat, heartbeat.interval_ms, Mode::Http, Some("a"), &endpoint)),
+            Err(Fault::Missed("no answer within 20 ms".into()))
+        );
+        assert_eq!(
+            run(ask(&heartbeat, heartbeat.interval_ms, Mode::Tcp, Some("a"), &endpoint)),
+            Ok(()),
+            "a tcp replica is alive when it accepts"
+        );
+    }
+
+    #[test]
+    fn nobody_there_is_a_miss() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
+        drop(listener);
+        let verdict = run(ask(&Heartbeat::default(), 500, Mode::Tcp, Some("a"), &endpoint));
+        assert!(matches!(verdict, Err(Fault::Missed(why)) if why.starts_with("cannot connect")));
+    }
+
+    #[test]
+    fn what_we_lack_is_no_fault_of_a_replica() {
+        let fault = |errno: Errno| refused(errno.into());
+        assert!(matches!(fault(Errno::MFILE), Fault::Unasked(_)));
+        assert!(matches!(fault(Errno::ADDRNOTAVAIL), Fault::Unasked(_)));
+        assert!(matches!(fault(Errno::CONNREFUSED), Fault::Missed(_)));
+        assert!(matches!(fault(Errno::HOSTUNREACH), Fault::Missed(_)));
+    }
+}

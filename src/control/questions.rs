@@ -1,0 +1,72 @@
+//! Questions about the ring in force: what it looks like, where a key goes, what a change would move. Pure: a snapshot
+//! and a query go in, JSON comes out; the answers are those of `ringway ring`.
+
+use serde::Serialize;
+
+use super::wire;
+use crate::core::ring::{Kind, Member, report};
+use crate::core::snapshot::Snapshot;
+
+/// A query's parameters, decoded.
+pub type Query = [(String, String)];
+
+/// `GET /ring`
+pub fn ring(snapshot: &Snapshot, kind: Kind, query: &Query) -> Result<String, String> {
+    known(query, &[])?;
+    Ok(said(&report::show(kind, &members(snapshot))))
+}
+
+/// `GET /explain?key=K`
+pub fn explain(snapshot: &Snapshot, kind: Kind, query: &Query) -> Result<String, String> {
+    known(query, &["key"])?;
+    let (_, key) = query.first().ok_or("key is missing: ask /explain?key=KEY")?;
+    let explained = report::explain(kind, &members(snapshot), key);
+    Ok(said(&explained.ok_or("there is no replica on the ring: no key goes anywhere")?))
+}
+
+/// `GET /what-if?remove=NAME`, also `add=NAME`, each repeated or with several names between commas.
+pub fn what_if(snapshot: &Snapshot, kind: Kind, query: &Query) -> Result<String, String> {
+    known(query, &["remove", "add"])?;
+    let before = members(snapshot);
+    let mut after = before.clone();
+    for (parameter, names) in query {
+        for name in names.split(',') {
+            change(&mut after, parameter, name)?;
+        }
+    }
+    if query.is_empty() {
+        return Err("remove is missing: ask /what-if?remove=NAME or /what-if?add=NAME".into());
+    }
+    Ok(said(&report::what_if(kind, &before, &after)))
+}
+
+fn change(after: &mut Vec<Member>, parameter: &str, name: &str) -> Result<(), String> {
+    let at = after.iter().position(|member| member.name == name);
+    match (parameter, at) {
+        ("remove", Some(at)) => drop(after.remove(at)),
+        ("remove", None) => return Err(format!("remove is {name:?}: there is no such replica")),
+        (_, Some(_)) => return Err(format!("add is {name:?}: that name is taken")),
+        (_, None) if name.is_empty() => return Err("add is \"\": a name is empty".into()),
+        (_, None) => after.push(Member::new(name, 1)),
+    }
+    Ok(())
+}
+
+/// The ring's members; replicas that only drain are none.
+fn members(snapshot: &Snapshot) -> Vec<Member> {
+    let Some(service) = snapshot.services.first() else { return Vec::new() };
+    let on_ring = service.replicas.iter().take(service.ring.members());
+    on_ring.map(|replica| Member::new(&*replica.name, replica.weight)).collect()
+}
+
+pub fn known(query: &Query, parameters: &[&str]) -> Result<(), String> {
+    match query.iter().find(|(name, _)| !parameters.contains(&name.as_str())) {
+        None => Ok(()),
+        Some((name, _)) if parameters.is_empty() => Err(format!("{name:?} is no parameter here: none is taken")),
+        Some((name, _)) => Err(format!("{name:?} is no parameter here: it takes {}", parameters.join(" and "))),
+    }
+}
+
+fn said(report: &impl Serialize) -> String {
+    wire::successful(report)
+}

@@ -1,0 +1,60 @@
+//! An admin call as the registry takes it, and what it answers.
+
+use std::sync::Arc;
+
+use crate::control::runtime::{Failure, FailureKind};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    List,
+    Add(Change),
+    Remove(Change),
+}
+
+/// The body of `/add` and `/rm`, its shape checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub n: u64,
+    pub hostnames: Vec<String>,
+    /// Say what would be, and change nothing.
+    pub dry_run: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The members after the call, in ring order.
+    Replicas(Vec<Arc<str>>),
+    Rejected(Rejection),
+}
+
+/// A call that changed nothing, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    pub status: u16,
+    pub message: String,
+}
+
+impl Rejection {
+    /// 400: the call is wrong.
+    pub fn bad(message: String) -> Rejection {
+        Rejection { status: 400, message }
+    }
+
+    pub fn unavailable(message: String) -> Rejection {
+        Rejection { status: 503, message }
+    }
+
+    /// 502: a replica was started and is no good.
+    pub fn refused(message: String) -> Rejection {
+        Rejection { status: 502, message }
+    }
+
+    pub fn failed(name: &str, failure: &Failure) -> Rejection {
+        let status = match failure.kind {
+            FailureKind::Unavailable => 503,
+            FailureKind::Refused => 502,
+            FailureKind::NameTaken => 400,
+        };
+        Rejection { status, message: format!("{name} could not be started: {}", failure.message) }
+    }
+}

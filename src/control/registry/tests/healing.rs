@@ -1,0 +1,294 @@
+//! There are always N: what dies or falls silent is replaced, and nothing else moves.
+
+use super::*;
+use crate::core::snapshot::ReplicaId;
+use crate::shared::report::Fact;
+
+#[test]
+fn a_killed_replica_leaves_at_once_and_its_slot_is_filled_by_another_instance() {
+    let mut world = World::up();
+    let (ring, before) = (world.service().ring.clone(), world.instance("server2"));
+    world.pass(10_000);
+    world.alive.remove(&before);
+    let effects = world.registry.apply(exited(before, "killed by signal 9"), world.now);
+    let [Effect::Publish(published), Effect::Log(_, line), Effect::Start(spec)] = &effects[..] else {
+        panic!("{effects:?}");
+    };
+    assert_eq!(published.services[0].replicas[1].state, State::Down);
+    assert!(line.starts_with("server2: died after 10.1 s: killed by signal 9; it is replaced at once"), "{line}");
+    assert_eq!(&*spec.name, "server2");
+    for effect in effects {
+        for command in world.perform(effect) {
+            world.tell(command);
+        }
+    }
+    world.pass(50);
+    assert_eq!(world.up_names(), ["server1", "server2", "server3"]);
+    assert_ne!(world.instance("server2"), before);
+    assert_eq!(world.service().replicas[1].id, ReplicaId(world.instance("server2")));
+    assert!(Arc::ptr_eq(&ring, &world.service().ring), "a heal shares the ring");
+    assert!(world.logged(&["server2", "healed it in", "3 of 3 live"]));
+}
+
+#[test]
+fn one_missed_heartbeat_is_no_verdict_and_two_are() {
+    let mut world = World::up();
+    let hung = world.instance("server1");
+    world.silent.insert(hung);
+    world.pass(500);
+    assert_eq!(world.state("server1"), Some(State::Up));
+    world.silent.remove(&hung);
+    world.pass(500);
+    world.silent.insert(hung);
+    world.pass(500);
+    assert_eq!(world.state("server1"), Some(State::Up), "an answer in between starts the count again");
+    world.pass(500);
+    assert_eq!(world.state("server1"), Some(State::Up), "its replacement");
+    assert_ne!(world.instance("server1"), hung);
+    assert!(world.stops.iter().any(|(_, instance, grace_ms)| *instance == hung && *grace_ms == 0), "ended by force");
+    assert!(world.logged(&["server1: down: 2 heartbeats missed"]));
+}
+
+#[test]
+fn a_workers_fault_brings_the_next_heartbeat_forward_but_is_no_verdict() {
+    let mut world = World::up();
+    world.pass(60);
+    let suspect = world.instance("server3");
+    let fact = || Command::Fact(Fact::Hungup { replica: ReplicaId(suspect) });
+    let before = world.registry.due();
+    world.tell(fact());
+    assert_eq!(world.state("server3"), Some(State::Up));
+    assert!(world.registry.due() <= before);
+    world.alive.remove(&suspect);
+    world.tell(fact());
+    world.pass(50);
+    world.tell(fact());
+    world.pass(50);
+    assert!(world.logged(&["server3: down"]), "two missed in 100 ms: {:?}", world.log);
+    world.pass(50);
+    assert_eq!(world.up_names().len(), 3);
+}
+
+#[test]
+fn requests_go_around_one_that_is_suspected_and_silent_until_it_answers() {
+    let mut world = World::up();
+    let hung = world.instance("server1");
+    let suspected = Command::Fact(Fact::Silent { replica: ReplicaId(hung), after_ms: 250 });
+    world.silent.insert(hung);
+    world.pass(60);
+    let effects = world.registry.apply(suspected, world.now);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Probe { limit_ms: 250, .. })), "{effects:?}");
+    for command in effects.into_iter().flat_map(|effect| world.perform(effect)).collect::<Vec<_>>() {
+        let effects = world.registry.apply(command, world.now);
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::Probe { limit_ms: 500, .. })), "{effects:?}");
+        for effect in effects {
+            // The second question stays open.
+            if !matches!(effect, Effect::Probe { .. }) {
+                world.perform(effect);
+            }
+        }
+    }
+    assert_eq!((world.state("server1"), world.up_names().len()), (Some(State::Down), 2));
+    world.tell(Command::Hit { instance: hung });
+    assert_eq!(world.state("server1"), Some(State::Up));
+    assert_eq!(world.instance("server1"), hung, "nothing was ended");
+}
+
+#[test]
+fn where_most_are_slow_none_is_gone_around() {
+    let mut world = World::up();
+    let all = ["server1", "server2", "server3"].map(|name| world.instance(name));
+    world.pass(60);
+    for hung in all {
+        world.tell(Command::Fact(Fact::Silent { replica: ReplicaId(hung), after_ms: 250 }));
+    }
+    world.pass(1);
+    assert_eq!(world.up_names().len(), 3, "suspected, but they answer");
+    for hung in all {
+        let fact = Command::Fact(Fact::Silent { replica: ReplicaId(hung), after_ms: 250 });
+        world.registry.apply(fact, world.now.after_ms(60));
+        let effects =
+            world.registry.apply(Command::Miss { instance: hung, why: "slow".into() }, world.now.after_ms(60));
+        effects.into_iter().filter(|effect| matches!(effect, Effect::Publish(_))).for_each(|effect| {
+            world.perform(effect);
+        });
+    }
+    assert_eq!(world.up_names().len(), 2, "one is gone around, the others are most");
+}
+
+#[test]
+fn nobody_is_judged_while_we_have_no_descriptor_to_ask_with() {
+    let mut world = World::up();
+    world.exhausted = true;
+    world.pass(10_000);
+    assert_eq!(world.up_names().len(), 3);
+    assert!(world.stops.is_empty());
+    let said = world.log.iter().filter(|line| line.starts_with("heartbeats cannot be asked for")).count();
+    assert!((5..=11).contains(&said), "once a second: {said}");
+    world.exhausted = false;
+    let hung = world.instance("server1");
+    world.silent.insert(hung);
+    world.pass(1_500);
+    assert_ne!(world.instance("server1"), hung, "and then they are again");
+}
+
+#[test]
+fn what_dies_in_a_loop_is_started_ever_more_slowly() {
+    let mut world = World::up();
+    world.crashing.insert("server2".into());
+    world.pass(1_000);
+    let from = world.starts.len();
+    world.kill("server2");
+    world.pass(60_000);
+    let times: Vec<u64> = world.starts[from..].iter().map(|(at, _)| at.0).collect();
+    let gaps: Vec<u64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(gaps[..9], [100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000]);
+    world.crashing.clear();
+    world.pass(10_000);
+    assert_eq!(world.up_names().len(), 3);
+    world.pass(1_000);
+    let from = world.starts.len();
+    world.kill("server2");
+    assert_eq!(world.starts.len(), from + 1, "one that lived is replaced at once");
+}
+
+#[test]
+fn n_is_whole_within_a_second_when_one_is_killed_each_second() {
+    let mut world = World::up();
+    for round in 0..20 {
+        world.pass(1_000);
+        assert_eq!(world.up_names().len(), 3, "round {round}");
+        world.kill("server1");
+    }
+}
+
+#[test]
+fn a_start_that_never_answers_is_given_up() {
+    let mut world = World::up();
+    for instance in 4..10 {
+        world.silent.insert(instance);
+    }
+    world.kill("server1");
+    world.pass(10_000);
+    assert!(world.logged(&["server1: down: no heartbeat answered within 10.0 s"]), "{:?}", world.log);
+    world.silent.clear();
+    world.pass(1_000);
+    assert_eq!(world.up_names().len(), 3);
+}
+
+#[test]
+fn a_failed_start_is_tried_again_and_said() {
+    let mut world = World::up();
+    world.broken.insert("server1".into(), FailureKind::Unavailable);
+    world.kill("server1");
+    world.pass(2_000);
+    assert!(world.logged(&["server1: cannot start: no such image; next try in"]));
+    assert_eq!(world.names().len(), 3, "desired state stays");
+    world.broken.clear();
+    world.pass(10_000);
+    assert_eq!(world.up_names().len(), 3);
+}
+
+#[test]
+fn one_that_others_stop_drains_and_is_replaced_when_it_is_gone() {
+    let mut world = World::up();
+    let instance = world.instance("server2");
+    world.tell(Command::Happened(Event::Stopping { instance, why: "docker stop".into() }));
+    assert_eq!(world.state("server2"), Some(State::Draining));
+    world.kill("server2");
+    world.pass(50);
+    assert_eq!(world.state("server2"), Some(State::Up));
+}
+
+#[test]
+fn a_fixed_list_keeps_its_dead_and_takes_them_back() {
+    let mut world = World::empty(Plan { can_start: false, ..plan() });
+    let found = |instance: u64, name: &str| (Spec { name: name.into(), instance }, started(instance));
+    world.alive.insert(1, "a:1".into());
+    world.alive.insert(2, "b:2".into());
+    world.tell(Command::Found(vec![found(1, "a:1"), found(2, "b:2")]));
+    world.pass(100);
+    assert_eq!(world.up_names(), ["a:1", "b:2"]);
+    world.silent.insert(1);
+    world.pass(1_500);
+    assert_eq!(world.state("a:1"), Some(State::Down));
+    assert_eq!(world.names(), ["a:1", "b:2"]);
+    world.silent.clear();
+    world.pass(600);
+    assert_eq!(world.state("a:1"), Some(State::Up));
+    assert!(world.starts.is_empty() && world.stops.is_empty(), "they are not ours");
+    assert_eq!(rejected(world.answer(add(1, &[]))).0, 400);
+}
+
+#[test]
+fn a_fixed_server_that_is_late_is_waited_for() {
+    let mut world = World::empty(Plan { can_start: false, ..plan() });
+    world.tell(Command::Found(vec![(Spec { name: "a:1".into(), instance: 1 }, started(1))]));
+    world.pass(60_000);
+    assert_eq!(world.state("a:1"), Some(State::Down));
+    world.alive.insert(1, "a:1".into());
+    world.pass(600);
+    assert_eq!(world.state("a:1"), Some(State::Up));
+}
+
+#[test]
+fn adopted_ones_are_not_doubled_and_their_numbers_not_used_again() {
+    let mut world = World::empty(plan());
+    world.alive.insert(41, "server2".into());
+    world.tell(Command::Found(vec![(Spec { name: "server2".into(), instance: 41 }, started(41))]));
+    world.pass(100);
+    assert_eq!(world.up_names(), ["server2", "server1", "server3"]);
+    let numbers: Vec<u64> = world.starts.iter().map(|(_, spec)| spec.instance).collect();
+    assert_eq!(numbers, [42, 43]);
+}
+
+#[test]
+fn servers_of_others_come_and_go_by_themselves() {
+    let mut world = World::up();
+    let guest = crate::control::runtime::FOREIGN_FROM;
+    let joined = |instance, name: &str| {
+        let spec = Spec { name: name.into(), instance };
+        Command::Happened(Event::Joined { spec, started: started(instance), why: "its label".into() })
+    };
+    world.alive.insert(guest, "its-own-name".into());
+    world.tell(joined(guest, "web"));
+    world.pass(50);
+    assert_eq!(world.up_names(), ["server1", "server2", "server3", "web"]);
+    world.tell(joined(guest + 1, "server1"));
+    assert!(world.logged(&["server1", "cannot join: that name is taken"]));
+    world.silent.insert(guest);
+    world.pass(1_100);
+    assert_eq!(world.state("web"), Some(State::Down));
+    assert!(world.stops.is_empty(), "nobody stops what is not ours");
+    world.tell(Command::Happened(Event::Left { instance: guest, why: "removed".into() }));
+    assert_eq!(world.state("web"), None);
+    assert_eq!(world.names().len(), 3);
+}
+
+#[test]
+fn the_end_stops_every_instance_and_then_says_so() {
+    let mut world = World::up();
+    let slow = world.call(Call::Add(change(1, &[])));
+    world.tell(Command::Stop);
+    assert!(world.shown.stopping);
+    assert!(world.replies.contains_key(&slow));
+    assert_eq!(rejected(world.answer(add(1, &[]))).0, 503);
+    world.kill("server1");
+    world.pass(60_000);
+    assert!(!world.alive.values().any(|name| **name == *"server1"), "nothing is healed any more");
+    assert!(!world.finished);
+    world.tell(Command::Drained);
+    assert!(world.finished);
+    assert!(world.alive.is_empty());
+}
+
+#[test]
+fn replicas_that_are_to_outlive_us_are_left_alone() {
+    let mut world = World::empty(Plan { keeps_on_exit: true, ..plan() });
+    world.tell(Command::Found(Vec::new()));
+    world.pass(100);
+    world.tell(Command::Stop);
+    world.tell(Command::Drained);
+    assert!(world.finished);
+    assert_eq!(world.alive.len(), 3);
+}

@@ -1,0 +1,263 @@
+//! The registry in a world of its own: a scripted runtime, virtual time, no thread and no socket.
+
+mod calls;
+mod healing;
+mod storm;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::*;
+use crate::control::runtime::{Event, Failure, FailureKind, Spec, Started};
+use crate::core::limits::Limits;
+use crate::core::ring::Kind;
+use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Routes, Service, State};
+
+pub fn plan() -> Plan {
+    Plan {
+        service: "test".into(),
+        mode: Mode::Http,
+        key: KeyPolicy::Request,
+        ring: Kind::Ketama,
+        limits: Arc::new(Limits::default()),
+        send_proxy: None,
+        workers: 1,
+        replicas: 3,
+        max_replicas: 8,
+        can_start: true,
+        keeps_on_exit: false,
+        heartbeat_interval_ms: 500,
+        heartbeat_misses: 2,
+        others: Vec::new(),
+        routes: Routes::default(),
+        seed: 7,
+    }
+}
+
+pub struct World {
+    pub registry: Registry,
+    pub now: Tick,
+    pub shown: Snapshot,
+    pub epochs: u64,
+    pub alive: BTreeMap<u64, Arc<str>>,
+    /// Instances that answer no heartbeat.
+    pub silent: BTreeSet<u64>,
+    /// Names whose start fails, and how.
+    pub broken: BTreeMap<String, FailureKind>,
+    /// Names whose instances end as soon as they have started.
+    pub crashing: BTreeSet<String>,
+    /// The workers take no snapshot up.
+    pub stuck: bool,
+    /// We have no descriptor left.
+    pub exhausted: bool,
+    pub starts: Vec<(Tick, Spec)>,
+    pub stops: Vec<(Tick, u64, u64)>,
+    pub replies: BTreeMap<u64, Answer>,
+    pub log: Vec<String>,
+    pub finished: bool,
+    next_ticket: u64,
+}
+
+impl World {
+    /// A balancer whose replicas have all answered.
+    pub fn up() -> World {
+        let mut world = World::empty(plan());
+        world.tell(Command::Found(Vec::new()));
+        world.pass(100);
+        assert_eq!(world.up_names(), ["server1", "server2", "server3"]);
+        world
+    }
+
+    pub fn empty(plan: Plan) -> World {
+        let (registry, shown) = Registry::new(plan);
+        World {
+            registry,
+            now: Tick(1_000),
+            epochs: shown.epoch,
+            shown,
+            alive: BTreeMap::new(),
+            silent: BTreeSet::new(),
+            broken: BTreeMap::new(),
+            crashing: BTreeSet::new(),
+            stuck: false,
+            exhausted: false,
+            starts: Vec::new(),
+            stops: Vec::new(),
+            replies: BTreeMap::new(),
+            log: Vec::new(),
+            finished: false,
+            next_ticket: 0,
+        }
+    }
+
+    /// One command, and everything that follows from it at once.
+    pub fn tell(&mut self, command: Command) {
+        let mut commands = vec![command];
+        while !commands.is_empty() {
+            let effects = self.registry.apply(commands.remove(0), self.now);
+            for effect in effects {
+                commands.extend(self.perform(effect));
+            }
+            if !self.stuck && self.registry.awaits_live() && commands.is_empty() {
+                commands.push(Command::Live(self.epochs));
+            }
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) -> Vec<Command> {
+        match effect {
+            Effect::Publish(snapshot) => {
+                assert_eq!(snapshot.epoch, self.epochs + 1, "epochs rise by one");
+                self.epochs = snapshot.epoch;
+                self.shown = snapshot;
+                Vec::new()
+            }
+            Effect::Start(spec) => self.start(spec),
+            Effect::Stop { instance, grace_ms } => {
+                self.stops.push((self.now, instance, grace_ms));
+                let exited = self.alive.remove(&instance).map(|_| exited(instance, "told to"));
+                exited.into_iter().chain([Command::Stopped { instance, result: Ok(()) }]).collect()
+            }
+            Effect::Probe { instance, .. } if self.exhausted => {
+                vec![Command::Unasked { instance, why: "too many open files".into() }]
+            }
+            Effect::Probe { instance, name, .. } => match self.alive.get(&instance) {
+                Some(real) if name.is_none_or(|name| *real == name) && !self.silent.contains(&instance) => {
+                    vec![Command::Hit { instance }]
+                }
+                _ => vec![Command::Miss { instance, why: "no answer".into() }],
+            },
+            Effect::Reply { ticket, answer } => {
+                assert!(self.replies.insert(ticket, answer).is_none(), "answered twice");
+                Vec::new()
+            }
+            Effect::Log(_, line) => {
+                self.log.push(line);
+                Vec::new()
+            }
+            Effect::Finished => {
+                self.finished = true;
+                Vec::new()
+            }
+        }
+    }
+
+    fn start(&mut self, spec: Spec) -> Vec<Command> {
+        let Spec { name, instance } = spec.clone();
+        assert!(self.starts.iter().all(|(_, earlier)| earlier.instance != instance), "an instance number came twice");
+        self.starts.push((self.now, spec));
+        if let Some(kind) = self.broken.get(&*name) {
+            let failure = Failure { kind: *kind, message: "no such image".into() };
+            return vec![Command::StartFailed { instance, failure }];
+        }
+        let started = Command::Started { instance, started: started(instance) };
+        if self.crashing.contains(&*name) {
+            return vec![started, exited(instance, "exit status 1")];
+        }
+        self.alive.insert(instance, name);
+        vec![started]
+    }
+
+    /// Time goes by, and the registry is told whenever it wants to be.
+    pub fn pass(&mut self, ms: u64) {
+        let end = self.now.after_ms(ms);
+        while self.registry.due() <= end {
+            self.now = self.now.max(self.registry.due());
+            self.tell(Command::Tick);
+        }
+        self.now = end;
+    }
+
+    pub fn call(&mut self, call: Call) -> u64 {
+        self.next_ticket += 1;
+        let ticket = self.next_ticket;
+        self.tell(Command::Call { ticket, call });
+        ticket
+    }
+
+    pub fn answer(&mut self, call: Call) -> Answer {
+        let ticket = self.call(call);
+        self.pass(100);
+        if !self.replies.contains_key(&ticket) {
+            self.pass(super::calls::GONE_LIMIT_MS);
+        }
+        self.replies.get(&ticket).cloned().expect("answered in time")
+    }
+
+    pub fn names(&mut self) -> Vec<String> {
+        listed(self.answer(Call::List))
+    }
+
+    pub fn service(&self) -> &Service {
+        &self.shown.services[0]
+    }
+
+    pub fn up_names(&self) -> Vec<String> {
+        let up = self.service().replicas.iter().filter(|replica| replica.state == State::Up);
+        up.map(|replica| replica.name.to_string()).collect()
+    }
+
+    pub fn state(&self, name: &str) -> Option<State> {
+        self.service().replicas.iter().find(|replica| *replica.name == *name).map(|replica| replica.state)
+    }
+
+    pub fn instance(&self, name: &str) -> u64 {
+        *self.alive.iter().find(|(_, alive)| ***alive == *name).expect("it lives").0
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self, name: &str) {
+        let instance = self.instance(name);
+        self.alive.remove(&instance);
+        self.tell(exited(instance, "killed by signal 9"));
+    }
+
+    /// The next log line from `after` on that holds all of this.
+    pub fn logged(&self, parts: &[&str]) -> bool {
+        self.log.iter().any(|line| parts.iter().all(|part| line.contains(part)))
+    }
+}
+
+pub fn started(instance: u64) -> Started {
+    let endpoint = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 10_000 + instance as u16)));
+    Started { endpoint, handle: format!("process {instance}"), weight: 1 }
+}
+
+pub fn exited(instance: u64, why: &str) -> Command {
+    Command::Happened(Event::Exited { instance, why: why.into() })
+}
+
+pub fn add(n: u64, hostnames: &[&str]) -> Call {
+    Call::Add(change(n, hostnames))
+}
+
+pub fn remove(n: u64, hostnames: &[&str]) -> Call {
+    Call::Remove(change(n, hostnames))
+}
+
+pub fn change(n: u64, hostnames: &[&str]) -> Change {
+    Change { n, hostnames: hostnames.iter().map(|name| name.to_string()).collect(), dry_run: false }
+}
+
+pub fn dry(call: Call) -> Call {
+    match call {
+        Call::List => Call::List,
+        Call::Add(change) => Call::Add(Change { dry_run: true, ..change }),
+        Call::Remove(change) => Call::Remove(Change { dry_run: true, ..change }),
+    }
+}
+
+pub fn listed(answer: Answer) -> Vec<String> {
+    match answer {
+        Answer::Replicas(names) => names.iter().map(|name| name.to_string()).collect(),
+        Answer::Rejected(rejection) => panic!("rejected: {rejection:?}"),
+    }
+}
+
+pub fn rejected(answer: Answer) -> (u16, String) {
+    match answer {
+        Answer::Rejected(Rejection { status, message }) => (status, message),
+        Answer::Replicas(names) => panic!("not rejected: {names:?}"),
+    }
+}

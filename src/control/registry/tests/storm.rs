@@ -1,0 +1,68 @@
+//! Everything at once, by seed: kills, hangs, failing starts, calls, stuck workers. When it is over, all is whole.
+
+use super::*;
+
+const SEEDS: u64 = 40;
+const STEPS: usize = 150;
+
+#[test]
+fn after_any_storm_the_desired_state_is_reached_and_every_call_was_answered_once() {
+    for seed in 0..SEEDS {
+        let mut world = World::empty(Plan { seed, ..plan() });
+        let mut random = fastrand::Rng::with_seed(seed);
+        world.tell(Command::Found(Vec::new()));
+        for _ in 0..STEPS {
+            strike(&mut world, &mut random);
+            whole(&world, seed);
+            let pause = random.u64(0..400);
+            world.pass(pause);
+        }
+        calm(&mut world);
+        world.pass(60_000);
+        let names = world.names();
+        assert_eq!(world.up_names(), names, "seed {seed}: {:?}", world.log);
+        assert_eq!(world.alive.len(), names.len(), "seed {seed}: nothing is left over");
+        assert_eq!(world.replies.len() as u64, world.next_ticket, "seed {seed}: every call is answered");
+    }
+}
+
+fn strike(world: &mut World, random: &mut fastrand::Rng) {
+    let victim = random.choice(world.alive.clone());
+    match random.u8(0..12) {
+        0..3 => {
+            if let Some((instance, _)) = victim {
+                world.alive.remove(&instance);
+                world.tell(exited(instance, "killed by signal 9"));
+            }
+        }
+        3..5 => world.silent.extend(victim.map(|(instance, _)| instance)),
+        5 => drop(world.broken.insert(format!("server{}", random.u8(1..9)), FailureKind::Refused)),
+        6 => drop(world.crashing.insert(format!("server{}", random.u8(1..9)))),
+        7 => world.stuck = random.bool(),
+        8..10 => drop(world.call(add(random.u64(1..4), &[]))),
+        10 => drop(world.call(remove(random.u64(1..4), &[]))),
+        _ => calm(world),
+    }
+}
+
+fn calm(world: &mut World) {
+    world.silent.clear();
+    world.broken.clear();
+    world.crashing.clear();
+    world.stuck = false;
+    world.tell(Command::Tick);
+}
+
+/// What workers may rely on in every snapshot.
+fn whole(world: &World, seed: u64) {
+    let service = world.service();
+    let members = service.ring.members();
+    assert!(members <= service.replicas.len(), "seed {seed}");
+    let (ring, beside) = service.replicas.split_at(members);
+    assert!(beside.iter().all(|replica| replica.state == State::Draining), "seed {seed}");
+    let names: BTreeSet<&str> = ring.iter().map(|replica| &*replica.name).collect();
+    assert_eq!(names.len(), members, "seed {seed}: names are unique");
+    let up = service.replicas.iter().filter(|replica| replica.state != State::Down);
+    let ids: Vec<u64> = up.map(|replica| replica.id.0).collect();
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "seed {seed}: an instance is shown twice");
+}

@@ -1,0 +1,260 @@
+//! The replicas' network, and where a container is dialled: on its own address, or on a published port.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use bollard::models::{ContainerInspectResponse, Ipam, IpamConfig, NetworkCreateRequest, NetworkInspect};
+
+use super::engine::{Engine, status};
+use super::{Reach, Settings, plan};
+use crate::control::runtime::{Failure, FailureKind};
+
+/// The engine puts this file into every container.
+const IN_A_CONTAINER: &str = "/.dockerenv";
+
+/// The network as the engine has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    pub name: String,
+    pub id: String,
+    pub subnet: Option<Subnet>,
+    /// Made by a Ringway of this cluster.
+    pub is_ours: bool,
+}
+
+/// An address and how many leading bits of it count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    address: IpAddr,
+    bits: u32,
+}
+
+/// What a container's addresses are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// By network name.
+    pub bridge: BTreeMap<String, (IpAddr, u32)>,
+    /// Container port to host port.
+    pub published: BTreeMap<u16, u16>,
+    /// On the host's own network: it has no address of its own.
+    pub on_host: bool,
+}
+
+/// The network of `settings`, made if it is not there.
+pub async fn ensure(engine: &Engine, settings: &Settings) -> Result<Network, Failure> {
+    if matches!(settings.network.as_str(), "host" | "none") {
+        let message =
+            format!("containers on the network {:?} have no address: name a bridge network", settings.network);
+        return Err(Failure { kind: FailureKind::Refused, message });
+    }
+    let found = match inspect(engine, settings).await? {
+        Some(found) => found,
+        None => {
+            create(engine, settings).await?;
+            inspect(engine, settings).await?.ok_or_else(|| Failure {
+                kind: FailureKind::Refused,
+                message: format!("the network {} was removed as soon as it was made", settings.network),
+            })?
+        }
+    };
+    if let (Some(asked), Some(real)) = (&settings.subnet, found.subnet)
+        && Subnet::parse(asked) != Some(real)
+    {
+        log::warn!("network {} exists with subnet {real}: {asked} is not used", found.name);
+    }
+    Ok(found)
+}
+
+async fn inspect(engine: &Engine, settings: &Settings) -> Result<Option<Network>, Failure> {
+    let name = &settings.network;
+    match engine.client.inspect_network(name, None).await {
+        Ok(found) => Ok(Some(network(settings, found))),
+        Err(error) if status(&error) == Some(404) => Ok(None),
+        Err(error) => Err(engine.failure(&format!("inspect the network {name}"), &error)),
+    }
+}
+
+async fn create(engine: &Engine, settings: &Settings) -> Result<(), Failure> {
+    let pool = |subnet: &String| IpamConfig { subnet: Some(subnet.clone()), ..Default::default() };
+    let ipam = |subnet: &String| Ipam { config: Some(vec![pool(subnet)]), ..Default::default() };
+    let request = NetworkCreateRequest {
+        name: settings.network.clone(),
+        driver: Some("bridge".into()),
+        ipam: settings.subnet.as_ref().map(ipam),
+        labels: Some(HashMap::from([(plan::CLUSTER.into(), settings.cluster.clone())])),
+        ..Default::default()
+    };
+    match engine.client.create_network(request).await {
+        Ok(_) => {
+            log::info!("made the network {}", settings.network);
+            Ok(())
+        }
+        // Made by somebody else a moment ago.
+        Err(error) if status(&error) == Some(409) => Ok(()),
+        Err(error) => Err(engine.failure(&format!("make the network {}", settings.network), &error)),
+    }
+}
+
+fn network(settings: &Settings, found: NetworkInspect) -> Network {
+    let pools = found.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
+    let subnet = pools.iter().filter_map(|pool| pool.subnet.as_deref()).find_map(Subnet::parse);
+    let maker = found.labels.unwrap_or_default().remove(plan::CLUSTER);
+    Network {
+        name: found.name.unwrap_or_else(|| settings.network.clone()),
+        id: found.id.unwrap_or_default(),
+        subnet,
+        is_ours: maker.as_ref() == Some(&settings.cluster),
+    }
+}
+
+impl Subnet {
+    pub fn new(address: IpAddr, bits: u32) -> Option<Subnet> {
+        (bits <= width(address)).then_some(Subnet { address, bits })
+    }
+
+    pub fn parse(text: &str) -> Option<Subnet> {
+        let (address, bits) = text.split_once('/')?;
+        Subnet::new(address.parse().ok()?, bits.parse().ok()?)
+    }
+
+    pub fn holds(&self, other: IpAddr) -> bool {
+        let shift = width(self.address) - self.bits;
+        self.address.is_ipv4() == other.is_ipv4()
+            && number(self.address).checked_shr(shift).unwrap_or(0) == number(other).checked_shr(shift).unwrap_or(0)
+    }
+}
+
+impl Subnet {
+    /// The address after the subnet's own: packets to that one itself may be refused as a broadcast.
+    fn first_host(&self) -> IpAddr {
+        let shift = width(self.address) - self.bits;
+        let base = number(self.address).checked_shr(shift).and_then(|n| n.checked_shl(shift)).unwrap_or(0);
+        let first = if shift == 0 { base } else { base | 1 };
+        match self.address {
+            IpAddr::V4(_) => IpAddr::from(u32::try_from(first).unwrap_or(u32::MAX).to_be_bytes()),
+            IpAddr::V6(_) => IpAddr::from(first.to_be_bytes()),
+        }
+    }
+}
+
+impl std::fmt::Display for Subnet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.bits)
+    }
+}
+
+fn width(address: IpAddr) -> u32 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    }
+}
+
+/// Whether this machine (or container) is itself on `subnet`: then the kernel would send from an address inside it.
+/// Nothing is sent. On Docker Desktop, or with the engine on another machine, the packets would leave through another
+/// network's address.
+pub fn is_attached(subnet: Subnet) -> bool {
+    let probe = || {
+        let any: IpAddr = if subnet.address.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((subnet.first_host(), 9))?;
+        socket.local_addr()
+    };
+    probe().is_ok_and(|local| subnet.holds(local.ip()))
+}
+
+/// Whether an address is one of this host's (or container's) own.
+pub fn is_own(address: IpAddr) -> bool {
+    !address.is_loopback() && UdpSocket::bind((address, 0)).is_ok()
+}
+
+/// Decides once, at the start, how the replicas will be dialled, and says why.
+pub fn choose(reach: Reach, network: &Network) -> Result<Reach, Failure> {
+    let attached = network.subnet.is_some_and(is_attached);
+    let subnet = network.subnet.map_or("no subnet".into(), |subnet| subnet.to_string());
+    if reach == Reach::Auto && !attached && std::path::Path::new(IN_A_CONTAINER).exists() {
+        let message = format!("this container is not on the network {0}: start it with --network {0}", network.name);
+        return Err(Failure { kind: FailureKind::Refused, message });
+    }
+    let (chosen, why) = match (reach, attached) {
+        (Reach::Auto, true) => (Reach::Bridge, format!("this host is on {} ({subnet})", network.name)),
+        (Reach::Auto, false) => (Reach::Published, format!("this host is not on {} ({subnet})", network.name)),
+        (asked, _) => (asked, "as asked".to_owned()),
+    };
+    let how = if chosen == Reach::Bridge { "their bridge address" } else { "a published port" };
+    log::info!("replicas are dialled on {how}: {why}");
+    Ok(chosen)
+}
+
+impl Addresses {
+    pub fn read(inspected: &ContainerInspectResponse) -> Addresses {
+        let settings = inspected.network_settings.clone().unwrap_or_default();
+        let mode = inspected.host_config.as_ref().and_then(|host| host.network_mode.as_deref());
+        let bridge = settings.networks.unwrap_or_default().into_iter().filter_map(|(name, endpoint)| {
+            let address = endpoint.ip_address.filter(|ip| !ip.is_empty())?.parse().ok()?;
+            Some((name, (address, u32::try_from(endpoint.ip_prefix_len.unwrap_or(32)).unwrap_or(32))))
+        });
+        let published = settings.ports.unwrap_or_default().into_iter().filter_map(|(port, bindings)| {
+            let inside = port.strip_suffix("/tcp")?.parse().ok()?;
+            let outside = bindings?.into_iter().find_map(|binding| binding.host_port?.parse().ok())?;
+            Some((inside, outside))
+        });
+        Addresses { bridge: bridge.collect(), published: published.collect(), on_host: mode == Some("host") }
+    }
+
+    /// Where to dial a replica of ours.
+    pub fn endpoint(&self, network: &str, port: u16, reach: Reach, host: IpAddr) -> Option<SocketAddr> {
+        match reach {
+            Reach::Published => self.published.get(&port).map(|outside| SocketAddr::new(host, *outside)),
+            Reach::Bridge | Reach::Auto => self.bridge.get(network).map(|(ip, _)| SocketAddr::new(*ip, port)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subnets_hold_their_own() {
+        let subnet = Subnet::parse("10.231.7.0/24").unwrap();
+        assert!(subnet.holds([10, 231, 7, 255].into()));
+        assert!(!subnet.holds([10, 231, 8, 0].into()));
+        assert!(!subnet.holds("fd00::1".parse().unwrap()));
+        assert!(Subnet::parse("0.0.0.0/0").unwrap().holds([8, 8, 8, 8].into()));
+        assert!(Subnet::parse("fd00:1::/64").unwrap().holds("fd00:1::9".parse().unwrap()));
+        assert_eq!(subnet.first_host(), IpAddr::from([10, 231, 7, 1]));
+        assert_eq!(Subnet::parse("10.1.2.3/32").unwrap().first_host(), IpAddr::from([10, 1, 2, 3]));
+        for bad in ["10.0.0.0", "10.0.0.0/33", "x/8", "10.0.0.0/-1"] {
+            assert_eq!(Subnet::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_loopback_net_is_ours_and_a_documentation_net_is_not() {
+        assert!(is_attached(Subnet::parse("127.0.0.1/8").unwrap()));
+        assert!(!is_attached(Subnet::parse("203.0.113.1/24").unwrap()));
+    }
+
+    fn addresses() -> Addresses {
+        let inspected = serde_json::from_str(
+            r#"{"HostConfig":{"NetworkMode":"net"},"NetworkSettings":{
+                "Ports":{"5000/tcp":[{"HostIp":"127.0.0.1","HostPort":"49153"}],"53/udp":null},
+                "Networks":{"net":{"IPAddress":"10.1.2.3","IPPrefixLen":24},"off":{"IPAddress":""}}}}"#,
+        );
+        Addresses::read(&inspected.unwrap())
+    }
+
+    #[test]
+    fn a_container_is_dialled_on_its_bridge_address_or_its_published_port() {
+        let (addresses, host) = (addresses(), IpAddr::from([127, 0, 0, 1]));
+        assert_eq!(addresses.endpoint("net", 5000, Reach::Bridge, host), Some("10.1.2.3:5000".parse().unwrap()));
+        assert_eq!(addresses.endpoint("net", 5000, Reach::Published, host), Some("127.0.0.1:49153".parse().unwrap()));
+        assert_eq!(addresses.endpoint("off", 5000, Reach::Bridge, host), None);
+        assert_eq!(addresses.endpoint("net", 80, Reach::Published, host), None);
+    }
+}

@@ -1,0 +1,53 @@
+//! Servers given by address (`--replica HOST:PORT`). They are asked for heartbeats, and never started or stopped.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{Event, Failure, FailureKind, Runtime, Spec, Started};
+use crate::core::snapshot::Endpoint;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FixedReplica {
+    /// Its identity on the ring: `HOST:PORT` as it was written, unless a name was given.
+    pub name: String,
+    pub address: SocketAddr,
+    pub weight: u32,
+}
+
+pub struct Fixed {
+    replicas: Vec<FixedReplica>,
+}
+
+impl Fixed {
+    pub fn new(replicas: Vec<FixedReplica>) -> Fixed {
+        Fixed { replicas }
+    }
+}
+
+impl Runtime for Fixed {
+    async fn start(&self, spec: &Spec) -> Result<Started, Failure> {
+        let message = format!("{} cannot be started: the replicas are a fixed list (--replica)", spec.name);
+        Err(Failure { kind: FailureKind::Refused, message })
+    }
+
+    async fn stop(&self, _instance: u64, _grace: Duration) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn attach(&self, _events: UnboundedSender<Event>) -> Result<Vec<(Spec, Started)>, Failure> {
+        Ok(self.replicas.iter().zip(1..).map(|(replica, instance)| found(replica, instance)).collect())
+    }
+
+    fn can_start(&self) -> bool {
+        false
+    }
+}
+
+fn found(replica: &FixedReplica, instance: u64) -> (Spec, Started) {
+    let spec = Spec { name: Arc::from(replica.name.as_str()), instance };
+    let endpoint = Endpoint::Tcp(replica.address);
+    (spec, Started { endpoint, handle: "a server not ours".into(), weight: replica.weight })
+}
