@@ -1,0 +1,177 @@
+//! How single values are written: addresses, keys, replicas. Each parser says what it wanted instead.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use super::{AdminListen, FixedReplica};
+use crate::core::net::Net;
+use crate::core::proxy::Version;
+use crate::core::ring::{Kind, Member};
+use crate::core::snapshot::{KeyPolicy, Mode};
+
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "want IP:PORT, like 127.0.0.1:8000 or [::1]:8000".into())
+}
+
+pub fn admin(text: &str) -> Result<AdminListen, String> {
+    match text.strip_prefix("unix:") {
+        Some(path) if path.starts_with('/') => Ok(AdminListen::Unix(path.into())),
+        Some(_) => Err("a Unix socket's path starts with a slash, like unix:/run/ringway.sock".into()),
+        None if text == "off" => Ok(AdminListen::Off),
+        None => address(text)
+            .map(AdminListen::Tcp)
+            .map_err(|_| "want IP:PORT, unix:/PATH or off, like 127.0.0.1:8001".into()),
+    }
+}
+
+pub fn mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "http" => Ok(Mode::Http),
+        "tcp" => Ok(Mode::Tcp),
+        _ => Err("want http or tcp".into()),
+    }
+}
+
+pub fn net(text: &str) -> Result<Net, String> {
+    text.parse().map_err(|_| "want an address or a range, like 10.0.0.0/8, 192.0.2.7 or ::1".into())
+}
+
+pub fn proxy_version(text: &str) -> Result<Version, String> {
+    match text {
+        "v1" => Ok(Version::V1),
+        "v2" => Ok(Version::V2),
+        _ => Err("want v1 or v2".into()),
+    }
+}
+
+pub fn ring(text: &str) -> Result<Kind, String> {
+    match text {
+        "ketama" => Ok(Kind::Ketama),
+        "exercise" => Ok(Kind::Exercise),
+        _ => Err("want ketama or exercise".into()),
+    }
+}
+
+pub fn key(text: &str) -> Result<KeyPolicy, String> {
+    let (kind, name) = text.split_once(':').unwrap_or((text, ""));
+    let named = !name.is_empty();
+    match kind {
+        "request" if !named => Ok(KeyPolicy::Request),
+        "uri" if !named => Ok(KeyPolicy::Uri),
+        "path" if !named => Ok(KeyPolicy::Path),
+        "client-ip" if !named => Ok(KeyPolicy::ClientIp),
+        "header" if named => Ok(KeyPolicy::Header(name.into())),
+        "cookie" if named => Ok(KeyPolicy::Cookie(name.into())),
+        "query" if named => Ok(KeyPolicy::Query(name.into())),
+        _ => Err("want request, uri, path, header:NAME, cookie:NAME, query:NAME or client-ip".into()),
+    }
+}
+
+/// An origin-form path: it is put into a request line as it stands.
+pub fn path(text: &str) -> Result<String, String> {
+    let plain = text.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+    if text.starts_with('/') && plain { Ok(text.into()) } else { Err("want a path, like /heartbeat".into()) }
+}
+
+/// `HOST:PORT`, or `NAME=HOST:PORT@WEIGHT` with either end left out. A host name is looked up once, here.
+pub fn replica(text: &str) -> Result<FixedReplica, String> {
+    let (name, rest) = match text.split_once('=') {
+        Some((name, rest)) => (Some(name), rest),
+        None => (None, text),
+    };
+    let (host, weight) = match rest.split_once('@') {
+        Some((host, weight)) => (host, weight.parse().ok().filter(|w| (1..=WEIGHT_LIMIT).contains(w))),
+        None => (rest, Some(1)),
+    };
+    let weight = weight.ok_or_else(|| format!("a weight is a whole number from 1 to {WEIGHT_LIMIT}"))?;
+    let name = name.unwrap_or(host);
+    if name.is_empty() {
+        return Err("the name before `=` is empty".into());
+    }
+    Ok(FixedReplica { name: name.into(), address: lookup(host)?, weight })
+}
+
+/// A place on a ring alone: `NAME`, or `NAME@WEIGHT`.
+pub fn member(text: &str) -> Result<Member, String> {
+    let (name, weight) = match text.rsplit_once('@') {
+        Some((name, weight)) => (name, weight.parse().ok().filter(|weight| *weight <= WEIGHT_LIMIT)),
+        None => (text, Some(1)),
+    };
+    match weight {
+        None => Err(format!("a weight is a whole number from 0 to {WEIGHT_LIMIT}")),
+        Some(_) if name.is_empty() => Err("want NAME or NAME@WEIGHT".into()),
+        Some(weight) => Ok(Member::new(name, weight)),
+    }
+}
+
+/// A weight is a number of 160 points on the ring: more than this would only make it slow to build.
+const WEIGHT_LIMIT: u32 = 1000;
+
+fn lookup(host: &str) -> Result<SocketAddr, String> {
+    let well_formed = host.rsplit_once(':').is_some_and(|(name, port)| !name.is_empty() && port.parse::<u16>().is_ok());
+    if !well_formed {
+        return Err("want HOST:PORT, NAME=HOST:PORT or HOST:PORT@WEIGHT".into());
+    }
+    let mut found = host.to_socket_addrs().map_err(|why| format!("{host} cannot be looked up: {why}"))?;
+    found.next().ok_or_else(|| format!("{host} has no address"))
+}
+
+/// `NAME=VALUE`, as an environment variable or a label is written.
+pub fn pair(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((name, _)) if !name.is_empty() => Ok(text.into()),
+        _ => Err("want NAME=VALUE".into()),
+    }
+}
+
+/// `A.B.C.D/BITS`, or the same in IPv6.
+pub fn subnet(text: &str) -> Result<String, String> {
+    let sound = text.split_once('/').is_some_and(|(address, bits)| {
+        let most = if address.contains(':') { 128 } else { 32 };
+        address.parse::<std::net::IpAddr>().is_ok() && bits.parse::<u8>().is_ok_and(|bits| bits <= most)
+    });
+    if sound { Ok(text.into()) } else { Err("want ADDRESS/BITS, like 10.87.0.0/24".into()) }
+}
+
+pub fn cpus(text: &str) -> Result<f64, String> {
+    let cpus = text.parse().ok().filter(|cpus| (0.0..=1024.0).contains(cpus));
+    cpus.ok_or_else(|| "want a number of processors, like 0.5; 0 is no limit".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas() {
+        let plain = replica("127.0.0.1:9000").unwrap();
+        assert_eq!((plain.name.as_str(), plain.weight), ("127.0.0.1:9000", 1));
+        let full = replica("big=127.0.0.1:9000@3").unwrap();
+        assert_eq!((full.name.as_str(), full.weight, full.address.port()), ("big", 3, 9000));
+        for wrong in ["", "127.0.0.1", "127.0.0.1:", ":80", "a=", "=127.0.0.1:1", "127.0.0.1:1@0", "127.0.0.1:70000"] {
+            assert!(replica(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn keys() {
+        assert_eq!(key("header:X-User"), Ok(KeyPolicy::Header("X-User".into())));
+        assert_eq!(key("client-ip"), Ok(KeyPolicy::ClientIp));
+        for wrong in ["", "header", "header:", "uri:x", "URI"] {
+            assert!(key(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn admin_addresses() {
+        assert_eq!(admin("off"), Ok(AdminListen::Off));
+        assert_eq!(admin("unix:/run/r.sock"), Ok(AdminListen::Unix("/run/r.sock".into())));
+        assert!(admin("unix:r.sock").is_err());
+        assert!(admin("localhost:1").is_err());
+    }
+
+    #[test]
+    fn subnets() {
+        assert!(subnet("10.87.0.0/24").is_ok() && subnet("fd00::/64").is_ok());
+        assert!(subnet("10.87.0.0").is_err() && subnet("10.87.0.0/33").is_err());
+    }
+}
