@@ -1,0 +1,288 @@
+//! `hashes`: the exercise's functions, the same ring with better ones, and ketama: spread, reach, and what moves.
+//!
+//! Computed, all of it, and exactly: every key counts once.
+
+use plotters::prelude::*;
+
+use super::output::{self, Report, percent};
+use super::picture::{self, Area, Axes, BLUE, Drawn, Figure, Head, Mark, ORANGE, RED};
+use crate::core::ring::lint::reachable_slots;
+use crate::core::ring::{Functions, Kind, Member, Ring, SLOTS, THE_EXERCISE};
+
+/// One way to lay out a ring.
+#[derive(Clone, Copy)]
+struct Layout {
+    name: &'static str,
+    /// None: ketama.
+    functions: Option<Functions>,
+}
+
+/// The exercise's ring with functions that reach every slot: an odd multiple, and a mix of all bits.
+const CHANGED: Functions =
+    Functions { request: |i| i.wrapping_mul(167).wrapping_add(17), period: SLOTS, server: mixed };
+
+const LAYOUTS: [Layout; 3] = [
+    Layout { name: "exercise", functions: Some(THE_EXERCISE) },
+    Layout { name: "changed", functions: Some(CHANGED) },
+    Layout { name: "ketama", functions: None },
+];
+/// As many as the exercise starts with: their shares are in the picture.
+const REPLICAS: usize = 3;
+/// Enough that servers of the exercise meet in a slot: what moves among so many is in the picture.
+const MOVING: usize = 7;
+/// The table goes on up to here.
+const MOST: usize = 10;
+
+/// What one layout does with some number of replicas.
+struct Finding {
+    layout: Layout,
+    replicas: usize,
+    shares: Vec<f64>,
+    /// The one in the middle leaves: server4 of 7.
+    leave: Moved,
+    join: Moved,
+}
+
+/// Fractions of all keys.
+#[derive(Clone, Copy)]
+struct Moved {
+    ideal: f64,
+    all: f64,
+    /// From one that stays to another that stays.
+    innocent: f64,
+}
+
+pub fn run() -> Result<Report, String> {
+    let found: Vec<Finding> = (2..=MOST).flat_map(|n| LAYOUTS.map(|layout| find(layout, n))).collect();
+    let of = |n: usize| -> Vec<&Finding> { found.iter().filter(|finding| finding.replicas == n).collect() };
+    let text = words(&of(REPLICAS), &of(MOVING));
+    let picture = picture::paint(&Hashes { shared: of(REPLICAS), moved: of(MOVING) })?;
+    Ok(Report { name: "hashes", picture, csv: csv(&found), text })
+}
+
+fn mixed(i: u64, j: u64) -> u64 {
+    u64::from(crc32fast::hash(&[i.to_le_bytes(), j.to_le_bytes()].concat()))
+}
+
+fn find(layout: Layout, n: usize) -> Finding {
+    let (now, more) = (servers(n), servers(n + 1));
+    let mut fewer = servers(n);
+    fewer.remove(n / 2);
+    let shares = layout.build(&now).shares();
+    Finding {
+        layout,
+        replicas: n,
+        shares: (0..n).map(|member| shares.of(member)).collect(),
+        leave: layout.moved(&now, &fewer, 1.0 / n as f64),
+        join: layout.moved(&now, &more, 1.0 / (n + 1) as f64),
+    }
+}
+
+fn servers(n: usize) -> Vec<Member> {
+    (1..=n).map(|i| Member::new(format!("server{i}"), 1)).collect()
+}
+
+impl Layout {
+    fn build(&self, members: &[Member]) -> Ring {
+        match self.functions {
+            Some(functions) => Ring::slotted(functions, members),
+            None => Ring::build(Kind::Ketama, members),
+        }
+    }
+
+    fn moved(&self, had: &[Member], have: &[Member], ideal: f64) -> Moved {
+        let before = self.build(had);
+        let whole = before.shares().whole as f64;
+        let mut moved = Moved { ideal, all: 0.0, innocent: 0.0 };
+        for flow in before.flows(&self.build(have)) {
+            let (from, to) = (&had[flow.from], &have[flow.to]);
+            if from.name != to.name {
+                moved.all += flow.keys as f64 / whole;
+                if have.contains(from) && had.contains(to) {
+                    moved.innocent += flow.keys as f64 / whole;
+                }
+            }
+        }
+        moved
+    }
+
+    fn reach(&self) -> String {
+        match self.functions {
+            Some(functions) => format!("{} of {SLOTS} slots", reachable_slots(functions)),
+            None => "all of 2^32 places".into(),
+        }
+    }
+}
+
+fn csv(found: &[Finding]) -> String {
+    let head = [
+        "ring",
+        "replicas",
+        "replica",
+        "share",
+        "ideal_share",
+        "leave_moved",
+        "leave_innocent",
+        "leave_ideal",
+        "join_moved",
+        "join_innocent",
+        "join_ideal",
+    ];
+    let number = |fraction: f64| format!("{fraction:.6}");
+    let rows = found.iter().flat_map(|finding| {
+        finding.shares.iter().enumerate().map(move |(i, share)| {
+            let Finding { layout, replicas, leave, join, .. } = finding;
+            [
+                layout.name.into(),
+                replicas.to_string(),
+                format!("server{}", i + 1),
+                number(*share),
+                number(1.0 / *replicas as f64),
+                number(leave.all),
+                number(leave.innocent),
+                number(leave.ideal),
+                number(join.all),
+                number(join.innocent),
+                number(join.ideal),
+            ]
+        })
+    });
+    output::csv(head, rows)
+}
+
+fn words(shared: &[&Finding], moved: &[&Finding]) -> String {
+    let head =
+        ["ring", "keys reach", "largest share of 3", "server4 of 7 leaves: moved", "innocent", "server8 joins: moved"];
+    let rows = shared.iter().zip(moved).map(|(shared, moved)| {
+        let largest = shared.shares.iter().copied().fold(0.0, f64::max);
+        let [a, b, c, d] = [largest, moved.leave.all, moved.leave.innocent, moved.join.all].map(percent);
+        [shared.layout.name.into(), shared.layout.reach(), a, b, c, d]
+    });
+    format!(
+        "Three rings, computed exactly: every key counts once. Ideally each of three replicas has {}, and of seven {} of \
+         all keys move when one leaves, {} when an eighth joins. A key that moves between two replicas which are there \
+         before and after is innocent: nothing asked for its move. The exercise's H(i) = i^2 + 2i + 17 is a square plus 16 \
+         and reaches few slots; with functions that reach all of them the same 512 slots spread better, but servers still \
+         push each other out of slots; ketama has 160 points per replica on a circle of 2^32 and moves no innocent key.\n\n{}",
+        percent(1.0 / REPLICAS as f64),
+        percent(1.0 / MOVING as f64),
+        percent(1.0 / (MOVING + 1) as f64),
+        output::table(head, rows)
+    )
+}
+
+struct Hashes<'a> {
+    shared: Vec<&'a Finding>,
+    moved: Vec<&'a Finding>,
+}
+
+impl Figure for Hashes<'_> {
+    fn name(&self) -> &'static str {
+        "hashes"
+    }
+
+    fn head(&self) -> Head {
+        Head {
+            title: "Which hash: the exercise's, the exercise's changed, ketama".into(),
+            says: "Above: how three replicas share all keys. Below: keys that move when one of seven leaves, or an eighth joins."
+                .into(),
+            legend: vec![
+                (Mark::Fill(BLUE), "share of keys, or keys that moved".into()),
+                (Mark::Fill(RED), "of these: innocent keys".into()),
+                (Mark::Line(ORANGE), "ideal".into()),
+            ],
+        }
+    }
+
+    fn size(&self) -> (u32, u32) {
+        (picture::WIDTH, 1060)
+    }
+
+    fn body<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B> {
+        let cells = area.split_evenly((2, self.shared.len()));
+        let (above, below) = cells.split_at(self.shared.len());
+        for (cell, finding) in above.iter().zip(&self.shared) {
+            let shares: Vec<Bar> = finding.shares.iter().enumerate().map(|(i, share)| Bar::share(i, *share)).collect();
+            bars(cell, &format!("{}: {}", finding.layout.name, finding.layout.reach()), 1.0, &shares)?;
+        }
+        for (cell, Finding { leave, join, .. }) in below.iter().zip(&self.moved) {
+            let moves = [Bar::moved("server4 leaves", *leave), Bar::moved("server8 joins", *join)];
+            bars(cell, "keys that move", 0.3, &moves)?;
+        }
+        Ok(())
+    }
+}
+
+struct Bar {
+    label: String,
+    value: f64,
+    of_it_innocent: f64,
+    ideal: f64,
+}
+
+impl Bar {
+    fn share(i: usize, value: f64) -> Bar {
+        Bar { label: format!("server{}", i + 1), value, of_it_innocent: 0.0, ideal: 1.0 / REPLICAS as f64 }
+    }
+
+    fn moved(label: &str, moved: Moved) -> Bar {
+        Bar { label: label.into(), value: moved.all, of_it_innocent: moved.innocent, ideal: moved.ideal }
+    }
+}
+
+fn bars<B: DrawingBackend>(area: &Area<B>, title: &str, top: f64, bars: &[Bar]) -> Drawn<B> {
+    let percent_label = |y: &f64| format!("{:.0} %", y * 100.0);
+    let axes = Axes {
+        title,
+        x: 0.0..bars.len() as f64,
+        y: 0.0..top,
+        x_says: "",
+        y_says: "",
+        y_room: 96,
+        x_label: None,
+        y_label: &percent_label,
+        x_labels: 0,
+    };
+    let mut chart = axes.chart(area)?;
+    for (i, bar) in bars.iter().enumerate() {
+        let (left, right, middle) = (i as f64 + 0.2, i as f64 + 0.8, i as f64 + 0.5);
+        chart.draw_series([
+            Rectangle::new([(left, 0.0), (right, bar.value)], BLUE.filled()),
+            Rectangle::new([(left, 0.0), (right, bar.of_it_innocent)], RED.filled()),
+        ])?;
+        let ideal = [(i as f64 + 0.08, bar.ideal), (i as f64 + 0.92, bar.ideal)];
+        chart.draw_series([PathElement::new(ideal, ORANGE.stroke_width(5))])?;
+        // A number stands on its bar, unless the ideal's line would run through it.
+        let foot = if bar.value + 0.14 * top < bar.ideal { bar.value } else { bar.value.max(bar.ideal) };
+        picture::above(area, &chart, (middle, foot), &percent(bar.value))?;
+        picture::below(area, &chart, middle, &bar.label)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ketama_moves_no_innocent_key_and_the_exercise_is_skewed() {
+        for n in 2..=MOST {
+            let [exercise, changed, ketama] = LAYOUTS.map(|layout| find(layout, n));
+            assert_eq!((ketama.leave.innocent, ketama.join.innocent), (0.0, 0.0));
+            let most = |finding: &Finding| finding.shares.iter().copied().fold(0.0, f64::max);
+            assert!(most(&changed) < most(&exercise), "{n}");
+            for finding in [exercise, changed, ketama] {
+                assert!((finding.shares.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+            }
+        }
+        assert_eq!(reachable_slots(CHANGED), 512);
+    }
+
+    #[test]
+    fn the_report_has_every_ring_and_every_number_of_replicas() {
+        let report = run().unwrap();
+        assert_eq!(report.csv.lines().count(), 1 + 3 * (2..=MOST).sum::<usize>());
+        assert!(report.text.contains("84.4 %") && report.text.contains("87 of 512"));
+        assert!(report.picture.svg.contains("ketama"));
+    }
+}
