@@ -1,0 +1,232 @@
+//! The admin API as its contract has it, asked over real sockets of the real binary.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+
+use serde_json::json;
+use support::house::{House, admin_address, ask, names};
+use support::{Process, exchange, field};
+
+#[test]
+fn rep_add_and_rm_answer_as_the_contract_says() {
+    let house = House::open(&[]);
+    let rep = house.get("/rep");
+    assert_eq!(rep.text, r#"{"message":{"N":3,"replicas":["server1","server2","server3"]},"status":"successful"}"#);
+    assert_eq!(field(&rep.head, "content-type"), Some("application/json"));
+
+    let added = house.ask("POST", "/add", r#"{"n":4,"hostnames":["S5","S4"]}"#);
+    assert_eq!(added.status, 200);
+    assert_eq!(names(&added.json), ["server1", "server2", "server3", "S5", "S4", "server4", "server5"]);
+    assert_eq!(house.up(), 7, "the answer came when they lived");
+    assert_eq!(house.get("/rep").json, added.json);
+
+    let removed = house.ask("DELETE", "/rm", r#"{"n":3,"hostnames":["S5"]}"#);
+    let left = names(&removed.json);
+    assert_eq!((removed.status, left.len()), (200, 4));
+    assert!(!left.contains(&"S5".into()));
+    assert_eq!(names(&house.ask("POST", "/rm", r#"{"n":1}"#).json).len(), 3, "POST is taken too");
+}
+
+#[test]
+fn no_request_after_the_answer_to_rm_reaches_a_removed_replica() {
+    let house = House::open(&["--workers", "2"]);
+    for round in 0..10 {
+        let name = format!("gone{round}");
+        let body = json!({"n": 1, "hostnames": [name]}).to_string();
+        assert_eq!(house.ask("POST", "/add", &body).status, 200);
+        assert_eq!(house.ask("DELETE", "/rm", &body).status, 200);
+        for _ in 0..20 {
+            let home = ask(house.data, "GET", "/home", "");
+            assert_eq!(home.status, 200);
+            assert_ne!(field(&home.head, "x-server-id"), Some(&*name));
+        }
+    }
+}
+
+#[test]
+fn a_rejected_call_says_why_and_changes_nothing() {
+    let house = House::open(&["--max-replicas", "5"]);
+    let big = format!(r#"{{"n":1,"hostnames":["{}"]}}"#, "x".repeat(70_000));
+    let before = house.get("/rep").text;
+    for (method, path, body, status, message) in [
+        (
+            "POST",
+            "/add",
+            r#"{"n":1,"hostnames":["a1","a2"]}"#,
+            400,
+            "<Error> Length of hostname list is more than newly added instances",
+        ),
+        (
+            "DELETE",
+            "/rm",
+            r#"{"n":1,"hostnames":["server1","server2"]}"#,
+            400,
+            "<Error> Length of hostname list is more than removable instances",
+        ),
+        (
+            "POST",
+            "/add",
+            r#"{"hostnames":["a1"]}"#,
+            400,
+            "<Error> n is missing: how many replicas, a whole number from 1",
+        ),
+        ("POST", "/add", r#"{"n":0}"#, 400, "<Error> n is 0: it must be a whole number from 1"),
+        ("POST", "/add", r#"{"n":-3}"#, 400, "<Error> n is -3: it must be a whole number from 1"),
+        ("POST", "/add", r#"{"n":"2"}"#, 400, "<Error> n is \"2\": it must be a whole number from 1"),
+        ("POST", "/add", r#"{"n":3}"#, 400, "<Error> n is 3: 3 replicas run, and 5 is the most (--max-replicas)"),
+        ("DELETE", "/rm", r#"{"n":4}"#, 400, "<Error> n is 4: there are 3 replicas"),
+        (
+            "POST",
+            "/add",
+            r#"{"n":1,"hostnames":["server2"]}"#,
+            400,
+            "<Error> hostnames[0] is \"server2\": that name is taken",
+        ),
+        (
+            "POST",
+            "/add",
+            r#"{"n":2,"hostnames":["S4","S4"]}"#,
+            400,
+            "<Error> hostnames[1] is \"S4\": it is named twice",
+        ),
+        ("POST", "/add", r#"{"n":1,"hostnames":[""]}"#, 400, "<Error> hostnames[0] is \"\": a name is empty"),
+        (
+            "POST",
+            "/add",
+            r#"{"n":1,"hostnames":["../etc"]}"#,
+            400,
+            "<Error> hostnames[0] is \"../etc\": a name begins with a letter or a digit",
+        ),
+        (
+            "DELETE",
+            "/rm",
+            r#"{"n":1,"hostnames":["server9"]}"#,
+            400,
+            "<Error> hostnames[0] is \"server9\": there is no such replica",
+        ),
+        (
+            "POST",
+            "/add",
+            r#"{"n":1,"names":[]}"#,
+            400,
+            "<Error> names is not a field of this call: it takes n and hostnames",
+        ),
+        ("POST", "/add", r#"{"n":1,"n":2}"#, 400, "<Error> n is given twice"),
+        ("POST", "/add", "", 400, "<Error> the body is empty: send an object such as {\"n\":1}"),
+        ("POST", "/add", "n=1", 400, "<Error> the body is not JSON: expected ident at line 1 column 2"),
+        ("POST", "/add?force=1", r#"{"n":1}"#, 400, "<Error> \"force\" is no parameter here: it takes dry_run"),
+        ("POST", "/add", &big, 413, "<Error> the body is larger than 65536 bytes"),
+        (
+            "GET",
+            "/nothing",
+            "",
+            404,
+            "<Error> there is nothing at /nothing: see /rep, /add, /rm, /ring, /explain, /what-if, /metrics",
+        ),
+    ] {
+        let said = house.ask(method, path, body);
+        assert_eq!(
+            (said.status, &said.json),
+            (status, &json!({"message": message, "status": "failure"})),
+            "{body:.80}"
+        );
+        assert_eq!(house.get("/rep").text, before);
+    }
+}
+
+#[test]
+fn a_wrong_method_is_told_the_right_ones() {
+    let house = House::open(&["--replicas", "1"]);
+    for (method, path, allow) in [("PUT", "/add", "POST"), ("GET", "/rm", "DELETE, POST"), ("POST", "/rep", "GET")] {
+        let said = house.ask(method, path, "");
+        assert_eq!((said.status, field(&said.head, "allow")), (405, Some(allow)), "{method} {path}");
+        assert_eq!(said.json["status"], "failure");
+    }
+    assert_eq!(house.ask("HEAD", "/rep", "").status, 200);
+}
+
+#[test]
+fn a_dry_run_says_and_does_nothing() {
+    let house = House::open(&[]);
+    let would = house.ask("DELETE", "/rm?dry_run=1", r#"{"n":1}"#);
+    assert_eq!((would.status, names(&would.json).len()), (200, 2));
+    assert_eq!(names(&house.ask("POST", "/add?dry_run=1", r#"{"n":2}"#).json).len(), 5);
+    assert_eq!(house.replicas().len(), 3);
+    assert_eq!(house.ask("DELETE", "/rm", r#"{"n":1}"#).json, would.json, "the same one goes");
+}
+
+#[test]
+fn the_ring_explains_itself() {
+    let house = House::open(&[]);
+    let ring = house.get("/ring").json;
+    let rows = ring["message"]["replicas"].as_array().expect("rows");
+    let shares: f64 = rows.iter().map(|row| row["share"].as_f64().expect("a share")).sum();
+    assert_eq!(rows.len(), 3);
+    assert!((shares - 1.0).abs() < 1e-9, "{shares}");
+    assert_eq!(house.get("/explain?key=a%20b").json["message"]["key"], "a b");
+    let moved = house.get("/what-if?remove=server2").json;
+    let flows = moved["message"]["flows"].as_array().expect("flows");
+    assert!(flows.iter().all(|flow| flow["from"] == "server2"), "only its own keys move: {moved}");
+    for path in ["/explain", "/what-if", "/what-if?remove=server9", "/what-if?add=server1", "/ring?x=1"] {
+        assert_eq!(house.get(path).status, 400, "{path}");
+    }
+}
+
+#[test]
+fn the_data_port_answers_admin_calls_only_where_that_is_allowed() {
+    let house = House::open(&["--replicas", "1"]);
+    assert_eq!(names(&ask(house.data, "GET", "/rep", "").json), ["server1"]);
+    assert_eq!(names(&ask(house.data, "POST", "/add", r#"{"n":1}"#).json).len(), 2);
+    assert_eq!(names(&ask(house.data, "DELETE", "/rm", r#"{"n":1}"#).json).len(), 1);
+    let house = House::open(&["--replicas", "1", "--admin-on-data-port=false"]);
+    let said = ask(house.data, "GET", "/rep", "");
+    assert_eq!((said.status, field(&said.head, "x-server-id")), (404, Some("server1")), "a replica's answer");
+}
+
+#[test]
+fn a_unix_socket_serves_the_same_and_is_its_owners_alone() {
+    let path = std::env::temp_dir().join(format!("ringway-admin-{}.sock", std::process::id()));
+    let socket = format!("unix:{}", path.display());
+    let mut process = Process::start(&["run", "--listen", "127.0.0.1:0", "--admin", &socket], &[]);
+    let mode = std::fs::metadata(&path).expect("the socket").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let mut stream = UnixStream::connect(&path).expect("it listens");
+    stream.write_all(b"GET /rep HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("it reads");
+    let mut said = String::new();
+    stream.read_to_string(&mut said).expect("it answers");
+    assert!(said.contains(r#""N":3"#), "{said}");
+    assert_eq!(names(&ask(process.address, "GET", "/rep", "").json).len(), 3, "through the data port");
+    process.signal("TERM");
+    assert_eq!(process.wait().code(), Some(0));
+    assert!(!path.exists(), "its file went with it");
+}
+
+#[test]
+fn a_page_of_somebody_else_is_refused() {
+    let house = House::open(&["--replicas", "1"]);
+    let request = |more: &str| call_with(house.admin, more);
+    assert!(request("Origin: http://evil.example\r\n").starts_with("HTTP/1.1 403 "));
+    assert_eq!(house.replicas().len(), 1);
+    assert!(request(&format!("Origin: http://{}\r\n", house.admin)).starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn a_token_is_asked_for_where_there_is_one() {
+    let flags = ["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--admin-token", "s3cret"];
+    let process = Process::start(&flags, &[]);
+    let admin = admin_address(&process);
+    for wrong in ["", "Authorization: Bearer s3cre\r\n", "Authorization: Basic s3cret\r\n"] {
+        let said = call_with(admin, wrong);
+        assert!(said.starts_with("HTTP/1.1 401 ") && field(&said, "www-authenticate") == Some("Bearer"), "{said}");
+    }
+    assert!(call_with(admin, "Authorization: Bearer s3cret\r\n").starts_with("HTTP/1.1 200 "));
+}
+
+fn call_with(admin: SocketAddr, more: &str) -> String {
+    let head = format!("POST /add?dry_run=1 HTTP/1.1\r\nHost: {admin}\r\nContent-Length: 7\r\n");
+    exchange(admin, format!("{head}{more}Connection: close\r\n\r\n{{\"n\":1}}"))
+}

@@ -1,0 +1,183 @@
+//! The command line as a user meets it: help that answers, and mistakes told in one line with exit status 2.
+
+mod support;
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use support::{Process, RINGWAY, run};
+
+#[test]
+fn every_mistake_is_one_line_that_says_what_to_do() {
+    let mistakes: [(&[&str], &[&str]); 24] = [
+        (&[], &["no command", "ringway run"]),
+        (&["runn"], &["runn", "'run'"]),
+        (&["run", "--listn", "x"], &["--listn", "'--listen'"]),
+        (&["run", "extra"], &["extra"]),
+        (&["run", "--listen", "80"], &["--listen", "80", "IP:PORT"]),
+        (&["run", "--listen", "localhost:80"], &["--listen", "IP:PORT"]),
+        (&["run", "--listen"], &["--listen", "value"]),
+        (&["run", "--workers", "0"], &["--workers", "0", "1..="]),
+        (&["run", "--workers", "two"], &["--workers", "two"]),
+        (&["run", "--replicas", "65"], &["65", "--max-replicas 64"]),
+        (&["run", "--replica", "nonsense"], &["--replica", "nonsense", "HOST:PORT"]),
+        (&["run", "--replica", "127.0.0.1:1,127.0.0.1:1"], &["127.0.0.1:1", "twice"]),
+        (&["run", "--replica", "127.0.0.1:1", "--runtime", "docker"], &["--replica", "fixed"]),
+        (&["run", "--runtime", "fixed"], &["--replica"]),
+        (&["run", "--runtime", "vm"], &["vm", "docker"]),
+        (&["run", "--admin", "8001"], &["--admin", "unix:/PATH"]),
+        (&["run", "--admin", "0.0.0.0:8001"], &["0.0.0.0:8001", "--admin-token"]),
+        (&["run", "--listen", "127.0.0.1:8001"], &["127.0.0.1:8001", "--listen"]),
+        (&["run", "--listen", "0.0.0.0:80", "--admin-on-data-port"], &["0.0.0.0:80", "--admin-token"]),
+        (&["run", "--hash-key", "header:"], &["--hash-key", "header:NAME"]),
+        (&["run", "--line-limit", "9000", "--head-limit", "8000"], &["--line-limit 9000", "--head-limit 8000"]),
+        (&["run", "--health-path", "heartbeat"], &["--health-path", "/heartbeat"]),
+        (&["check"], &["--config"]),
+        (&["check", "--config", "/nowhere/ringway.toml"], &["/nowhere/ringway.toml", "No such file"]),
+    ];
+    for (args, said) in mistakes {
+        assert_one_line(&run(args), said, &args.join(" "));
+    }
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let args = ["run", "--listen", &address, "--admin", "off"];
+    assert_one_line(&run(&args), &[&address, "in use"], "a taken data port");
+    let args = ["run", "--listen", "127.0.0.1:0", "--admin", &address];
+    assert_one_line(&run(&args), &[&address, "in use"], "a taken admin port");
+    let port = taken.local_addr().expect("bound").port().to_string();
+    assert_one_line(&run(&["replica", "--port", &port]), &[&address, "in use", "PORT"], "a taken replica port");
+}
+
+#[test]
+fn help_tells_every_default_with_its_unit() {
+    let help = stdout(&run(&["run", "--help"]));
+    let told = [
+        "127.0.0.1:8000",
+        "127.0.0.1:8001",
+        "[default: 3]",
+        "one per core",
+        "in milliseconds [default: 500]",
+        "RINGWAY_LISTEN",
+        "SIGTERM",
+    ];
+    for part in told {
+        assert!(joined(&help).contains(part), "{part} is missing from:\n{help}");
+    }
+    let flags = help.lines().filter_map(|line| line.trim_start().strip_prefix("--")?.split([' ', '[']).next());
+    let timed: Vec<&str> = flags.filter(|flag| flag.ends_with("-ms")).collect();
+    assert!(timed.len() >= 9, "{timed:?}");
+    for verb in ["run", "check", "replica", "ring", "experiment"] {
+        let output = run(&[verb, "--help"]);
+        assert_eq!(output.status.code(), Some(0), "{verb}");
+        assert!(stdout(&output).contains("Usage: ringway"), "{verb}");
+    }
+    assert!(stdout(&run(&["--version"])).starts_with("ringway "));
+}
+
+#[test]
+fn a_sound_file_is_summed_up() {
+    let file = File::new(
+        "sound",
+        "listen = \"127.0.0.1:9999\"\nreplica = [\"127.0.0.1:1\", \"big=127.0.0.1:2@3\"]\n\
+         [admin]\nlisten = \"off\"\n[hash]\nkey = \"uri\"\n[limits]\nhead_timeout_ms = 5_000\nmax_connections = 7\n",
+    );
+    let output = run(&["check", "--config", file.path()]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(stdout(&output).contains("http on 127.0.0.1:9999, 2 fixed replicas, no admin"), "{output:?}");
+}
+
+#[test]
+fn a_wrong_file_is_told_by_its_line() {
+    let mistakes: [(&str, &[&str]); 12] = [
+        ("foo = 1", &[":1: foo", "no such setting"]),
+        ("\n\n[limits]\ntimeout = 5", &[":4: limits.timeout", "no such setting"]),
+        ("[limits]\nhead_timeout_ms = -5", &[":2: limits.head_timeout_ms", "-5"]),
+        ("[limits]\nhead-timeout-ms = 5", &["head-timeout-ms", "no such setting"]),
+        ("workers = \"many\"", &[":1: workers", "many"]),
+        ("workers = 0", &[":1: workers", "1..="]),
+        ("workers = 2\nworkers = 3", &[":2:", "duplicate"]),
+        ("listen = [\"127.0.0.1:1\", \"127.0.0.1:2\"]", &[":1: listen", "want one"]),
+        ("listen = 1.5", &[":1: listen", "IP:PORT"]),
+        ("x = ", &[":1:"]),
+        ("config = \"other.toml\"", &[":1: config", "no such setting"]),
+        ("[hash.key]\nname = \"uri\"", &["hash.key"]),
+    ];
+    for (at, (text, said)) in mistakes.into_iter().enumerate() {
+        let file = File::new(&format!("wrong{at}"), text);
+        assert_one_line(&run(&["check", "--config", file.path()]), said, text);
+        assert_one_line(&run(&["run", "--config", file.path()]), said, text);
+    }
+}
+
+#[test]
+fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
+    let file = File::new("layers", "replicas = 0");
+    let wrong = |args: &[&str], env: &[(&str, &str)]| {
+        let output = Command::new(RINGWAY).arg("run").args(args).env_clear().envs(env.iter().copied()).output();
+        String::from_utf8(output.expect("our own binary starts").stderr).expect("text")
+    };
+    // Each layer is given a value that the next check refuses by name, so that the message tells who won.
+    let in_file = File::new("layers2", "listen = \"127.0.0.1:3\"\n[admin]\nlisten = \"127.0.0.1:3\"");
+    assert!(wrong(&["-c", file.path()], &[]).contains("replicas"), "the file's own value is read");
+    assert!(wrong(&["-c", in_file.path()], &[]).contains("are both 127.0.0.1:3"), "file over default");
+    let env = [("RINGWAY_LISTEN", "127.0.0.1:4"), ("RINGWAY_ADMIN", "127.0.0.1:4")];
+    assert!(wrong(&["-c", in_file.path()], &env).contains("are both 127.0.0.1:4"), "environment over file");
+    let args = ["-c", in_file.path(), "--listen", "127.0.0.1:5", "--admin", "127.0.0.1:5"];
+    assert!(wrong(&args, &env).contains("are both 127.0.0.1:5"), "flag over environment");
+    let env = [("RINGWAY_WORKERS", "zero")];
+    assert!(wrong(&[], &env).contains("RINGWAY_WORKERS"), "a wrong value is told by where it came from");
+    let env = [("RINGWAY_CONFIG", in_file.path())];
+    assert!(wrong(&[], &env).contains("are both 127.0.0.1:3"), "the file can be named in the environment");
+}
+
+#[test]
+fn it_runs_and_stops_as_it_says() {
+    let mut balancer = Process::start(&["run", "--listen", "127.0.0.1:0", "--admin", "off", "--replicas", "1"], &[]);
+    assert!(balancer.banner.contains(&format!("http://{}", balancer.address)), "{}", balancer.banner);
+    balancer.signal("TERM");
+    assert_eq!(balancer.wait().code(), Some(0));
+}
+
+fn assert_one_line(output: &Output, said: &[&str], what: &str) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{what}: {output:?}");
+    assert_eq!(stderr.trim_end().lines().count(), 1, "{what}: {stderr}");
+    assert!(stderr.starts_with("ringway: "), "{what}: {stderr}");
+    for part in said {
+        assert!(stderr.contains(part), "{what}: {part:?} is not in {stderr}");
+    }
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn joined(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A file of this test run, removed with it.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, text: &str) -> File {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("cli-{}-{name}.toml", std::process::id()));
+        std::fs::write(&path, text).expect("a writable target folder");
+        File(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("UTF-8")
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

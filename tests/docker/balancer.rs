@@ -1,0 +1,195 @@
+//! A balancer of the release build, as a user runs it, and the little HTTP that the tests speak to it.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::lab::{Lab, PREFIX};
+
+/// How long anything here may take that takes a second.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Balancer {
+    child: Child,
+    pub data: SocketAddr,
+    admin: SocketAddr,
+    log: PathBuf,
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+}
+
+impl Balancer {
+    /// Starts one on the lab's network and waits until `n` replicas answer.
+    pub fn start(lab: &Lab, n: usize, flags: &[&str]) -> Balancer {
+        let count = n.to_string();
+        let mut all = vec!["--replicas", &count];
+        all.extend(flags);
+        let balancer = Balancer::spawn(lab, &all);
+        balancer.wait("the first replicas", || balancer.replicas_answering(n));
+        balancer
+    }
+
+    /// Starts one and waits for nothing.
+    pub fn spawn(lab: &Lab, flags: &[&str]) -> Balancer {
+        let mut command = on_docker(lab);
+        if let Some(host) = &lab.host {
+            command.args(["--docker-host", host]);
+        }
+        command.args(flags);
+        Balancer::run(command)
+    }
+
+    /// One that finds its engine by what the environment says.
+    pub fn with_environment(lab: &Lab, given: &[(&str, &str)]) -> Balancer {
+        let mut command = on_docker(lab);
+        command.envs(given.iter().copied());
+        Balancer::run(command)
+    }
+
+    /// One for servers given by address.
+    pub fn fixed(replicas: &[String]) -> Balancer {
+        let mut command = command();
+        command.args(replicas.iter().flat_map(|replica| ["--replica", replica]));
+        Balancer::run(command)
+    }
+
+    fn run(mut command: Command) -> Balancer {
+        let (data, admin) = (free_address(), free_address());
+        let log = std::env::temp_dir().join(format!("{PREFIX}-{}.log", data.port()));
+        command.args(["--listen", &data.to_string(), "--admin", &admin.to_string()]);
+        let child = command.stderr(File::create(&log).unwrap()).spawn().expect("the binary of scripts/test_docker");
+        Balancer { child, data, admin, log }
+    }
+
+    pub fn get(&self, path: &str) -> Option<Answer> {
+        call(self.data, "GET", path, "")
+    }
+
+    pub fn admin(&self, method: &str, path: &str, body: &str) -> Answer {
+        call(self.admin, method, path, body).unwrap_or_else(|| panic!("no admin answer\n{}", self.said()))
+    }
+
+    /// The names that /rep gives, sorted.
+    pub fn names(&self) -> Vec<String> {
+        names(&self.admin("GET", "/rep", "").body)
+    }
+
+    /// Whether `n` different replicas have answered within a few requests.
+    pub fn replicas_answering(&self, n: usize) -> bool {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..20 * n {
+            match self.get("/home") {
+                Some(answer) if answer.status == 200 => seen.insert(answer.body),
+                _ => return false,
+            };
+        }
+        seen.len() == n
+    }
+
+    /// Looks until it is so. The look itself takes time: nothing here sleeps.
+    pub fn wait(&self, what: &str, mut is_so: impl FnMut() -> bool) -> Duration {
+        let begun = Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}\n{}", self.said());
+            std::thread::yield_now();
+        }
+        begun.elapsed()
+    }
+
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Drained and gone, with its exit status.
+    pub fn stop(&mut self) -> Option<i32> {
+        Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        self.child.wait().unwrap().code()
+    }
+
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// For a start that must fail: its status and what it said.
+    pub fn fails(mut self) -> (Option<i32>, String) {
+        let status = self.child.wait().unwrap();
+        (status.code(), self.said())
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the balancer said\n{}---", self.said());
+        }
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.stop();
+        }
+        let _ = std::fs::remove_file(&self.log);
+    }
+}
+
+fn command() -> Command {
+    let binary = std::env::var("RINGWAY_TEST_BINARY").expect("run these tests through scripts/test_docker");
+    let mut command = Command::new(binary);
+    command.arg("run").env("RUST_LOG", "ringway=debug").stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+fn on_docker(lab: &Lab) -> Command {
+    let mut command = command();
+    command.args(["--runtime", "docker", "--docker-image", &lab.image, "--docker-network", &lab.network]);
+    command.args(["--docker-subnet", &lab.subnet, "--docker-cluster", &lab.cluster]);
+    command
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// The replicas that an answer lists, sorted.
+pub fn names(body: &str) -> Vec<String> {
+    let json: serde_json::Value = serde_json::from_str(body).unwrap();
+    let list = json["message"]["replicas"].as_array().unwrap_or_else(|| panic!("no replicas in {body}"));
+    let mut names: Vec<String> = list.iter().map(|name| name.as_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// One request on a connection of its own. `None` if there was no whole answer.
+pub fn call(to: SocketAddr, method: &str, path: &str, body: &str) -> Option<Answer> {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let length = body.len();
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all((head + body).as_bytes()).ok()?;
+    answer(&mut BufReader::new(stream))
+}
+
+/// Reads one answer with a Content-Length.
+pub fn answer(stream: &mut BufReader<TcpStream>) -> Option<Answer> {
+    let mut line = String::new();
+    stream.read_line(&mut line).ok()?;
+    let status = line.split(' ').nth(1)?.parse().ok()?;
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).ok()?;
+        if line.trim().is_empty() {
+            break;
+        }
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().ok()?;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).ok()?;
+    Some(Answer { status, body: String::from_utf8(body).ok()? })
+}

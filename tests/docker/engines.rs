@@ -1,0 +1,228 @@
+//! An engine that goes away and comes back: a second dockerd of the test's own, with its own socket, data and state.
+//! The machine's engine is left alone.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use crate::balancer::{Balancer, PATIENCE};
+use crate::lab::{Lab, PREFIX, docker, run};
+use crate::load::{Witness, Wrk, failures};
+
+struct Engine {
+    child: Child,
+    folder: PathBuf,
+    flags: Vec<String>,
+}
+
+impl Engine {
+    fn start(name: &str, flags: &[&str]) -> Engine {
+        let folder = PathBuf::from(format!("/var/tmp/{PREFIX}-{name}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        // The machine's own settings are for the machine's own engine.
+        std::fs::write(folder.join("daemon.json"), "{}").unwrap();
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let child = daemon(&folder, &flags);
+        let mut engine = Engine { child, folder, flags };
+        engine.wait();
+        engine
+    }
+
+    fn host(&self) -> String {
+        format!("unix://{}/docker.sock", self.folder.display())
+    }
+
+    fn restart(&mut self) {
+        self.child = daemon(&self.folder, &self.flags);
+        self.wait();
+    }
+
+    /// Stopped as a service manager does, or by force.
+    fn end(&mut self, signal: &str) {
+        run("kill", &[signal, &self.child.id().to_string()]);
+        self.child.wait().unwrap();
+    }
+
+    fn wait(&mut self) {
+        let begun = Instant::now();
+        while !Command::new("docker")
+            .args(["-H", &self.host(), "version"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap()
+            .success()
+        {
+            let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none() && begun.elapsed() < PATIENCE, "the second dockerd does not come up:\n{log}");
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.end("-TERM");
+        }
+        for mount in mounts_below(&self.folder) {
+            run("umount", &["-l", &mount]);
+        }
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn daemon(folder: &Path, flags: &[String]) -> Child {
+    let path = |name: &str| folder.join(name).display().to_string();
+    let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
+    Command::new("dockerd")
+        .args(["--host", &format!("unix://{}", path("docker.sock")), "--data-root", &path("data")])
+        .args(["--exec-root", &path("exec"), "--pidfile", &path("pid"), "--config-file", &path("daemon.json")])
+        // Its own bridges, and hands off the machine's firewall: host to container needs no rule.
+        .args(["--bridge", "none", "--iptables=false", "--ip-masq=false"])
+        .args(flags)
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .expect("dockerd is installed")
+}
+
+fn mounts_below(folder: &Path) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let below = |line: &str| line.split(' ').nth(1).filter(|at| Path::new(at).starts_with(folder)).map(str::to_owned);
+    table.lines().rev().filter_map(below).collect()
+}
+
+/// A lab whose containers run on `engine`, which gets the image of the machine's.
+fn lab_on(engine: &Engine, topic: &str) -> Lab {
+    let mut lab = Lab::new(topic);
+    let copy = format!("docker save {} | docker -H {} load -q", lab.image, engine.host());
+    assert!(run("sh", &["-c", &copy]), "{copy}");
+    lab.host = Some(engine.host());
+    lab
+}
+
+/// With live-restore containers outlive the daemon: nobody notices.
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn replicas_serve_on_while_the_engine_restarts() {
+    let mut engine = Engine::start("live", &["--live-restore"]);
+    let lab = lab_on(&engine, "live");
+    let mut balancer = Balancer::start(&lab, 3, &[]);
+    let before = lab.identities();
+    let (wrk, witness) = (Wrk::start(balancer.data, 10), Witness::start(balancer.data));
+    let begun = Instant::now();
+    engine.end("-TERM");
+    let answer = balancer.admin("POST", "/add", r#"{"n":1}"#);
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    engine.restart();
+    balancer.wait("the news", || balancer.said().contains("the engine is back"));
+    let away = begun.elapsed();
+    let (tally, notes) = (wrk.finish(), witness.finish());
+    let failed = tally.failed + failures(&notes) as u64;
+    println!(
+        "| engine restart, live-restore | {} | {failed} | {:.0} ms | away {:.1} s |",
+        tally.sent,
+        tally.slowest_ms,
+        away.as_secs_f64()
+    );
+    assert_eq!(failed, 0, "{}", balancer.said());
+    assert_eq!(lab.identities(), before, "the same containers");
+    // And it is heard of again.
+    let victim = balancer.names().remove(0);
+    docker(&["-H", &engine.host(), "kill", &victim]);
+    balancer.wait("the dead one's replacement", || lab.identities().len() == 3 && lab.identities() != before);
+    assert_eq!(balancer.stop(), Some(0));
+    assert!(lab.containers().is_empty());
+}
+
+/// Without it, an engine that was killed ends its containers when it comes back.
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn an_engine_that_dies_takes_nothing_with_it_until_it_is_back_and_then_all_is_healed() {
+    let mut engine = Engine::start("dies", &[]);
+    let lab = lab_on(&engine, "dies");
+    let mut balancer = Balancer::start(&lab, 3, &[]);
+    let before = lab.identities();
+    engine.end("-KILL");
+    let (wrk, witness) = (Wrk::start(balancer.data, 3), Witness::start(balancer.data));
+    let (tally, notes) = (wrk.finish(), witness.finish());
+    let failed = tally.failed + failures(&notes) as u64;
+    println!("| engine killed | {} | {failed} | {:.0} ms | - |", tally.sent, tally.slowest_ms);
+    assert_eq!(failed, 0, "{}", balancer.said());
+    engine.restart();
+    let begun = Instant::now();
+    balancer.wait("three new ones", || {
+        let now = lab.identities();
+        now.len() == 3 && now.iter().all(|id| !before.contains(id)) && balancer.replicas_answering(3)
+    });
+    println!(
+        "| engine back after a kill, its containers ended by it | - | - | - | {:.1} s |",
+        begun.elapsed().as_secs_f64()
+    );
+    assert_eq!(balancer.stop(), Some(0));
+    assert!(lab.containers().is_empty());
+}
+
+/// `DOCKER_HOST=tcp://...` with client certificates. A client without one is refused, in one line.
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn a_remote_engine_is_spoken_to_with_client_certificates() {
+    let certificates = Certificates::make("tls");
+    let at = |name: &str| format!("{}/{name}", certificates.0.display());
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let host = format!("tcp://127.0.0.1:{port}");
+    let (ca, cert, key) = (at("ca.pem"), at("server-cert.pem"), at("server-key.pem"));
+    let tls = ["--tlsverify", "--tlscacert", &ca, "--tlscert", &cert, "--tlskey", &key, "--host", &host];
+    let engine = Engine::start("tls", &tls);
+    let lab = lab_on(&engine, "tls");
+    let folder = certificates.0.display().to_string();
+    let given = [("DOCKER_HOST", host.as_str()), ("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", folder.as_str())];
+    let balancer = Balancer::with_environment(&lab, &given);
+    balancer.wait("replicas over TLS", || balancer.replicas_answering(3));
+    assert!(balancer.said().contains(&host), "{}", balancer.said());
+    drop(balancer);
+    assert!(lab.containers().is_empty());
+    let (status, said) = Balancer::with_environment(&lab, &given[..1]).fails();
+    assert_eq!(status, Some(2), "{said}");
+    assert!(said.lines().last().is_some_and(|line| line.contains(&host)), "{said}");
+    let nowhere = [given[0], given[1], ("DOCKER_CERT_PATH", "/nonexistent")];
+    let (status, said) = Balancer::with_environment(&lab, &nowhere).fails();
+    assert_eq!(status, Some(2), "{said}");
+    assert!(said.contains("/nonexistent/key.pem"), "{said}");
+}
+
+/// An authority, a server's and a client's certificate, in the files that the docker command expects.
+struct Certificates(PathBuf);
+
+impl Certificates {
+    fn make(name: &str) -> Certificates {
+        let made = Certificates(PathBuf::from(format!("/var/tmp/{PREFIX}-{name}-certificates")));
+        std::fs::create_dir_all(&made.0).unwrap();
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        made.openssl(&format!("req -x509 {key} -keyout ca-key.pem -out ca.pem -subj /CN=ca -days 2"));
+        for (who, prefix, extension) in [
+            ("server", "server-", "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth"),
+            ("client", "", "extendedKeyUsage=clientAuth"),
+        ] {
+            std::fs::write(made.0.join("extension"), extension).unwrap();
+            made.openssl(&format!("req {key} -keyout {prefix}key.pem -out request.pem -subj /CN={who}"));
+            let signed = "-CA ca.pem -CAkey ca-key.pem -CAcreateserial -extfile extension -days 2";
+            made.openssl(&format!("x509 -req -in request.pem {signed} -out {prefix}cert.pem"));
+        }
+        made
+    }
+
+    fn openssl(&self, arguments: &str) {
+        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(&self.0).output().unwrap();
+        assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for Certificates {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,140 @@
+//! A place of its own for one test: a cluster name, a network, and nothing left of either when it is dropped.
+
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Every cluster, name and rule of these tests begins with it: scripts/test_docker sweeps by it.
+pub const PREFIX: &str = "rwtest";
+
+pub struct Lab {
+    pub image: String,
+    pub cluster: String,
+    pub network: String,
+    pub subnet: String,
+    /// Another engine than the machine's.
+    pub host: Option<String>,
+}
+
+/// Which /24 of 10.231.0.0/16 is next. No two labs of one run share one.
+static NEXT_SUBNET: AtomicU8 = AtomicU8::new(1);
+
+impl Lab {
+    pub fn new(topic: &str) -> Lab {
+        let image = std::env::var("RINGWAY_TEST_IMAGE").expect("run these tests through scripts/test_docker");
+        let cluster = format!("{PREFIX}-{topic}");
+        let subnet = format!("10.231.{}.0/24", NEXT_SUBNET.fetch_add(1, Ordering::Relaxed));
+        let lab = Lab { image, network: cluster.clone(), cluster, subnet, host: None };
+        lab.sweep();
+        // When the network is gone, packets to its addresses must not follow the default route out of the machine.
+        run("ip", &["route", "add", "unreachable", &lab.subnet, "metric", "9999"]);
+        lab
+    }
+
+    /// The name of the n-th replica.
+    pub fn name(&self, n: u64) -> String {
+        format!("{}-s{n}", self.cluster)
+    }
+
+    /// Names of the cluster's containers, running or not.
+    pub fn containers(&self) -> Vec<String> {
+        self.list(&["-a", "--format", "{{.Names}}"])
+    }
+
+    /// Names of those that run, sorted.
+    pub fn serving(&self) -> Vec<String> {
+        self.list(&["--filter", "status=running", "--format", "{{.Names}}"])
+    }
+
+    /// Ids of those that run, sorted.
+    pub fn identities(&self) -> Vec<String> {
+        self.list(&["--filter", "status=running", "--format", "{{.ID}}"])
+    }
+
+    fn list(&self, more: &[&str]) -> Vec<String> {
+        let filter = format!("label=ringway.cluster={}", self.cluster);
+        let mut arguments = Vec::new();
+        if let Some(host) = &self.host {
+            arguments.extend(["-H", host]);
+        }
+        arguments.extend(["ps", "--filter", &filter]);
+        arguments.extend(more);
+        let list = docker(&arguments);
+        let mut lines: Vec<String> = list.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    }
+
+    pub fn network_exists(&self) -> bool {
+        try_docker(&["network", "inspect", &self.network]).status.success()
+    }
+
+    /// A container on the lab's network that Ringway did not start.
+    pub fn stranger(&self, name: &str, more: &[&str]) -> String {
+        let (owner, id) = (format!("{PREFIX}={}", self.cluster), format!("SERVER_ID={name}"));
+        let mut arguments = vec!["run", "-d", "--name", name, "--network", &self.network, "--label", &owner, "-e", &id];
+        arguments.extend(more);
+        arguments.push(&self.image);
+        docker(&arguments)
+    }
+
+    fn sweep(&self) {
+        for label in [format!("label=ringway.cluster={}", self.cluster), format!("label={PREFIX}={}", self.cluster)] {
+            let ids = docker(&["ps", "-aq", "--filter", &label]);
+            for id in ids.lines() {
+                try_docker(&["rm", "-f", "-v", id]);
+            }
+        }
+        if self.network_exists() {
+            docker(&["network", "rm", &self.network]);
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.sweep();
+        run("ip", &["route", "del", "unreachable", &self.subnet, "metric", "9999"]);
+    }
+}
+
+/// A firewall rule between this host and one address, undone when it is dropped.
+pub struct Rule(Vec<String>);
+
+impl Rule {
+    pub fn add(address: &str, target: &[&str]) -> Rule {
+        let fixed = ["OUTPUT", "-d", address, "-p", "tcp", "-m", "comment", "--comment", PREFIX, "-j"];
+        let rule = Rule(fixed.iter().chain(target).map(|word| (*word).to_owned()).collect());
+        assert!(rule.apply("-I"), "iptables -I {:?}", rule.0);
+        rule
+    }
+
+    fn apply(&self, verb: &str) -> bool {
+        let arguments: Vec<&str> = [verb].into_iter().chain(self.0.iter().map(String::as_str)).collect();
+        run("iptables", &arguments)
+    }
+}
+
+impl Drop for Rule {
+    fn drop(&mut self) {
+        self.apply("-D");
+    }
+}
+
+/// Runs the docker command; its output, or a panic with what it said.
+pub fn docker(arguments: &[&str]) -> String {
+    let output = try_docker(arguments);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "docker {arguments:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+pub fn try_docker(arguments: &[&str]) -> Output {
+    Command::new("docker").args(arguments).stdin(Stdio::null()).output().expect("the docker command")
+}
+
+/// Runs a command that may fail: it is tidying up.
+pub fn run(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}

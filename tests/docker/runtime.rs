@@ -1,0 +1,184 @@
+//! The runtime alone against the engine: what starts, what is told, what is adopted, what is refused.
+
+use std::time::Duration;
+
+use ringway::control::runtime::docker::{Docker, OnExit, Settings};
+use ringway::control::runtime::{Event, FailureKind, Runtime, Spec, Started};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::lab::{Lab, docker};
+
+/// How long an event may take that comes within milliseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+fn settings(lab: &Lab) -> Settings {
+    Settings {
+        image: lab.image.clone(),
+        network: lab.network.clone(),
+        subnet: Some(lab.subnet.clone()),
+        cluster: lab.cluster.clone(),
+        ..Settings::default()
+    }
+}
+
+fn spec(name: &str, instance: u64) -> Spec {
+    Spec { name: name.into(), instance }
+}
+
+async fn opened(settings: Settings) -> (Docker, UnboundedReceiver<Event>, Vec<(Spec, Started)>) {
+    let runtime = Docker::open(settings).await.unwrap();
+    let (sender, events) = unbounded_channel();
+    let adopted = runtime.attach(sender).await.unwrap();
+    (runtime, events, adopted)
+}
+
+async fn next(events: &mut UnboundedReceiver<Event>) -> Event {
+    tokio::time::timeout(PATIENCE, events.recv()).await.expect("an event").expect("the watch lives")
+}
+
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn an_instance_starts_ends_and_gives_its_name_to_the_next() {
+    let lab = Lab::new("life");
+    run(async {
+        let (runtime, mut events, _) = opened(settings(&lab)).await;
+        let first = runtime.start(&spec(&lab.name(1), 1)).await.unwrap();
+        assert_eq!(
+            docker(&["inspect", "-f", "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}}", &lab.name(1)]),
+            "true [ALL]"
+        );
+        docker(&["kill", &lab.name(1)]);
+        let stopping = next(&mut events).await;
+        assert!(matches!(&stopping, Event::Stopping { instance: 1, .. }), "{stopping:?}");
+        let exited = next(&mut events).await;
+        assert!(matches!(&exited, Event::Exited { instance: 1, why } if why == "killed by signal 9"), "{exited:?}");
+        let second = runtime.start(&spec(&lab.name(1), 2)).await.unwrap();
+        assert_ne!(first.handle, second.handle);
+        runtime.stop(2, Duration::from_secs(5)).await.unwrap();
+        runtime.stop(2, Duration::from_secs(5)).await.unwrap();
+        runtime.close().await;
+        assert_eq!(lab.containers(), Vec::<String>::new());
+        assert!(events.try_recv().is_err(), "a stop of our own is not told");
+    });
+}
+
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn a_silent_instance_keeps_its_address_until_it_is_replaced() {
+    let lab = Lab::new("silent");
+    run(async {
+        let (runtime, mut events, _) = opened(settings(&lab)).await;
+        let first = runtime.start(&spec(&lab.name(1), 1)).await.unwrap();
+        docker(&["pause", &lab.name(1)]);
+        let exited = next(&mut events).await;
+        assert!(matches!(&exited, Event::Exited { instance: 1, why } if why == "somebody paused it"), "{exited:?}");
+        let second = runtime.start(&spec(&lab.name(1), 2)).await.unwrap();
+        assert_ne!(first.endpoint, second.endpoint);
+        // By the registry's verdict this time.
+        runtime.stop(2, Duration::ZERO).await.unwrap();
+        let third = runtime.start(&spec(&lab.name(1), 3)).await.unwrap();
+        assert_ne!(second.endpoint, third.endpoint);
+        runtime.stop(3, Duration::from_secs(5)).await.unwrap();
+        runtime.close().await;
+        assert_eq!(lab.containers(), Vec::<String>::new());
+        assert!(!lab.network_exists(), "a network that Ringway made is removed with its last container");
+    });
+}
+
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn what_an_earlier_life_left_is_adopted_or_removed_as_asked() {
+    let lab = Lab::new("adopt");
+    let keep = Settings { on_exit: OnExit::Keep, ..settings(&lab) };
+    run(async {
+        let (runtime, _events, _) = opened(keep.clone()).await;
+        for n in 1..=3 {
+            runtime.start(&spec(&lab.name(n), n)).await.unwrap();
+        }
+    });
+    docker(&["pause", &lab.name(2)]);
+    run(async {
+        let (runtime, mut events, adopted) = opened(keep.clone()).await;
+        let names: Vec<String> = adopted.iter().map(|(spec, _)| format!("{} {}", spec.name, spec.instance)).collect();
+        let expected = [format!("{} 1", lab.name(1)), format!("{} 3", lab.name(3))];
+        assert!(names.iter().all(|name| expected.contains(name)) && names.len() == 2, "{names:?}");
+        docker(&["kill", &lab.name(3)]);
+        // The kill may come before the events are subscribed to: then the list tells of the death alone.
+        let mut event = next(&mut events).await;
+        if matches!(event, Event::Stopping { instance: 3, .. }) {
+            event = next(&mut events).await;
+        }
+        assert!(matches!(event, Event::Exited { instance: 3, .. }), "{event:?}");
+        runtime.close().await;
+    });
+    let changed = Settings { memory_bytes: Some(64 << 20), ..keep };
+    let (_, adopted) = run(async {
+        let (runtime, _events, adopted) = opened(changed.clone()).await;
+        runtime.start(&spec(&lab.name(1), 9)).await.unwrap();
+        (runtime, adopted)
+    });
+    assert!(adopted.is_empty(), "made to other settings: {adopted:?}");
+    let (_, adopted) = run(async {
+        let (runtime, _events, adopted) = opened(Settings { on_exit: OnExit::Remove, ..changed }).await;
+        (runtime, adopted)
+    });
+    assert!(adopted.is_empty(), "{adopted:?}");
+    assert_eq!(lab.containers(), Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn a_name_that_is_not_ours_an_image_that_is_not_there_and_one_that_ends_at_once_are_refused() {
+    let lab = Lab::new("refuse");
+    run(async {
+        let (runtime, _events, _) = opened(settings(&lab)).await;
+        lab.stranger(&lab.name(1), &[]);
+        let failure = runtime.start(&spec(&lab.name(1), 1)).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::NameTaken, "{}", failure.message);
+        assert!(failure.message.contains(&lab.name(1)), "{}", failure.message);
+        let missing = Settings { image: "rwtest/no-such-image:1".into(), ..settings(&lab) };
+        let failure = Docker::open(missing).await.err().unwrap();
+        assert_eq!(failure.kind, FailureKind::Refused);
+        assert!(failure.message.contains("docker pull rwtest/no-such-image:1"), "{}", failure.message);
+        let crashing = Settings { env: vec![("RINGWAY_BIND".into(), "nonsense".into())], ..settings(&lab) };
+        let (runtime, _events, _) = opened(crashing).await;
+        // It may die before or after its start returned: told once, one way or the other.
+        if let Err(failure) = runtime.start(&spec(&lab.name(2), 2)).await {
+            assert_eq!(failure.kind, FailureKind::Refused, "{}", failure.message);
+        }
+        runtime.close().await;
+    });
+}
+
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn labelled_containers_of_others_join_and_leave() {
+    let lab = Lab::new("guests");
+    run(async {
+        let (_runtime, mut events, _) = opened(settings(&lab)).await;
+        let guest = lab.name(7);
+        lab.stranger(&guest, &["--label", "ringway.enable=true", "--label", "ringway.weight=3"]);
+        let Event::Joined { spec, started, .. } = next(&mut events).await else { panic!("no guest joined") };
+        assert_eq!((&*spec.name, started.weight), (guest.as_str(), 3));
+        let first = spec.instance;
+        docker(&["stop", &guest]);
+        assert!(matches!(next(&mut events).await, Event::Stopping { instance, .. } if instance == first));
+        assert!(matches!(next(&mut events).await, Event::Left { instance, .. } if instance == first));
+        docker(&["start", &guest]);
+        let Event::Joined { spec, .. } = next(&mut events).await else { panic!("it did not join again") };
+        assert_ne!(spec.instance, first);
+        docker(&["pause", &guest]);
+        assert!(matches!(next(&mut events).await, Event::Left { instance, .. } if instance == spec.instance));
+        docker(&["unpause", &guest]);
+        assert!(matches!(next(&mut events).await, Event::Joined { .. }));
+        assert_eq!(
+            docker(&["inspect", "-f", "{{.State.Running}}", &guest]),
+            "true",
+            "others' containers are left alone"
+        );
+    });
+}

@@ -1,0 +1,125 @@
+//! What is under way finishes: under an /rm, under a signal. And what does not want to finish is not waited for twice.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Instant;
+
+use support::house::{House, names};
+use support::{PATIENCE, connect, read_head, read_response, until};
+
+/// A server that answers heartbeats, and everything else only when it is told to.
+struct Slow {
+    address: SocketAddr,
+    waiting: std::sync::mpsc::Receiver<TcpStream>,
+}
+
+impl Slow {
+    fn start() -> Slow {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (sender, waiting) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, sender) = (stream.expect("a connection"), sender.clone());
+                std::thread::spawn(move || {
+                    let head = read_head(&mut stream);
+                    if head.starts_with("GET /heartbeat ") {
+                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+                        let _ = stream.read(&mut [0]);
+                    } else {
+                        let _ = sender.send(stream);
+                    }
+                });
+            }
+        });
+        Slow { address, waiting }
+    }
+
+    /// The next request that waits for its answer.
+    fn next(&self) -> TcpStream {
+        self.waiting.recv_timeout(PATIENCE).expect("a request came")
+    }
+}
+
+fn answer(mut upstream: TcpStream) {
+    upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow").expect("it is still wanted");
+}
+
+fn request(house: &House) -> TcpStream {
+    let mut client = connect(house.data);
+    client.write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").expect("it reads");
+    client
+}
+
+fn over(slow: &[&Slow]) -> House {
+    let replicas: Vec<String> =
+        slow.iter().zip('a'..).map(|(slow, name)| format!("{name}{name}={}", slow.address)).collect();
+    let mut flags = Vec::new();
+    replicas.iter().for_each(|replica| flags.extend(["--replica", replica]));
+    House::open(&flags)
+}
+
+#[test]
+fn a_request_under_way_outlives_the_rm_of_its_replica() {
+    let slow = Slow::start();
+    let house = over(&[&slow]);
+    let mut client = request(&house);
+    let upstream = slow.next();
+    let removed = house.ask("DELETE", "/rm", r#"{"n":1,"hostnames":["aa"]}"#);
+    assert_eq!((removed.status, names(&removed.json).len()), (200, 0));
+    let refused = support::house::ask(house.data, "GET", "/wait", "");
+    assert_eq!(refused.status, 503, "no replica is left for new requests");
+    assert!(support::field(&refused.head, "retry-after").is_some());
+    answer(upstream);
+    let (head, body) = read_response(&mut client);
+    assert!(head.starts_with("HTTP/1.1 200 ") && body == b"slow", "{head}");
+}
+
+#[test]
+fn a_request_under_way_outlives_the_first_signal() {
+    let slow = Slow::start();
+    let mut house = over(&[&slow]);
+    let mut client = request(&house);
+    let upstream = slow.next();
+    house.process.signal("TERM");
+    until(Instant::now() + PATIENCE, "no more to be accepted", || TcpStream::connect(house.data).err());
+    answer(upstream);
+    let (head, body) = read_response(&mut client);
+    assert!(head.starts_with("HTTP/1.1 200 ") && body == b"slow", "{head}");
+    assert_eq!(house.process.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_waits_for_nothing() {
+    let slow = Slow::start();
+    let mut house = over(&[&slow]);
+    let _client = request(&house);
+    let _upstream = slow.next();
+    house.process.signal("TERM");
+    until(Instant::now() + PATIENCE, "no more to be accepted", || TcpStream::connect(house.data).err());
+    house.process.signal("TERM");
+    assert_eq!(house.process.wait().code(), Some(1), "not success: a request was cut");
+}
+
+#[test]
+fn a_fixed_server_that_dies_is_gone_around_and_taken_back() {
+    let replicas = [support::Process::replica("one"), support::Process::replica("two")];
+    let flags: Vec<String> = replicas.iter().flat_map(|r| ["--replica".into(), r.address.to_string()]).collect();
+    let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    flags.extend(["--health-interval-ms", "50"]);
+    let house = House::open(&flags);
+    let [one, two] = replicas;
+    let port = one.address.port().to_string();
+    drop(one);
+    until(Instant::now() + PATIENCE, "the dead one to be noticed", || (house.up() == 1).then_some(()));
+    assert_eq!(house.replicas().len(), 2, "it stays on the list");
+    for _ in 0..20 {
+        let home = support::house::ask(house.data, "GET", "/home", "");
+        assert_eq!(support::field(&home.head, "x-server-id"), Some("two"));
+    }
+    let _again = support::Process::start(&["replica", "--port", &port], &[("SERVER_ID", "one")]);
+    until(Instant::now() + PATIENCE, "it to be taken back", || (house.up() == 2).then_some(()));
+    drop(two);
+}

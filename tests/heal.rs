@@ -1,0 +1,126 @@
+//! There are always N: replicas are killed, stopped and made to hang under a real balancer, and nobody notices.
+
+mod support;
+
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use support::house::{House, ask};
+use support::{PATIENCE, run, until};
+
+/// What the product promises: N live again so soon after a kill.
+const WHOLE_AGAIN: Duration = Duration::from_secs(1);
+
+fn signal(name: &str, process: u32) {
+    let status = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status();
+    assert!(status.expect("kill").success());
+}
+
+/// Requests go on while `harm` happens: each must be answered 200.
+fn under_load(house: &House, harm: impl FnOnce()) -> u64 {
+    let (over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let said = ask(house.data, "GET", "/home", "");
+                    assert_eq!(said.status, 200, "{}", said.head);
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        harm();
+        over.store(true, Ordering::Relaxed);
+    });
+    answered.into_inner()
+}
+
+fn await_heals(house: &House, heals: u64) {
+    until(Instant::now() + PATIENCE, "the heal", || (house.metric("ringway_heals_total") >= heals).then_some(()));
+}
+
+#[test]
+fn a_killed_replica_is_replaced_within_a_second_and_no_get_fails() {
+    let house = House::open(&[]);
+    let answered = under_load(&house, || {
+        for round in 1..=5 {
+            let victim = house.children()[0];
+            let killed = Instant::now();
+            signal("KILL", victim);
+            await_heals(&house, round);
+            let took = killed.elapsed();
+            assert!(took < WHOLE_AGAIN, "{took:?}");
+        }
+    });
+    assert!(answered > 0);
+    assert_eq!(house.replicas(), ["server1", "server2", "server3"], "the slots stay");
+    assert_eq!((house.up(), house.children().len()), (3, 3));
+}
+
+#[test]
+fn a_hung_replica_is_noticed_by_its_heartbeats_and_replaced() {
+    let house = House::open(&["--health-interval-ms", "100"]);
+    let hung = house.children()[1];
+    under_load(&house, || {
+        signal("STOP", hung);
+        await_heals(&house, 1);
+    });
+    assert!(!house.children().contains(&hung), "it was ended by force");
+}
+
+#[test]
+fn add_and_rm_in_a_loop_cost_no_request() {
+    let house = House::open(&[]);
+    let answered = under_load(&house, || {
+        for _ in 0..10 {
+            assert_eq!(house.ask("POST", "/add", r#"{"n":2}"#).status, 200);
+            assert_eq!(house.ask("DELETE", "/rm", r#"{"n":2}"#).status, 200);
+        }
+    });
+    assert!(answered > 0);
+    assert_eq!(house.replicas().len(), 3);
+    until(Instant::now() + PATIENCE, "the removed to end", || (house.children().len() == 3).then_some(()));
+}
+
+#[test]
+fn replicas_die_with_their_parent_whatever_kills_it() {
+    let mut house = House::open(&[]);
+    let children = house.children();
+    house.process.signal("KILL");
+    house.process.wait();
+    let gone = |id: &u32| !std::path::Path::new(&format!("/proc/{id}")).exists() || is_zombie(*id);
+    until(Instant::now() + PATIENCE, "the children to end", || children.iter().all(gone).then_some(()));
+}
+
+fn is_zombie(id: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with('Z'))
+}
+
+#[test]
+fn a_first_signal_drains_and_ends_well() {
+    for name in ["TERM", "INT"] {
+        let mut house = House::open(&[]);
+        let children = house.children();
+        house.process.signal(name);
+        assert_eq!(house.process.wait().code(), Some(0));
+        assert!(
+            children.iter().all(|id| !std::path::Path::new(&format!("/proc/{id}")).exists()),
+            "all were waited for"
+        );
+    }
+}
+
+#[test]
+fn a_port_in_use_is_one_line_and_exit_2() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("an address").to_string();
+    for flags in [["--listen", &taken, "--admin", "127.0.0.1:0"], ["--listen", "127.0.0.1:0", "--admin", &taken]] {
+        let ended = run(&[&["run"], &flags[..]].concat());
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(2), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains(&taken), "{said}");
+    }
+}

@@ -1,0 +1,241 @@
+//! What needs real sockets: answers that arrive, halves that close, and peers that stall or leave.
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
+
+use support::{PATIENCE, Process, connect, exchange, origin, read_head, read_response, until};
+
+const GET: &[u8] = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n";
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+fn polite(_: &str, stream: &mut TcpStream) -> bool {
+    stream.write_all(OK).is_ok()
+}
+
+/// What comes until the end, or what came before a reset.
+fn rest(stream: &mut TcpStream) -> (Vec<u8>, bool) {
+    let mut bytes = Vec::new();
+    let whole = stream.read_to_end(&mut bytes).is_ok();
+    (bytes, whole)
+}
+
+fn status(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes.get(9..12).unwrap_or_default()).unwrap_or_default()
+}
+
+#[test]
+fn a_refusal_is_read_by_a_client_that_goes_on_sending() {
+    let balancer = Process::balancer(&[origin::start(polite)], &[]);
+    let mut client = connect(balancer.address);
+    client.write_all(b"GET / HTTP/1.1\r\nBad Field: x\r\n\r\n").expect("sent");
+    // Much more than any buffer between us: without lingering, these bytes would reset the connection.
+    let mut writer = client.try_clone().expect("a clone");
+    let sending = std::thread::spawn(move || writer.write_all(&vec![b'x'; 4 << 20]).is_ok());
+    let head = read_head(&mut client);
+    assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+    let length = support::field(&head, "content-length").and_then(|n| n.parse().ok()).expect("a length");
+    let mut body = vec![0; length];
+    client.read_exact(&mut body).expect("the whole answer, whatever else was sent");
+    client.shutdown(Shutdown::Both).ok();
+    sending.join().expect("the writer ends");
+}
+
+#[test]
+fn a_half_closed_client_is_answered() {
+    let (heard, hears) = mpsc::channel();
+    let (go, gate) = mpsc::channel::<()>();
+    let gate = Arc::new(std::sync::Mutex::new(gate));
+    let slow = origin::start(move |_, stream| {
+        heard.send(()).expect("the test listens");
+        gate.lock().expect("one at a time").recv().expect("the test says go");
+        polite("", stream)
+    });
+    let balancer = Process::balancer(&[slow], &[]);
+    let mut client = connect(balancer.address);
+    client.write_all(GET).expect("sent");
+    client.shutdown(Shutdown::Write).expect("half closed");
+    hears.recv_timeout(PATIENCE).expect("the request arrives");
+    go.send(()).expect("the replica waits");
+    let (answer, whole) = rest(&mut client);
+    assert!(whole && answer.ends_with(b"\r\n\r\nok"), "{:?}", String::from_utf8_lossy(&answer));
+}
+
+#[test]
+fn slow_heads_slow_bodies_and_idle_clients_are_let_go() {
+    let patient = origin::start(|head, stream| {
+        if head.starts_with("POST ") {
+            // It waits for all of a body before it answers, as most do.
+            stream.read_to_end(&mut Vec::new()).ok();
+            return false;
+        }
+        polite(head, stream)
+    });
+    let limits = ["--head-timeout-ms", "300", "--stall-timeout-ms", "300", "--idle-timeout-ms", "1000"];
+    let balancer = Process::balancer(&[patient], &limits);
+    let open = |part: &[u8]| {
+        let mut client = connect(balancer.address);
+        client.write_all(part).expect("sent");
+        client
+    };
+    let mut heads: Vec<TcpStream> = (0..50).map(|_| open(b"GET / HTTP/1.1\r\nHost")).collect();
+    let part = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf";
+    let mut bodies: Vec<TcpStream> = (0..50).map(|_| open(part)).collect();
+    let mut idle: Vec<TcpStream> = (0..50).map(|_| open(b"")).collect();
+    for client in heads.iter_mut().chain(&mut bodies) {
+        assert_eq!(status(&rest(client).0), "408");
+    }
+    for client in &mut idle {
+        assert_eq!(rest(client), (Vec::new(), true), "an idle client gets no answer to nothing");
+    }
+    assert!(exchange(balancer.address, b"GET / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 200 "), "others are served");
+}
+
+#[test]
+fn a_head_sent_byte_by_byte_has_one_deadline() {
+    let balancer = Process::balancer(&[origin::start(polite)], &["--head-timeout-ms", "300"]);
+    let mut client = connect(balancer.address);
+    let mut writer = client.try_clone().expect("a clone");
+    // A byte whenever one can be sent: progress does not put the deadline off.
+    let drip = std::thread::spawn(move || {
+        writer.write_all(b"GET / HTTP/1.1\r\nX: ").ok();
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE && writer.write_all(b"a").is_ok() {
+            std::thread::park_timeout(std::time::Duration::from_millis(20));
+        }
+    });
+    assert_eq!(status(read_head(&mut client).as_bytes()), "408");
+    client.shutdown(Shutdown::Both).ok();
+    drip.join().expect("the writer ends");
+}
+
+#[test]
+fn a_slow_reader_takes_no_memory() {
+    const BODY: usize = 64 << 20;
+    let big = origin::start(|_, stream| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n");
+        stream.write_all(head.as_bytes()).is_ok() && stream.write_all(&vec![b'x'; BODY]).is_ok()
+    });
+    let balancer = Process::balancer(&[big], &[]);
+    let before = balancer.memory_kib("VmHWM");
+    let mut clients: Vec<TcpStream> = (0..20).map(|_| connect(balancer.address)).collect();
+    for client in &mut clients {
+        client.write_all(GET).expect("sent");
+        assert!(read_head(client).starts_with("HTTP/1.1 200 "));
+    }
+    let mut chunk = vec![0; 1 << 20];
+    for client in &mut clients {
+        client.read_exact(&mut chunk).expect("some of the body");
+    }
+    let grown = balancer.memory_kib("VmHWM") - before;
+    assert!(grown < 16 << 10, "20 slow readers of {BODY} bytes took {grown} KiB");
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_upstream_connection_along() {
+    let (told, tells) = mpsc::channel();
+    let endless = origin::start(move |head, stream| {
+        if head.starts_with("POST ") {
+            // The upload ends early: its connection is closed, not given to others.
+            let mut sink = [0; 4096];
+            while stream.read(&mut sink).is_ok_and(|n| n > 0) {}
+        } else {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n").expect("sent");
+            while stream.write_all(&[b'x'; 4096]).is_ok() {}
+        }
+        told.send(()).ok();
+        false
+    });
+    let balancer = Process::balancer(&[endless], &[]);
+    let mut reader = connect(balancer.address);
+    reader.write_all(GET).expect("sent");
+    read_head(&mut reader);
+    drop(reader);
+    tells.recv_timeout(PATIENCE).expect("mid-download: the replica is told");
+    let mut writer = connect(balancer.address);
+    writer.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nsome of it").expect("sent");
+    drop(writer);
+    tells.recv_timeout(PATIENCE).expect("mid-upload: the replica is told");
+}
+
+/// Answers the first request of each connection and closes at the second, before a byte of an answer.
+fn forgetful(seen: &Arc<AtomicUsize>) -> impl Fn(&str, &mut TcpStream) -> bool + Clone + Send + use<> {
+    let seen = Arc::clone(seen);
+    move |_, stream| {
+        if seen.fetch_add(1, Ordering::SeqCst) == 1 {
+            return false;
+        }
+        polite("", stream)
+    }
+}
+
+#[test]
+fn a_pooled_connection_that_had_died_costs_a_get_nothing() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let balancer = Process::balancer(&[origin::start(forgetful(&seen))], &["--workers", "1"]);
+    let mut client = connect(balancer.address);
+    for _ in 0..3 {
+        client.write_all(GET).expect("sent");
+        let (head, body) = read_response(&mut client);
+        assert!(head.starts_with("HTTP/1.1 200 ") && body == b"ok", "{head}");
+    }
+    assert_eq!(seen.load(Ordering::SeqCst), 4, "the second was sent again");
+}
+
+#[test]
+fn a_post_reaches_a_replica_at_most_once() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let replicas = [origin::start(forgetful(&seen)), origin::start(forgetful(&seen))];
+    let balancer = Process::balancer(&replicas, &["--workers", "1"]);
+    let mut client = connect(balancer.address);
+    let post = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+    client.write_all(post).expect("sent");
+    assert!(read_response(&mut client).0.starts_with("HTTP/1.1 200 "));
+    client.write_all(post).expect("sent");
+    assert!(read_response(&mut client).0.starts_with("HTTP/1.1 502 "));
+    assert_eq!(seen.load(Ordering::SeqCst), 2, "nobody saw the second one again");
+}
+
+#[test]
+fn a_cut_response_is_seen_as_cut() {
+    let short = origin::start(|head, stream| {
+        let chunked = head.contains("/chunked");
+        let framing = if chunked { "Transfer-Encoding: chunked" } else { "Content-Length: 9" };
+        let body = if chunked { "2\r\nok\r\n" } else { "ok" };
+        stream.write_all(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{body}").as_bytes()).ok();
+        false
+    });
+    let balancer = Process::balancer(&[short], &[]);
+    for path in ["/chunked", "/length"] {
+        let mut client = connect(balancer.address);
+        client.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).expect("sent");
+        let (answer, _) = rest(&mut client);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("\r\n0\r\n"), "{answer}");
+    }
+}
+
+#[test]
+fn over_the_cap_nobody_gets_in() {
+    let balancer = Process::balancer(&[origin::start(polite)], &["--workers", "1", "--max-connections", "4"]);
+    let mut inside: Vec<TcpStream> = Vec::new();
+    until(Instant::now() + PATIENCE, "four to be inside", || {
+        let mut client = connect(balancer.address);
+        client.write_all(GET).ok()?;
+        let mut first = [0];
+        if client.read_exact(&mut first).is_ok() {
+            inside.push(client);
+        }
+        (inside.len() == 4).then_some(())
+    });
+    let mut fifth = connect(balancer.address);
+    fifth.write_all(GET).ok();
+    match fifth.read(&mut [0; 16]) {
+        Ok(n) => assert_eq!(n, 0, "refused at accept"),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+    }
+}

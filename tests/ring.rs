@@ -1,0 +1,235 @@
+//! The ring's promises: nginx's choices, order of members without effect, exact removal, bounded spread.
+
+use proptest::prelude::*;
+use ringway::core::ring::{Kind, Member, Ring, SLOTS};
+
+/// A set of tests/golden/nginx_ring.txt: what a real nginx chose.
+struct Golden<'a> {
+    name: &'a str,
+    members: Vec<Member>,
+    first: Vec<usize>,
+    second: Vec<usize>,
+}
+
+fn golden() -> Vec<Golden<'static>> {
+    let lines: Vec<&str> =
+        include_str!("golden/nginx_ring.txt").lines().filter(|line| !line.starts_with('#')).collect();
+    lines.chunks(3).map(|set| parse(set[0], set[1], set[2])).collect()
+}
+
+fn parse<'a>(set: &'a str, first: &str, second: &str) -> Golden<'a> {
+    let mut words = set.split(' ');
+    let name = words.next().unwrap();
+    let members = words.map(member).collect();
+    Golden { name, members, first: digits(first), second: digits(second) }
+}
+
+fn member(word: &str) -> Member {
+    let (name, weight) = word.split_once('*').unwrap_or((word, "1"));
+    Member::new(name, weight.parse().unwrap())
+}
+
+fn digits(line: &str) -> Vec<usize> {
+    line.chars().map(|c| c.to_digit(36).unwrap() as usize).collect()
+}
+
+fn servers(count: usize) -> Vec<Member> {
+    (1..=count).map(|i| Member::new(format!("server{i}"), 1)).collect()
+}
+
+/// As nginx and the workers compute it.
+fn key(text: &str) -> u32 {
+    crc32fast::hash(text.as_bytes())
+}
+
+fn name<'a>(ring: &Ring, members: &'a [Member], key: u32) -> &'a str {
+    &members[ring.walk(key).next().unwrap()].name
+}
+
+#[test]
+fn every_key_goes_where_nginx_sends_it() {
+    let sets = golden();
+    assert_eq!(sets.len(), 7);
+    for set in sets {
+        let ring = Ring::build(Kind::Ketama, &set.members);
+        assert_eq!(set.first.len(), 2000);
+        for (i, (first, second)) in set.first.iter().zip(&set.second).enumerate() {
+            let walked: Vec<usize> = ring.walk(key(&format!("k{i}"))).take(2).collect();
+            assert_eq!(walked, [*first, *second], "set {}, key k{i}", set.name);
+        }
+    }
+}
+
+#[test]
+fn no_members_or_no_weight_is_an_empty_walk() {
+    for kind in [Kind::Ketama, Kind::Exercise] {
+        assert_eq!(Ring::build(kind, &[]).walk(7).next(), None);
+        assert_eq!(Ring::build(kind, &[Member::new("a", 0)]).walk(7).next(), None);
+        assert_eq!(Ring::build(kind, &[]).explain(7), None);
+    }
+}
+
+#[test]
+fn the_circle_closes_behind_its_last_point() {
+    let ring = Ring::build(Kind::Ketama, &servers(3));
+    let (first_position, first) = ring.points().next().unwrap();
+    let (last_position, last) = ring.points().last().unwrap();
+    assert_eq!(ring.walk(u32::MAX).next(), Some(first));
+    assert_eq!(ring.walk(last_position + 1).next(), Some(first));
+    assert_eq!(ring.walk(last_position).next(), Some(last));
+    assert_eq!(ring.walk(0).next(), Some(first));
+    assert_eq!(ring.walk(first_position).next(), Some(first));
+}
+
+/// 160 points leave a standard deviation of about 1/sqrt(160) = 8 % of the mean: none of these strays beyond four of them.
+#[test]
+fn equal_weights_get_like_shares() {
+    for count in [2, 3, 10, 100, 1000] {
+        let shares = Ring::build(Kind::Ketama, &servers(count)).shares();
+        let mean = 1.0 / count as f64;
+        for member in 0..count {
+            let deviation = (shares.of(member) - mean).abs() / mean;
+            assert!(deviation < 0.32, "server{} of {count}: {deviation}", member + 1);
+        }
+    }
+}
+
+/// What a sum over arcs says, a count over many keys says too.
+#[test]
+fn shares_are_what_keys_get() {
+    for kind in [Kind::Ketama, Kind::Exercise] {
+        let ring = Ring::build(kind, &servers(5));
+        let shares = ring.shares();
+        assert_eq!(shares.keys.iter().sum::<u64>(), shares.whole);
+        let keys = 1 << 20;
+        let mut counts = [0; 5];
+        (0..keys).for_each(|i: u32| counts[ring.walk(i.wrapping_mul(2_654_435_761)).next().unwrap()] += 1);
+        for (member, count) in counts.into_iter().enumerate() {
+            let measured = f64::from(count) / f64::from(keys);
+            assert!((measured - shares.of(member)).abs() < 0.005, "{kind:?} {member}");
+        }
+    }
+}
+
+#[test]
+fn an_explanation_names_the_point_and_everybody_behind_it() {
+    let members = servers(4);
+    let ring = Ring::build(Kind::Ketama, &members);
+    let explained = ring.explain(key("/home")).unwrap();
+    assert_eq!(explained.position, key("/home"));
+    let owner = ring.points().find(|(position, _)| *position >= explained.position).unwrap();
+    assert_eq!((explained.point, explained.member), owner);
+    let everybody: Vec<usize> = std::iter::once(explained.member).chain(explained.fallbacks).collect();
+    assert_eq!(everybody, ring.walk(key("/home")).collect::<Vec<_>>());
+    assert_eq!(everybody.len(), 4);
+}
+
+#[test]
+fn flows_count_every_key_once() {
+    let three = Ring::build(Kind::Ketama, &servers(3));
+    let four = Ring::build(Kind::Ketama, &servers(4));
+    let flows = three.flows(&four);
+    assert_eq!(flows.iter().map(|flow| flow.keys).sum::<u64>(), 1 << 32);
+    let to_the_new: u64 = flows.iter().filter(|flow| flow.to == 3).map(|flow| flow.keys).sum();
+    assert_eq!(to_the_new, four.shares().keys[3]);
+    assert!(flows.iter().all(|flow| flow.to == 3 || flow.to == flow.from), "an innocent key moved");
+}
+
+/// A ring with a gap in the middle of an index entry, or none at all, is found through like any other.
+#[test]
+fn the_index_agrees_with_a_plain_search() {
+    for count in [1, 2, 3, 17, 100] {
+        let ring = Ring::build(Kind::Ketama, &servers(count));
+        let points: Vec<(u32, usize)> = ring.points().collect();
+        let around = points.iter().flat_map(|(at, _)| [at.wrapping_sub(1), *at, at.wrapping_add(1)]);
+        for key in around.chain([0, u32::MAX]) {
+            let i = points.partition_point(|(at, _)| *at < key) % points.len();
+            assert_eq!(ring.walk(key).next(), Some(points[i].1), "{key} of {count}");
+        }
+    }
+}
+
+fn kinds() -> impl Strategy<Value = Kind> {
+    prop_oneof![Just(Kind::Ketama), Just(Kind::Exercise)]
+}
+
+fn members() -> impl Strategy<Value = Vec<Member>> {
+    let named = ("[a-z]{1,3}[0-9]{0,3}(:[0-9]{2})?", 0u32..4).prop_map(|(name, weight)| Member::new(name, weight));
+    proptest::collection::vec(named, 1..12).prop_map(|mut members| {
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        members.dedup_by(|a, b| a.name == b.name);
+        members
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_members_never_matters(
+        kind in kinds(),
+        (sorted, shuffled) in members().prop_flat_map(|m| (Just(m.clone()), Just(m).prop_shuffle())),
+        key: u32,
+    ) {
+        let names = |members: &[Member]| -> Vec<String> {
+            Ring::build(kind, members).walk(key).map(|member| members[member].name.clone()).collect()
+        };
+        prop_assert_eq!(names(&sorted), names(&shuffled));
+    }
+
+    #[test]
+    fn a_walk_names_each_placed_member_once(kind in kinds(), members in members(), key: u32) {
+        let ring = Ring::build(kind, &members);
+        let mut walked: Vec<usize> = ring.walk(key).collect();
+        walked.sort_unstable();
+        let weighed: Vec<usize> = (0..members.len()).filter(|i| members[*i].weight > 0).collect();
+        prop_assert_eq!(walked, weighed);
+    }
+
+    /// Ketama alone: in the exercise's ring a server that leaves frees slots that others were pushed out of.
+    #[test]
+    fn removal_moves_the_removed_ones_keys_to_their_fallbacks_and_no_other(
+        members in members(),
+        gone: prop::sample::Index,
+        keys in proptest::collection::vec(any::<u32>(), 64),
+    ) {
+        let gone = gone.index(members.len());
+        let mut left = members.clone();
+        left.remove(gone);
+        let (before, after) = (Ring::build(Kind::Ketama, &members), Ring::build(Kind::Ketama, &left));
+        for key in keys {
+            let mut walk = before.walk(key).filter(|member| *member != gone);
+            let expected = walk.next().map(|member| members[member].name.as_str());
+            prop_assert_eq!(expected, after.walk(key).next().map(|member| left[member].name.as_str()));
+        }
+    }
+
+    #[test]
+    fn shares_and_flows_sum_to_the_whole(kind in kinds(), one in members(), other in members()) {
+        let (one, other) = (Ring::build(kind, &one), Ring::build(kind, &other));
+        let (before, after) = (one.shares(), other.shares());
+        let placed = |keys: &[u64]| keys.iter().sum::<u64>();
+        prop_assert!(placed(&before.keys) == before.whole || placed(&before.keys) == 0);
+        if placed(&before.keys) > 0 && placed(&after.keys) > 0 {
+            let moved: u64 = one.flows(&other).iter().map(|flow| flow.keys).sum();
+            prop_assert_eq!(moved, before.whole);
+        }
+    }
+
+    /// More weight never costs a member a key.
+    #[test]
+    fn a_heavier_member_keeps_what_it_had(members in members(), heavier: prop::sample::Index, key: u32) {
+        let i = heavier.index(members.len());
+        let mut after = members.clone();
+        after[i].weight += 1;
+        let before = Ring::build(Kind::Ketama, &members);
+        if before.walk(key).next() == Some(i) {
+            prop_assert_eq!(name(&Ring::build(Kind::Ketama, &after), &after, key), members[i].name.as_str());
+        }
+    }
+}
+
+#[test]
+fn the_exercise_has_its_512_slots() {
+    let ring = Ring::build(Kind::Exercise, &servers(3));
+    assert_eq!(ring.points().count(), 27);
+    assert!(ring.points().all(|(position, _)| position.is_multiple_of(u32::MAX / SLOTS + 1)));
+}

@@ -1,0 +1,387 @@
+//! The control plane of a simulated world: the real registry, with a runtime, probes and an operator who live in
+//! virtual time. What it publishes, workers and oracles read.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use ringway::control::registry::{Answer, Call, Change, Command, Effect, Plan, Registry};
+use ringway::control::runtime::{Event as Happening, Failure, FailureKind, Spec, Started};
+use ringway::core::limits::Limits;
+use ringway::core::ring::{Kind, Member, Ring};
+use ringway::core::snapshot::{Endpoint, KeyPolicy, Mode, Replica as Entry, ReplicaId, Routes, Served, Service, State};
+use ringway::core::tick::Tick;
+use ringway::shared::report::Reports;
+use ringway::shared::view::Publisher;
+
+use super::net::{Actor, Event, Net};
+use super::replica::Replica;
+
+/// How long a probe waits for an answer.
+const PROBE_TIMEOUT_US: u64 = 500_000;
+/// Replicas of the service that is bytes only: they are always there.
+const TCP_REPLICAS: u64 = 2;
+
+/// What comes to the registry later.
+#[derive(Debug)]
+enum Coming {
+    Command(Command),
+    /// A new instance begins to listen.
+    Up(Spec),
+    /// A stopped one is forced to end.
+    End(u64),
+    Tick,
+    LookForLive,
+    Facts,
+    /// Once a second: deaths and calls.
+    Fate,
+}
+
+pub struct Plane {
+    pub publisher: Publisher,
+    pub finished: bool,
+    registry: Registry,
+    reports: Reports,
+    coming: BTreeMap<u64, Coming>,
+    number: u64,
+    /// By instance; the TCP service's first.
+    pub replicas: Vec<Replica>,
+    served: Vec<Arc<Served>>,
+    next_actor: Actor,
+    next_port: u16,
+    ticket: u64,
+    open_calls: Vec<u64>,
+    looking: bool,
+    ticking: Tick,
+    facts_due: bool,
+    drain_ms: u64,
+    reuse_addresses: bool,
+    names: u64,
+}
+
+impl Plane {
+    pub fn new(net: &mut Net, workers: usize, first_actor: Actor, reports: Reports) -> Plane {
+        let c = &mut net.chance;
+        let limits = Arc::new(Limits {
+            head_timeout_ms: c.range(2_000, 10_000),
+            idle_timeout_ms: c.range(3_000, 10_000),
+            connect_timeout_ms: c.range(300, 1_000),
+            response_timeout_ms: c.range(1_500, 4_000),
+            stall_timeout_ms: c.range(5_000, 10_000),
+            tunnel_timeout_ms: c.range(8_000, 15_000),
+            drain_timeout_ms: c.range(3_000, 8_000),
+            pool_idle_timeout_ms: c.range(500, 5_000),
+            pool_size: c.pick(&[0, 1, 2, 1024]),
+            attempts: c.range(1, 5) as u32,
+            ..Limits::DEFAULT
+        });
+        let key = c.pick(&[0, 1, 2, 3, 4]);
+        let key = match key {
+            0 => KeyPolicy::Request,
+            1 => KeyPolicy::Uri,
+            2 => KeyPolicy::Path,
+            3 => KeyPolicy::Query("k".into()),
+            _ => KeyPolicy::ClientIp,
+        };
+        let tcp = tcp_service(workers, &limits);
+        let plan = Plan {
+            service: "http".into(),
+            mode: Mode::Http,
+            key,
+            ring: if c.one_in(6) { Kind::Exercise } else { Kind::Ketama },
+            limits: limits.clone(),
+            workers,
+            send_proxy: None,
+            replicas: c.range(1, 5) as usize,
+            max_replicas: 8,
+            can_start: true,
+            keeps_on_exit: false,
+            heartbeat_interval_ms: c.range(100, 1_000),
+            heartbeat_misses: c.range(1, 3) as u32,
+            others: vec![Arc::new(tcp)],
+            routes: Routes { exact: Vec::new(), default: 0 },
+            seed: c.draw(),
+        };
+        let reuse_addresses = c.one_in(2);
+        let (registry, first) = Registry::new(plan);
+        let now_us = net.now_us;
+        net.ledger.snapshots.push((now_us, Arc::new(first.clone())));
+        let mut plane = Plane {
+            publisher: Publisher::new(first),
+            finished: false,
+            registry,
+            reports,
+            coming: BTreeMap::new(),
+            number: 0,
+            replicas: Vec::new(),
+            served: Vec::new(),
+            next_actor: first_actor,
+            next_port: 1000,
+            ticket: 0,
+            open_calls: Vec::new(),
+            looking: false,
+            ticking: Tick::NEVER,
+            facts_due: false,
+            drain_ms: limits.drain_timeout_ms,
+            reuse_addresses,
+            names: 0,
+        };
+        for number in 0..TCP_REPLICAS {
+            plane.spawn(net, format!("tcp{number}"), u64::MAX - number, tcp_address(number), true);
+        }
+        plane.apply(net, Command::Found(Vec::new()));
+        plane.later(net, 1_000_000, Coming::Fate);
+        plane
+    }
+
+    pub fn wake(&mut self, net: &mut Net, actor: Actor) {
+        if let Some(replica) = self.replicas.iter_mut().find(|replica| replica.me == actor) {
+            replica.step(net);
+        }
+    }
+
+    fn spawn(&mut self, net: &mut Net, name: String, instance: u64, address: SocketAddr, tcp: bool) {
+        let me = self.next_actor;
+        self.next_actor += 1;
+        self.replicas.push(Replica::new(me, name, instance, address, tcp, net));
+    }
+
+    fn later(&mut self, net: &mut Net, us: u64, coming: Coming) {
+        self.number += 1;
+        self.coming.insert(self.number, coming);
+        net.after(us, Event::Plane(self.number));
+    }
+
+    fn tell_later(&mut self, net: &mut Net, us: u64, command: Command) {
+        self.later(net, us, Coming::Command(command));
+    }
+
+    pub fn come(&mut self, net: &mut Net, number: u64) {
+        match self.coming.remove(&number) {
+            Some(Coming::Command(command)) => self.apply(net, command),
+            Some(Coming::Up(spec)) => self.started(net, spec),
+            Some(Coming::End(instance)) => self.ended(net, instance),
+            Some(Coming::Tick) => {
+                self.ticking = Tick::NEVER;
+                self.apply(net, Command::Tick);
+            }
+            Some(Coming::LookForLive) => {
+                self.looking = false;
+                self.apply(net, Command::Live(self.publisher.live_epoch()));
+            }
+            Some(Coming::Facts) => {
+                self.facts_due = false;
+                let facts: Vec<_> = self.reports.facts.try_iter().collect();
+                for fact in facts {
+                    net.say(|| format!("fact {fact:?}"));
+                    self.apply(net, Command::Fact(fact));
+                }
+            }
+            Some(Coming::Fate) => self.fate(net),
+            None => {}
+        }
+    }
+
+    /// After every event: has a worker something to say?
+    pub fn listen(&mut self, net: &mut Net) {
+        if !self.facts_due && !self.reports.facts.is_empty() {
+            self.facts_due = true;
+            let us = net.chance.range(10, 3_000);
+            self.later(net, us, Coming::Facts);
+        }
+    }
+
+    fn tick_of(net: &Net) -> Tick {
+        Tick(net.now_us / 1000)
+    }
+
+    fn apply(&mut self, net: &mut Net, command: Command) {
+        net.say(|| format!("command {command:?}"));
+        for effect in self.registry.apply(command, Plane::tick_of(net)) {
+            self.perform(net, effect);
+        }
+        if self.registry.awaits_live() && !self.looking {
+            self.looking = true;
+            self.later(net, 1_000, Coming::LookForLive);
+        }
+        let due = self.registry.due();
+        if due < self.ticking {
+            self.ticking = due;
+            let us = (due.0 * 1000).saturating_sub(net.now_us);
+            self.later(net, us, Coming::Tick);
+        }
+    }
+
+    fn perform(&mut self, net: &mut Net, effect: Effect) {
+        match effect {
+            Effect::Publish(snapshot) => {
+                net.note("p.publish", snapshot.epoch, u64::from(snapshot.stopping), 0);
+                for replica in snapshot.services.iter().flat_map(|service| &service.replicas) {
+                    net.say(|| {
+                        format!("    {} {:?} {:?} {:?}", replica.name, replica.id, replica.endpoint, replica.state)
+                    });
+                    if !self.served.iter().any(|served| Arc::ptr_eq(served, &replica.served)) {
+                        self.served.push(replica.served.clone());
+                    }
+                }
+                let now_us = net.now_us;
+                net.ledger.snapshots.push((now_us, Arc::new(snapshot.clone())));
+                self.publisher.publish(snapshot);
+            }
+            Effect::Start(spec) => {
+                let us = net.chance.range(1_000, 200_000);
+                if !net.faults.calm && net.chance.one_in(10) {
+                    let failure = Failure { kind: FailureKind::Refused, message: "not today".into() };
+                    return self.tell_later(net, us, Command::StartFailed { instance: spec.instance, failure });
+                }
+                self.later(net, us, Coming::Up(spec));
+            }
+            Effect::Stop { instance, grace_ms } => {
+                if let Some(replica) = self.replicas.iter_mut().find(|replica| replica.instance == instance) {
+                    net.note("p.stop", instance, grace_ms, u64::from(replica.has_work()));
+                    replica.leave(net);
+                }
+                let us = if grace_ms == 0 { 0 } else { net.chance.range(0, grace_ms * 1000) };
+                self.later(net, us, Coming::End(instance));
+            }
+            Effect::Probe { instance, endpoint, .. } => {
+                let Endpoint::Tcp(address) = endpoint else { return };
+                let answers = self.replicas.iter().any(|r| r.address == address && r.alive && !r.hung);
+                let own = self.replicas.iter().any(|r| r.instance == instance && r.alive && r.address == address);
+                if answers && own {
+                    let us = net.chance.range(100, 5_000);
+                    self.tell_later(net, us, Command::Hit { instance });
+                } else {
+                    let us = if own { PROBE_TIMEOUT_US } else { net.chance.range(100, 5_000) };
+                    self.tell_later(net, us, Command::Miss { instance, why: "no answer".into() });
+                }
+            }
+            Effect::Reply { ticket, answer } => {
+                let before = self.open_calls.len();
+                self.open_calls.retain(|open| *open != ticket);
+                assert!(self.open_calls.len() < before, "an answer to no open call: {answer:?}");
+                net.note("p.reply", ticket, u64::from(matches!(answer, Answer::Replicas(_))), 0);
+                net.say(|| format!("    {answer:?}"));
+            }
+            Effect::Log(_, line) => net.say(|| format!("log: {line}")),
+            Effect::Finished => self.finished = true,
+        }
+    }
+
+    fn started(&mut self, net: &mut Net, spec: Spec) {
+        let free: Vec<SocketAddr> = self.replicas.iter().filter(|r| !r.alive).map(|r| r.address).collect();
+        let unused = free.into_iter().find(|a| self.reuse_addresses && !net.bound.contains_key(a));
+        let address = unused.unwrap_or_else(|| {
+            self.next_port += 1;
+            SocketAddr::from((Ipv4Addr::new(10, 1, 0, 1), self.next_port))
+        });
+        net.note("p.started", spec.instance, u64::from(address.port()), 0);
+        self.spawn(net, spec.name.to_string(), spec.instance, address, false);
+        let started = Started { endpoint: Endpoint::Tcp(address), handle: format!("i{}", spec.instance), weight: 1 };
+        self.apply(net, Command::Started { instance: spec.instance, started });
+    }
+
+    fn ended(&mut self, net: &mut Net, instance: u64) {
+        if let Some(replica) = self.replicas.iter_mut().find(|replica| replica.instance == instance) {
+            replica.die(net);
+        }
+        self.apply(net, Command::Stopped { instance, result: Ok(()) });
+    }
+
+    fn fate(&mut self, net: &mut Net) {
+        if net.chance.per_mille(net.faults.death) {
+            self.strike(net);
+        }
+        if net.ledger.stopping.is_none() && net.chance.per_mille(net.faults.calls) {
+            self.operator_calls(net);
+        }
+        self.later(net, 1_000_000, Coming::Fate);
+    }
+
+    /// A replica dies or hangs.
+    fn strike(&mut self, net: &mut Net) {
+        let alive: Vec<usize> =
+            (TCP_REPLICAS as usize..self.replicas.len()).filter(|at| self.replicas[*at].alive).collect();
+        if alive.is_empty() {
+            return;
+        }
+        let replica = &mut self.replicas[net.chance.pick(&alive)];
+        if net.chance.one_in(3) {
+            return replica.hang(net);
+        }
+        replica.die(net);
+        let instance = replica.instance;
+        let us = net.chance.range(100, 50_000);
+        self.tell_later(net, us, Command::Happened(Happening::Exited { instance, why: "struck".into() }));
+    }
+
+    fn operator_calls(&mut self, net: &mut Net) {
+        self.ticket += 1;
+        let mut change = Change { n: net.chance.range(1, 2), hostnames: Vec::new(), dry_run: net.chance.one_in(10) };
+        if net.chance.one_in(2) {
+            self.names += 1;
+            change.hostnames.push(format!("named{}", self.names));
+        }
+        let members = self.publisher.current().services[0].replicas.len();
+        let call = if net.chance.one_in(2) || members < 4 {
+            Call::Add(change)
+        } else {
+            Call::Remove(Change { hostnames: Vec::new(), ..change })
+        };
+        net.note("p.call", self.ticket, 0, 0);
+        self.open_calls.push(self.ticket);
+        self.apply(net, Command::Call { ticket: self.ticket, call });
+    }
+
+    pub fn stop(&mut self, net: &mut Net) {
+        if net.ledger.stopping.is_none() {
+            net.ledger.stopping = Some((net.now_us, self.drain_ms));
+            self.apply(net, Command::Stop);
+        }
+    }
+
+    /// The workers are gone.
+    pub fn drained(&mut self, net: &mut Net) {
+        self.apply(net, Command::Drained);
+    }
+
+    /// Oracle: nothing is under way any more, and every call was answered.
+    pub fn check_end(&self) {
+        for served in &self.served {
+            assert_eq!(served.in_flight(), 0, "requests in flight of {} after the end", served.total());
+        }
+        assert!(self.open_calls.is_empty(), "calls without an answer: {:?}", self.open_calls);
+        assert_eq!(self.reports.dropped(), 0, "facts were dropped");
+    }
+
+    pub fn check_in_flight(&self) {
+        for served in &self.served {
+            assert_eq!(served.in_flight(), 0, "requests in flight after the last client");
+        }
+    }
+}
+
+fn tcp_address(number: u64) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::new(10, 2, 0, 1), number as u16 + 1))
+}
+
+fn tcp_service(workers: usize, limits: &Arc<Limits>) -> Service {
+    let members: Vec<Member> = (0..TCP_REPLICAS).map(|n| Member::new(format!("tcp{n}"), 1)).collect();
+    let entry = |n: u64| Entry {
+        id: ReplicaId(u64::MAX - n),
+        name: format!("tcp{n}").into(),
+        endpoint: Endpoint::Tcp(tcp_address(n)),
+        weight: 1,
+        state: State::Up,
+        served: Arc::new(Served::new(workers)),
+    };
+    Service {
+        name: "tcp".into(),
+        mode: Mode::Tcp,
+        key: KeyPolicy::ClientIp,
+        limits: limits.clone(),
+        send_proxy: None,
+        replicas: (0..TCP_REPLICAS).map(entry).collect(),
+        ring: Arc::new(Ring::build(Kind::Ketama, &members)),
+    }
+}

@@ -1,0 +1,133 @@
+//! A WebSocket library's client and server, which know nothing of us, talk through the balancer.
+
+mod support;
+
+use std::io::{Cursor, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use support::{Process, connect, origin};
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tungstenite::{Message, WebSocket, client, handshake::derive_accept_key};
+
+/// Larger than any buffer on the way.
+const LARGE: usize = 3 * 1024 * 1024;
+
+#[test]
+fn a_conversation_passes_both_ways_in_http_mode() {
+    let balancer = Process::balancer(&[echo_server()], &[]);
+    converse(balancer.address);
+}
+
+#[test]
+fn a_conversation_passes_both_ways_in_tcp_mode() {
+    let balancer = Process::balancer(&[echo_server()], &["--mode", "tcp"]);
+    converse(balancer.address);
+}
+
+#[test]
+fn many_conversations_do_not_mix() {
+    let balancer = Process::balancer(&[echo_server(), echo_server()], &[]);
+    let mut sockets: Vec<_> = (0..50).map(|_| open(balancer.address)).collect();
+    for socket in &mut sockets {
+        assert_eq!(socket.read().expect("a greeting"), Message::text("hello from /chat?room=1"));
+    }
+    for round in 0..5 {
+        for (i, socket) in sockets.iter_mut().enumerate() {
+            socket.send(Message::text(format!("{round} from {i}"))).expect("it takes it");
+        }
+        for (i, socket) in sockets.iter_mut().enumerate() {
+            assert_eq!(socket.read().expect("an echo"), Message::text(format!("{round} from {i}")));
+        }
+    }
+}
+
+fn converse(balancer: SocketAddr) {
+    let mut socket = open(balancer);
+    assert_eq!(socket.read().expect("the server speaks first"), Message::text("hello from /chat?room=1"));
+    for text in ["", "a", "ringway"] {
+        socket.send(Message::text(text)).expect("it takes it");
+        assert_eq!(socket.read().expect("an echo"), Message::text(text));
+    }
+    let large: Vec<u8> = (0..LARGE).map(|i| (i % 251) as u8).collect();
+    socket.send(Message::binary(large.clone())).expect("it takes it");
+    assert_eq!(socket.read().expect("an echo").into_data(), large);
+    socket.send(Message::Ping("p".into())).expect("it takes it");
+    assert_eq!(socket.read().expect("a pong"), Message::Pong("p".into()));
+    let bye = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
+    socket.close(Some(bye.clone())).expect("it takes it");
+    assert_eq!(socket.read().expect("its close"), Message::Close(Some(bye)));
+    assert!(socket.read().is_err(), "the connection ends with the conversation");
+}
+
+fn open(balancer: SocketAddr) -> WebSocket<TcpStream> {
+    let url = format!("ws://{balancer}/chat?room=1");
+    let (socket, response) = client(url, connect(balancer)).expect("the upgrade is granted");
+    assert_eq!(response.status(), 101);
+    socket
+}
+
+/// Greets with the target it was asked for, then echoes.
+fn echo_server() -> SocketAddr {
+    origin::start(|head, stream| {
+        // The head was read already: the library gets it again, in front of what follows.
+        let again = Replay { head: Cursor::new(head.as_bytes().to_vec()), stream };
+        let target = head.split(' ').nth(1).unwrap_or_default();
+        let mut socket = tungstenite::accept(again).expect("a WebSocket client");
+        socket.send(Message::text(format!("hello from {target}"))).expect("it reads");
+        while let Ok(message) = socket.read() {
+            if matches!(message, Message::Text(_) | Message::Binary(_)) && socket.send(message).is_err() {
+                break;
+            }
+        }
+        false
+    })
+}
+
+struct Replay<'s> {
+    head: Cursor<Vec<u8>>,
+    stream: &'s mut TcpStream,
+}
+
+impl Read for Replay<'_> {
+    fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
+        match self.head.read(room)? {
+            0 => self.stream.read(room),
+            n => Ok(n),
+        }
+    }
+}
+
+impl Write for Replay<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// Early frames: the client sends its first message in the same write as its upgrade, as a hasty one may.
+#[test]
+fn what_is_sent_with_the_upgrade_arrives_behind_it() {
+    let balancer = Process::balancer(&[echo_server()], &[]);
+    let mut stream = connect(balancer.address);
+    let key = "dGhlIHNhbXBsZSBub25jZQ==";
+    let mut bytes = format!(
+        "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+    )
+    .into_bytes();
+    let mut frames =
+        WebSocket::from_raw_socket(Cursor::new(Vec::new()), Role::Client, Some(WebSocketConfig::default()));
+    frames.send(Message::text("early")).expect("a vector takes all");
+    bytes.extend_from_slice(frames.get_ref().get_ref());
+    stream.write_all(&bytes).expect("it reads");
+    let head = support::read_head(&mut stream);
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert_eq!(support::field(&head, "sec-websocket-accept"), Some(derive_accept_key(key.as_bytes()).as_str()));
+    let mut socket = WebSocket::from_raw_socket(stream, Role::Client, None);
+    assert_eq!(socket.read().expect("a greeting"), Message::text("hello from /chat"));
+    assert_eq!(socket.read().expect("an echo"), Message::text("early"));
+}

@@ -1,0 +1,133 @@
+//! The fuzz bodies, replayed: over the corpus that was kept, and over the tables' bytes, each changed in many ways.
+//! The changes follow from a fixed seed: a failure comes again.
+
+use std::path::{Path, PathBuf};
+
+use ringway::core::fuzz;
+
+use crate::row::rows;
+use crate::table::{TABLES, read};
+
+/// Changed copies of each seed.
+const CHANGES: u64 = 60;
+
+type Body = fn(&[u8]);
+
+const TARGETS: [(&str, Body); 4] = [
+    ("request_head", fuzz::request_head),
+    ("response_head", fuzz::response_head),
+    ("chunked", fuzz::chunked),
+    ("session", fuzz::session),
+];
+
+#[test]
+fn the_kept_corpus_is_clean() {
+    for (name, body) in TARGETS {
+        let seeds = kept(name);
+        assert!(!seeds.is_empty(), "no corpus for {name}");
+        for path in seeds {
+            body(&std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())));
+        }
+    }
+}
+
+#[test]
+fn request_heads_changed_at_random() {
+    change(fuzz::request_head, requests());
+}
+
+#[test]
+fn response_heads_changed_at_random() {
+    change(fuzz::response_head, responses());
+}
+
+#[test]
+fn chunks_changed_at_random() {
+    change(fuzz::chunked, requests().into_iter().chain(responses()).map(body_of).collect());
+}
+
+#[test]
+fn sessions_changed_at_random() {
+    change(fuzz::session, sessions());
+}
+
+fn change(body: Body, seeds: Vec<Vec<u8>>) {
+    for (number, seed) in seeds.iter().filter(|seed| seed.len() < 2000).enumerate() {
+        body(seed);
+        let mut random = Random(number as u64 + 1);
+        for _ in 0..CHANGES {
+            let mut bytes = seed.clone();
+            for _ in 0..=random.below(3) {
+                random.change(&mut bytes);
+            }
+            body(&bytes);
+        }
+    }
+}
+
+fn requests() -> Vec<Vec<u8>> {
+    TABLES.iter().flat_map(|file| rows(file, &read(file))).map(|row| row.client).collect()
+}
+
+fn responses() -> Vec<Vec<u8>> {
+    let rows = TABLES.iter().flat_map(|file| rows(file, &read(file)));
+    rows.flat_map(|row| row.answers.into_iter().take(1).map(|answer| answer.bytes)).collect()
+}
+
+/// An exchange as the session's fuzz body reads it: arrivals of up to 255 bytes, the client's first.
+fn sessions() -> Vec<Vec<u8>> {
+    let rows = TABLES.iter().flat_map(|file| rows(file, &read(file)));
+    rows.map(|row| {
+        let mut bytes = vec![0];
+        for (leg, part) in [(0, &row.client), (1, &row.answers[0].bytes)] {
+            for piece in part.chunks(255) {
+                bytes.extend([leg | 4 << 1, piece.len() as u8]);
+                bytes.extend_from_slice(piece);
+            }
+        }
+        bytes
+    })
+    .collect()
+}
+
+fn body_of(message: Vec<u8>) -> Vec<u8> {
+    let end = message.windows(4).position(|w| w == b"\r\n\r\n").map_or(0, |at| at + 4);
+    message[end..].to_vec()
+}
+
+fn kept(target: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    entries.map(|entry| entry.expect("an entry").path()).collect()
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % n.max(1)
+    }
+
+    fn change(&mut self, bytes: &mut Vec<u8>) {
+        const TELLING: &[u8] = b"\r\n\0 \t:;,0159afAF\x7f\x80\xffGH/*.\"#";
+        let at = self.below(bytes.len() + 1);
+        let byte = TELLING[self.below(TELLING.len())];
+        match self.below(6) {
+            0 if at < bytes.len() => bytes[at] = byte,
+            1 => bytes.insert(at, byte),
+            2 if at < bytes.len() => {
+                bytes.remove(at);
+            }
+            3 => bytes.truncate(at),
+            4 => {
+                let len = self.below(16);
+                let copy = bytes[at.min(bytes.len())..(at + len).min(bytes.len())].to_vec();
+                let to = self.below(bytes.len() + 1);
+                bytes.splice(to..to, copy);
+            }
+            _ if at < bytes.len() => bytes[at] ^= 1 << self.below(8),
+            _ => {}
+        }
+    }
+}

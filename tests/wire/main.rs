@@ -1,0 +1,8 @@
+//! HTTP/1.1 held to its law, without sockets: tables of bytes in and bytes out, and the attacks that are known.
+
+mod attacks;
+mod corpus;
+mod rig;
+mod row;
+mod strict;
+mod table;

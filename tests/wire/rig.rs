@@ -1,0 +1,384 @@
+//! A session without sockets: bytes in and bytes out on both sides, in pieces of any size, and a scripted replica.
+
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ringway::core::buffer::Pool;
+use ringway::core::limits::Limits;
+use ringway::core::rewrite::Edits;
+use ringway::core::ring::{Kind, Member, Ring};
+use ringway::core::session::{Arrival, Session};
+use ringway::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service};
+use ringway::core::step::{Leg, Notice, Outcome, Ready, Step};
+use ringway::core::tick::Tick;
+use ringway::core::turn::{Choices, Turn};
+
+use crate::strict;
+
+pub const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+const CLIENT: ([u8; 4], u16) = ([10, 0, 0, 1], 40000);
+const OURS: ([u8; 4], u16) = ([10, 0, 0, 9], 80);
+/// More steps than any row takes: a session that goes on for longer is stuck in a circle.
+const STEPS: usize = 1_000_000;
+
+/// How bytes of one side arrive.
+#[derive(Clone, Copy, Debug)]
+pub enum Cut {
+    Whole,
+    At(usize),
+    Bytes,
+}
+
+/// What one side sends, cut.
+#[derive(Debug, Default)]
+struct Feed {
+    pieces: VecDeque<Vec<u8>>,
+    here: VecDeque<u8>,
+    end: Option<End>,
+    ended: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Fin,
+    Reset,
+}
+
+impl Feed {
+    fn add(&mut self, bytes: &[u8], cut: Cut) {
+        match cut {
+            Cut::Whole => self.pieces.push_back(bytes.to_vec()),
+            Cut::At(at) => {
+                self.pieces.extend([bytes[..at.min(bytes.len())].to_vec(), bytes[at.min(bytes.len())..].to_vec()])
+            }
+            Cut::Bytes => self.pieces.extend(bytes.iter().map(|b| vec![*b])),
+        }
+        self.pieces.retain(|piece| !piece.is_empty());
+    }
+
+    /// Lets the next piece arrive; what the loop would be told of it.
+    fn arrive(&mut self) -> Option<Ready> {
+        if let Some(piece) = self.pieces.pop_front() {
+            self.here.extend(piece);
+            return Some(Ready { readable: true, ..Ready::default() });
+        }
+        if self.end.is_some() && !self.ended {
+            self.ended = true;
+            return Some(Ready { readable: true, hangup: true, ..Ready::default() });
+        }
+        None
+    }
+
+    fn recv(&mut self, space: &mut [u8]) -> Outcome {
+        let n = space.len().min(self.here.len());
+        for (place, byte) in space.iter_mut().zip(self.here.drain(..n)) {
+            *place = byte;
+        }
+        match (n, self.ended, self.end) {
+            (0, true, Some(End::Fin)) => Outcome::Ended,
+            (0, true, Some(End::Reset)) => Outcome::Failed(ErrorKind::ConnectionReset),
+            (0, _, _) => Outcome::Blocked,
+            _ => Outcome::Moved(n as u64),
+        }
+    }
+}
+
+/// What a replica does for one request.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    pub bytes: Vec<u8>,
+    /// As soon as the request's head is there.
+    pub early: bool,
+    pub end: Option<End>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    InUse,
+    Parked,
+    HungUp,
+}
+
+#[derive(Debug)]
+pub struct Upstream {
+    pub received: Vec<u8>,
+    pub fate: Fate,
+    pub finished: bool,
+    answered: usize,
+    looked_at: usize,
+    feed: Feed,
+}
+
+pub struct Rig {
+    pub session: Session,
+    pub to_client: Vec<u8>,
+    pub upstreams: Vec<Upstream>,
+    /// The client's connection is closed, and whether by a reset.
+    pub closed: Option<bool>,
+    pub client_finished: bool,
+    pub notices: Vec<Notice>,
+    pub now: Tick,
+    /// What the next dials come to; a connection where nothing is said.
+    pub dials: VecDeque<Outcome>,
+    /// So many sends to replicas fail from now on.
+    broken_sends: usize,
+    client: Feed,
+    answers: VecDeque<Answer>,
+    cut: Cut,
+    services: Vec<Arc<Service>>,
+    routes: Routes,
+    pool: Pool,
+    edits: Edits,
+    choices: Choices,
+}
+
+impl Rig {
+    pub fn new(limits: Limits) -> Rig {
+        let service = Service {
+            name: "service".into(),
+            mode: Mode::Http,
+            key: KeyPolicy::Request,
+            limits: Arc::new(limits),
+            replicas: Vec::new(),
+            send_proxy: None,
+            ring: Arc::new(Ring::build(Kind::Ketama, &[Member::new("a", 1)])),
+        };
+        let services = vec![Arc::new(service)];
+        let routes = Routes::default();
+        let (mut pool, mut edits, mut choices) = (Pool::new(4), Edits::default(), Choices::new(1));
+        let arrival =
+            Arrival { peer: SocketAddr::from(CLIENT), local: SocketAddr::from(OURS), proxied: false, tunnel_to: None };
+        let session = Session::new(
+            arrival,
+            &mut Turn {
+                now: Tick(1),
+                services: &services,
+                routes: &routes,
+                stopping: false,
+                pool: &mut pool,
+                edits: &mut edits,
+                choices: &mut choices,
+                date: DATE.as_bytes(),
+            },
+        );
+        Rig {
+            session,
+            to_client: Vec::new(),
+            upstreams: Vec::new(),
+            closed: None,
+            client_finished: false,
+            notices: Vec::new(),
+            now: Tick(1),
+            dials: VecDeque::new(),
+            broken_sends: 0,
+            client: Feed::default(),
+            answers: VecDeque::new(),
+            cut: Cut::Whole,
+            services,
+            routes,
+            pool,
+            edits,
+            choices,
+        }
+    }
+
+    pub fn client_sends(&mut self, bytes: &[u8], cut: Cut) {
+        self.client.add(bytes, cut);
+    }
+
+    pub fn client_ends(&mut self, end: End) {
+        self.client.end = Some(end);
+    }
+
+    pub fn replica_answers(&mut self, answers: impl IntoIterator<Item = Answer>, cut: Cut) {
+        self.answers.extend(answers);
+        self.cut = cut;
+    }
+
+    /// Bytes on an upstream connection that nobody asked for.
+    pub fn replica_says(&mut self, upstream: usize, bytes: &[u8]) {
+        self.upstreams[upstream].feed.add(bytes, Cut::Whole);
+    }
+
+    pub fn replica_ends(&mut self, upstream: usize, end: End) {
+        self.upstreams[upstream].feed.end = Some(end);
+    }
+
+    pub fn break_sends(&mut self, times: usize) {
+        self.broken_sends = times;
+    }
+
+    /// Steps until nothing can happen any more but the passing of time.
+    pub fn run(&mut self) {
+        for _ in 0..STEPS {
+            if self.closed.is_some() {
+                return;
+            }
+            match self.session.next_step() {
+                Some(step) => self.take(step),
+                None if self.arrive() => {}
+                None => return,
+            }
+        }
+        panic!("still busy after {STEPS} steps: {:?}", self.session);
+    }
+
+    /// Nothing happens until the session's deadline has passed.
+    pub fn time_out(&mut self) {
+        self.now = Tick(self.session.deadline().0.max(self.now.0));
+        self.with_turn(|session, turn| session.on_deadline(turn));
+        self.run();
+    }
+
+    /// Everything that replicas received, connection by connection.
+    pub fn received(&self) -> Vec<u8> {
+        self.upstreams.iter().flat_map(|upstream| upstream.received.clone()).collect()
+    }
+
+    fn take(&mut self, step: Step) {
+        let outcome = self.perform(step);
+        if self.closed.is_some() {
+            return;
+        }
+        self.with_turn(|session, turn| session.complete(step, outcome, turn));
+        self.session.check();
+        while let Some(notice) = self.session.take_notice() {
+            self.notices.push(notice);
+        }
+        self.answer_requests();
+    }
+
+    fn perform(&mut self, step: Step) -> Outcome {
+        match step {
+            Step::Recv(Leg::Client) => self.client.recv(self.session.lane_from(Leg::Client).space(&mut self.pool)),
+            Step::Recv(Leg::Upstream) => {
+                let space = self.session.lane_from(Leg::Upstream).space(&mut self.pool);
+                current(&mut self.upstreams).feed.recv(space)
+            }
+            Step::Send(Leg::Upstream) if self.broken_sends > 0 => {
+                self.broken_sends -= 1;
+                current(&mut self.upstreams).feed.arrive();
+                Outcome::Failed(ErrorKind::BrokenPipe)
+            }
+            Step::Send(leg) => {
+                let bytes = self.session.lane_to(leg).pending().to_vec();
+                match leg {
+                    Leg::Client => self.to_client.extend_from_slice(&bytes),
+                    Leg::Upstream => current(&mut self.upstreams).received.extend_from_slice(&bytes),
+                }
+                Outcome::Moved(bytes.len() as u64)
+            }
+            Step::Fill(..) => Outcome::Unspliceable,
+            Step::Drain(..) => panic!("nothing was spliced"),
+            Step::Dial(_) => self.dial(),
+            Step::Park => self.leave(Fate::Parked),
+            Step::Hangup => self.leave(Fate::HungUp),
+            Step::Finish(Leg::Client) => {
+                self.client_finished = true;
+                Outcome::Done
+            }
+            Step::Finish(Leg::Upstream) => {
+                current(&mut self.upstreams).finished = true;
+                Outcome::Done
+            }
+            Step::Close { reset } => {
+                self.closed = Some(reset);
+                if self.upstreams.last().is_some_and(|upstream| upstream.fate == Fate::InUse) {
+                    self.leave(Fate::HungUp);
+                }
+                Outcome::Done
+            }
+        }
+    }
+
+    fn dial(&mut self) -> Outcome {
+        if let Some(upstream) = self.upstreams.last_mut().filter(|upstream| upstream.fate == Fate::InUse) {
+            upstream.fate = Fate::HungUp;
+        }
+        if let Some(outcome) = self.dials.pop_front() {
+            if !matches!(outcome, Outcome::Dialed { .. }) {
+                return outcome;
+            }
+        } else if let Some(upstream) = self.upstreams.last_mut()
+            && upstream.fate == Fate::Parked
+        {
+            upstream.fate = Fate::InUse;
+            return Outcome::Dialed { replica: ReplicaId(1), reused: true };
+        }
+        self.upstreams.push(Upstream {
+            received: Vec::new(),
+            fate: Fate::InUse,
+            finished: false,
+            answered: 0,
+            looked_at: 0,
+            feed: Feed::default(),
+        });
+        Outcome::Dialed { replica: ReplicaId(self.upstreams.len() as u64), reused: false }
+    }
+
+    fn leave(&mut self, fate: Fate) -> Outcome {
+        current(&mut self.upstreams).fate = fate;
+        Outcome::Done
+    }
+
+    /// The replica answers each request once it has it whole (or its head, where it is hasty).
+    fn answer_requests(&mut self) {
+        let Some(upstream) = self.upstreams.last_mut() else { return };
+        if upstream.received.len() == upstream.looked_at {
+            return;
+        }
+        upstream.looked_at = upstream.received.len();
+        let (whole, len) = strict::requests(&upstream.received);
+        let partly = strict::has_head(&upstream.received[len..]);
+        let early = self.answers.front().is_some_and(|answer| answer.early);
+        let due = whole.len() + usize::from(partly && early);
+        while upstream.answered < due
+            && let Some(answer) = self.answers.pop_front()
+        {
+            upstream.answered += 1;
+            upstream.feed.add(&answer.bytes, self.cut);
+            upstream.feed.end = answer.end;
+        }
+    }
+
+    /// Something arrives; false if nothing is on its way.
+    fn arrive(&mut self) -> bool {
+        if let Some(upstream) = self.upstreams.last_mut()
+            && upstream.fate == Fate::InUse
+            && let Some(ready) = upstream.feed.arrive()
+        {
+            self.with_turn(|session, turn| session.on_ready(Leg::Upstream, ready, turn));
+            return true;
+        }
+        if let Some(ready) = self.client.arrive() {
+            self.with_turn(|session, turn| session.on_ready(Leg::Client, ready, turn));
+            return true;
+        }
+        if self.client_finished && !self.client.ended {
+            // A client that was told that nothing more comes closes its side.
+            self.client.end = Some(End::Fin);
+            return true;
+        }
+        false
+    }
+
+    pub fn with_turn(&mut self, act: impl FnOnce(&mut Session, &mut Turn)) {
+        let mut turn = Turn {
+            now: self.now,
+            services: &self.services,
+            routes: &self.routes,
+            stopping: false,
+            pool: &mut self.pool,
+            edits: &mut self.edits,
+            choices: &mut self.choices,
+            date: DATE.as_bytes(),
+        };
+        act(&mut self.session, &mut turn);
+    }
+}
+
+fn current(upstreams: &mut [Upstream]) -> &mut Upstream {
+    upstreams.last_mut().expect("an upstream connection")
+}
