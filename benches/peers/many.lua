@@ -1,0 +1,14 @@
+-- For wrk: asks for 1,024 targets in turn, so that a consistent hash has something to spread.
+local TARGETS = 1024
+local requests, turn = {}, 0
+
+init = function()
+  for key = 1, TARGETS do
+    requests[key] = wrk.format("GET", string.format("/key%d/s128", key))
+  end
+end
+
+request = function()
+  turn = turn % TARGETS + 1
+  return requests[turn]
+end

@@ -1,0 +1,124 @@
+//! What the protocol costs without a kernel: a head found and parsed, chunks scanned, a snapshot loaded, and one whole
+//! request through a `Session`, its steps answered at once. `cargo bench --bench session`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use divan::counter::{BytesCount, ItemsCount};
+use divan::{Bencher, black_box};
+use ringway::core::body::Body;
+use ringway::core::buffer::Pool;
+use ringway::core::head::{self, HeadScan};
+use ringway::core::limits::Limits;
+use ringway::core::rewrite::Edits;
+use ringway::core::ring::{Kind, Member, Ring};
+use ringway::core::session::{Arrival, Session};
+use ringway::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, Snapshot};
+use ringway::core::step::{Leg, Outcome, Ready, Step};
+use ringway::core::tick::Tick;
+use ringway::core::turn::{Choices, Turn};
+use ringway::shared::view::Publisher;
+
+fn main() {
+    divan::main();
+}
+
+const SMALL: &[u8] = b"GET /s128 HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n";
+const BROWSER: &[u8] = b"GET /home?user=7 HTTP/1.1\r\nHost: www.example.org\r\nConnection: keep-alive\r\n\
+    User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0 Safari/537.36\r\n\
+    Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\n\
+    Accept-Encoding: gzip, deflate, br\r\nAccept-Language: en-GB,en;q=0.9\r\nCookie: session=0123456789abcdef\r\n\r\n";
+const RESPONSE: &[u8] =
+    b"HTTP/1.1 200 OK\r\nServer: origin\r\nContent-Type: text/plain\r\nContent-Length: 11\r\n\r\nhello world";
+const DATE: &[u8] = b"Sun, 22 Nov 2026 12:00:00 GMT";
+
+#[divan::bench(args = [SMALL, BROWSER])]
+fn head_found_and_parsed(bencher: Bencher, bytes: &[u8]) {
+    let limits = Limits::default();
+    bencher.counter(BytesCount::new(bytes.len())).bench_local(|| {
+        let len = HeadScan::default().find(black_box(bytes), &limits).ok().flatten().unwrap_or(0);
+        let mut room = head::room();
+        head::parse_request(&bytes[..len], &mut room, &limits).map_or(0, |request| request.fields.len())
+    });
+}
+
+/// Chunks of 16 bytes: the framing is most of the work.
+#[divan::bench]
+fn chunks_scanned(bencher: Bencher) {
+    let bytes: Vec<u8> = b"10\r\n0123456789abcdef\r\n".repeat(1000);
+    bencher.counter(BytesCount::new(bytes.len())).bench_local(|| {
+        let (mut body, mut rest) = (Body::chunked(), black_box(&bytes[..]));
+        while !rest.is_empty() {
+            let credit = body.credit().min(rest.len() as u64);
+            body.pass(credit);
+            rest = &rest[credit as usize..];
+            rest = &rest[body.scan(rest).map_or(rest.len(), |scan| scan.read)..];
+        }
+        body.is_done()
+    });
+}
+
+#[divan::bench]
+fn snapshot_loaded(bencher: Bencher) {
+    let mut publisher = Publisher::new(snapshot());
+    let woken = AtomicU64::new(0);
+    let mut viewer = publisher.viewer(Arc::new(move || {
+        woken.fetch_add(1, Ordering::Relaxed);
+    }));
+    bencher.counter(ItemsCount::new(1000_usize)).bench_local(|| (0..1000).map(|_| viewer.load().epoch).sum::<u64>());
+}
+
+/// A keep-alive client and a pooled upstream connection, as in steady state.
+#[divan::bench(args = [SMALL, BROWSER])]
+fn request_through_a_session(bencher: Bencher, request: &[u8]) {
+    let (snapshot, mut pool, mut edits, mut choices) = (snapshot(), Pool::new(4), Edits::default(), Choices::new(7));
+    let mut turn = Turn {
+        now: Tick(1),
+        services: &snapshot.services,
+        routes: &snapshot.routes,
+        stopping: false,
+        pool: &mut pool,
+        edits: &mut edits,
+        choices: &mut choices,
+        date: DATE,
+    };
+    let address = ([127, 0, 0, 1], 8000).into();
+    let arrival = Arrival { peer: address, local: address, proxied: false, tunnel_to: None };
+    let mut session = Session::new(arrival, &mut turn);
+    let readable = Ready { readable: true, ..Ready::default() };
+    bencher.counter(ItemsCount::new(1_usize)).bench_local(|| {
+        session.on_ready(Leg::Client, readable, &turn);
+        let mut steps = 0;
+        while let Some(step) = session.next_step() {
+            steps += 1;
+            let outcome = match step {
+                Step::Recv(leg) => {
+                    let bytes = if leg == Leg::Client { request } else { RESPONSE };
+                    session.lane_from(leg).space(turn.pool)[..bytes.len()].copy_from_slice(bytes);
+                    Outcome::Moved(bytes.len() as u64)
+                }
+                Step::Send(leg) => Outcome::Moved(session.lane_to(leg).pending().len() as u64),
+                Step::Dial(_) => Outcome::Dialed { replica: ReplicaId(1), reused: true },
+                _ => Outcome::Done,
+            };
+            session.complete(step, outcome, &mut turn);
+            if matches!(step, Step::Send(Leg::Upstream)) {
+                session.on_ready(Leg::Upstream, readable, &turn);
+            }
+        }
+        assert!(steps == 6 && session.is_idle());
+    });
+}
+
+fn snapshot() -> Snapshot {
+    let service = Service {
+        name: "bench".into(),
+        mode: Mode::Http,
+        key: KeyPolicy::Uri,
+        limits: Arc::new(Limits::default()),
+        send_proxy: None,
+        replicas: Vec::new(),
+        ring: Arc::new(Ring::build(Kind::Ketama, &[Member::new("server1", 1)])),
+    };
+    Snapshot { epoch: 1, stopping: false, services: vec![Arc::new(service)], routes: Routes::default() }
+}
