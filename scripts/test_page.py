@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+"""Looks at the live page with a real Chromium: standard library and a `chromium` on the PATH, nothing else.
+
+    cargo build && scripts/test_page.py [--binary target/debug/ringway] [--shots DIR]
+
+Starts a balancer on free ports, puts requests on it, opens the page, and checks what a person would: the ring is drawn,
+numbers move, a killed replica is seen to heal, the keyboard works, nothing overflows a phone, nothing is asked for from
+elsewhere. Screenshots (light, dark, phone) go to DIR.
+"""
+import argparse, base64, json, os, re, shutil, signal, socket, struct, subprocess, sys, tempfile, threading, time, urllib.request
+
+PATIENCE = 30
+
+
+class Page:
+    """One tab, spoken to over the DevTools protocol."""
+
+    def __init__(self, port):
+        targets = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/json"))
+        path = next(t["webSocketDebuggerUrl"] for t in targets if t["type"] == "page").split(f":{port}", 1)[1]
+        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        key = base64.b64encode(os.urandom(16)).decode()
+        self.socket.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode())
+        self.reader = self.socket.makefile("rb")
+        while self.reader.readline().strip():
+            pass
+        self.next_id, self.events = 1, []
+
+    def send(self, text):
+        data = text.encode()
+        mask = os.urandom(4)
+        head = b"\x81"
+        if len(data) < 126:
+            head += bytes([128 | len(data)])
+        elif len(data) < 65536:
+            head += bytes([128 | 126]) + struct.pack(">H", len(data))
+        else:
+            head += bytes([128 | 127]) + struct.pack(">Q", len(data))
+        self.socket.sendall(head + mask + bytes(b ^ mask[i % 4] for i, b in enumerate(data)))
+
+    def receive(self):
+        message = b""
+        while True:
+            first, second = self.reader.read(2)
+            length = second & 127
+            if length == 126:
+                length = struct.unpack(">H", self.reader.read(2))[0]
+            elif length == 127:
+                length = struct.unpack(">Q", self.reader.read(8))[0]
+            message += self.reader.read(length)
+            if first & 128:
+                return json.loads(message)
+
+    def call(self, method, **parameters):
+        this, self.next_id = self.next_id, self.next_id + 1
+        self.send(json.dumps({"id": this, "method": method, "params": parameters}))
+        while True:
+            answer = self.receive()
+            if answer.get("id") == this:
+                if "error" in answer:
+                    raise AssertionError(f"{method}: {answer['error']}")
+                return answer["result"]
+            self.events.append(answer)
+
+    def value(self, expression):
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        if "exceptionDetails" in result:
+            raise AssertionError(f"{expression}: {result['exceptionDetails']}")
+        return result["result"].get("value")
+
+    def until(self, what, expression):
+        deadline = time.monotonic() + PATIENCE
+        while not self.value(expression):
+            assert time.monotonic() < deadline, f"waited too long for: {what}"
+            time.sleep(0.05)
+        print("ok:", what)
+
+    def key(self, key):
+        for kind in ("keyDown", "keyUp"):
+            text = {"text": key} if len(key) == 1 and kind == "keyDown" else {}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, **text)
+
+    def look(self, width, height, scheme, shot):
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        image = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
+        with open(shot, "wb") as out:
+            out.write(base64.b64decode(image))
+        print("shot:", shot)
+
+
+def check(page, balancer, address, shots, settle):
+    page.call("Runtime.enable")
+    page.call("Network.enable")
+    page.call("Page.enable")
+    page.call("Page.navigate", url=f"http://{address}/")
+    page.until("the stream is live", "document.getElementById('link')?.textContent === 'live'")
+    page.until("the ring has an arc path per replica", "document.querySelectorAll('#arcs path').length === 4")
+    page.until("every arc path is drawn", "[...document.querySelectorAll('#arcs path')].every(p => p.getTotalLength() > 100)")
+    page.until("four replicas are up", "document.querySelectorAll('#replicas .state.up').length === 4")
+    page.until("requests a second move", "Number(document.getElementById('middle').textContent.replace(/,/g, '')) > 0")
+    page.until("the shares add up to the whole",
+               "Math.abs([...document.querySelectorAll('.bar i')].reduce((a, i) => a + parseFloat(i.style.width), 0) - 100) < 1")
+    children = open(f"/proc/{balancer.pid}/task/{balancer.pid}/children").read().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    page.until("a kill and its heal are seen",
+               "[...document.querySelectorAll('#numbers div')].some(d => d.textContent === 'heals1') && "
+               "/healed it in/.test(document.getElementById('lines').textContent)")
+    page.key("ArrowDown")
+    page.until("the first arrow picks the first replica", "document.querySelectorAll('#arcs path.on').length === 1 && "
+               "document.activeElement === document.querySelector('#replicas li')")
+    page.key("ArrowDown")
+    page.until("the next arrow picks the next", "document.activeElement === document.querySelectorAll('#replicas li')[1] && "
+               "document.querySelector('#arcs path.on').dataset.name === document.activeElement.dataset.name")
+    page.key("Escape")
+    page.until("Escape lets it go", "document.querySelectorAll('#arcs path.on').length === 0")
+    page.key("p")
+    page.until("p pauses", "document.getElementById('pause').getAttribute('aria-pressed') === 'true'")
+    page.key("p")
+    page.until("and goes on", "document.getElementById('pause').getAttribute('aria-pressed') === 'false'")
+    time.sleep(settle)
+    page.look(1280, 1000, "light", os.path.join(shots, "page-light.png"))
+    page.look(1280, 1000, "dark", os.path.join(shots, "page-dark.png"))
+    for width in (360, 320):
+        page.look(width, 2000, "dark", os.path.join(shots, f"page-phone-{width}.png"))
+        page.until(f"nothing overflows {width} pixels", "document.documentElement.scrollWidth <= innerWidth")
+    page.until("buttons are large enough for a finger", "[...document.querySelectorAll('button')].every(b => b.offsetHeight >= 44)")
+    wrong = [e["params"] for e in page.events if e["method"] == "Runtime.exceptionThrown"
+             or e["method"] == "Runtime.consoleAPICalled" and e["params"]["type"] == "error"]
+    assert not wrong, wrong
+    asked = {e["params"]["request"]["url"] for e in page.events if e["method"] == "Network.requestWillBeSent"}
+    foreign = {url for url in asked if not url.startswith((f"http://{address}/", "data:"))}
+    assert not foreign, foreign
+    print("ok: no error, and nothing asked for from elsewhere")
+
+
+def load(address, over):
+    host, port = address.split(":")
+    while not over.is_set():
+        try:
+            urllib.request.urlopen(f"http://{host}:{port}/home", timeout=5).read()
+        except OSError:
+            pass
+
+
+def main():
+    options = argparse.ArgumentParser()
+    options.add_argument("--binary", default="target/debug/ringway")
+    options.add_argument("--shots", default=tempfile.gettempdir())
+    options.add_argument("--settle", type=float, default=0, help="seconds before the pictures are taken (0)")
+    options = options.parse_args()
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        sys.exit("no chromium on the PATH: apt-get install chromium")
+    os.makedirs(options.shots, exist_ok=True)
+    balancer = subprocess.Popen(
+        [options.binary, "run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--replicas", "4"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    browser, over, profile = None, threading.Event(), tempfile.mkdtemp()
+    try:
+        data, admin = re.findall(r"http://([\d.]+:\d+)", balancer.stdout.readline())
+        threading.Thread(target=load, args=(data, over), daemon=True).start()
+        browser = subprocess.Popen(
+            [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
+             f"--user-data-dir={profile}", "about:blank"], stderr=subprocess.PIPE, text=True)
+        port = next(int(m[1]) for line in browser.stderr if (m := re.search(r"ws://127\.0\.0\.1:(\d+)/", line)))
+        threading.Thread(target=browser.stderr.read, daemon=True).start()
+        check(Page(port), balancer, admin, options.shots, options.settle)
+    finally:
+        over.set()
+        for process in filter(None, (browser, balancer)):
+            process.terminate()
+            process.wait(PATIENCE)
+        shutil.rmtree(profile, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
