@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
-use support::{PATIENCE, Process, connect, exchange, origin, read_head, read_response, until};
+use support::{PATIENCE, Process, connect, exchange, origin, read_head, read_response, try_connect, until};
 
 const GET: &[u8] = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -224,7 +224,7 @@ fn over_the_cap_nobody_gets_in() {
     let balancer = Process::balancer(&[origin::start(polite)], &["--workers", "1", "--max-connections", "4"]);
     let mut inside: Vec<TcpStream> = Vec::new();
     until(Instant::now() + PATIENCE, "four to be inside", || {
-        let mut client = connect(balancer.address);
+        let mut client = try_connect(balancer.address).ok()?;
         client.write_all(GET).ok()?;
         let mut first = [0];
         if client.read_exact(&mut first).is_ok() {
@@ -232,9 +232,11 @@ fn over_the_cap_nobody_gets_in() {
         }
         (inside.len() == 4).then_some(())
     });
-    let mut fifth = connect(balancer.address);
-    fifth.write_all(GET).ok();
-    match fifth.read(&mut [0; 16]) {
+    let fifth = try_connect(balancer.address).and_then(|mut fifth| {
+        fifth.write_all(GET).ok();
+        fifth.read(&mut [0; 16])
+    });
+    match fifth {
         Ok(n) => assert_eq!(n, 0, "refused at accept"),
         Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
     }

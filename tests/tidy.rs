@@ -39,8 +39,6 @@ const PANICS: [&str; 6] = [".unwrap()", ".expect(\"", "panic!(", "todo!(", "unim
 
 /// A file with more lines than this outside its tests holds more than one idea.
 const LINES: usize = 500;
-/// One state machine whose states know each other: split, it would be two halves of one idea.
-const LONGER: [(&str, usize); 1] = [("src/core/session.rs", 1000)];
 
 /// What may lie at the top of the repository, beside files that begin with a dot.
 const TOP: [&str; 10] = [
@@ -135,11 +133,10 @@ fn every_file_opens_with_its_law() {
 
 #[test]
 fn no_file_holds_two_ideas() {
-    let limit = |name: &str| LONGER.iter().find(|(longer, _)| *longer == name).map_or(LINES, |(_, lines)| *lines);
     let long: Vec<String> = sources()
         .iter()
-        .filter(|file| file.tests_at().min(file.text.lines().count()) > limit(&file.name))
-        .map(|file| format!("{}: over {} lines", file.name, limit(&file.name)))
+        .filter(|file| file.tests_at().min(file.text.lines().count()) > LINES)
+        .map(|file| format!("{}: over {LINES} lines", file.name))
         .collect();
     assert!(long.is_empty(), "{long:#?}");
 }

@@ -130,8 +130,8 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     try_connect(address).expect("it listens")
 }
 
-/// A relay without replicas resets what it accepts, which may show as early as in `connect`.
-fn try_connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+/// Whoever is reset as soon as it was accepted may see that as early as here.
+pub fn try_connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;

@@ -1,0 +1,64 @@
+//! What to do next: the order in which a session sends, lets its upstream connection go, and reads.
+
+use super::{Link, Session};
+use crate::core::lane::Phase;
+use crate::core::step::{Leg, Step};
+
+impl Session {
+    /// Sends on what the lane to `leg` holds.
+    pub(super) fn push(&mut self, leg: Leg) -> Option<Step> {
+        if leg == Leg::Upstream && !matches!(self.link, Link::Open { .. }) {
+            return None;
+        }
+        let tunnel = self.exchange.tunnel;
+        let writable = self.side(leg).writable;
+        let lane = self.lane_to(leg);
+        if lane.has_pending() {
+            writable.then_some(Step::Send(leg))
+        } else if lane.piped() > 0 {
+            writable.then_some(Step::Drain(leg, lane.piped()))
+        } else {
+            (tunnel && lane.ended && !lane.finished).then_some(Step::Finish(leg))
+        }
+    }
+
+    /// Reads from `leg` if its lane can take more.
+    pub(super) fn pull(&mut self, leg: Leg) -> Option<Step> {
+        let open = leg == Leg::Client || matches!(self.link, Link::Open { .. });
+        let readable = self.side(leg).readable;
+        let lane = self.lane_from(leg);
+        if !open || !readable || !lane.is_hungry() {
+            return None;
+        }
+        Some(match lane.fill_ask() {
+            Some(ask) => Step::Fill(leg, ask),
+            None => Step::Recv(leg),
+        })
+    }
+
+    /// Lets the upstream connection go once the response was read whole. A request that is still on its way behind
+    /// its response goes on, for as long as the replica keeps the connection (RFC 9112 section 9.3).
+    pub(super) fn part(&mut self) -> Option<Step> {
+        if !matches!(self.link, Link::Open { .. }) || self.download.phase != Phase::Done {
+            return None;
+        }
+        let asked = self.upload.phase == Phase::Done && self.upload.is_drained();
+        let quiet = !self.download.has_unscanned() && !self.download.ended && !self.upstream.hangup;
+        match (self.exchange.reusable && quiet, asked) {
+            (false, _) => Some(Step::Hangup),
+            (true, false) => None,
+            // What a replica makes of a body that it answered before is not ours to guess.
+            (true, true) if self.exchange.early => Some(Step::Hangup),
+            // Its edge was used up: what may be left in the socket would be taken for the next response.
+            (true, true) if self.upstream.readable => Some(Step::Recv(Leg::Upstream)),
+            (true, true) => Some(Step::Park),
+        }
+    }
+
+    pub(super) fn linger(&mut self) -> Option<Step> {
+        if !self.download.finished {
+            return Some(Step::Finish(Leg::Client));
+        }
+        self.client.readable.then_some(Step::Recv(Leg::Client))
+    }
+}

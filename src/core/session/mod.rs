@@ -1,0 +1,286 @@
+//! One client connection for life: two lanes, an upstream leg that comes and goes, and the exchange under way. It is
+//! a pure state machine: [`Session::next_step`] asks for a step, [`Session::complete`] hears how it went.
+
+mod ask;
+mod failure;
+mod heard;
+mod protocol;
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+
+use super::exchange::Exchange;
+use super::ip::IpText;
+use super::lane::{Lane, Phase};
+use super::limits::Limits;
+use super::proxy::Ends;
+use super::snapshot::ReplicaId;
+use super::step::{Call, Leg, Notice, Outcome, Ready, Step};
+use super::tick::Tick;
+use super::turn::Turn;
+
+/// How long a refused client may go on sending before its connection is cut, so that it can read the refusal.
+pub const LINGER_MS: u64 = 2_000;
+/// A request that waits longer than this for its response makes the control plane look at the replica.
+pub const SILENT_MS: u64 = 250;
+
+#[derive(Debug)]
+pub struct Session {
+    upload: Lane,
+    download: Lane,
+    client: Side,
+    upstream: Side,
+    link: Link,
+    stage: Stage,
+    exchange: Exchange,
+    /// A byte of the next head came: its deadline runs.
+    head_begun: bool,
+    deadline: Tick,
+    notice: Option<Notice>,
+    refused: Option<Notice>,
+    /// A PROXY header comes before everything else.
+    proxy_first: bool,
+    ends: Ends,
+    client_ip: IpText,
+}
+
+/// How a client came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+    /// The peer is a balancer that we trust to name the client, and has to.
+    pub proxied: bool,
+    /// The service whose tunnel this is; `None`: HTTP.
+    pub tunnel_to: Option<usize>,
+}
+
+/// A leg's readiness, as far as edges and short transfers told.
+#[derive(Clone, Copy, Debug, Default)]
+struct Side {
+    readable: bool,
+    writable: bool,
+    hangup: bool,
+    /// A write met a reset, which reading will not tell again: what looks like the end is none.
+    cut: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    None,
+    Wanted { again: Option<ReplicaId> },
+    Open { replica: ReplicaId, reused: bool, connected: bool, since: Tick },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// The last answer is out; what the client still sends is read and dropped (RFC 9112 section 9.6).
+    Lingering,
+    Closing {
+        reset: bool,
+    },
+}
+
+/// Why an upstream connection is of no more use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    Closed,
+    Failed(ErrorKind),
+    TimedOut,
+    /// The control plane says that the replica is down.
+    ReplicaDown,
+}
+
+impl Session {
+    pub fn new(arrival: Arrival, turn: &mut Turn) -> Session {
+        let mut session = Session {
+            upload: Lane::new(Phase::Head),
+            download: Lane::new(Phase::Done),
+            client: Side { writable: true, ..Side::default() },
+            upstream: Side::default(),
+            link: Link::None,
+            stage: Stage::Serving,
+            exchange: Exchange::default(),
+            head_begun: false,
+            deadline: Tick::NEVER,
+            notice: None,
+            refused: None,
+            proxy_first: arrival.proxied,
+            ends: Ends { source: arrival.peer, destination: arrival.local },
+            client_ip: IpText::new(arrival.peer.ip()),
+        };
+        session.arm(turn.now, turn.limits(turn.routes.default).idle_timeout_ms);
+        if let Some(service) = arrival.tunnel_to {
+            session.exchange.service = service;
+            session.exchange.tunnel = true;
+            if !session.proxy_first {
+                session.begin_tunnel(turn);
+            }
+        }
+        session
+    }
+
+    /// Marks what the loop learned. Nothing acts here.
+    pub fn on_ready(&mut self, leg: Leg, ready: Ready, turn: &Turn) {
+        if leg == Leg::Upstream
+            && ready.writable
+            && !ready.dead
+            && let Link::Open { connected, .. } = &mut self.link
+            && !*connected
+        {
+            *connected = true;
+            self.moved(turn);
+        }
+        let side = self.side(leg);
+        side.readable |= ready.readable || ready.hangup || ready.dead;
+        side.writable |= ready.writable;
+        side.hangup |= ready.hangup || ready.dead;
+        if leg == Leg::Client && ready.dead && self.stage == Stage::Serving && !self.exchange.tunnel {
+            self.stage = Stage::Closing { reset: false };
+        }
+    }
+
+    /// There is always one.
+    pub fn deadline(&self) -> Tick {
+        self.deadline
+    }
+
+    /// What was noticed of a replica, and then what that came to for the client.
+    pub fn take_notice(&mut self) -> Option<Notice> {
+        self.notice.take().or_else(|| self.refused.take())
+    }
+
+    pub fn has_notice(&self) -> bool {
+        self.notice.is_some() || self.refused.is_some()
+    }
+
+    /// The lane whose source this leg is.
+    pub fn lane_from(&mut self, leg: Leg) -> &mut Lane {
+        match leg {
+            Leg::Client => &mut self.upload,
+            Leg::Upstream => &mut self.download,
+        }
+    }
+
+    /// The lane whose sink this leg is.
+    pub fn lane_to(&mut self, leg: Leg) -> &mut Lane {
+        match leg {
+            Leg::Client => &mut self.download,
+            Leg::Upstream => &mut self.upload,
+        }
+    }
+
+    pub fn was_tried(&self, replica: ReplicaId) -> bool {
+        self.exchange.was_tried(replica)
+    }
+
+    /// Where the exchange is with an upstream, which replica that is.
+    pub fn replica(&self) -> Option<ReplicaId> {
+        match self.link {
+            Link::Open { replica, .. } => Some(replica),
+            _ => None,
+        }
+    }
+
+    /// Neither a request nor a tunnel is under way.
+    pub fn is_idle(&self) -> bool {
+        !self.exchange.active && !self.head_begun
+    }
+
+    /// Its bytes pass as they are: only a clean end may look like one, on either side.
+    pub fn is_tunnel(&self) -> bool {
+        self.exchange.tunnel
+    }
+
+    /// What to do next; `None` means that only readiness, the deadline or the control plane can change anything.
+    pub fn next_step(&mut self) -> Option<Step> {
+        match self.stage {
+            Stage::Closing { reset } => return Some(Step::Close { reset }),
+            Stage::Lingering => return self.linger(),
+            Stage::Serving => {}
+        }
+        if let Link::Wanted { again } = self.link {
+            return Some(Step::Dial(Call { service: self.exchange.service, key: self.exchange.key, again }));
+        }
+        self.push(Leg::Client)
+            .or_else(|| self.part())
+            .or_else(|| self.push(Leg::Upstream))
+            .or_else(|| self.pull(Leg::Upstream))
+            .or_else(|| self.pull(Leg::Client))
+    }
+
+    /// Hears how a step went and moves the protocol on as far as it goes without I/O.
+    pub fn complete(&mut self, step: Step, outcome: Outcome, turn: &mut Turn) {
+        match step {
+            Step::Recv(leg) => self.received(leg, outcome, turn),
+            Step::Send(leg) => self.sent(leg, outcome, turn),
+            Step::Fill(leg, _) => self.filled(leg, outcome, turn),
+            Step::Drain(leg, _) => self.drained(leg, outcome, turn),
+            Step::Dial(_) => self.dialled(outcome, turn),
+            Step::Park => self.link = Link::None,
+            Step::Hangup => {
+                self.link = Link::None;
+                self.upload.piped_lost();
+                // What came behind the response was for nobody.
+                self.download.skip(usize::MAX);
+            }
+            Step::Finish(leg) => self.lane_to(leg).finished = true,
+            Step::Close { .. } => {}
+        }
+        self.settle(turn);
+    }
+
+    /// Acts on the deadline if it has passed.
+    pub fn on_deadline(&mut self, turn: &mut Turn) {
+        if turn.now < self.deadline {
+            return;
+        }
+        self.expire(turn);
+        self.settle(turn);
+    }
+
+    /// The balancer is stopping: idle clients are let go, others after their answer.
+    pub fn on_drain(&mut self) {
+        if self.is_idle() && self.stage == Stage::Serving {
+            self.stage = Stage::Closing { reset: false };
+        }
+    }
+
+    /// The control plane says that the replica in use is down: what can go elsewhere does so now.
+    pub fn on_replica_down(&mut self, turn: &mut Turn) {
+        if self.exchange.may_redial(self.limits(turn).attempts) {
+            self.lost(Loss::ReplicaDown, turn);
+            self.settle(turn);
+        }
+    }
+
+    /// Panics where a law is broken.
+    pub fn check(&self) {
+        self.upload.check();
+        self.download.check();
+        assert!(self.deadline < Tick::NEVER, "no deadline: {self:?}");
+        let open = matches!(self.link, Link::Open { .. });
+        assert!(!open || self.exchange.active, "an upstream without an exchange: {self:?}");
+    }
+
+    /// The response was read whole; at most the request is still on its way.
+    fn is_answered(&self) -> bool {
+        self.exchange.active && self.download.phase == Phase::Done && self.exchange.response_seen
+    }
+
+    fn side(&mut self, leg: Leg) -> &mut Side {
+        match leg {
+            Leg::Client => &mut self.client,
+            Leg::Upstream => &mut self.upstream,
+        }
+    }
+
+    fn limits<'a>(&self, turn: &Turn<'a>) -> &'a Limits {
+        turn.limits(self.exchange.service)
+    }
+
+    fn arm(&mut self, now: Tick, ms: u64) {
+        self.deadline = now.after_ms(ms);
+    }
+}

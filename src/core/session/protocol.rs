@@ -1,0 +1,244 @@
+//! The protocol: moves both lanes on, from one head to the next, as far as bytes at hand allow.
+
+use super::{LINGER_MS, Link, Session, Stage};
+use crate::core::body::Body;
+use crate::core::exchange::INTERIM_LIMIT;
+use crate::core::head::{self, HeadScan, Refusal};
+use crate::core::ip::IpText;
+use crate::core::lane::Phase;
+use crate::core::proxy;
+use crate::core::request::{self, Origin, Own};
+use crate::core::step::Notice;
+use crate::core::turn::Turn;
+use crate::core::{key, reply, response};
+
+impl Session {
+    /// Moves both lanes on until only I/O can.
+    pub(super) fn settle(&mut self, turn: &mut Turn) {
+        while self.stage == Stage::Serving {
+            self.advance_upload(turn);
+            self.advance_download(turn);
+            let answered = self.download.phase == Phase::Done && self.download.is_drained();
+            if self.exchange.tunnel {
+                if self.upload.finished && self.download.finished {
+                    self.stage = Stage::Closing { reset: false };
+                }
+                break;
+            }
+            if !self.exchange.active || !answered || self.link != Link::None {
+                break;
+            }
+            self.end_exchange(turn);
+        }
+        if self.upload.is_drained() {
+            self.upload.reclaim(turn.pool);
+        }
+        if self.download.is_drained() {
+            self.download.reclaim(turn.pool);
+        }
+    }
+
+    /// The bytes of the client go to its service as they are.
+    pub(super) fn begin_tunnel(&mut self, turn: &mut Turn) {
+        let service = self.exchange.service;
+        let fresh = turn.choices.draw();
+        let key = turn.service(service).map_or(fresh, |s| key::of(&s.key, b"", &[], self.client_ip.text(), fresh));
+        self.exchange.begin(service, key);
+        self.exchange.tunnel = true;
+        self.open_tunnel();
+        self.link = Link::Wanted { again: None };
+        self.arm(turn.now, turn.limits(service).tunnel_timeout_ms);
+    }
+
+    /// Takes a PROXY header off the front, if one is due.
+    fn read_proxy(&mut self, turn: &mut Turn) -> Result<(), &'static str> {
+        let Some((len, ends)) = proxy::read(self.upload.unscanned())? else { return Ok(()) };
+        self.upload.skip(len);
+        self.proxy_first = false;
+        self.head_begun = self.upload.has_unscanned();
+        if let Some(ends) = ends {
+            self.ends = ends;
+            self.client_ip = IpText::new(ends.source.ip());
+        }
+        if self.exchange.tunnel {
+            self.begin_tunnel(turn);
+        }
+        Ok(())
+    }
+
+    fn advance_upload(&mut self, turn: &mut Turn) {
+        if self.proxy_first
+            && self.upload.has_unscanned()
+            && let Err(why) = self.read_proxy(turn)
+        {
+            self.refused = Some(Notice::Refused { status: 0, why });
+            self.stage = Stage::Closing { reset: true };
+        }
+        if self.proxy_first {
+            return;
+        }
+        if self.upload.phase == Phase::Head
+            && !self.exchange.active
+            && self.upload.has_unscanned()
+            && let Err(refusal) = self.read_request(turn)
+        {
+            self.answer(refusal.status, refusal.why, turn);
+        }
+        if self.upload.phase == Phase::Body
+            && let Err(fault) = self.upload.advance_body()
+        {
+            self.spoiled(fault.0, turn);
+        }
+    }
+
+    fn advance_download(&mut self, turn: &mut Turn) {
+        while self.download.phase == Phase::Head && self.download.has_unscanned() && !self.download.has_pending() {
+            match self.read_response(turn) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(why) => return self.bad_response(why, turn),
+            }
+        }
+        if self.download.phase == Phase::Body && self.download.advance_body().is_err() {
+            self.truncate();
+        }
+    }
+
+    /// Reads a request head if it is here whole, and asks for a replica.
+    fn read_request(&mut self, turn: &mut Turn) -> Result<(), Refusal> {
+        let limits = turn.limits(turn.routes.default);
+        let mut scan: HeadScan = self.upload.head;
+        let blank = scan.skip_blank(self.upload.unscanned())?;
+        self.upload.skip(blank);
+        let bytes = self.upload.unscanned();
+        if HeadScan::is_hopeless(bytes) {
+            return Err(head::refusal(400, "this is not HTTP/1"));
+        }
+        let whole = if HeadScan::is_blank_start(bytes) { None } else { scan.find(bytes, limits)? };
+        self.upload.head = scan;
+        let Some(len) = whole else { return self.head_awaited(blank, turn) };
+        let head = self.upload.unscanned().get(..len).unwrap_or_default();
+        let mut room = head::room();
+        let request = head::parse_request(head, &mut room, limits)?;
+        let target = head::origin_form(request.target).as_bytes();
+        let index = turn.routes.service(key::path(target));
+        let service = turn.service(index).ok_or(head::refusal(503, "no service is configured"))?;
+        let client_ip = self.client_ip.text();
+        let origin = Origin { client_ip, proto: b"http", service: &service.name };
+        turn.edits.clear();
+        let plan = request::plan(head, &request, limits, origin, turn.edits)?;
+        let key = key::of(&service.key, target, request.fields, client_ip, turn.choices.draw());
+        let edits = &*turn.edits;
+        self.upload.release_head(len, |store, from, to| edits.apply(store, from, to));
+        self.upload.body = plan.body;
+        self.upload.phase = Phase::Body;
+        self.head_begun = false;
+        self.exchange.begin(index, key);
+        self.exchange.minor = plan.minor;
+        self.exchange.keep_alive = plan.keep_alive;
+        self.exchange.lingers = plan.keep_alive;
+        self.exchange.is_head = plan.is_head;
+        self.exchange.idempotent = plan.idempotent;
+        self.exchange.upgrade = plan.upgrade;
+        self.exchange.mark = Some(self.upload.mark());
+        match plan.own {
+            Some(Own::Options) => self.answer_with(reply::options(turn.date)),
+            Some(Own::Trace(request)) => self.answer_with(reply::trace(&request, turn.date)),
+            None => self.link = Link::Wanted { again: None },
+        }
+        self.arm(turn.now, service.limits.connect_timeout_ms);
+        Ok(())
+    }
+
+    /// The head is not here whole.
+    fn head_awaited(&mut self, blank: usize, turn: &Turn) -> Result<(), Refusal> {
+        if self.upload.head.is_unversioned(self.upload.unscanned()) {
+            return Err(head::UNVERSIONED);
+        }
+        if blank > 0 && !self.upload.has_unscanned() {
+            // Empty lines after a request are no beginning of another one.
+            self.head_begun = false;
+            self.arm(turn.now, turn.limits(turn.routes.default).idle_timeout_ms);
+        }
+        Ok(())
+    }
+
+    /// Reads a response head if it is here whole; true if there may be another one behind it.
+    fn read_response(&mut self, turn: &mut Turn) -> Result<bool, &'static str> {
+        let limits = self.limits(turn);
+        let mut scan = self.download.head;
+        let whole = scan.find(self.download.unscanned(), limits).map_err(|refusal| refusal.why)?;
+        self.download.head = scan;
+        let Some(len) = whole else { return Ok(false) };
+        let head = self.download.unscanned().get(..len).unwrap_or_default();
+        let mut room = head::room();
+        let parsed = head::parse_response(head, &mut room, limits)?;
+        let mut asked = self.exchange.asked();
+        asked.keep_alive &= !turn.stopping && self.upload.phase == Phase::Done && !self.upload.ended;
+        turn.edits.clear();
+        let plan = response::plan(head, &parsed, asked, turn.date, turn.edits)?;
+        self.download.head.reset();
+        if plan.is_interim() {
+            self.exchange.interims += 1;
+            if self.exchange.interims > INTERIM_LIMIT {
+                return Err("too many interim responses");
+            }
+            self.exchange.asked_at = self.exchange.asked_at.map(|_| turn.now);
+            self.arm(turn.now, limits.response_timeout_ms);
+            if self.exchange.minor == 0 {
+                self.download.skip(len);
+                return Ok(true);
+            }
+        }
+        let edits = &*turn.edits;
+        self.download.release_head(len, |store, from, to| edits.apply(store, from, to));
+        if plan.is_interim() {
+            return Ok(true);
+        }
+        turn.pool.forget(std::mem::take(&mut self.exchange.replay));
+        self.exchange.keep_alive = plan.keep_alive;
+        self.exchange.early = self.upload.phase != Phase::Done || !self.upload.is_drained();
+        self.exchange.reusable =
+            plan.reusable && turn.service(self.exchange.service).is_some_and(|s| s.send_proxy.is_none());
+        self.download.body = plan.body;
+        self.download.phase = Phase::Body;
+        if plan.status == 101 {
+            self.exchange.tunnel = true;
+            self.open_tunnel();
+        }
+        self.arm(turn.now, limits.stall_timeout_ms);
+        Ok(false)
+    }
+
+    fn open_tunnel(&mut self) {
+        for lane in [&mut self.upload, &mut self.download] {
+            lane.body = Body::Tunnel;
+            lane.phase = Phase::Body;
+        }
+    }
+
+    fn end_exchange(&mut self, turn: &mut Turn) {
+        let whole = self.upload.phase == Phase::Done;
+        let exchange = &mut self.exchange;
+        exchange.active = false;
+        if exchange.truncated {
+            let reset = self.download.body.is_close_delimited();
+            self.stage = Stage::Closing { reset };
+        } else if exchange.keep_alive && whole && !turn.stopping && !self.upload.ended {
+            self.upload.restart(Phase::Head);
+            self.download.restart(Phase::Done);
+            self.arm(turn.now, turn.limits(turn.routes.default).idle_timeout_ms);
+            if self.upload.has_unscanned() {
+                self.head_begun = true;
+                self.arm(turn.now, turn.limits(turn.routes.default).head_timeout_ms);
+            }
+        } else if (exchange.lingers || !whole || self.client.readable) && !self.upload.ended {
+            self.stage = Stage::Lingering;
+            self.upload.restart(Phase::Body);
+            self.upload.drop_all();
+            self.arm(turn.now, LINGER_MS);
+        } else {
+            self.stage = Stage::Closing { reset: false };
+        }
+    }
+}
