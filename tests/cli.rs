@@ -93,7 +93,7 @@ fn a_sound_file_is_summed_up() {
 
 #[test]
 fn a_wrong_file_is_told_by_its_line() {
-    let mistakes: [(&str, &[&str]); 12] = [
+    let mistakes: [(&str, &[&str]); 13] = [
         ("foo = 1", &[":1: foo", "no such setting"]),
         ("\n\n[limits]\ntimeout = 5", &[":4: limits.timeout", "no such setting"]),
         ("[limits]\nhead_timeout_ms = -5", &[":2: limits.head_timeout_ms", "-5"]),
@@ -105,6 +105,7 @@ fn a_wrong_file_is_told_by_its_line() {
         ("listen = 1.5", &[":1: listen", "IP:PORT"]),
         ("x = ", &[":1:"]),
         ("config = \"other.toml\"", &[":1: config", "no such setting"]),
+        ("[forwarded]\ntrust = \"all\"", &[":2: forwarded.trust", "append, replace or keep"]),
         ("[hash.key]\nname = \"uri\"", &["hash.key"]),
     ];
     for (at, (text, said)) in mistakes.into_iter().enumerate() {

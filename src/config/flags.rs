@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::{AdminListen, FixedReplica, Heartbeat, OnExit, Reach, study, values};
 use crate::core::head;
-use crate::core::limits::Limits;
+use crate::core::limits::{Limits, Trust};
 use crate::core::net::Net;
 use crate::core::proxy::Version;
 use crate::core::ring::Kind;
@@ -91,6 +91,8 @@ pub struct Run {
     #[command(flatten)]
     pub proxy: Proxy,
     #[command(flatten)]
+    pub forwarded: Forwarded,
+    #[command(flatten)]
     pub limits: LimitFlags,
     #[command(flatten)]
     pub docker: Docker,
@@ -147,6 +149,16 @@ pub struct Proxy {
     /// connections serve one client each
     #[arg(long, value_name = "VERSION", value_parser = values::proxy_version)]
     pub send_proxy: Option<Version>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Forwarded")]
+pub struct Forwarded {
+    /// What becomes of X-Forwarded-* and Forwarded that a client sent: `append` (anybody may have sent them: the client's
+    /// address is added to X-Forwarded-For, the rest is left out), `replace` (nothing of them goes on), or `keep` (only
+    /// where every client is a proxy of yours: they go on, and its address is added to X-Forwarded-For)
+    #[arg(long, value_name = "TRUST", default_value = "append", value_parser = values::trust)]
+    pub forwarded_trust: Trust,
 }
 
 #[derive(Args)]

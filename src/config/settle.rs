@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::flags::{Admin, Run, RuntimeKind};
 use super::{AdminListen, Config, FixedReplica, Heartbeat, Runtime};
+use crate::core::limits::Limits;
 use crate::core::snapshot::Mode;
 
 impl Run {
@@ -16,7 +17,7 @@ impl Run {
         if self.replicas == 0 && matches!(runtime, Runtime::Process) {
             return Err("--replicas 0 needs --runtime docker, where containers of others can join".into());
         }
-        let limits = self.limits.settle();
+        let limits = Limits { trust: self.forwarded.forwarded_trust, ..self.limits.settle() };
         if limits.line_limit > limits.head_limit {
             let (line, head) = (limits.line_limit, limits.head_limit);
             return Err(format!("--line-limit {line} is over --head-limit {head}, which holds the line too"));

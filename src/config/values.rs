@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use super::{AdminListen, FixedReplica};
+use crate::core::limits::Trust;
 use crate::core::net::Net;
 use crate::core::proxy::Version;
 use crate::core::ring::{Kind, Member};
@@ -33,6 +34,15 @@ pub fn mode(text: &str) -> Result<Mode, String> {
 
 pub fn net(text: &str) -> Result<Net, String> {
     text.parse().map_err(|_| "want an address or a range, like 10.0.0.0/8, 192.0.2.7 or ::1".into())
+}
+
+pub fn trust(text: &str) -> Result<Trust, String> {
+    match text {
+        "append" => Ok(Trust::Append),
+        "replace" => Ok(Trust::Replace),
+        "keep" => Ok(Trust::Keep),
+        _ => Err("want append, replace or keep".into()),
+    }
 }
 
 pub fn proxy_version(text: &str) -> Result<Version, String> {
