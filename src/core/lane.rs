@@ -18,6 +18,8 @@ use super::head::HeadScan;
 
 /// From here on a body is spliced. Below, one read and one write of the buffer cost less than two splices.
 pub const SPLICE_MIN: u64 = 64 * 1024;
+/// A tunnel goes on splicing until less than this comes at once: one copied read after each lull would cost more.
+pub const SPLICE_LULL: u64 = 8 * 1024;
 /// The most that one fill asks for: what a pooled pipe holds.
 pub const SPLICE_MAX: u64 = 1024 * 1024;
 
@@ -206,7 +208,7 @@ impl Lane {
     pub fn piped_in(&mut self, n: u64) {
         self.piped += n;
         self.body.pass(n);
-        self.full = n >= SPLICE_MIN;
+        self.full = n >= SPLICE_LULL;
         if self.body.is_done() {
             self.phase = Phase::Done;
         }

@@ -342,10 +342,25 @@ impl<K: Kernel> Worker<K> {
     fn rest(&mut self, place: u32) {
         let Some(slot) = self.slots.at_mut(place) else { return };
         self.timers.hint(place, slot.session.deadline());
+        let unwatched = !slot.watched && slot.session.hears_client();
         if slot.session.has_notice() {
             self.announce(place);
         }
         self.spare(place);
+        if unwatched {
+            self.watch(place);
+        }
+    }
+
+    /// A client is watched from when it is first waited for: one whose only request came with it never is.
+    fn watch(&mut self, place: u32) {
+        let Some(generation) = self.slots.generation(place) else { return };
+        let Some(slot) = self.slots.at_mut(place) else { return };
+        slot.watched = true;
+        if self.kernel.watch(&slot.socket, Token::Client { place, generation }).is_err() {
+            self.counters.capped.count();
+            self.close(place, true);
+        }
     }
 
     fn announce(&mut self, place: u32) {
@@ -406,10 +421,7 @@ impl<K: Kernel> Worker<K> {
 
     fn welcome(&mut self, socket: K::Socket, mut arrival: Arrival) {
         self.counters.accepted.count();
-        let (place, generation) = self.slots.vacant();
-        if self.slots.len() >= self.max_slots
-            || self.kernel.watch(&socket, Token::Client { place, generation }).is_err()
-        {
+        if self.slots.len() >= self.max_slots {
             self.counters.capped.count();
             self.counters.closed.count();
             // A refusal, not an end.
@@ -421,11 +433,10 @@ impl<K: Kernel> Worker<K> {
             arrival.local = self.kernel.local(&socket).unwrap_or(arrival.local);
         }
         let session = Session::new(arrival, &mut self.lent.turn());
-        self.timers.hint(place, session.deadline());
+        let deadline = session.deadline();
         let place = self.slots.insert(Slot::new(session, socket, arrival.peer.ip()));
-        if arrival.tunnel_to.is_some() {
-            self.queue(place);
-        }
+        self.timers.hint(place, deadline);
+        self.queue(place);
     }
 }
 

@@ -43,6 +43,10 @@ impl<T> Slab<T> {
         }
     }
 
+    pub fn generation(&self, place: u32) -> Option<u32> {
+        self.places.get(place as usize).map(|slot| slot.generation)
+    }
+
     pub fn remove(&mut self, place: u32) -> Option<T> {
         let slot = self.places.get_mut(place as usize)?;
         let tenant = slot.tenant.take()?;

@@ -18,6 +18,8 @@ pub struct Slot<K: Kernel> {
     pub conn: Option<u32>,
     pub pipes: Pipes<K::Pipe>,
     pub queued: bool,
+    /// The client's socket is known to the kernel's poll: from the first time that the session waits for it.
+    pub watched: bool,
 }
 
 pub struct Conn<K: Kernel> {
@@ -32,7 +34,7 @@ pub struct Conn<K: Kernel> {
 
 impl<K: Kernel> Slot<K> {
     pub fn new(session: Session, socket: K::Socket, client: IpAddr) -> Slot<K> {
-        Slot { session, socket, client, conn: None, pipes: Pipes([None, None]), queued: false }
+        Slot { session, socket, client, conn: None, pipes: Pipes([None, None]), queued: false, watched: false }
     }
 }
 

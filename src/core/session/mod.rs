@@ -97,7 +97,8 @@ impl Session {
         let mut session = Session {
             upload: Lane::new(Phase::Head),
             download: Lane::new(Phase::Done),
-            client: Side { writable: true, ..Side::default() },
+            // Its first bytes often come with the connection itself: asking costs less than being told.
+            client: Side { readable: true, writable: true, ..Side::default() },
             upstream: Side::default(),
             link: Link::None,
             stage: Stage::Serving,
@@ -183,6 +184,15 @@ impl Session {
         }
     }
 
+    /// False while nothing that the client does can matter: all of its last request is here, and the response is not
+    /// overdue yet.
+    pub fn hears_client(&self) -> bool {
+        let asked = self.exchange.active && self.upload.phase == Phase::Done && self.exchange.asked_at.is_some();
+        let last = !self.exchange.keep_alive && !self.exchange.upgrade && !self.exchange.tunnel;
+        let soon = !self.exchange.response_seen && !self.exchange.told_silent;
+        !(asked && last && soon && self.client.writable && self.stage == Stage::Serving)
+    }
+
     /// Neither a request nor a tunnel is under way.
     pub fn is_idle(&self) -> bool {
         !self.exchange.active && !self.head_begun
@@ -240,9 +250,10 @@ impl Session {
         self.settle(turn);
     }
 
-    /// The balancer is stopping: idle clients are let go, others after their answer.
+    /// The balancer is stopping: idle clients are let go, others after their answer. Whether one that may have sent
+    /// something is idle, reading tells.
     pub fn on_drain(&mut self) {
-        if self.is_idle() && self.stage == Stage::Serving {
+        if self.is_idle() && !self.client.readable && self.stage == Stage::Serving {
             self.stage = Stage::Closing { reset: false };
         }
     }

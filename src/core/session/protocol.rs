@@ -30,6 +30,9 @@ impl Session {
             }
             self.end_exchange(turn);
         }
+        if turn.stopping {
+            self.on_drain();
+        }
         if self.upload.is_drained() {
             self.upload.reclaim(turn.pool);
         }
