@@ -71,8 +71,8 @@ const DESCRIPTORS: u64 = 20_000;
 fn warn_of_few(descriptors: u64) {
     if descriptors < DESCRIPTORS {
         log::warn!(
-            "only {descriptors} files may be open here: no more connections than that, of clients and to replicas \
-             together; raise the hard limit (`ulimit -Hn`, LimitNOFILE=) for more"
+            "only {descriptors} files may be open here, two for each client with a request under way: when they are in \
+             use, accepting pauses; raise the hard limit (`ulimit -Hn`, LimitNOFILE=) for more"
         );
     }
 }
@@ -84,6 +84,7 @@ fn settings(config: &Config) -> Settings {
         workers: config.workers,
         pin: config.pin,
         max_connections: config.max_connections,
+        max_connections_per_client: config.max_connections_per_client,
     }
 }
 

@@ -187,6 +187,10 @@ pub struct Caps {
     /// Client connections in all, shared evenly by the workers; 0 is no cap
     #[arg(long, value_name = "N", default_value = "0")]
     pub max_connections: usize,
+    /// Client connections of each client address, in all workers together; 0 is no cap. An IPv6 client is its /64; behind
+    /// --accept-proxy-from it is the client that the PROXY header names
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub max_connections_per_client: usize,
     /// Replicas in all: /add does not go beyond
     #[arg(long, value_name = "N", default_value = "64", value_parser = Number::<usize>::new().range(1..=10_000))]
     pub max_replicas: usize,

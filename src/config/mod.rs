@@ -38,6 +38,8 @@ pub struct Config {
     pub pin: bool,
     /// Client connections in all. 0: no cap.
     pub max_connections: usize,
+    /// Client connections of each client address. 0: no cap.
+    pub max_connections_per_client: usize,
     /// How many replicas are kept alive. Ignored where they are a fixed list.
     pub replicas: usize,
     pub max_replicas: usize,

@@ -31,6 +31,7 @@ impl Run {
             workers: self.workers,
             pin: self.pin,
             max_connections: self.caps.max_connections,
+            max_connections_per_client: self.caps.max_connections_per_client,
             replicas: self.replicas,
             max_replicas: self.caps.max_replicas,
             runtime,

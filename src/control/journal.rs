@@ -2,7 +2,6 @@
 //! how many more there were. Pure: facts and the time go in, lines come out.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::ErrorKind;
 use std::sync::Arc;
 
 use log::Level;
@@ -10,7 +9,7 @@ use log::Level;
 use super::registry::readable;
 use crate::core::snapshot::{ReplicaId, Snapshot};
 use crate::core::tick::Tick;
-use crate::shared::report::Fact;
+use crate::shared::report::{Cap, Fact, Lack};
 
 const WINDOW_MS: u64 = 1_000;
 /// Names of instances that are gone are remembered for the facts that come after.
@@ -112,7 +111,14 @@ impl Journal {
             }
             Fact::Refused { client, status: 0, why } => format!("{client}: closed without an answer: {why}"),
             Fact::Refused { client, status, why } => format!("{client}: answered {status}: {why}"),
-            Fact::AcceptPaused { worker, why } => format!("worker {worker}: accepting paused: {}", shortage(*why)),
+            Fact::Capped { client, cap: Cap::All } => format!("{client}: refused: --max-connections are open"),
+            Fact::Capped { client, cap: Cap::PerClient } => {
+                format!("{client}: refused: --max-connections-per-client of this client are open")
+            }
+            Fact::Short { replica, lack } => {
+                format!("{}: no connection can be opened: {}; requests wait", self.name(*replica), shortage(*lack))
+            }
+            Fact::AcceptPaused { worker, lack } => format!("worker {worker}: accepting paused: {}", shortage(*lack)),
             Fact::AcceptResumed { worker, after_ms } => {
                 format!("worker {worker}: accepting resumed after {}", readable(*after_ms))
             }
@@ -120,11 +126,12 @@ impl Journal {
     }
 }
 
-/// Of what accepting runs out, descriptors are the one that std has no word for.
-fn shortage(why: ErrorKind) -> String {
-    match why.to_string().as_str() {
-        "uncategorized error" => "no file descriptor is left (see ulimit -n)".into(),
-        named => named.into(),
+fn shortage(lack: Lack) -> String {
+    match lack {
+        Lack::Descriptors => "no file descriptor is left (see ulimit -n)".into(),
+        Lack::Memory => "the system has no memory left for sockets".into(),
+        Lack::Ports => "every local port to it is in use (see net.ipv4.ip_local_port_range)".into(),
+        Lack::Other(why) => why.to_string(),
     }
 }
 
@@ -141,6 +148,9 @@ fn kind_of(fact: &Fact) -> (Kind, Level) {
         Fact::Retried { from, .. } => (("retried", *from), Level::Info),
         Fact::Refused { status: 500.., why, .. } => ((why, NOBODY), Level::Warn),
         Fact::Refused { why, .. } => ((why, NOBODY), Level::Info),
+        Fact::Capped { cap: Cap::All, .. } => (("capped", NOBODY), Level::Warn),
+        Fact::Capped { cap: Cap::PerClient, .. } => (("capped per client", NOBODY), Level::Warn),
+        Fact::Short { replica, .. } => (("short", *replica), Level::Warn),
         Fact::AcceptPaused { .. } => (("accept paused", NOBODY), Level::Warn),
         Fact::AcceptResumed { .. } => (("accept resumed", NOBODY), Level::Info),
     }
@@ -156,8 +166,8 @@ mod tests {
 
     #[test]
     fn running_out_of_descriptors_is_said_in_words() {
-        let emfile = std::io::Error::from_raw_os_error(24).kind();
-        let (_, line) = Journal::default().note(&Fact::AcceptPaused { worker: 0, why: emfile }, Tick(0)).unwrap();
+        let fact = Fact::AcceptPaused { worker: 0, lack: Lack::Descriptors };
+        let (_, line) = Journal::default().note(&fact, Tick(0)).unwrap();
         assert_eq!(line, "worker 0: accepting paused: no file descriptor is left (see ulimit -n)");
     }
 

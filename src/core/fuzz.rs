@@ -101,7 +101,10 @@ pub fn session(bytes: &[u8]) {
     let mut session = Session::new(arrival, &mut turn!());
     while let Some(event) = input.event() {
         match event {
-            Event::Ready(leg, ready) => session.on_ready(leg, ready, &turn!()),
+            Event::Ready(leg, ready) => {
+                session.on_room();
+                session.on_ready(leg, ready, &turn!());
+            }
             Event::Late => {
                 now = session.deadline();
                 session.on_deadline(&mut turn!());
@@ -268,6 +271,7 @@ impl<'b> Input<'b> {
             Some(0) => Outcome::NoReplica,
             Some(1) => Outcome::Undialable { replica, why: ErrorKind::ConnectionRefused },
             Some(2) => Outcome::Dialed { replica, reused: true },
+            Some(3) => Outcome::Short,
             _ => Outcome::Dialed { replica, reused: false },
         }
     }

@@ -1,6 +1,6 @@
 //! Address ranges, as a configuration names those it trusts: `10.0.0.0/8`, `::1`, `192.0.2.7`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,16 @@ impl FromStr for Net {
         let most = if first.is_ipv4() { 32 } else { 128 };
         let prefix_bits = prefix.map_or(Ok(most), |bits| bits.parse::<u8>().map_err(|_| wrong()))?;
         if prefix_bits > most { Err(wrong()) } else { Ok(Net { first, prefix_bits }) }
+    }
+}
+
+/// Whom an address counts as, where clients are counted: an IPv6 client has a /64 to itself (RFC 6177 section 2), an
+/// IPv4 one its address, in IPv6 clothing or not.
+pub fn client_block(address: IpAddr) -> IpAddr {
+    const HOST_BITS: u128 = u64::MAX as u128;
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !HOST_BITS).into(),
+        address => address,
     }
 }
 

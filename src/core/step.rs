@@ -1,6 +1,7 @@
 //! What a session asks for, and how it went. The session never sees a socket, a pool of them, or the ring.
 
 use std::io::ErrorKind;
+use std::net::IpAddr;
 
 use super::snapshot::ReplicaId;
 
@@ -73,6 +74,8 @@ pub enum Outcome {
         replica: ReplicaId,
         why: ErrorKind,
     },
+    /// This side lacks a descriptor, memory or a local port for another connection: the session waits for room.
+    Short,
     /// No live replica is left to try.
     NoReplica,
     Done,
@@ -81,11 +84,35 @@ pub enum Outcome {
 /// What a session noticed for people and for the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    ConnectFailed { replica: ReplicaId, why: ErrorKind },
-    ConnectTimedOut { replica: ReplicaId, after_ms: u64 },
-    Silent { replica: ReplicaId, after_ms: u64 },
-    ResponseTimedOut { replica: ReplicaId, after_ms: u64 },
-    Hungup { replica: ReplicaId },
-    BadResponse { replica: ReplicaId, why: &'static str },
-    Refused { status: u16, why: &'static str },
+    /// A PROXY header named the client.
+    Named {
+        client: IpAddr,
+    },
+    ConnectFailed {
+        replica: ReplicaId,
+        why: ErrorKind,
+    },
+    ConnectTimedOut {
+        replica: ReplicaId,
+        after_ms: u64,
+    },
+    Silent {
+        replica: ReplicaId,
+        after_ms: u64,
+    },
+    ResponseTimedOut {
+        replica: ReplicaId,
+        after_ms: u64,
+    },
+    Hungup {
+        replica: ReplicaId,
+    },
+    BadResponse {
+        replica: ReplicaId,
+        why: &'static str,
+    },
+    Refused {
+        status: u16,
+        why: &'static str,
+    },
 }

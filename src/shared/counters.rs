@@ -43,6 +43,8 @@ counters! {
     closed,
     /// client connections refused at accept by a cap
     capped,
+    /// client connections refused by the cap for each client address
+    capped_per_client,
     /// requests whose head was read whole (a tunnel counts as one)
     requests,
     /// responses of replicas passed on, by class: informational
@@ -63,6 +65,8 @@ counters! {
     reused,
     /// requests sent again to another replica or connection
     retried,
+    /// times that a request waited for a descriptor, memory or a local port of ours
+    short,
     /// bytes from clients to replicas
     bytes_up,
     /// bytes from replicas to clients

@@ -47,15 +47,44 @@ pub enum Fact {
         status: u16,
         why: &'static str,
     },
+    /// A connection was refused at accept by a cap.
+    Capped {
+        client: IpAddr,
+        cap: Cap,
+    },
+    /// A connection to this replica lacked something of ours: a descriptor, memory, a local port.
+    Short {
+        replica: ReplicaId,
+        lack: Lack,
+    },
     /// Accepting paused: no descriptor left, say. Resumed says for how long it was.
     AcceptPaused {
         worker: usize,
-        why: std::io::ErrorKind,
+        lack: Lack,
     },
     AcceptResumed {
         worker: usize,
         after_ms: u64,
     },
+}
+
+/// What ran out on our side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// Of this process, or of the whole machine. An idle connection given up makes room.
+    Descriptors,
+    /// For sockets, or for watching them.
+    Memory,
+    /// Every local port is in use for connections to this one replica.
+    Ports,
+    Other(std::io::ErrorKind),
+}
+
+/// Which cap on client connections was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cap {
+    All,
+    PerClient,
 }
 
 impl Fact {
@@ -68,9 +97,12 @@ impl Fact {
             | Fact::ResponseTimedOut { replica, .. }
             | Fact::Hungup { replica }
             | Fact::BadResponse { replica, .. } => Some(*replica),
-            Fact::Retried { .. } | Fact::Refused { .. } | Fact::AcceptPaused { .. } | Fact::AcceptResumed { .. } => {
-                None
-            }
+            Fact::Retried { .. }
+            | Fact::Refused { .. }
+            | Fact::Capped { .. }
+            | Fact::Short { .. }
+            | Fact::AcceptPaused { .. }
+            | Fact::AcceptResumed { .. } => None,
         }
     }
 }

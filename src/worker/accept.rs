@@ -1,22 +1,22 @@
-//! Taking connections in: in bounded batches, and not at all for a while when descriptors have run out.
+//! Taking connections in: in bounded batches, not over the caps, and not at all while descriptors run short.
 
-use std::io::ErrorKind;
-
-use std::net::SocketAddr;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
 
 use crate::core::net::Net;
 use crate::core::session::Arrival;
 use crate::core::tick::Tick;
 use crate::kernel::Kernel;
-use crate::shared::report::Fact;
+use crate::shared::report::{Cap, Fact, Lack};
 
 use super::Worker;
+use super::shortage::lack;
 
 /// Connections taken from one listener in one turn.
 const BATCH: usize = 64;
 /// How long accepting rests when the system has no room for another connection.
 const PAUSE_MS: u64 = 100;
-/// A pause that goes on is told at most so often.
+/// Pauses are told at most so often, however many there are.
 const TELL_MS: u64 = 1_000;
 
 /// A bound listener and who comes in by it.
@@ -34,18 +34,20 @@ pub struct Door<K: Kernel> {
     entry: Entry<K>,
     knocked: bool,
     pause: Option<Pause>,
+    /// When a pause was told last.
+    told: Option<Tick>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Pause {
     since: Tick,
     until: Tick,
-    told: Tick,
+    told: bool,
 }
 
 impl<K: Kernel> Door<K> {
     pub fn new(entry: Entry<K>) -> Door<K> {
-        Door { entry, knocked: false, pause: None }
+        Door { entry, knocked: false, pause: None, told: None }
     }
 
     fn arrival(&self, peer: SocketAddr) -> Arrival {
@@ -62,6 +64,13 @@ impl<K: Kernel> Door<K> {
         self.knocked && self.pause.is_none_or(|pause| pause.until <= now)
     }
 
+    /// What was lacking may be there again.
+    pub fn hurry(&mut self, now: Tick) {
+        if let Some(pause) = &mut self.pause {
+            pause.until = now;
+        }
+    }
+
     pub fn opens_at(&self) -> Option<Tick> {
         self.pause.map(|pause| pause.until)
     }
@@ -72,20 +81,24 @@ impl<K: Kernel> Worker<K> {
         for number in 0..self.doors.len() {
             for _ in 0..BATCH {
                 let Some(door) = self.doors.get(number).filter(|door| door.is_ready(self.lent.now)) else { break };
+                if !self.has_room_for_client() {
+                    self.pause(number, Lack::Descriptors);
+                    break;
+                }
                 match self.kernel.accept(&door.entry.listener) {
                     Ok((socket, peer)) => {
                         let arrival = door.arrival(peer);
                         self.resume(number);
                         self.welcome(socket, arrival);
                     }
-                    Err(error) => self.not_accepted(number, error.kind(), error.raw_os_error()),
+                    Err(error) => self.not_accepted(number, &error),
                 }
             }
         }
     }
 
-    fn not_accepted(&mut self, number: usize, kind: ErrorKind, code: Option<i32>) {
-        match kind {
+    fn not_accepted(&mut self, number: usize, error: &io::Error) {
+        match error.kind() {
             ErrorKind::WouldBlock => {
                 self.resume(number);
                 if let Some(door) = self.doors.get_mut(number) {
@@ -94,37 +107,91 @@ impl<K: Kernel> Worker<K> {
             }
             // The client left before it was taken in; the next one may be fine (accept(2), "Error handling").
             ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
-            _ if is_exhaustion(code) && self.evict() => {}
-            _ => self.pause(number, kind),
+            _ if lack(error) == Some(Lack::Descriptors) && self.evict() => {}
+            kind => self.pause(number, lack(error).unwrap_or(Lack::Other(kind))),
         }
     }
 
-    fn pause(&mut self, number: usize, why: ErrorKind) {
+    fn pause(&mut self, number: usize, lack: Lack) {
         let now = self.lent.now;
         let Some(door) = self.doors.get_mut(number) else { return };
         let before = door.pause;
-        let told = before.map(|pause| pause.told).filter(|told| now.ms_since(*told) < TELL_MS);
+        let due = door.told.is_none_or(|told| now.ms_since(told) >= TELL_MS);
         door.pause = Some(Pause {
             since: before.map_or(now, |pause| pause.since),
             until: now.after_ms(PAUSE_MS),
-            told: told.unwrap_or(now),
+            told: due || before.is_some_and(|pause| pause.told),
         });
-        if told.is_none() {
-            self.reporter.report(Fact::AcceptPaused { worker: self.index, why });
+        if due {
+            door.told = Some(now);
+            self.reporter.report(Fact::AcceptPaused { worker: self.index, lack });
         }
     }
 
     fn resume(&mut self, number: usize) {
-        if let Some(pause) = self.doors.get_mut(number).and_then(|door| door.pause.take()) {
+        if let Some(pause) = self.doors.get_mut(number).and_then(|door| door.pause.take()).filter(|pause| pause.told) {
             let after_ms = self.lent.now.ms_since(pause.since);
             self.reporter.report(Fact::AcceptResumed { worker: self.index, after_ms });
         }
     }
-}
 
-/// EMFILE or ENFILE: an idle upstream connection given up makes room for a client.
-pub(super) fn is_exhaustion(code: Option<i32>) -> bool {
-    const ENFILE: i32 = 23;
-    const EMFILE: i32 = 24;
-    matches!(code, Some(EMFILE | ENFILE))
+    /// Whether the caps let another client in, and whether it counts for its address. A balancer that names its client
+    /// by a PROXY header counts for nobody: the one that it names does, as soon as it is named.
+    pub(super) fn enter(&self, arrival: &Arrival) -> Result<bool, Cap> {
+        if self.slots.len() >= self.max_slots {
+            return Err(Cap::All);
+        }
+        match &self.crowd {
+            Some(crowd) if !arrival.proxied => {
+                if crowd.enter(arrival.peer.ip()) {
+                    Ok(true)
+                } else {
+                    Err(Cap::PerClient)
+                }
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// A PROXY header named the client.
+    pub(super) fn name(&mut self, place: u32, client: IpAddr) {
+        let Some(slot) = self.slots.at_mut(place) else { return };
+        slot.client = client;
+        if let Some(crowd) = &self.crowd {
+            slot.counted = crowd.enter(client);
+            if !slot.counted {
+                slot.session.on_cap();
+                self.counters.capped_per_client.count();
+                self.reporter.report(Fact::Capped { client, cap: Cap::PerClient });
+            }
+        }
+    }
+
+    /// A client is gone, with all that was counted for it.
+    pub(super) fn left(&mut self, client: IpAddr, counted: bool, asked: bool) {
+        self.fresh -= usize::from(!asked);
+        if let Some(crowd) = self.crowd.as_ref().filter(|_| counted) {
+            crowd.leave(client);
+        }
+        self.gave_back();
+    }
+
+    pub(super) fn turn_away(&mut self, socket: K::Socket, client: IpAddr, cap: Cap) {
+        match cap {
+            Cap::All => self.counters.capped.count(),
+            Cap::PerClient => self.counters.capped_per_client.count(),
+        }
+        self.reporter.report(Fact::Capped { client, cap });
+        self.counters.closed.count();
+        // A refusal, not an end.
+        let _ = self.kernel.abort(&socket);
+        self.kernel.close(socket);
+    }
+
+    /// No more sockets can be watched: the system's own cap.
+    pub(super) fn tell_unwatched(&self, error: &io::Error) {
+        let lack = lack(error).unwrap_or(Lack::Other(error.kind()));
+        self.counters.capped.count();
+        self.reporter.report(Fact::AcceptPaused { worker: self.index, lack });
+    }
 }

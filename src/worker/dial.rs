@@ -6,9 +6,9 @@ use std::sync::Arc;
 use crate::core::snapshot::{Replica, ReplicaId, Service, State};
 use crate::core::step::{Call, Leg, Outcome};
 use crate::kernel::{Kernel, Token};
-use crate::shared::report::Fact;
+use crate::shared::report::{Fact, Lack};
 
-use super::accept::is_exhaustion;
+use super::shortage::lack;
 use super::slot::Conn;
 use super::{DONE, Worker};
 
@@ -19,23 +19,66 @@ impl<K: Kernel> Worker<K> {
         let left = left.map(|conn| conn.replica);
         self.hang_up(place);
         let snapshot = Arc::clone(&self.lent.snapshot);
-        let (Some(service), Some(slot)) = (snapshot.services.get(call.service), self.slots.at(place)) else {
+        let (Some(service), Some(slot)) = (snapshot.services.get(call.service), self.slots.at_mut(place)) else {
             return Outcome::NoReplica;
         };
-        let again = call.again.and_then(|id| live(service, id));
-        let picked = again.or_else(|| service.pick(call.key, |id| slot.session.was_tried(id)));
-        let Some((member, replica)) = picked else { return Outcome::NoReplica };
-        match left {
-            Some(from) => {
+        if !std::mem::replace(&mut slot.asked, true) {
+            self.fresh -= 1;
+        }
+        let first = left.is_none() && slot.session.tries() == 0;
+        let outcome = self.find(place, call, service, left);
+        match outcome {
+            Outcome::Short => self.counters.short.count(),
+            _ if first => self.counters.requests.count(),
+            _ => {}
+        }
+        outcome
+    }
+
+    /// The replica asked for again, or else the first on the walk that can be had.
+    fn find(&mut self, place: u32, call: Call, service: &Service, left: Option<ReplicaId>) -> Outcome {
+        let now = self.lent.now;
+        let mut again = call.again.and_then(|id| live(service, id));
+        // Replicas to which no local port is free.
+        let mut passed: Vec<ReplicaId> = Vec::new();
+        loop {
+            let Some(slot) = self.slots.at(place) else { return Outcome::NoReplica };
+            let afresh = again.is_some();
+            let unfit = |id| slot.session.was_tried(id) || passed.contains(&id);
+            let Some((member, replica)) = again.take().or_else(|| service.pick(call.key, unfit)) else {
+                return if passed.is_empty() { Outcome::NoReplica } else { self.put_off(place) };
+            };
+            let pooled = if afresh { None } else { self.pools.take(call.service, member) };
+            let outcome = match pooled {
+                Some(conn) => self.reuse(place, conn),
+                None if self.shortage.bars(replica.id, now) => {
+                    passed.push(replica.id);
+                    continue;
+                }
+                None if self.shortage.holds(now) => return self.put_off(place),
+                None => match self.open(place, call.service, replica) {
+                    Ok(outcome) => outcome,
+                    Err(error) => match lack(&error) {
+                        None => Outcome::Undialable { replica: replica.id, why: error.kind() },
+                        Some(Lack::Ports) => {
+                            self.tell_short(replica.id, Lack::Ports);
+                            self.shortage.bar(replica.id, now);
+                            passed.push(replica.id);
+                            continue;
+                        }
+                        Some(lack) => {
+                            self.tell_short(replica.id, lack);
+                            self.shortage.begin(now);
+                            return self.put_off(place);
+                        }
+                    },
+                },
+            };
+            if let Some(from) = left {
                 self.counters.retried.count();
                 self.reporter.report(Fact::Retried { from, to: replica.id });
             }
-            None => self.counters.requests.count(),
-        }
-        let pooled = if again.is_none() { self.pools.take(call.service, member) } else { None };
-        match pooled {
-            Some(conn) => self.reuse(place, conn),
-            None => self.open(place, call.service, replica),
+            return outcome;
         }
     }
 
@@ -73,15 +116,6 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    /// Gives up an idle upstream connection for its descriptor; false if there is none.
-    pub(super) fn evict(&mut self) -> bool {
-        let victim = self.pools.evict();
-        if let Some(number) = victim {
-            self.discard(number);
-        }
-        victim.is_some()
-    }
-
     /// Closes upstream connections that were idle for too long.
     pub(super) fn sweep(&mut self) {
         let (now, conns, services) = (self.lent.now, &self.conns, &self.lent.snapshot.services);
@@ -103,19 +137,17 @@ impl<K: Kernel> Worker<K> {
         conn.owner = Some(place);
         conn.served.count(self.index);
         slot.conn = Some(number);
+        self.busy += 1;
         self.counters.reused.count();
         Outcome::Dialed { replica: conn.replica, reused: true }
     }
 
-    fn open(&mut self, place: u32, service: usize, replica: &Replica) -> Outcome {
-        let socket = match self.connect(replica) {
-            Ok(socket) => socket,
-            Err(error) => return Outcome::Undialable { replica: replica.id, why: error.kind() },
-        };
+    fn open(&mut self, place: u32, service: usize, replica: &Replica) -> io::Result<Outcome> {
+        let socket = self.connect(replica)?;
         let (number, generation) = self.conns.vacant();
         if let Err(error) = self.kernel.watch(&socket, Token::Upstream { place: number, generation }) {
             self.kernel.close(socket);
-            return Outcome::Undialable { replica: replica.id, why: error.kind() };
+            return Err(error);
         }
         replica.served.count(self.index);
         self.counters.dialled.count();
@@ -130,13 +162,14 @@ impl<K: Kernel> Worker<K> {
         if let Some(slot) = self.slots.at_mut(place) {
             slot.conn = Some(number);
         }
-        Outcome::Dialed { replica: replica.id, reused: false }
+        self.busy += 1;
+        Ok(Outcome::Dialed { replica: replica.id, reused: false })
     }
 
     fn connect(&mut self, replica: &Replica) -> io::Result<K::Socket> {
         loop {
             match self.kernel.connect(&replica.endpoint) {
-                Err(error) if is_exhaustion(error.raw_os_error()) && self.evict() => {}
+                Err(error) if lack(&error) == Some(Lack::Descriptors) && self.evict() => {}
                 result => return result,
             }
         }
@@ -148,6 +181,8 @@ impl<K: Kernel> Worker<K> {
         let conn = self.conns.at_mut(number)?;
         conn.owner = None;
         conn.served.finish(self.index);
+        self.busy -= 1;
+        self.gave_back();
         Some(number)
     }
 }

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use crate::core::net::Net;
 use crate::kernel::linux::{self, Linux};
 use crate::shared::counters::Counters;
+use crate::shared::crowd::Crowd;
 use crate::shared::report::Reporter;
 use crate::shared::view::Publisher;
 
@@ -32,6 +33,8 @@ pub struct Settings {
     pub pin: bool,
     /// Client connections in all, shared evenly over the workers. 0: no cap.
     pub max_connections: usize,
+    /// Client connections of each client address. 0: no cap.
+    pub max_connections_per_client: usize,
 }
 
 /// The workers of this process, bound and running.
@@ -61,11 +64,26 @@ pub fn start(settings: &Settings, publisher: &mut Publisher, reporter: &Reporter
             own.push(Entry { listener, local: address, tunnel_to, proxies });
         }
     }
+    let share = share(descriptors, workers);
+    let cap = settings.max_connections_per_client;
+    let crowd = (cap > 0).then(|| Arc::new(Crowd::new(cap)));
     let mut fleet = Fleet { bound, counters: Vec::new(), threads: Vec::new(), descriptors };
     for (index, entries) in entries.into_iter().enumerate() {
         let counters = Arc::new(Counters::default());
         fleet.counters.push(counters.clone());
-        let worker = make(index, entries, settings, publisher, reporter, counters);
+        let (kernel, wake) = Linux::new().map_err(|error| format!("worker {index} cannot start: {error}"))?;
+        let worker = Worker::new(Parts {
+            index,
+            kernel,
+            entries,
+            viewer: publisher.viewer(wake),
+            counters,
+            reporter: reporter.clone(),
+            seed: fastrand::u64(..),
+            max_connections: settings.max_connections.div_ceil(workers),
+            crowd: crowd.clone(),
+            descriptors: share,
+        });
         let thread = worker.and_then(|worker| spawn(index, settings.pin, worker));
         fleet.threads.push(thread.map_err(|error| format!("worker {index} cannot start: {error}"))?);
     }
@@ -85,25 +103,16 @@ fn bind(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<Owne
     Ok((address, sockets))
 }
 
-fn make(
-    index: usize,
-    entries: Vec<Entry<Linux>>,
-    settings: &Settings,
-    publisher: &mut Publisher,
-    reporter: &Reporter,
-    counters: Arc<Counters>,
-) -> io::Result<Worker<Linux>> {
-    let (kernel, wake) = Linux::new()?;
-    Worker::new(Parts {
-        index,
-        kernel,
-        entries,
-        viewer: publisher.viewer(wake),
-        counters,
-        reporter: reporter.clone(),
-        seed: fastrand::u64(..),
-        max_connections: settings.max_connections.div_ceil(settings.workers.max(1)),
-    })
+/// Each worker's share of the process's descriptors: not for connections are those that are open by now, those of the
+/// event loops, and what heartbeats, admin calls and the runtime may need.
+fn share(descriptors: u64, workers: usize) -> usize {
+    const OTHERS: usize = 256;
+    const LOOP: usize = 2;
+    /// With less than this nobody could be served.
+    const LEAST: usize = 16;
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let others = linux::open_descriptors() + LOOP * (workers + 1) + OTHERS.min(descriptors / 8);
+    (descriptors.saturating_sub(others) / workers).max(LEAST)
 }
 
 fn spawn(index: usize, pin: bool, worker: Worker<Linux>) -> io::Result<JoinHandle<()>> {

@@ -6,6 +6,7 @@ mod dial;
 mod fleet;
 mod perform;
 mod pool;
+mod shortage;
 mod slab;
 mod slot;
 mod timers;
@@ -27,12 +28,14 @@ use crate::core::tick::Tick;
 use crate::core::turn::{Choices, Turn};
 use crate::kernel::{Event, Kernel, Token};
 use crate::shared::counters::Counters;
+use crate::shared::crowd::Crowd;
 use crate::shared::report::{Fact, Reporter};
 use crate::shared::view::Viewer;
 use accept::Door;
 use pool::Pools;
+use shortage::Shortage;
 use slab::Slab;
-use slot::{Conn, Slot};
+use slot::{Conn, Pipe, Slot};
 use timers::Timers;
 
 /// Steps a session may take before others have their turn.
@@ -53,12 +56,21 @@ pub struct Worker<K: Kernel> {
     timers: Timers,
     runnable: Vec<u32>,
     events: Vec<Event>,
-    spare_pipes: Vec<K::Pipe>,
+    spare_pipes: Vec<Pipe<K::Pipe>>,
+    /// Each pipe holds one more of it.
+    pipes: Arc<()>,
     lent: Lent,
     viewer: Viewer,
     counters: Arc<Counters>,
     reporter: Reporter,
     max_slots: usize,
+    /// Where each client is capped: how many connections it has, in all workers.
+    crowd: Option<Arc<Crowd>>,
+    shortage: Shortage,
+    /// Clients that have not asked for anything yet.
+    fresh: usize,
+    /// Upstream connections in use.
+    busy: usize,
     swept: Tick,
     /// When a stop no longer waits for what is under way.
     stop_by: Option<Tick>,
@@ -101,11 +113,15 @@ pub struct Parts<K: Kernel> {
     pub seed: u64,
     /// Client connections at most. 0: no cap.
     pub max_connections: usize,
+    /// Shared by all workers where connections of each client are capped.
+    pub crowd: Option<Arc<Crowd>>,
+    /// Descriptors that connections and pipes of this worker may take.
+    pub descriptors: usize,
 }
 
 impl<K: Kernel> Worker<K> {
     pub fn new(parts: Parts<K>) -> io::Result<Worker<K>> {
-        let Parts { index, mut kernel, entries, mut viewer, counters, reporter, seed, max_connections } = parts;
+        let Parts { index, mut kernel, entries, mut viewer, counters, reporter, seed, .. } = parts;
         let mut doors = Vec::with_capacity(entries.len());
         for (number, entry) in entries.into_iter().enumerate() {
             kernel.watch_listener(&entry.listener, Token::Listener(number as u32))?;
@@ -124,6 +140,7 @@ impl<K: Kernel> Worker<K> {
             runnable: Vec::new(),
             events: Vec::new(),
             spare_pipes: Vec::new(),
+            pipes: Arc::new(()),
             lent: Lent {
                 now,
                 snapshot,
@@ -136,7 +153,11 @@ impl<K: Kernel> Worker<K> {
             viewer,
             counters,
             reporter,
-            max_slots: if max_connections == 0 { usize::MAX } else { max_connections },
+            max_slots: if parts.max_connections == 0 { usize::MAX } else { parts.max_connections },
+            crowd: parts.crowd,
+            shortage: Shortage::new(parts.descriptors),
+            fresh: 0,
+            busy: 0,
             swept: now,
             stop_by: None,
         };
@@ -164,6 +185,7 @@ impl<K: Kernel> Worker<K> {
         self.events = events;
         self.accept();
         self.expire();
+        self.end_shortage();
         for place in std::mem::take(&mut self.runnable) {
             self.drive(place);
         }
@@ -192,7 +214,7 @@ impl<K: Kernel> Worker<K> {
         }
         let sweep = (self.conns.len() > 0).then(|| self.swept.after_ms(SWEEP_MS));
         let doors = self.doors.iter().filter_map(Door::opens_at);
-        let next = doors.chain(self.timers.next()).chain(sweep).chain(self.stop_by).min()?;
+        let next = doors.chain(self.timers.next()).chain(sweep).chain(self.stop_by).chain(self.shortage.due()).min()?;
         Some(next.ms_since(self.lent.now).max(1))
     }
 
@@ -357,8 +379,8 @@ impl<K: Kernel> Worker<K> {
         let Some(generation) = self.slots.generation(place) else { return };
         let Some(slot) = self.slots.at_mut(place) else { return };
         slot.watched = true;
-        if self.kernel.watch(&slot.socket, Token::Client { place, generation }).is_err() {
-            self.counters.capped.count();
+        if let Err(error) = self.kernel.watch(&slot.socket, Token::Client { place, generation }) {
+            self.tell_unwatched(&error);
             self.close(place, true);
         }
     }
@@ -367,7 +389,10 @@ impl<K: Kernel> Worker<K> {
         while let Some((notice, client)) =
             self.slots.at_mut(place).and_then(|slot| Some((slot.session.take_notice()?, slot.client)))
         {
-            self.tell(notice, client);
+            match notice {
+                Notice::Named { client } => self.name(place, client),
+                notice => self.tell(notice, client),
+            }
         }
     }
 
@@ -390,6 +415,7 @@ impl<K: Kernel> Worker<K> {
         }
         self.kernel.close(slot.socket);
         self.counters.closed.count();
+        self.left(slot.client, slot.counted, slot.asked);
     }
 
     /// A tunnel that broke on the client's side must not look to the replica as if it had ended.
@@ -409,6 +435,7 @@ impl<K: Kernel> Worker<K> {
             Notice::ConnectTimedOut { replica, after_ms } => Fact::ConnectTimedOut { replica, after_ms },
             Notice::Silent { replica, after_ms } => Fact::Silent { replica, after_ms },
             Notice::ResponseTimedOut { replica, after_ms } => Fact::ResponseTimedOut { replica, after_ms },
+            Notice::Named { .. } => return,
             Notice::Hungup { replica } => Fact::Hungup { replica },
             Notice::BadResponse { replica, why } => Fact::BadResponse { replica, why },
             Notice::Refused { status, why } => {
@@ -421,20 +448,18 @@ impl<K: Kernel> Worker<K> {
 
     fn welcome(&mut self, socket: K::Socket, mut arrival: Arrival) {
         self.counters.accepted.count();
-        if self.slots.len() >= self.max_slots {
-            self.counters.capped.count();
-            self.counters.closed.count();
-            // A refusal, not an end.
-            let _ = self.kernel.abort(&socket);
-            return self.kernel.close(socket);
-        }
+        let counted = match self.enter(&arrival) {
+            Ok(counted) => counted,
+            Err(cap) => return self.turn_away(socket, arrival.peer.ip(), cap),
+        };
         let told = self.lent.snapshot.services.iter().any(|service| service.send_proxy.is_some());
         if told && arrival.local.ip().is_unspecified() {
             arrival.local = self.kernel.local(&socket).unwrap_or(arrival.local);
         }
         let session = Session::new(arrival, &mut self.lent.turn());
         let deadline = session.deadline();
-        let place = self.slots.insert(Slot::new(session, socket, arrival.peer.ip()));
+        let place = self.slots.insert(Slot::new(session, socket, arrival.peer.ip(), counted));
+        self.fresh += 1;
         self.timers.hint(place, deadline);
         self.queue(place);
     }

@@ -1,12 +1,14 @@
 //! Carries out one step of a session: which socket, which verb, and what the answer means.
 
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 
 use crate::core::step::{Leg, Outcome, Step};
 use crate::kernel::Kernel;
 
 use super::Worker;
-use super::slot::Slot;
+use super::shortage::PIPE;
+use super::slot::{Pipe, Slot};
 
 /// Pipes kept while no splice is under way.
 const SPARE_PIPES: usize = 64;
@@ -14,6 +16,7 @@ const SPARE_PIPES: usize = 64;
 impl<K: Kernel> Worker<K> {
     /// Everything but `Dial`, `Park` and `Close`, which are about connections rather than bytes.
     pub(super) fn transfer(&mut self, place: u32, step: Step) -> Outcome {
+        let may_open = matches!(step, Step::Fill(..)) && self.has_room(PIPE);
         let Some(Slot { session, socket, conn, pipes, .. }) = self.slots.at_mut(place) else { return gone() };
         let upstream = conn.and_then(|conn| self.conns.at(conn)).map(|conn| &conn.socket);
         let socket_of = |leg| if leg == Leg::Client { Some(&*socket) } else { upstream };
@@ -33,19 +36,22 @@ impl<K: Kernel> Worker<K> {
             }
             Step::Fill(leg, most) => {
                 if pipes.of(leg).is_none() {
-                    *pipes.of(leg) = self.spare_pipes.pop().or_else(|| kernel.pipe().ok());
+                    *pipes.of(leg) = self.spare_pipes.pop().or_else(|| {
+                        let pipe = if may_open { kernel.pipe().ok() } else { None };
+                        pipe.map(|pipe| Pipe { pipe, _open: Arc::clone(&self.pipes) })
+                    });
                 }
                 let (Some(socket), Some(pipe)) = (socket_of(leg), pipes.of(leg).as_ref()) else {
                     return Outcome::Unspliceable;
                 };
-                spliced(taken(uninterrupted(|| kernel.fill(socket, pipe, most)).map(|n| n as usize)))
+                spliced(taken(uninterrupted(|| kernel.fill(socket, &pipe.pipe, most)).map(|n| n as usize)))
             }
             Step::Drain(leg, most) => {
                 let source = if leg == Leg::Client { Leg::Upstream } else { Leg::Client };
                 let (Some(socket), Some(pipe)) = (socket_of(leg), pipes.of(source).as_ref()) else {
                     return gone();
                 };
-                let outcome = given(uninterrupted(|| kernel.drain(pipe, socket, most)));
+                let outcome = given(uninterrupted(|| kernel.drain(&pipe.pipe, socket, most)));
                 self.count_bytes(leg, outcome);
                 outcome
             }
@@ -69,6 +75,10 @@ impl<K: Kernel> Worker<K> {
                 self.spare_pipes.push(pipe);
             }
         }
+    }
+
+    pub(super) fn open_pipes(&self) -> usize {
+        Arc::strong_count(&self.pipes) - 1
     }
 
     fn count_bytes(&self, leg: Leg, outcome: Outcome) {

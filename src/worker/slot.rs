@@ -14,9 +14,13 @@ pub struct Slot<K: Kernel> {
     pub session: Session,
     pub socket: K::Socket,
     pub client: IpAddr,
+    /// It counts among the connections of `client`.
+    pub counted: bool,
+    /// It asked for a replica once.
+    pub asked: bool,
     /// The upstream connection in use.
     pub conn: Option<u32>,
-    pub pipes: Pipes<K::Pipe>,
+    pub pipes: Pipes<Pipe<K::Pipe>>,
     pub queued: bool,
     /// The client's socket is known to the kernel's poll: from the first time that the session waits for it.
     pub watched: bool,
@@ -33,9 +37,25 @@ pub struct Conn<K: Kernel> {
 }
 
 impl<K: Kernel> Slot<K> {
-    pub fn new(session: Session, socket: K::Socket, client: IpAddr) -> Slot<K> {
-        Slot { session, socket, client, conn: None, pipes: Pipes([None, None]), queued: false, watched: false }
+    pub fn new(session: Session, socket: K::Socket, client: IpAddr, counted: bool) -> Slot<K> {
+        Slot {
+            session,
+            socket,
+            client,
+            counted,
+            asked: false,
+            conn: None,
+            pipes: Pipes([None, None]),
+            queued: false,
+            watched: false,
+        }
     }
+}
+
+/// A pipe, counted for as long as it is open.
+pub struct Pipe<P> {
+    pub pipe: P,
+    pub _open: Arc<()>,
 }
 
 /// The pipes of the upload and the download, while they are used.

@@ -130,8 +130,11 @@ impl Kernel for SimKernel {
         let Endpoint::Tcp(address) = endpoint else { return Err(ErrorKind::Unsupported.into()) };
         net.ledger.may_dial(*address);
         if net.chance.per_mille(net.faults.connect) {
-            net.ledger.trouble(*address, net.now_us);
             let code = net.chance.pick(&[EADDRNOTAVAIL, ENETUNREACH, EMFILE]);
+            match code {
+                EADDRNOTAVAIL => net.ledger.barred(*address, net.now_us),
+                _ => net.ledger.trouble(*address, net.now_us),
+            }
             return Err(io::Error::from_raw_os_error(code));
         }
         if let Err(error) = room_for(net, 1) {

@@ -96,7 +96,7 @@ pub struct Ledger {
     pub tally: Tally,
     /// When the balancer was told to stop, and how long it may take.
     pub stopping: Option<(u64, u64)>,
-    troubles: BTreeMap<SocketAddr, Vec<u64>>,
+    troubles: BTreeMap<SocketAddr, Vec<(u64, u64)>>,
     clients: BTreeMap<End, Actor>,
 }
 
@@ -116,12 +116,18 @@ impl Ledger {
 
     /// Something went wrong at this address: a request that comes now may go elsewhere.
     pub fn trouble(&mut self, address: SocketAddr, now_us: u64) {
-        self.troubles.entry(address).or_default().push(now_us);
+        self.troubles.entry(address).or_default().push((now_us, now_us));
+    }
+
+    /// No local port was left to it: the worker that learned it looks elsewhere for a while.
+    pub fn barred(&mut self, address: SocketAddr, now_us: u64) {
+        const BARRED_US: u64 = 11_000;
+        self.troubles.entry(address).or_default().push((now_us, now_us + BARRED_US));
     }
 
     fn had_trouble(&self, address: &Endpoint, from: u64, to: u64) -> bool {
         let Endpoint::Tcp(address) = address else { return false };
-        self.troubles.get(address).is_some_and(|times| times.iter().any(|t| (from..=to).contains(t)))
+        self.troubles.get(address).is_some_and(|times| times.iter().any(|(begun, over)| *begun <= to && from <= *over))
     }
 
     /// Oracle: workers connect to nobody but a replica that the snapshot in force has up.

@@ -84,6 +84,8 @@ impl World {
         let stop_at_us = net.now_us + stop_us;
         let cap = if !net.faults.calm && net.chance.one_in(6) { net.chance.range(1, 10) as usize } else { 0 };
         let seed = net.chance.draw();
+        // Half of the worlds that are short of descriptors know it.
+        let share = if net.faults.descriptors > 0 { (net.faults.descriptors / workers).max(16) } else { usize::MAX };
         drop(net);
         let mut hands = Vec::new();
         let mut all_counters = Vec::new();
@@ -102,6 +104,8 @@ impl World {
                 reporter: reporter.clone(),
                 seed: seed + index as u64,
                 max_connections: cap,
+                crowd: None,
+                descriptors: if seed.is_multiple_of(2) { share } else { usize::MAX },
             };
             let worker = Worker::new(parts).unwrap_or_else(|error| panic!("worker {index} cannot begin: {error}"));
             all_counters.push(counters);

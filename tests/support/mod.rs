@@ -4,8 +4,10 @@
 pub mod house;
 pub mod origin;
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -100,6 +102,29 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// What a process says on stderr, in a file of this test that is removed with it.
+pub struct Log(PathBuf);
+
+impl Log {
+    pub fn new(name: &str) -> Log {
+        Log(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.log", std::process::id())))
+    }
+
+    pub fn file(&self) -> File {
+        File::create(&self.0).expect("a writable target folder")
+    }
+
+    pub fn read(&self) -> String {
+        std::fs::read_to_string(&self.0).expect("a log")
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 

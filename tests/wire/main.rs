@@ -4,5 +4,6 @@ mod attacks;
 mod corpus;
 mod rig;
 mod row;
+mod shortage;
 mod strict;
 mod table;

@@ -105,7 +105,7 @@ impl Session {
         self.download.drop_all();
         self.exchange.asked_at = None;
         self.exchange.left = false;
-        self.link = Link::Wanted { again };
+        self.link = Link::Wanted { again, waits: false };
         self.arm(turn.now, self.limits(turn).connect_timeout_ms);
     }
 
@@ -186,6 +186,7 @@ impl Session {
                 self.answer(408, "the request head did not come in time", turn);
             }
             _ if !self.exchange.active => self.stage = Stage::Closing { reset: false },
+            Link::Wanted { .. } => self.answer(503, "there is no room for another connection to a replica", turn),
             Link::Open { connected: false, .. } => self.lost(Loss::TimedOut, turn),
             // Neither side ended it, so it must not look as if one had.
             _ if self.exchange.tunnel => self.stage = Stage::Closing { reset: true },

@@ -88,9 +88,14 @@ impl Session {
                 self.exchange.timed_out = false;
                 self.notice = Some(Notice::ConnectFailed { replica, why });
                 if self.exchange.may_redial(self.limits(turn).attempts) {
-                    self.link = Link::Wanted { again: None };
+                    self.link = Link::Wanted { again: None, waits: false };
                 } else {
                     self.unreachable(turn);
+                }
+            }
+            Outcome::Short => {
+                if let Link::Wanted { waits, .. } = &mut self.link {
+                    *waits = true;
                 }
             }
             _ => self.unreachable(turn),

@@ -68,8 +68,17 @@ struct Side {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     None,
-    Wanted { again: Option<ReplicaId> },
-    Open { replica: ReplicaId, reused: bool, connected: bool, since: Tick },
+    /// `waits`: for room for another connection, which is ours to make.
+    Wanted {
+        again: Option<ReplicaId>,
+        waits: bool,
+    },
+    Open {
+        replica: ReplicaId,
+        reused: bool,
+        connected: bool,
+        since: Tick,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,6 +185,11 @@ impl Session {
         self.exchange.was_tried(replica)
     }
 
+    /// How many replicas the request was tried on.
+    pub fn tries(&self) -> usize {
+        self.exchange.tries()
+    }
+
     /// Where the exchange is with an upstream, which replica that is.
     pub fn replica(&self) -> Option<ReplicaId> {
         match self.link {
@@ -210,8 +224,12 @@ impl Session {
             Stage::Lingering => return self.linger(),
             Stage::Serving => {}
         }
-        if let Link::Wanted { again } = self.link {
-            return Some(Step::Dial(Call { service: self.exchange.service, key: self.exchange.key, again }));
+        if let Link::Wanted { again, waits } = self.link {
+            return (!waits).then_some(Step::Dial(Call {
+                service: self.exchange.service,
+                key: self.exchange.key,
+                again,
+            }));
         }
         self.push(Leg::Client)
             .or_else(|| self.part())
@@ -248,6 +266,18 @@ impl Session {
         }
         self.expire(turn);
         self.settle(turn);
+    }
+
+    /// There may be room for another connection now.
+    pub fn on_room(&mut self) {
+        if let Link::Wanted { waits, .. } = &mut self.link {
+            *waits = false;
+        }
+    }
+
+    /// The client that a PROXY header named has as many connections as it may.
+    pub fn on_cap(&mut self) {
+        self.stage = Stage::Closing { reset: true };
     }
 
     /// The balancer is stopping: idle clients are let go, others after their answer. Whether one that may have sent

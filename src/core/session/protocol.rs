@@ -49,8 +49,8 @@ impl Session {
         self.exchange.begin(service, key);
         self.exchange.tunnel = true;
         self.open_tunnel();
-        self.link = Link::Wanted { again: None };
-        self.arm(turn.now, turn.limits(service).tunnel_timeout_ms);
+        self.link = Link::Wanted { again: None, waits: false };
+        self.arm(turn.now, turn.limits(service).connect_timeout_ms);
     }
 
     /// Takes a PROXY header off the front, if one is due.
@@ -62,6 +62,7 @@ impl Session {
         if let Some(ends) = ends {
             self.ends = ends;
             self.client_ip = IpText::new(ends.source.ip());
+            self.notice = Some(Notice::Named { client: ends.source.ip() });
         }
         if self.exchange.tunnel {
             self.begin_tunnel(turn);
@@ -147,7 +148,7 @@ impl Session {
         match plan.own {
             Some(Own::Options) => self.answer_with(reply::options(turn.date)),
             Some(Own::Trace(request)) => self.answer_with(reply::trace(&request, turn.date)),
-            None => self.link = Link::Wanted { again: None },
+            None => self.link = Link::Wanted { again: None, waits: false },
         }
         self.arm(turn.now, service.limits.connect_timeout_ms);
         Ok(())

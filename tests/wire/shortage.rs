@@ -1,0 +1,85 @@
+//! What runs out on our own side is no replica's fault and no client's: the request waits for it, and is told when that
+//! takes too long.
+
+use ringway::core::limits::Limits;
+use ringway::core::snapshot::ReplicaId;
+use ringway::core::step::{Notice, Outcome};
+
+use crate::rig::{Answer, Cut, End, Fate, Rig};
+use crate::row::{GET, OK};
+use crate::strict;
+
+fn ok() -> Answer {
+    Answer { bytes: OK.to_vec(), ..Answer::default() }
+}
+
+/// A rig whose first dials find no room.
+fn short(times: usize, request: &[u8], cut: Cut) -> Rig {
+    let mut rig = Rig::new(Limits::DEFAULT);
+    rig.dials.extend(vec![Outcome::Short; times]);
+    rig.client_sends(request, cut);
+    rig.replica_answers([ok()], Cut::Whole);
+    rig.run();
+    rig
+}
+
+#[test]
+fn a_request_waits_for_room_and_is_served() {
+    const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
+    for request in [GET, POST] {
+        for cut in [Cut::Whole, Cut::Bytes, Cut::At(request.len() - 1)] {
+            let mut rig = short(3, request, cut);
+            for _ in 0..3 {
+                assert!(rig.upstreams.is_empty() && rig.to_client.is_empty() && rig.closed.is_none());
+                rig.session.on_room();
+                rig.run();
+            }
+            assert_eq!(rig.to_client, OK, "{cut:?}");
+            assert_eq!(strict::requests(&rig.received()).0.len(), 1);
+            assert!(rig.notices.is_empty(), "nobody is blamed: {:?}", rig.notices);
+        }
+    }
+}
+
+#[test]
+fn one_that_finds_none_in_time_is_told_to_come_again() {
+    let mut rig = short(1, GET, Cut::Whole);
+    rig.time_out();
+    let answer = String::from_utf8_lossy(&rig.to_client).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nRetry-After: 1\r\n"), "{answer}");
+    assert_eq!((rig.upstreams.len(), rig.closed), (0, Some(false)));
+    assert!(
+        rig.notices.iter().all(|notice| matches!(notice, Notice::Refused { status: 503, .. })),
+        "{:?}",
+        rig.notices
+    );
+    // Room that comes too late changes nothing.
+    rig.session.on_room();
+    assert!(rig.upstreams.is_empty());
+}
+
+#[test]
+fn a_client_that_leaves_while_it_waits_leaves_nothing_behind() {
+    let mut rig = short(1, GET, Cut::Whole);
+    rig.client_ends(End::Fin);
+    rig.run();
+    rig.session.on_room();
+    rig.run();
+    // It closed its own side only, as far as anybody can tell: it gets its answer.
+    assert_eq!((rig.to_client.as_slice(), rig.upstreams[0].fate), (OK, Fate::Parked));
+}
+
+#[test]
+fn room_is_waited_for_between_two_replicas_too() {
+    let mut rig = Rig::new(Limits::DEFAULT);
+    rig.dials.push_back(Outcome::Undialable { replica: ReplicaId(9), why: std::io::ErrorKind::ConnectionRefused });
+    rig.dials.push_back(Outcome::Short);
+    rig.client_sends(GET, Cut::Whole);
+    rig.replica_answers([ok()], Cut::Whole);
+    rig.run();
+    assert!(rig.upstreams.is_empty() && rig.to_client.is_empty());
+    rig.session.on_room();
+    rig.run();
+    assert_eq!(rig.to_client, OK);
+    assert!(matches!(rig.notices[..], [Notice::ConnectFailed { replica: ReplicaId(9), .. }]), "{:?}", rig.notices);
+}
