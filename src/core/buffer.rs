@@ -5,6 +5,8 @@ pub const CAPACITY: usize = 32 * 1024;
 /// Kept free in front, so that a head can grow to the left in place and leave in one write with its body.
 pub const HEADROOM: usize = 1024;
 
+/// What a lane borrows.
+pub const STORE: usize = HEADROOM + CAPACITY;
 /// Copies above this size are not kept for the next one.
 const COPY_KEPT: usize = 2 * 1024;
 
@@ -25,7 +27,7 @@ impl Pool {
     }
 
     pub fn take(&mut self) -> Store {
-        self.free.pop().unwrap_or_else(|| vec![0; HEADROOM + CAPACITY].into_boxed_slice())
+        self.free.pop().unwrap_or_else(|| vec![0; STORE].into_boxed_slice())
     }
 
     pub fn give(&mut self, store: Store) {

@@ -299,6 +299,11 @@ impl Lane {
         self.full = false;
     }
 
+    /// Memory held for bytes on their way, in bytes. What a pipe holds is the kernel's.
+    pub fn held(&self) -> usize {
+        self.prefix.len() + self.store.as_ref().map_or(0, |store| store.len())
+    }
+
     /// Panics where a law is broken; tests and the simulator call it after every step.
     pub fn check(&self) {
         assert!(self.start <= self.released && self.released <= self.scanned, "law 1: {self:?}");

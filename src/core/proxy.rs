@@ -26,6 +26,8 @@ const LINE_LIMIT: usize = 107;
 /// Section 2.2 allows 65535 bytes of addresses and extensions; nobody we trust needs more than this.
 const BLOCK_LIMIT: usize = 1024;
 const FIXED: usize = 16;
+/// The longest header that is written: a line of version 1.
+pub const WRITTEN_MAX: usize = LINE_LIMIT;
 
 /// Reads a header at the front of a connection; `Ok(None)` while it is not whole.
 pub fn read(bytes: &[u8]) -> Result<Option<Header>, &'static str> {

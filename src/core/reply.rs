@@ -5,6 +5,9 @@ use bytes::Bytes;
 /// Seconds after which a client may try again when no replica is available.
 const RETRY_AFTER_S: u32 = 1;
 
+/// More than the head of any answer here, its body of one line included.
+pub const HEAD_MAX: usize = 512;
+
 /// The answer for `status`, with its reason for people. Always the connection's last message.
 pub fn reply(status: u16, why: &str, head_only: bool, date: &[u8]) -> Bytes {
     let body = format!("{{\"message\":\"<Error> {why}\",\"status\":\"failure\"}}");

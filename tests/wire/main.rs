@@ -2,6 +2,7 @@
 
 mod attacks;
 mod corpus;
+mod memory;
 mod rig;
 mod row;
 mod shortage;

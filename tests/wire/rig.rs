@@ -124,6 +124,10 @@ pub struct Rig {
     pub dials: VecDeque<Outcome>,
     /// So many sends to replicas fail from now on.
     broken_sends: usize,
+    /// The client takes nothing that it is sent.
+    pub deaf: bool,
+    /// The most that the session held.
+    pub held_most: usize,
     client: Feed,
     answers: VecDeque<Answer>,
     cut: Cut,
@@ -173,6 +177,8 @@ impl Rig {
             now: Tick(1),
             dials: VecDeque::new(),
             broken_sends: 0,
+            deaf: false,
+            held_most: 0,
             client: Feed::default(),
             answers: VecDeque::new(),
             cut: Cut::Whole,
@@ -244,6 +250,7 @@ impl Rig {
         }
         self.with_turn(|session, turn| session.complete(step, outcome, turn));
         self.session.check();
+        self.held_most = self.held_most.max(self.session.held());
         while let Some(notice) = self.session.take_notice() {
             self.notices.push(notice);
         }
@@ -262,6 +269,7 @@ impl Rig {
                 current(&mut self.upstreams).feed.arrive();
                 Outcome::Failed(ErrorKind::BrokenPipe)
             }
+            Step::Send(Leg::Client) if self.deaf => Outcome::Blocked,
             Step::Send(leg) => {
                 let bytes = self.session.lane_to(leg).pending().to_vec();
                 match leg {

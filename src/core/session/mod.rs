@@ -1,5 +1,9 @@
 //! One client connection for life: two lanes, an upstream leg that comes and goes, and the exchange under way. It is
 //! a pure state machine: [`Session::next_step`] asks for a step, [`Session::complete`] hears how it went.
+//!
+//! What one connection can make us hold has a ceiling, whatever its client and its replica send and however slowly
+//! they read: [`HELD_MAX`] bytes of memory, asserted by [`Session::check`], and two pipes of
+//! [`SPLICE_MAX`](super::lane::SPLICE_MAX) bytes each in the kernel, beside the socket buffers. At rest it holds nothing.
 
 mod ask;
 mod failure;
@@ -9,11 +13,13 @@ mod protocol;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
-use super::exchange::Exchange;
+use super::buffer::STORE;
+use super::exchange::{Exchange, REPLAY_LIMIT};
 use super::ip::IpText;
 use super::lane::{Lane, Phase};
 use super::limits::Limits;
-use super::proxy::Ends;
+use super::proxy::{self, Ends};
+use super::reply;
 use super::snapshot::ReplicaId;
 use super::step::{Call, Leg, Notice, Outcome, Ready, Step};
 use super::tick::Tick;
@@ -23,6 +29,11 @@ use super::turn::Turn;
 pub const LINGER_MS: u64 = 2_000;
 /// A request that waits longer than this for its response makes the control plane look at the replica.
 pub const SILENT_MS: u64 = 250;
+
+/// The most that one session holds in memory beside itself, in bytes: a buffer for each lane; in front of the upload's a
+/// request that is sent again behind a PROXY header, and that request as it was kept; in front of the download's an
+/// interim response with our own answer behind it, or the request that a TRACE gives back.
+pub const HELD_MAX: usize = 2 * STORE + (REPLAY_LIMIT + proxy::WRITTEN_MAX) + REPLAY_LIMIT + (STORE + reply::HEAD_MAX);
 
 #[derive(Debug)]
 pub struct Session {
@@ -296,8 +307,14 @@ impl Session {
         }
     }
 
+    /// Memory held for bytes on their way and for a request that may be sent again, in bytes.
+    pub fn held(&self) -> usize {
+        self.upload.held() + self.download.held() + self.exchange.replay.len()
+    }
+
     /// Panics where a law is broken.
     pub fn check(&self) {
+        assert!(self.held() <= HELD_MAX, "{} bytes held: {self:?}", self.held());
         self.upload.check();
         self.download.check();
         assert!(self.deadline < Tick::NEVER, "no deadline: {self:?}");

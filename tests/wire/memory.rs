@@ -1,0 +1,137 @@
+//! What one connection can make us hold has a ceiling, and at rest it holds nothing. `Session::check`, which the rig
+//! calls after every step of every row, asserts the ceiling; here each part of it is reached.
+
+use proptest::prelude::*;
+
+use ringway::core::buffer::STORE;
+use ringway::core::exchange::REPLAY_LIMIT;
+use ringway::core::limits::Limits;
+use ringway::core::session::{HELD_MAX, Session};
+
+use crate::rig::{Answer, Cut, End, Rig};
+use crate::row::{GET, OK};
+
+/// Heads as long as we can hold.
+fn widest() -> Limits {
+    Limits { line_limit: 32_000, head_limit: 32_767, field_limit: 128, ..Limits::DEFAULT }
+}
+
+fn answer(bytes: Vec<u8>) -> Answer {
+    Answer { bytes, early: true, end: None }
+}
+
+fn padded(start: &str, len: usize) -> Vec<u8> {
+    let pad = len - start.len() - "X: \r\n\r\n".len();
+    format!("{start}X: {}\r\n\r\n", "a".repeat(pad)).into_bytes()
+}
+
+fn request(method: &str, len: usize) -> Vec<u8> {
+    padded(&format!("{method} / HTTP/1.1\r\nHost: a\r\n"), len)
+}
+
+#[test]
+fn the_ceiling_is_what_the_documentation_says() {
+    // 2 buffers, a request twice, and an answer of a buffer's size: 132 KiB.
+    assert!((131 << 10..133 << 10).contains(&HELD_MAX), "{HELD_MAX}");
+    assert!(size_of::<Session>() <= 1024, "{} bytes for a session at rest", size_of::<Session>());
+}
+
+#[test]
+fn at_rest_nothing_is_held() {
+    let mut rig = Rig::new(Limits::DEFAULT);
+    rig.client_sends(GET, Cut::Whole);
+    rig.replica_answers([answer(OK.to_vec())], Cut::Whole);
+    rig.run();
+    assert_eq!((rig.to_client.as_slice(), rig.session.held()), (OK, 0));
+    assert!(rig.held_most > 0);
+}
+
+#[test]
+fn a_trace_given_back_to_a_deaf_client() {
+    let mut rig = Rig::new(widest());
+    rig.deaf = true;
+    rig.client_sends(&padded("TRACE / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n", 32_000), Cut::Whole);
+    rig.run();
+    assert!(rig.held_most > 32_000, "{}", rig.held_most);
+}
+
+#[test]
+fn an_interim_response_for_a_deaf_client_and_then_garbage() {
+    let mut rig = Rig::new(widest());
+    rig.deaf = true;
+    rig.client_sends(&request("GET", 30_000), Cut::Whole);
+    let interim = padded("HTTP/1.1 103 Early Hints\r\n", 30_000);
+    rig.replica_answers(
+        [Answer { end: Some(End::Reset), ..answer([&interim[..], b"garbage"].concat()) }],
+        Cut::At(30_000),
+    );
+    rig.run();
+    rig.time_out();
+    assert!(rig.held_most > STORE, "{}", rig.held_most);
+}
+
+#[test]
+fn a_large_request_sent_again() {
+    let mut rig = Rig::new(widest());
+    rig.client_sends(GET, Cut::Whole);
+    rig.replica_answers([answer(OK.to_vec())], Cut::Whole);
+    rig.run();
+    let large = request("GET", REPLAY_LIMIT - 200);
+    rig.client_sends(&large, Cut::Whole);
+    rig.replica_answers([Answer { end: Some(End::Fin), ..answer(Vec::new()) }, answer(OK.to_vec())], Cut::Whole);
+    rig.run();
+    assert_eq!(rig.to_client, [OK, OK].concat());
+    assert!(rig.held_most > 2 * (REPLAY_LIMIT - 200), "kept, and on its way again: {}", rig.held_most);
+}
+
+/// Pieces that hostile clients and servers are made of.
+fn client() -> impl Strategy<Value = Vec<u8>> {
+    let chunk = |size: usize| format!("{size:x};{}\r\n{}\r\n", "e".repeat(size % 200), "x".repeat(size)).into_bytes();
+    prop_oneof![
+        (60..32_700usize).prop_map(|len| request("GET", len)),
+        (60..32_700usize).prop_map(|len| request("OPTIONS", len)),
+        Just(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec()),
+        Just(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 70000\r\n\r\n".to_vec()),
+        (1..40_000usize).prop_map(chunk),
+        Just(b"1\r\nx\r\n".repeat(3000)),
+        (1..9_000usize).prop_map(|len| [b"0\r\n".as_slice(), &b"T: t\r\n".repeat(len / 6)].concat()),
+        (1..70_000usize).prop_map(|len| vec![b'x'; len]),
+        Just(b"\r\n".to_vec()),
+    ]
+}
+
+fn server() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        (60..32_700usize).prop_map(|len| padded("HTTP/1.1 103 Early Hints\r\n", len)),
+        (60..32_700usize).prop_map(|len| padded("HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n", len)),
+        Just(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec()),
+        Just(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(40)),
+        Just(b"1\r\nx\r\n".repeat(3000)),
+        Just(OK.to_vec()),
+        (1..70_000usize).prop_map(|len| vec![b'y'; len]),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// The assertion is the rig's, after every step; here it is only driven.
+    #[test]
+    fn nothing_that_comes_breaks_the_ceiling(
+        sent in prop::collection::vec(client(), 1..6),
+        said in prop::collection::vec(server(), 1..6),
+        deaf in any::<bool>(),
+        cut in 1..40_000usize,
+        ends in prop_oneof![Just(None), Just(Some(End::Fin)), Just(Some(End::Reset))],
+    ) {
+        let mut rig = Rig::new(widest());
+        rig.deaf = deaf;
+        rig.replica_answers([Answer { bytes: said.concat(), early: true, end: ends }], Cut::At(cut));
+        for piece in &sent {
+            rig.client_sends(piece, Cut::At(cut));
+            rig.run();
+        }
+        rig.time_out();
+        prop_assert!(rig.held_most <= HELD_MAX);
+    }
+}
