@@ -18,9 +18,10 @@ const FLOORS: [(&str, u8); 10] = [
 ];
 
 /// Where a crate may be named: sockets and loops are not everybody's business.
-const CRATES: [(&str, &[&str]); 12] = [
+const CRATES: [(&str, &[&str]); 13] = [
     ("mio", &["kernel", "replica"]),
     ("libc", &[]),
+    ("memmap2", &["core"]),
     ("nix", &[]),
     ("rustix", &["kernel", "replica", "control", "experiment"]),
     ("socket2", &["kernel", "replica"]),

@@ -1,5 +1,9 @@
 //! Buffers that lanes borrow while bytes are on their way, and the pool they go back to. An idle lane owns none.
 
+use std::ops::{Deref, DerefMut};
+
+use memmap2::MmapMut;
+
 /// Bytes one read can take.
 pub const CAPACITY: usize = 32 * 1024;
 /// Kept free in front, so that a head can grow to the left in place and leave in one write with its body.
@@ -10,12 +14,46 @@ pub const STORE: usize = HEADROOM + CAPACITY;
 /// Copies above this size are not kept for the next one.
 const COPY_KEPT: usize = 2 * 1024;
 
-pub type Store = Box<[u8]>;
+/// A buffer. Those of a burst are mapped one by one, so that the system gets them back when the burst is over: an
+/// allocator keeps what lies below anything that is still in use.
+#[derive(Debug)]
+pub enum Store {
+    Kept(Box<[u8]>),
+    Mapped(MmapMut),
+}
+
+impl Store {
+    fn kept() -> Store {
+        Store::Kept(vec![0; STORE].into_boxed_slice())
+    }
+}
+
+impl Deref for Store {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Store::Kept(bytes) => bytes,
+            Store::Mapped(bytes) => bytes,
+        }
+    }
+}
+
+impl DerefMut for Store {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Store::Kept(bytes) => bytes,
+            Store::Mapped(bytes) => bytes,
+        }
+    }
+}
 
 /// Last in, first out: the buffer used last is the warm one.
 #[derive(Debug)]
 pub struct Pool {
     free: Vec<Store>,
+    /// Buffers made to be kept, lent or free.
+    made: usize,
     copies: Vec<Vec<u8>>,
     keep: usize,
 }
@@ -23,15 +61,23 @@ pub struct Pool {
 impl Pool {
     /// `keep` bounds what stays allocated while nothing is on its way.
     pub fn new(keep: usize) -> Pool {
-        Pool { free: Vec::with_capacity(keep), copies: Vec::new(), keep }
+        Pool { free: Vec::with_capacity(keep), made: 0, copies: Vec::new(), keep }
     }
 
     pub fn take(&mut self) -> Store {
-        self.free.pop().unwrap_or_else(|| vec![0; STORE].into_boxed_slice())
+        if let Some(store) = self.free.pop() {
+            return store;
+        }
+        if self.made < self.keep {
+            self.made += 1;
+            return Store::kept();
+        }
+        // A process may have so many mappings (vm.max_map_count); then the heap has to do.
+        MmapMut::map_anon(STORE).map_or_else(|_| Store::kept(), Store::Mapped)
     }
 
     pub fn give(&mut self, store: Store) {
-        if self.free.len() < self.keep {
+        if matches!(store, Store::Kept(_)) && self.free.len() < self.keep {
             self.free.push(store);
         }
     }
