@@ -25,6 +25,10 @@ pub struct Exchange {
     pub is_head: bool,
     pub idempotent: bool,
     pub upgrade: bool,
+    /// What to: the `Upgrade` that went on.
+    pub protocols: Vec<u8>,
+    /// The client waits for 100 before it sends its body, and none has come yet.
+    pub expects: bool,
     pub tunnel: bool,
     /// The response began before the request was out whole.
     pub early: bool,

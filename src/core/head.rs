@@ -245,6 +245,16 @@ pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|b| *b == b',').map(|token| token.trim_ascii()).filter(|token| !token.is_empty())
 }
 
+/// The value of the last field of that name, or nothing.
+pub fn value<'b>(fields: Fields<'b>, name: &str) -> &'b [u8] {
+    fields.iter().rev().find(|field| field.name.eq_ignore_ascii_case(name)).map_or(b"", |field| field.value)
+}
+
+/// Every token of one list stands in the other, in any case.
+pub fn is_among(list: &[u8], other: &[u8]) -> bool {
+    tokens(list).all(|token| tokens(other).any(|known| known.eq_ignore_ascii_case(token)))
+}
+
 /// The part of a target that origin-form has: of an absolute-form, what follows the authority.
 pub fn origin_form(target: &str) -> &str {
     if target.starts_with('/') {

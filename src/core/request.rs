@@ -17,6 +17,8 @@ pub struct Plan {
     pub idempotent: bool,
     /// An upgrade of the connection was asked for.
     pub upgrade: bool,
+    /// The client waits for 100 before it sends its body.
+    pub expects: bool,
     /// The balancer answers by itself: `Max-Forwards` was used up.
     pub own: Option<Own>,
 }
@@ -73,6 +75,7 @@ pub fn plan(
         is_head: request.method == "HEAD",
         idempotent: is_idempotent(request.method),
         upgrade: reading.upgrading,
+        expects: reading.expect_line.is_some() && request.minor == 1,
         own,
     })
 }

@@ -131,6 +131,7 @@ impl Session {
         let origin = Origin { client_ip, proto: b"http", service: &service.name };
         turn.edits.clear();
         let plan = request::plan(head, &request, limits, origin, turn.edits)?;
+        let protocols = if plan.upgrade { head::value(request.fields, "upgrade").to_vec() } else { Vec::new() };
         let key = key::of(&service.key, target, request.fields, client_ip, turn.choices.draw());
         let edits = &*turn.edits;
         self.upload.release_head(len, |store, from, to| edits.apply(store, from, to));
@@ -144,6 +145,8 @@ impl Session {
         self.exchange.is_head = plan.is_head;
         self.exchange.idempotent = plan.idempotent;
         self.exchange.upgrade = plan.upgrade;
+        self.exchange.protocols = protocols;
+        self.exchange.expects = plan.expects;
         self.exchange.mark = Some(self.upload.mark());
         match plan.own {
             Some(Own::Options) => self.answer_with(reply::options(turn.date)),
@@ -179,10 +182,14 @@ impl Session {
         let parsed = head::parse_response(head, &mut room, limits)?;
         let mut asked = self.exchange.asked();
         asked.keep_alive &= !turn.stopping && self.upload.phase == Phase::Done && !self.upload.ended;
+        if parsed.status == 101 && !head::is_among(head::value(parsed.fields, "upgrade"), &self.exchange.protocols) {
+            return Err("101 that was not asked for");
+        }
         turn.edits.clear();
         let plan = response::plan(head, &parsed, asked, turn.date, turn.edits)?;
         self.download.head.reset();
         if plan.is_interim() {
+            self.exchange.expects &= plan.status != 100;
             self.exchange.interims += 1;
             if self.exchange.interims > INTERIM_LIMIT {
                 return Err("too many interim responses");
@@ -204,6 +211,9 @@ impl Session {
         self.exchange.early = self.upload.phase != Phase::Done || !self.upload.is_drained();
         self.exchange.reusable =
             plan.reusable && turn.service(self.exchange.service).is_some_and(|s| s.send_proxy.is_none());
+        if self.exchange.early && self.exchange.expects {
+            self.refuse_body();
+        }
         self.download.body = plan.body;
         self.download.phase = Phase::Body;
         if plan.status == 101 {
@@ -212,6 +222,14 @@ impl Session {
         }
         self.arm(turn.now, limits.stall_timeout_ms);
         Ok(false)
+    }
+
+    /// A final answer in the place of 100 ends the request: what a client sends all the same is for nobody (RFC 9110
+    /// section 10.1.1), and a replica that did not read it might take it for a request.
+    fn refuse_body(&mut self) {
+        self.upload.drop_all();
+        self.upload.phase = Phase::Done;
+        self.exchange.reusable = false;
     }
 
     fn open_tunnel(&mut self) {
