@@ -162,6 +162,31 @@ fn a_client_that_leaves_takes_its_upstream_connection_along() {
     tells.recv_timeout(PATIENCE).expect("mid-upload: the replica is told");
 }
 
+/// It may be the last request of its connection, which is watched later than others.
+#[test]
+fn a_client_that_is_reset_while_it_waits_takes_its_upstream_connection_along() {
+    let (told, tells) = mpsc::channel();
+    let silent = origin::start(move |_, stream| {
+        told.send("asked").expect("the test listens");
+        // No read that merely took too long is an end.
+        let ended = match stream.read(&mut [0]) {
+            Ok(n) => n == 0,
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        };
+        told.send(if ended { "left" } else { "still there" }).ok();
+        false
+    });
+    let balancer = Process::balancer(&[silent], &["--response-timeout-ms", "600000"]);
+    for last in ["", "Connection: close\r\n"] {
+        let mut client = connect(balancer.address);
+        client.write_all(format!("GET /x HTTP/1.1\r\nHost: a\r\n{last}\r\n").as_bytes()).expect("sent");
+        assert_eq!(tells.recv_timeout(PATIENCE), Ok("asked"));
+        socket2::SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).expect("a socket option");
+        drop(client);
+        assert_eq!(tells.recv_timeout(PATIENCE), Ok("left"), "with {last:?}");
+    }
+}
+
 /// Answers the first request of each connection and closes at the second, before a byte of an answer.
 fn forgetful(seen: &Arc<AtomicUsize>) -> impl Fn(&str, &mut TcpStream) -> bool + Clone + Send + use<> {
     let seen = Arc::clone(seen);
