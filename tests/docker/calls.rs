@@ -160,6 +160,23 @@ fn one_that_was_killed_leaves_replicas_that_the_next_adopts() {
     assert!(!lab.network_exists());
 }
 
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn a_second_one_of_the_same_cluster_is_refused_while_the_first_lives() {
+    let lab = Lab::new("twice");
+    let mut first = Balancer::start(&lab, 2, &["--on-exit", "keep"]);
+    let before = lab.identities();
+    let (status, said) = Balancer::spawn(&lab, &[]).fails();
+    assert_eq!(status, Some(2), "{said}");
+    let last = said.lines().last().unwrap();
+    assert!(last.contains(&lab.cluster) && last.contains("--docker-cluster"), "{said}");
+    assert_eq!(lab.identities(), before, "nothing was touched");
+    first.kill();
+    let second = Balancer::start(&lab, 2, &["--on-exit", "keep"]);
+    assert_eq!(lab.identities(), before, "a crash leaves nothing locked");
+    drop(second);
+}
+
 /// `docker run --name serverK --network=NET -e SERVER_ID=serverK --rm IMAGE`, found by label.
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]

@@ -140,10 +140,14 @@ fn a_name_that_is_not_ours_an_image_that_is_not_there_and_one_that_ends_at_once_
         let failure = runtime.start(&spec(&lab.name(1), 1)).await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::NameTaken, "{}", failure.message);
         assert!(failure.message.contains(&lab.name(1)), "{}", failure.message);
+    });
+    run(async {
         let missing = Settings { image: "rwtest/no-such-image:1".into(), ..settings(&lab) };
         let failure = Docker::open(missing).await.err().unwrap();
         assert_eq!(failure.kind, FailureKind::Refused);
         assert!(failure.message.contains("docker pull rwtest/no-such-image:1"), "{}", failure.message);
+    });
+    run(async {
         let crashing = Settings { env: vec![("RINGWAY_BIND".into(), "nonsense".into())], ..settings(&lab) };
         let (runtime, _events, _) = opened(crashing).await;
         // It may die before or after its start returned: told once, one way or the other.

@@ -154,15 +154,21 @@ impl Book {
         self.ours.remove(&instance);
     }
 
-    /// Containers that still hold `name` though another instance fills the slot now.
-    pub fn holders(&self, name: &str, but: u64) -> Vec<(u64, String)> {
-        let held = self.ours.iter().filter(|(instance, entry)| **instance != but && &*entry.name == name);
+    /// Containers of instances before `heir` that may still hold `name`.
+    pub fn holders(&self, name: &str, heir: u64) -> Vec<(u64, String)> {
+        let held = self.ours.range(..heir).filter(|(_, entry)| &*entry.name == name);
         held.filter_map(|(instance, entry)| Some((*instance, entry.container.clone()?))).collect()
     }
 
     /// True while something of ours is still to be removed.
     pub fn is_clearing(&self) -> bool {
         self.ours.values().any(|entry| matches!(entry.phase, Phase::Ending | Phase::Gone))
+    }
+
+    /// True once a later instance is to fill the slot of `instance`.
+    pub fn has_heir(&self, instance: u64) -> bool {
+        let Some(old) = self.ours.get(&instance) else { return false };
+        self.ours.range(instance + 1..).any(|(_, entry)| entry.name == old.name)
     }
 
     /// True once another instance runs under the name of `instance`, or none ever will.
@@ -414,6 +420,8 @@ mod tests {
         book.notice("aaa", Notice::Paused);
         book.begin(2, "server1".into());
         assert_eq!(book.holders("server1", 2), [(1, "aaa".to_owned())]);
+        assert_eq!(book.holders("server1", 1), [], "nobody takes it from one that came later");
+        assert!(book.has_heir(1) && !book.has_heir(2));
         assert!(!book.is_replaced(1));
         book.made(2, "bbb");
         assert!(book.started(2));

@@ -46,6 +46,12 @@ impl Engine {
         }
     }
 
+    /// What tells it from every other engine, however it is reached.
+    pub async fn id(&self) -> Result<String, Failure> {
+        let told = self.client.info().await.map_err(|error| self.failure("tell its id", &error))?;
+        Ok(told.id.unwrap_or_else(|| self.host.clone()))
+    }
+
     /// A client whose patience is longer than `grace`: the engine answers a stop when the stop is over.
     pub fn patient(&self, grace: Duration) -> Docker {
         self.client.clone().with_timeout(grace + Duration::from_secs(CALL_TIMEOUT_S))

@@ -14,6 +14,7 @@ use bollard::query_parameters::{
 use tokio::sync::Notify;
 
 use super::book::{Book, Phase};
+use super::claim::Claim;
 use super::engine::{self, Engine, no_image, status};
 use super::network::{self, Addresses, Network};
 use super::plan::{self, Mark, Plan};
@@ -27,6 +28,8 @@ const NAME_PAUSE: Duration = Duration::from_millis(50);
 /// A silent container keeps its address this long at most while its replacement starts: the same address would be
 /// handed to the replacement, with whatever made it silent.
 const ADDRESS_HOLD: Duration = Duration::from_secs(3);
+/// How long what is left of an instance stays when no replacement begins: after a failed `/add`, say.
+const HEIR_WAIT: Duration = Duration::from_millis(500);
 /// What removals under way get when Ringway ends.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -40,6 +43,7 @@ pub struct Hand {
     pub host: IpAddr,
     /// A random name for this life of Ringway.
     pub life: String,
+    pub _claim: Claim,
     pub book: Mutex<Book>,
     /// Rung after each change of the book.
     pub turned: Notify,
@@ -50,8 +54,12 @@ impl Hand {
         self.book.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    pub async fn start(&self, spec: &Spec) -> Result<Started, Failure> {
-        let container = self.create(spec).await?;
+    pub async fn start(self: &Arc<Self>, spec: &Spec) -> Result<Started, Failure> {
+        let is_heir = !self.book().holders(&spec.name, spec.instance).is_empty();
+        let container = match is_heir {
+            true => self.create_aside(spec).await?,
+            false => self.create(spec).await?,
+        };
         self.book().made(spec.instance, &container);
         if let Err(error) = self.engine.client.start_container(&container, None).await {
             if status(&error) != Some(404) {
@@ -66,28 +74,64 @@ impl Hand {
         let endpoint = self.endpoint(&container).await?;
         let alive = self.book().started(spec.instance);
         match endpoint {
-            Some(endpoint) if alive => Ok(Started { endpoint, handle: short(&container).to_owned(), weight: 1 }),
+            Some(endpoint) if alive => {
+                let handle = short(&container).to_owned();
+                if is_heir {
+                    let (hand, spec) = (self.clone(), spec.clone());
+                    tokio::spawn(async move { hand.inherit(&spec, &container).await });
+                }
+                Ok(Started { endpoint, handle, weight: 1 })
+            }
             _ => Err(self.stillborn(spec, &container).await),
         }
     }
 
-    /// Creates the container, freeing its name first from what an earlier instance of the slot left.
+    /// Creates the container under its slot's name.
     async fn create(&self, spec: &Spec) -> Result<String, Failure> {
-        let holders = self.book().holders(&spec.name, spec.instance);
-        for (instance, container) in holders {
-            self.retire(&spec.name, instance, &container).await;
-        }
         for attempt in 0.. {
-            let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
-            let body = self.plan.container(spec, &self.life);
-            match self.engine.client.create_container(Some(options), body).await {
-                Ok(made) => return Ok(made.id),
+            match self.create_as(spec, &spec.name).await {
                 Err(error) if status(&error) == Some(409) && attempt < NAME_TRIES => self.free(spec).await?,
-                Err(error) if status(&error) == Some(404) => return Err(no_image(&self.engine, &self.settings.image)),
-                Err(error) => return Err(self.engine.failure(&format!("create {}", spec.name), &error)),
+                made => return made.map_err(|error| self.not_created(spec, &error)),
             }
         }
         unreachable!("the loop ends by returning")
+    }
+
+    /// Creates it under a name of its own while an earlier instance holds the slot's. The engine would let go of that one
+    /// only when it has tidied up after it, and a heal need not wait for that.
+    async fn create_aside(&self, spec: &Spec) -> Result<String, Failure> {
+        let made = self.create_as(spec, &plan::heir_name(&spec.name, spec.instance)).await;
+        made.map_err(|error| self.not_created(spec, &error))
+    }
+
+    async fn create_as(&self, spec: &Spec, name: &str) -> Result<String, Error> {
+        let options = CreateContainerOptionsBuilder::default().name(name).build();
+        let made = self.engine.client.create_container(Some(options), self.plan.container(spec, &self.life)).await;
+        made.map(|made| made.id)
+    }
+
+    fn not_created(&self, spec: &Spec, error: &Error) -> Failure {
+        match status(error) {
+            Some(404) => no_image(&self.engine, &self.settings.image),
+            _ => self.engine.failure(&format!("create {}", spec.name), error),
+        }
+    }
+
+    /// Gives a running heir its slot's name, taken from whatever an earlier instance left.
+    async fn inherit(&self, spec: &Spec, container: &str) {
+        for _ in 0..NAME_TRIES {
+            let holders = self.book().holders(&spec.name, spec.instance);
+            for (instance, holder) in holders {
+                self.retire(&spec.name, instance, &holder).await;
+            }
+            match self.rename(container, &spec.name).await {
+                // It is gone already: its name is nobody's business any more.
+                Ok(()) | Err(404) => return,
+                Err(_) => tokio::time::sleep(NAME_PAUSE).await,
+            }
+        }
+        let name = plan::heir_name(&spec.name, spec.instance);
+        log::warn!("{}: {} stays {name}: somebody else's container has that name", spec.name, short(container));
     }
 
     /// The name is held: by a container of ours that can be put aside, or by one that is not ours to touch.
@@ -126,10 +170,16 @@ impl Hand {
 
     /// Takes the name away from a container that is on its way out.
     async fn retire(&self, name: &str, instance: u64, container: &str) {
-        let aside = RenameContainerOptionsBuilder::default().name(&plan::retired_name(name, instance)).build();
-        if let Err(error) = self.engine.client.rename_container(container, aside).await {
-            log::debug!("{name}: {} could not be put aside: {error}", short(container));
+        if let Err(status) = self.rename(container, &plan::retired_name(name, instance)).await {
+            log::debug!("{name}: {} could not be put aside: status {status}", short(container));
         }
+    }
+
+    /// `Err` is the engine's status, 0 if it did not answer.
+    async fn rename(&self, container: &str, name: &str) -> Result<(), u16> {
+        let options = RenameContainerOptionsBuilder::default().name(name).build();
+        let renamed = self.engine.client.rename_container(container, options).await;
+        renamed.map_err(|error| status(&error).unwrap_or(0))
     }
 
     pub async fn endpoint(&self, container: &str) -> Result<Option<Endpoint>, Failure> {
@@ -180,11 +230,12 @@ impl Hand {
         tokio::spawn(async move {
             let Some(entry) = self.book().entry(instance).cloned() else { return };
             let Some(container) = entry.container else { return };
+            // Nothing is asked of the engine that the replacement would have to wait for.
+            self.hold_address(instance).await;
             let words = watch::last_words(&self.engine, &container).await;
             if !words.is_empty() {
                 log::info!("{} ({}){words}", entry.name, short(&container));
             }
-            self.hold_address(instance).await;
             let removed = self.remove(&container).await;
             if let Err(error) = &removed {
                 log::debug!("{}: {} stays for now: {error}", entry.name, short(&container));
@@ -229,8 +280,12 @@ impl Hand {
         Ok(())
     }
 
-    /// Waits, within a limit, until the slot's next instance has an address of its own.
+    /// Waits, within a limit, until the slot's next instance has an address of its own, if there is to be one.
     pub async fn hold_address(&self, instance: u64) {
+        let heir = self.until(|book| book.closing || book.has_heir(instance));
+        if tokio::time::timeout(HEIR_WAIT, heir).await.is_err() {
+            return;
+        }
         let _ = tokio::time::timeout(ADDRESS_HOLD, self.until(|book| book.is_replaced(instance))).await;
     }
 

@@ -16,6 +16,7 @@
 
 mod adopt;
 mod book;
+mod claim;
 mod discovery;
 mod engine;
 mod hand;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use self::claim::Claim;
 use self::engine::{Engine, no_image, status};
 use self::hand::Hand;
 use self::plan::Plan;
@@ -108,6 +110,7 @@ impl Docker {
     /// Connects, and makes sure of the network and the image, so that a first start cannot fail for want of them.
     pub async fn open(settings: Settings) -> Result<Docker, Failure> {
         let engine = Engine::connect(settings.host.as_deref()).await?;
+        let claim = Claim::stake(&engine, &settings.cluster).await?;
         let image = image_id(&engine, &settings.image).await?;
         let network = network::ensure(&engine, &settings).await?;
         let reach = network::choose(settings.reach, &network)?;
@@ -121,13 +124,16 @@ impl Docker {
         let life = format!("{:016x}", fastrand::u64(..));
         log::info!("Docker engine at {}, image {}, network {}", engine.host, settings.image, network.name);
         let (book, turned) = Default::default();
-        Ok(Docker { hand: Arc::new(Hand { engine, settings, network, plan, reach, host, life, book, turned }) })
+        Ok(Docker {
+            hand: Arc::new(Hand { engine, settings, network, plan, reach, host, life, _claim: claim, book, turned }),
+        })
     }
 }
 
 impl Runtime for Docker {
     async fn start(&self, spec: &Spec) -> Result<Started, Failure> {
         self.hand.book().begin(spec.instance, spec.name.clone());
+        self.hand.turned.notify_waiters();
         let result = self.hand.start(spec).await;
         if result.is_err() {
             self.hand.clean(spec.instance).await;

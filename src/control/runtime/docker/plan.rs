@@ -105,7 +105,12 @@ fn clamped(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// The name a container gives up when another instance takes its slot before it is gone.
+/// The name of a container that starts while an earlier instance holds its slot's.
+pub fn heir_name(name: &str, instance: u64) -> String {
+    format!("{name}.next-{instance}")
+}
+
+/// The name a container gets when another instance takes its slot before it is gone.
 pub fn retired_name(name: &str, instance: u64) -> String {
     format!("{name}.retired-{instance}")
 }
