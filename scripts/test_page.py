@@ -5,11 +5,12 @@
 
 Starts a balancer on free ports, puts requests on it, opens the page, and checks what a person would: the ring is drawn,
 numbers move, a killed replica is seen to heal, the keyboard works, nothing overflows a phone, nothing is asked for from
-elsewhere. Screenshots (light, dark, phone) go to DIR.
+elsewhere, and a balancer with a token shows nothing before it was typed in. Screenshots (light, dark, phone) go to DIR.
 """
 import argparse, base64, json, os, re, shutil, signal, socket, struct, subprocess, sys, tempfile, threading, time, urllib.request
 
 PATIENCE = 30
+TOKEN = "s3cret~token"
 
 
 class Page:
@@ -82,6 +83,12 @@ class Page:
             text = {"text": key} if len(key) == 1 and kind == "keyDown" else {}
             self.call("Input.dispatchKeyEvent", type=kind, key=key, **text)
 
+    def type(self, text):
+        for letter in text:
+            name = {"\r": "Enter"}.get(letter, letter)
+            self.call("Input.dispatchKeyEvent", type="keyDown", key=name, text=letter)
+            self.call("Input.dispatchKeyEvent", type="keyUp", key=name)
+
     def look(self, width, height, scheme, shot):
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
@@ -136,6 +143,27 @@ def check(page, balancer, address, shots, settle):
     print("ok: no error, and nothing asked for from elsewhere")
 
 
+def check_token(page, address, shots):
+    asked = len(page.events)
+    page.call("Page.navigate", url=f"http://{address}/")
+    page.until("a token is asked for", "!document.getElementById('door').hidden && document.getElementById('main').hidden && "
+               "document.activeElement.id === 'token'")
+    page.type("wrong p\r")
+    page.until("a wrong one is refused", "document.getElementById('refused').textContent !== ''")
+    page.look(360, 800, "dark", os.path.join(shots, "page-token.png"))
+    page.type(TOKEN + "\r")
+    page.until("the right one opens the page", "document.getElementById('link').textContent === 'live' && "
+               "!document.getElementById('main').hidden && document.querySelectorAll('#replicas .state.up').length === 1")
+    page.until("it is kept in no place that outlives the page",
+               "document.cookie + JSON.stringify([localStorage, sessionStorage]) === '[{},{}]' && "
+               f"!document.documentElement.outerHTML.includes('{TOKEN}')")
+    requests = [e["params"]["request"]["url"] for e in page.events[asked:] if e["method"] == "Network.requestWillBeSent"]
+    assert requests and not any(TOKEN in url for url in requests), requests
+    thrown = [e["params"] for e in page.events[asked:] if e["method"] == "Runtime.exceptionThrown"]
+    assert not thrown, thrown
+    print("ok: no address holds the token")
+
+
 def load(address, over):
     host, port = address.split(":")
     while not over.is_set():
@@ -143,6 +171,16 @@ def load(address, over):
             urllib.request.urlopen(f"http://{host}:{port}/home", timeout=5).read()
         except OSError:
             pass
+
+
+def start(binary, replicas, environment):
+    return subprocess.Popen(
+        [binary, "run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--replicas", str(replicas)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **environment})
+
+
+def addresses(balancer):
+    return re.findall(r"http://([\d.]+:\d+)", balancer.stdout.readline())
 
 
 def main():
@@ -155,22 +193,22 @@ def main():
     if not chromium:
         sys.exit("no chromium on the PATH: apt-get install chromium")
     os.makedirs(options.shots, exist_ok=True)
-    balancer = subprocess.Popen(
-        [options.binary, "run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--replicas", "4"],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    balancer, guarded = start(options.binary, 4, {}), start(options.binary, 1, {"RINGWAY_ADMIN_TOKEN": TOKEN})
     browser, over, profile = None, threading.Event(), tempfile.mkdtemp()
     try:
-        data, admin = re.findall(r"http://([\d.]+:\d+)", balancer.stdout.readline())
+        (data, admin), (_, door) = addresses(balancer), addresses(guarded)
         threading.Thread(target=load, args=(data, over), daemon=True).start()
         browser = subprocess.Popen(
             [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
              f"--user-data-dir={profile}", "about:blank"], stderr=subprocess.PIPE, text=True)
         port = next(int(m[1]) for line in browser.stderr if (m := re.search(r"ws://127\.0\.0\.1:(\d+)/", line)))
         threading.Thread(target=browser.stderr.read, daemon=True).start()
-        check(Page(port), balancer, admin, options.shots, options.settle)
+        page = Page(port)
+        check(page, balancer, admin, options.shots, options.settle)
+        check_token(page, door, options.shots)
     finally:
         over.set()
-        for process in filter(None, (browser, balancer)):
+        for process in filter(None, (browser, balancer, guarded)):
             process.terminate()
             process.wait(PATIENCE)
         shutil.rmtree(profile, ignore_errors=True)

@@ -59,10 +59,12 @@ fn ring(question: &Question) -> ExitCode {
     }
 }
 
+/// What keeps an experiment from its end is where it was told to run: a folder, an image, an engine. But not a signal.
 fn experiment(settings: &experiment::Settings) -> ExitCode {
     match experiment::run(settings) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => fail(BROKEN, &why),
+        Err(why) if experiment::is_interrupted() => fail(BROKEN, &why),
+        Err(why) => fail(USAGE, &why),
     }
 }
 

@@ -224,6 +224,12 @@ fn a_token_is_asked_for_where_there_is_one() {
         assert!(said.starts_with("HTTP/1.1 401 ") && field(&said, "www-authenticate") == Some("Bearer"), "{said}");
     }
     assert!(call_with(admin, "Authorization: Bearer s3cret\r\n").starts_with("HTTP/1.1 200 "));
+    let get =
+        |path: &str| exchange(admin, format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n"));
+    assert!(get("/").starts_with("HTTP/1.1 200 "), "the page that asks for it");
+    for path in ["/live", "/live?token=s3cret", "/rep", "//", "/metrics"] {
+        assert!(get(path).starts_with("HTTP/1.1 401 "), "{path}");
+    }
 }
 
 fn call_with(admin: SocketAddr, more: &str) -> String {

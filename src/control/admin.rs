@@ -31,6 +31,9 @@ use crate::shared::view::Publisher;
 /// From the head's end to the body's.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The live page's document.
+const PAGE: &str = "/";
+
 /// Where the admin API listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminListen {
@@ -61,7 +64,7 @@ pub struct Desk {
 
 pub fn router(desk: Desk) -> Router {
     Router::new()
-        .route("/", only(&[Method::GET], any(async || page::document())))
+        .route(PAGE, only(&[Method::GET], any(async || page::document())))
         .route("/live", only(&[Method::GET], any(async |State(desk): State<Desk>| page::stream(desk))))
         .route("/rep", only(&[Method::GET], any(list)))
         .route("/add", only(&[Method::POST], any(add)))
@@ -211,10 +214,11 @@ fn is_too_long(error: &axum::Error) -> bool {
     source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
 }
 
-/// Who may ask: whoever has the token where there is one, and no web page of somebody else's. A browser says which
+/// Who may ask: whoever has the token where there is one (the live page's document comes before it is typed in), and no web page of somebody else's. A browser says which
 /// page asks (`Origin`); without this check any page that an operator looks at could add and remove replicas.
 async fn guard(State(desk): State<Desk>, request: Request, next: Next) -> Response {
     if let Some(token) = &desk.token
+        && request.uri().path() != PAGE
         && !bears(request.headers(), token)
     {
         let mut response =

@@ -1,15 +1,16 @@
 //! `fault`: one replica is killed under load: who took its requests, what failed, how long until another stood there.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use plotters::prelude::*;
 
-use super::lab::{Fault, Lab, Wound};
+use super::lab::{Fault, Wound};
 use super::load::{self, Plan, Sample};
 use super::output::{self, Report, percent};
 use super::picture::{self, Area, Axes, Drawn, Figure, Head, INK, Mark, RED, grouped, replica_colour};
 use super::progress::Progress;
 use super::timeline::{Timeline, ms, since};
+use super::trial::Trial;
 use super::{Settings, rest};
 use crate::core::ring::{Kind, Member, Ring};
 
@@ -29,12 +30,9 @@ const BINS: f64 = 48.0;
 const LEAST_SPAN_MS: f64 = 60.0;
 
 struct Episode {
-    names: Vec<String>,
-    samples: Vec<Sample>,
-    begin: Instant,
+    trial: Trial,
     /// The one that is drawn.
     wound: Wound,
-    again: Vec<Wound>,
 }
 
 pub fn run(settings: &Settings, progress: &Progress) -> Result<Report, String> {
@@ -47,24 +45,18 @@ pub fn run(settings: &Settings, progress: &Progress) -> Result<Report, String> {
 
 impl Episode {
     fn perform(settings: &Settings, progress: &Progress) -> Result<Episode, String> {
-        let lab = Lab::start(settings, REPLICAS, &[])?;
-        let names = lab.names()?;
-        progress.step();
         let plan = Plan { connections: CONNECTIONS, requests: REQUESTS, rate: None, target: |_| "/home".into() };
-        let begin = Instant::now();
-        let (samples, (wound, again)) = load::during(lab.data, plan, begin, || {
+        let trial = Trial::run(settings, REPLICAS, plan, |lab, names| {
+            progress.step();
             rest(CALM)?;
             let wound = lab.wound(&names[VICTIM], Fault::Kill)?;
             rest(CALM)?;
-            let again = (0..AGAIN).map(|_| lab.wound(&names[VICTIM], Fault::Kill)).collect::<Result<_, _>>()?;
-            Ok((wound, again))
+            let again = (0..AGAIN).map(|_| lab.wound(&names[VICTIM], Fault::Kill));
+            std::iter::once(Ok(wound)).chain(again).collect()
         })?;
         progress.step();
-        Ok(Episode { names, samples, begin, wound, again })
-    }
-
-    fn at(&self, moment: Instant) -> Duration {
-        moment.saturating_duration_since(self.begin)
+        let wound = trial.wounds.first().cloned().ok_or("nothing was killed")?;
+        Ok(Episode { trial, wound })
     }
 
     /// From the kill until it left the ring, and until another stood in its place.
@@ -73,26 +65,26 @@ impl Episode {
     }
 
     fn sent(&self, from: Duration, to: Duration) -> impl Iterator<Item = &Sample> {
-        self.samples.iter().filter(move |sample| (from..to).contains(&sample.sent))
+        self.trial.samples.iter().filter(move |sample| (from..to).contains(&sample.sent))
     }
 
     /// From a replica's leaving the ring until its replacement was sent its first request: the ring has it a moment
     /// before the log says so.
     fn out(&self, wound: &Wound) -> (Duration, Duration) {
-        let (noticed, healed) = (self.at(wound.noticed), self.at(wound.healed));
-        let its_own = self.samples.iter().filter(|sample| sample.server() == Some(&wound.name));
+        let (noticed, healed) = (self.trial.at(wound.noticed), self.trial.at(wound.healed));
+        let its_own = self.trial.samples.iter().filter(|sample| sample.server() == Some(&wound.name));
         let first = its_own.map(|sample| sample.sent).filter(|sent| *sent > noticed).min();
         (noticed, first.unwrap_or(Duration::MAX).min(healed))
     }
 
     /// Who got what while all lived, while one was out, and what the ring says for both.
     fn shares(&self) -> Vec<Share> {
-        let before: Vec<&Sample> = self.sent(Duration::ZERO, self.at(self.wound.harmed)).collect();
-        let outs = std::iter::once(&self.wound).chain(&self.again).map(|wound| self.out(wound));
+        let before: Vec<&Sample> = self.sent(Duration::ZERO, self.trial.at(self.wound.harmed)).collect();
+        let outs = self.trial.wounds.iter().map(|wound| self.out(wound));
         let during: Vec<&Sample> = outs.flat_map(|(from, to)| self.sent(from, to)).collect();
-        let (before, during) = (load::count(before, &self.names), load::count(during, &self.names));
+        let (before, during) = (load::count(before, &self.trial.names), load::count(during, &self.trial.names));
         let fraction = |counts: &[u32], i: usize| f64::from(counts[i]) / f64::from(counts.iter().sum::<u32>().max(1));
-        let members: Vec<Member> = self.names.iter().map(|name| Member::new(name, 1)).collect();
+        let members: Vec<Member> = self.trial.names.iter().map(|name| Member::new(name, 1)).collect();
         let left: Vec<Member> = members.iter().filter(|member| member.name != self.wound.name).cloned().collect();
         let (all, fewer) = (Ring::build(Kind::Ketama, &members).shares(), Ring::build(Kind::Ketama, &left).shares());
         let out = |name: &str| left.iter().position(|member| member.name == name).map_or(0.0, |i| fewer.of(i));
@@ -104,18 +96,18 @@ impl Episode {
             ring_during: out(name),
             sent_during: during[i],
         };
-        self.names.iter().enumerate().map(share).collect()
+        self.trial.names.iter().enumerate().map(share).collect()
     }
 
     fn timeline(&self) -> Timeline {
         let span = (self.delays().1 * 1.6).max(LEAST_SPAN_MS);
         let bin = (span * 1.5 / BINS).ceil();
-        Timeline::new(&self.samples, &self.names, self.at(self.wound.harmed), -span / 2.0..span, bin)
+        Timeline::new(&self.trial.samples, &self.trial.names, self.trial.at(self.wound.harmed), -span / 2.0..span, bin)
     }
 
     fn csv(&self) -> String {
-        let zero = self.at(self.wound.harmed);
-        let rows = self.samples.iter().map(|sample| {
+        let zero = self.trial.at(self.wound.harmed);
+        let rows = self.trial.samples.iter().map(|sample| {
             let outcome = sample.server().map_or_else(|| format!("{:?}", sample.outcome), String::from);
             [format!("{:.3}", since(sample.sent, zero)), format!("{:.3}", sample.took.as_secs_f64() * 1000.0), outcome]
         });
@@ -125,9 +117,8 @@ impl Episode {
     }
 
     fn words(&self) -> String {
-        let (failed, first) = load::failures(&self.samples);
+        let (failed, first) = self.trial.failures();
         let (noticed, healed) = self.delays();
-        let slowest = self.samples.iter().map(|sample| sample.took).max().unwrap_or_default();
         let rows = self.shares().into_iter().map(|share| {
             let [a, b, c, d] = [share.before, share.ring_before, share.during, share.ring_during].map(percent);
             [share.name, a, b, c, d]
@@ -137,10 +128,10 @@ impl Episode {
              times more as soon as it was back, so that it stayed out longer. The first time it was \
              out of the ring after {noticed:.1} ms and replaced after {healed:.1} ms. {failed} requests failed{}; the slowest \
              took {:.0} ms.\n\n{}",
-            grouped(self.samples.len() as u64),
+            grouped(self.trial.samples.len() as u64),
             self.wound.name,
             first.map(|first| format!(" ({first})")).unwrap_or_default(),
-            slowest.as_secs_f64() * 1000.0,
+            self.trial.slowest_ms(),
             output::table(["replica", "before", "of the ring", "while it was out", "of the ring without it"], rows)
         )
     }
@@ -170,11 +161,12 @@ impl Figure for Kill<'_> {
     }
 
     fn head(&self) -> Head {
-        let (failed, _) = load::failures(&self.episode.samples);
+        let (failed, _) = self.episode.trial.failures();
         let (_, healed) = self.episode.delays();
         let victim = &self.episode.wound.name;
         let mut legend: Vec<(Mark, String)> = self
             .episode
+            .trial
             .names
             .iter()
             .enumerate()
@@ -186,7 +178,7 @@ impl Figure for Kill<'_> {
             title: format!("{victim} is killed under load: {failed} failed, replaced in {healed:.0} ms"),
             says: format!(
                 "{} requests on {CONNECTIONS} connections. Below: where its share went while it was out.",
-                grouped(self.episode.samples.len() as u64)
+                grouped(self.episode.trial.samples.len() as u64)
             ),
             legend,
         }

@@ -1,15 +1,16 @@
 //! `fault-again`: kills in a row, pauses instead of kills, one of many: and how long each took to heal.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use plotters::prelude::*;
 
 use super::lab::{Fault, Lab, Wound};
-use super::load::{self, Plan, Sample};
+use super::load::Plan;
 use super::output::{self, Report};
 use super::picture::{self, Area, Axes, BLUE, Drawn, Figure, Head, Mark, RED, grouped, replica_colour};
 use super::progress::Progress;
 use super::timeline::{Timeline, ms};
+use super::trial::Trial;
 use super::{RuntimeChoice, Settings, rest};
 
 /// One way to go on harming.
@@ -41,10 +42,7 @@ const BIN_MS: f64 = 100.0;
 
 struct Run {
     series: Series,
-    names: Vec<String>,
-    begin: Instant,
-    samples: Vec<Sample>,
-    wounds: Vec<Wound>,
+    trial: Trial,
 }
 
 pub fn run(settings: &Settings, progress: &Progress) -> Result<Report, String> {
@@ -57,21 +55,18 @@ pub fn run(settings: &Settings, progress: &Progress) -> Result<Report, String> {
 }
 
 fn perform(series: Series, settings: &Settings, progress: &Progress) -> Result<Run, String> {
-    let lab = Lab::start(settings, series.replicas, &[])?;
-    let names = lab.names()?;
     let plan = Plan {
         connections: CONNECTIONS,
         requests: REQUESTS,
         rate: Some(RATE),
         target: |i| format!("/home?request={i}"),
     };
-    let begin = Instant::now();
-    let (samples, wounds) = load::during(lab.data, plan, begin, || {
+    let trial = Trial::run(settings, series.replicas, plan, |lab, names| {
         rest(series.calm)?;
         let victims = names.iter().cycle().take(series.times as usize);
-        victims.map(|name| wound(&lab, name, series, progress)).collect::<Result<Vec<_>, _>>()
+        victims.map(|name| wound(lab, name, series, progress)).collect()
     })?;
-    Ok(Run { series, names, begin, samples, wounds })
+    Ok(Run { series, trial })
 }
 
 fn wound(lab: &Lab, name: &str, series: Series, progress: &Progress) -> Result<Wound, String> {
@@ -83,7 +78,7 @@ fn wound(lab: &Lab, name: &str, series: Series, progress: &Progress) -> Result<W
 
 impl Run {
     fn heals(&self) -> Vec<f64> {
-        self.wounds.iter().map(|wound| ms(wound.harmed, wound.healed)).collect()
+        self.trial.wounds.iter().map(|wound| ms(wound.harmed, wound.healed)).collect()
     }
 
     fn median(&self) -> f64 {
@@ -91,19 +86,15 @@ impl Run {
         heals.sort_by(f64::total_cmp);
         heals.get(heals.len() / 2).copied().unwrap_or(0.0)
     }
-
-    fn slowest_request_ms(&self) -> f64 {
-        self.samples.iter().map(|sample| sample.took.as_secs_f64() * 1000.0).fold(0.0, f64::max)
-    }
 }
 
 fn csv(runs: &[Run]) -> String {
     let rows = runs.iter().flat_map(|run| {
-        run.wounds.iter().map(move |wound| {
+        run.trial.wounds.iter().map(move |wound| {
             [
                 run.series.title.into(),
                 wound.name.clone(),
-                format!("{:.0}", ms(run.begin, wound.harmed)),
+                format!("{:.0}", ms(run.trial.begin, wound.harmed)),
                 format!("{:.2}", ms(wound.harmed, wound.noticed)),
                 format!("{:.2}", ms(wound.harmed, wound.healed)),
             ]
@@ -116,17 +107,17 @@ fn words(runs: &[Run]) -> String {
     let rows = runs.iter().map(|run| {
         let heals = run.heals();
         let longest = heals.iter().copied().fold(0.0, f64::max);
-        let (failed, _) = load::failures(&run.samples);
+        let (failed, _) = run.trial.failures();
         [
             format!("{}, {} times", run.series.title, run.series.times),
-            grouped(run.samples.len() as u64),
+            grouped(run.trial.samples.len() as u64),
             failed.to_string(),
-            format!("{:.0} ms", run.slowest_request_ms()),
+            format!("{:.0} ms", run.trial.slowest_ms()),
             format!("{:.0} ms", run.median()),
             format!("{longest:.0} ms"),
         ]
     });
-    let first = runs.iter().find_map(|run| load::failures(&run.samples).1);
+    let first = runs.iter().find_map(|run| run.trial.failures().1);
     format!(
         "{RATE} requests a second on {CONNECTIONS} connections while replicas are harmed one after another. A killed \
          process or container is noticed at its end, a paused one only by heartbeats missed: it holds its connections and \
@@ -150,10 +141,11 @@ impl Figure for Again<'_> {
     }
 
     fn head(&self) -> Head {
-        let faults: usize = self.runs.iter().map(|run| run.wounds.len()).sum();
-        let requests: usize = self.runs.iter().map(|run| run.samples.len()).sum();
-        let failed: usize = self.runs.iter().map(|run| load::failures(&run.samples).0).sum();
+        let faults: usize = self.runs.iter().map(|run| run.trial.wounds.len()).sum();
+        let requests: usize = self.runs.iter().map(|run| run.trial.samples.len()).sum();
+        let failed: usize = self.runs.iter().map(|run| run.trial.failures().0).sum();
         let mut legend: Vec<(Mark, String)> = self.runs[DRAWN]
+            .trial
             .names
             .iter()
             .enumerate()
@@ -171,7 +163,7 @@ impl Figure for Again<'_> {
 
     fn body<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B> {
         let (above, below) = area.split_vertically(470);
-        let drawn = &self.runs[DRAWN];
+        let drawn = &self.runs[DRAWN].trial;
         let end = drawn.samples.iter().map(|sample| sample.answered().as_secs_f64() * 1000.0).fold(0.0, f64::max);
         let end = (end / BIN_MS).floor() * BIN_MS;
         let timeline = Timeline::new(&drawn.samples, &drawn.names, Duration::ZERO, 0.0..end, BIN_MS);

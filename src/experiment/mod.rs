@@ -16,6 +16,7 @@ mod ring;
 mod scale;
 mod spread;
 mod timeline;
+mod trial;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -105,9 +106,13 @@ fn stop() -> &'static AtomicBool {
     STOP.get_or_init(Arc::default)
 }
 
-/// Err when the user wants it to end.
+/// True once the user wants it to end.
+pub fn is_interrupted() -> bool {
+    stop().load(Ordering::Relaxed)
+}
+
 fn interrupted() -> Result<(), String> {
-    if stop().load(Ordering::Relaxed) {
+    if is_interrupted() {
         Err("interrupted: nothing of this experiment was written".into())
     } else {
         Ok(())

@@ -1,5 +1,5 @@
 //! The live page: one document without any other asset, and a stream of server-sent events that feeds it. It shows;
-//! it changes nothing.
+//! it changes nothing. The document holds nothing of what goes on and is anybody's; the stream asks for the token.
 
 mod events;
 
@@ -20,9 +20,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::admin::Desk;
 
 const DOCUMENT: &str = include_str!("live.html");
-/// Nothing from elsewhere, and nothing that a replica's name could bring in.
-const POLICY: &str =
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:";
+/// Nothing from elsewhere, nothing that a replica's name could bring in, and no page around the one that asks for a token.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+    img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 const PERIOD: Duration = Duration::from_secs(1);
 /// Events a slow reader may be behind before the stream waits for it.
 const BACKLOG: usize = 8;
