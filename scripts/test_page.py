@@ -11,6 +11,7 @@ import argparse, base64, json, os, re, shutil, signal, socket, struct, subproces
 
 PATIENCE = 30
 TOKEN = "s3cret~token"
+LARGE = "[...document.querySelectorAll('button')].filter(b => b.checkVisibility()).every(b => b.offsetHeight >= 44)"
 
 
 class Page:
@@ -133,7 +134,7 @@ def check(page, balancer, address, shots, settle):
     for width in (360, 320):
         page.look(width, 2000, "dark", os.path.join(shots, f"page-phone-{width}.png"))
         page.until(f"nothing overflows {width} pixels", "document.documentElement.scrollWidth <= innerWidth")
-    page.until("buttons are large enough for a finger", "[...document.querySelectorAll('button')].every(b => b.offsetHeight >= 44)")
+    page.until("buttons are large enough for a finger", LARGE)
     wrong = [e["params"] for e in page.events if e["method"] == "Runtime.exceptionThrown"
              or e["method"] == "Runtime.consoleAPICalled" and e["params"]["type"] == "error"]
     assert not wrong, wrong
@@ -151,6 +152,7 @@ def check_token(page, address, shots):
     page.type("wrong p\r")
     page.until("a wrong one is refused", "document.getElementById('refused').textContent !== ''")
     page.look(360, 800, "dark", os.path.join(shots, "page-token.png"))
+    page.until("its button is large enough for a finger", LARGE)
     page.type(TOKEN + "\r")
     page.until("the right one opens the page", "document.getElementById('link').textContent === 'live' && "
                "!document.getElementById('main').hidden && document.querySelectorAll('#replicas .state.up').length === 1")
