@@ -112,11 +112,7 @@ pub fn is_interrupted() -> bool {
 }
 
 fn interrupted() -> Result<(), String> {
-    if is_interrupted() {
-        Err("interrupted: nothing of this experiment was written".into())
-    } else {
-        Ok(())
-    }
+    if is_interrupted() { Err("interrupted: nothing of this experiment was written".into()) } else { Ok(()) }
 }
 
 /// Waits, but not for somebody who wants it to end.
