@@ -56,15 +56,17 @@ pub struct Pool {
     made: usize,
     copies: Vec<Vec<u8>>,
     keep: usize,
+    lent: usize,
 }
 
 impl Pool {
     /// `keep` bounds what stays allocated while nothing is on its way.
     pub fn new(keep: usize) -> Pool {
-        Pool { free: Vec::with_capacity(keep), made: 0, copies: Vec::new(), keep }
+        Pool { free: Vec::with_capacity(keep), made: 0, copies: Vec::new(), keep, lent: 0 }
     }
 
     pub fn take(&mut self) -> Store {
+        self.lent += 1;
         if let Some(store) = self.free.pop() {
             return store;
         }
@@ -77,9 +79,15 @@ impl Pool {
     }
 
     pub fn give(&mut self, store: Store) {
+        self.lent = self.lent.saturating_sub(1);
         if matches!(store, Store::Kept(_)) && self.free.len() < self.keep {
             self.free.push(store);
         }
+    }
+
+    /// How many lanes hold now.
+    pub fn lent(&self) -> usize {
+        self.lent
     }
 
     /// A copy of a few bytes that are kept while their buffer goes back.

@@ -112,6 +112,10 @@ impl Lane {
         store.get_mut(self.filled..).unwrap_or_default()
     }
 
+    pub fn has_buffer(&self) -> bool {
+        self.store.is_some()
+    }
+
     /// How many bytes `space` offers now.
     pub fn room(&self) -> usize {
         if self.start == self.filled { CAPACITY } else { HEADROOM + CAPACITY - self.filled + self.slack() }

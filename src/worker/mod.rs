@@ -2,6 +2,7 @@
 //! once, marks who is ready, and then drives the sessions that can go on. Events only mark; driving acts.
 
 mod accept;
+mod check;
 mod dial;
 mod fleet;
 mod perform;
@@ -351,6 +352,9 @@ impl<K: Kernel> Worker<K> {
             };
             if let Some(slot) = self.slots.at_mut(place) {
                 slot.session.complete(step, outcome, &mut self.lent.turn());
+                if cfg!(debug_assertions) {
+                    slot.session.check();
+                }
                 if slot.session.has_notice() {
                     self.announce(place);
                 }

@@ -62,6 +62,11 @@ pub struct Pipe<P> {
 pub struct Pipes<P>([Option<P>; 2]);
 
 impl<P> Pipes<P> {
+    pub fn has(&self, leg: Leg) -> bool {
+        let [upload, download] = &self.0;
+        if leg == Leg::Client { upload.is_some() } else { download.is_some() }
+    }
+
     /// The pipe of the lane that this leg is the source of.
     pub fn of(&mut self, leg: Leg) -> &mut Option<P> {
         let [upload, download] = &mut self.0;

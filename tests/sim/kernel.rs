@@ -200,7 +200,7 @@ impl Kernel for SimKernel {
             return Err(ErrorKind::WouldBlock.into());
         }
         let most = self.may_move(net, socket.end, room)?;
-        let mut space = vec![0; most.min(net.readable(socket.end).unwrap_or(1).max(1))];
+        let mut space = vec![0; most.min(net.waiting(socket.end).max(1))];
         let result = net.read(socket.end, &mut space);
         if let Ok(n) = result {
             bytes.extend(&space[..n]);

@@ -20,7 +20,10 @@ use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds that once found something.
-const REGRESSIONS: &[u64] = &[310, 404, 469, 491];
+const REGRESSIONS: &[u64] = &[
+    310, 404, 469, 491, 1259, 1415, 1412, 1759, 1803, 1948, 2239, 2311, 2317, 2931, 3250, 3807, 3914, 5150, 5426, 5897,
+    6409, 11730, 12076, 13076, 18324,
+];
 
 /// Runs one world; what fails says which.
 fn run(seed: u64) -> Result<world::Ended, u64> {

@@ -324,8 +324,13 @@ impl Net {
         Ok(n)
     }
 
+    /// Bytes that came and were not read. To look takes no error away.
+    pub fn waiting(&self, end: End) -> usize {
+        self.sockets[end].inbox.len()
+    }
+
     /// How much can be read; 0 is the end.
-    pub fn readable(&mut self, end: End) -> Result<usize, ErrorKind> {
+    fn readable(&mut self, end: End) -> Result<usize, ErrorKind> {
         let socket = &mut self.sockets[end];
         match socket.error {
             _ if !socket.inbox.is_empty() => Ok(socket.inbox.len()),
@@ -443,7 +448,7 @@ impl Net {
 
     /// Everything that came was read.
     pub fn is_empty(&self, end: End) -> bool {
-        self.sockets[end].inbox.is_empty()
+        self.waiting(end) == 0
     }
 
     pub fn owner(&self, end: End) -> Owner {

@@ -122,6 +122,7 @@ impl Maker<'_> {
             sent_at: None,
             sent_whole: false,
             sent_whole_at: 0,
+            heard_whole: false,
             heads: 0,
         };
         self.write_head(&mut request, id, last);

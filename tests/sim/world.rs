@@ -224,6 +224,7 @@ impl World {
         let net = &mut *self.net.borrow_mut();
         match result {
             Ok(true) => {
+                hand.worker.check();
                 hand.watch_progress(net, index);
                 let held_up = net.chance.per_mille(net.faults.held_up);
                 let us = if held_up { net.chance.range(1_000, 60_000) } else { net.chance.range(2, 60) };

@@ -7,4 +7,5 @@ mod rig;
 mod row;
 mod shortage;
 mod strict;
+mod stuck;
 mod table;

@@ -128,6 +128,8 @@ pub struct Rig {
     pub deaf: bool,
     /// The most that the session held.
     pub held_most: usize,
+    /// So many bytes replicas still take.
+    room: usize,
     client: Feed,
     answers: VecDeque<Answer>,
     cut: Cut,
@@ -179,6 +181,7 @@ impl Rig {
             broken_sends: 0,
             deaf: false,
             held_most: 0,
+            room: usize::MAX,
             client: Feed::default(),
             answers: VecDeque::new(),
             cut: Cut::Whole,
@@ -210,6 +213,11 @@ impl Rig {
 
     pub fn replica_ends(&mut self, upstream: usize, end: End) {
         self.upstreams[upstream].feed.end = Some(end);
+    }
+
+    /// Replicas take so many bytes more, and then none.
+    pub fn replica_takes(&mut self, bytes: usize) {
+        self.room = bytes;
     }
 
     pub fn break_sends(&mut self, times: usize) {
@@ -270,8 +278,13 @@ impl Rig {
                 Outcome::Failed(ErrorKind::BrokenPipe)
             }
             Step::Send(Leg::Client) if self.deaf => Outcome::Blocked,
+            Step::Send(Leg::Upstream) if self.room == 0 => Outcome::Blocked,
             Step::Send(leg) => {
-                let bytes = self.session.lane_to(leg).pending().to_vec();
+                let mut bytes = self.session.lane_to(leg).pending().to_vec();
+                if leg == Leg::Upstream {
+                    bytes.truncate(self.room);
+                    self.room -= bytes.len();
+                }
                 match leg {
                     Leg::Client => self.to_client.extend_from_slice(&bytes),
                     Leg::Upstream => current(&mut self.upstreams).received.extend_from_slice(&bytes),

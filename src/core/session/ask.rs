@@ -24,13 +24,15 @@ impl Session {
 
     /// Reads from `leg` if its lane can take more.
     pub(super) fn pull(&mut self, leg: Leg) -> Option<Step> {
-        let open = leg == Leg::Client || matches!(self.link, Link::Open { .. });
+        let linked = matches!(self.link, Link::Open { .. });
+        let open = leg == Leg::Client || linked;
         let readable = self.side(leg).readable;
         let lane = self.lane_from(leg);
         if !open || !readable || !lane.is_hungry() {
             return None;
         }
-        Some(match lane.fill_ask() {
+        // Without a replica there is nobody to empty a pipe.
+        Some(match lane.fill_ask().filter(|_| linked) {
             Some(ask) => Step::Fill(leg, ask),
             None => Step::Recv(leg),
         })

@@ -60,9 +60,9 @@ impl Session {
                 self.lost(Loss::Failed(kind), turn);
             }
             Leg::Upstream => {
-                // After a FIN it would have been EPIPE.
-                self.upstream =
-                    Side { readable: true, writable: false, hangup: true, cut: kind != ErrorKind::BrokenPipe };
+                // After a FIN it would have been EPIPE; but a reset is told once, and EPIPE from then on.
+                let cut = self.upstream.cut || kind != ErrorKind::BrokenPipe;
+                self.upstream = Side { readable: true, writable: false, hangup: true, cut };
                 if self.download.phase == Phase::Body && self.exchange.tunnel {
                     self.upload.drop_all();
                 }
@@ -207,7 +207,7 @@ impl Session {
 
     /// A response head is overdue: first a word to the control plane, at the deadline 504.
     fn waited(&mut self, replica: ReplicaId, turn: &mut Turn) {
-        let since = self.exchange.asked_at.unwrap_or(turn.now);
+        let since = *self.exchange.asked_at.get_or_insert(turn.now);
         let timeout_ms = self.limits(turn).response_timeout_ms;
         let after_ms = turn.now.ms_since(since);
         if after_ms >= timeout_ms {

@@ -142,11 +142,13 @@ impl Session {
 
     /// The request is out, whole: the wait for its response begins.
     fn asked(&mut self, turn: &mut Turn) {
-        if self.exchange.response_seen {
-            return;
+        if self.download.phase != Phase::Head {
+            return self.moved(turn);
         }
+        // An interim response, or the first bytes of the final one, may be here: its head is waited for all the same.
         if let Some(mark) = self.exchange.mark.take()
             && self.exchange.idempotent
+            && !self.exchange.response_seen
         {
             let request = self.upload.sent_since(mark);
             if request.len() <= REPLAY_LIMIT {

@@ -260,6 +260,8 @@ impl Session {
             Step::Park => self.link = Link::None,
             Step::Hangup => {
                 self.link = Link::None;
+                // What the replica did not take of a request that it answered is for nobody either.
+                self.upload.drop_pending();
                 self.upload.piped_lost();
                 // What came behind the response was for nobody.
                 self.download.skip(usize::MAX);
@@ -310,6 +312,11 @@ impl Session {
     /// Memory held for bytes on their way and for a request that may be sent again, in bytes.
     pub fn held(&self) -> usize {
         self.upload.held() + self.download.held() + self.exchange.replay.len()
+    }
+
+    /// How many buffers of the worker's pool it holds.
+    pub fn buffers(&self) -> usize {
+        usize::from(self.upload.has_buffer()) + usize::from(self.download.has_buffer())
     }
 
     /// Panics where a law is broken.

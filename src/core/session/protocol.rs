@@ -93,6 +93,11 @@ impl Session {
         {
             self.spoiled(fault.0, turn);
         }
+        // The answer is here and its replica has gone: the rest of the request is read, so that the client comes to
+        // hear it, and dropped.
+        if self.link == Link::None && self.is_answered() {
+            self.upload.drop_pending();
+        }
     }
 
     fn advance_download(&mut self, turn: &mut Turn) {
@@ -246,7 +251,9 @@ impl Session {
         if exchange.truncated {
             let reset = self.download.body.is_close_delimited();
             self.stage = Stage::Closing { reset };
-        } else if exchange.keep_alive && whole && !turn.stopping && !self.upload.ended {
+        } else if exchange.keep_alive && whole && !self.upload.ended && (!turn.stopping || self.upload.has_unscanned())
+        {
+            // A request that was read already is answered, even by a balancer that stops: its answer is the last.
             self.upload.restart(Phase::Head);
             self.download.restart(Phase::Done);
             self.arm(turn.now, turn.limits(turn.routes.default).idle_timeout_ms);

@@ -1,0 +1,75 @@
+//! Sessions that came to no end, or to a wrong one, as the simulation found them.
+
+use std::io::ErrorKind;
+
+use ringway::core::limits::Limits;
+use ringway::core::step::{Leg, Outcome, Step};
+
+use crate::rig::{Answer, Cut, End, Rig};
+use crate::row::{GET, OK};
+
+/// Deadlines that may pass before a client has an answer.
+const DEADLINES: usize = 4;
+
+fn post(fields: &str, len: usize) -> Vec<u8> {
+    format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: {len}\r\n\r\n").into_bytes()
+}
+
+fn given_up_after(first_words: &[u8]) -> String {
+    let mut rig = Rig::new(Limits::DEFAULT);
+    rig.client_sends(&post("Expect: 100-continue\r\n", 2), Cut::Whole);
+    rig.replica_answers([Answer { bytes: first_words.to_vec(), early: true, end: None }], Cut::Whole);
+    rig.run();
+    rig.client_sends(b"ok", Cut::Whole);
+    rig.run();
+    for _ in 0..DEADLINES {
+        rig.time_out();
+    }
+    String::from_utf8_lossy(&rig.to_client).into_owned()
+}
+
+#[test]
+fn a_replica_that_says_100_and_nothing_more_is_given_up() {
+    let heard = given_up_after(b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert!(heard.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 504 "), "{heard}");
+}
+
+#[test]
+fn a_replica_that_begins_its_head_before_the_body_came_and_never_ends_it_is_given_up() {
+    let heard = given_up_after(b"HTTP/1.1 200 OK\r\nContent-");
+    assert!(heard.starts_with("HTTP/1.1 504 "), "{heard}");
+}
+
+/// A replica answers before it read the body, and closes: what is left of the body is for nobody.
+#[test]
+fn the_next_request_is_served_after_one_whose_body_nobody_took() {
+    let request = post("", 5_000);
+    let mut rig = Rig::new(Limits::DEFAULT);
+    rig.replica_takes(request.len() + 100);
+    rig.client_sends(&[request, vec![b'x'; 5_000]].concat(), Cut::Whole);
+    rig.replica_answers([Answer { bytes: OK.to_vec(), early: true, end: Some(End::Fin) }], Cut::Whole);
+    rig.run();
+    assert_eq!(rig.to_client, OK);
+    assert_eq!(rig.session.buffers(), 0, "an idle session holds no buffer");
+    rig.replica_takes(usize::MAX);
+    rig.client_sends(GET, Cut::Whole);
+    rig.replica_answers([Answer { bytes: OK.to_vec(), ..Answer::default() }], Cut::Whole);
+    rig.run();
+    assert_eq!(rig.to_client, [OK, OK].concat());
+}
+
+/// A tunnel's replica is reset while the client sends: the first write says so, the second only that it is over.
+#[test]
+fn a_tunnel_that_was_reset_never_looks_ended() {
+    let switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let mut rig = Rig::new(Limits::DEFAULT);
+    rig.client_sends(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", Cut::Whole);
+    rig.replica_answers([Answer { bytes: switch.to_vec(), ..Answer::default() }], Cut::Whole);
+    rig.run();
+    assert!(rig.session.is_tunnel());
+    for kind in [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe] {
+        rig.with_turn(|session, turn| session.complete(Step::Send(Leg::Upstream), Outcome::Failed(kind), turn));
+    }
+    rig.with_turn(|session, turn| session.complete(Step::Recv(Leg::Upstream), Outcome::Ended, turn));
+    assert_eq!(rig.session.next_step(), Some(Step::Close { reset: true }));
+}
