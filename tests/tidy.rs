@@ -114,7 +114,10 @@ fn crates_stand_where_they_may() {
 #[test]
 fn what_handles_network_input_does_not_panic() {
     let mut wrong = Vec::new();
-    for file in sources().into_iter().filter(|file| NEVER_PANIC.contains(&file.room().as_str())) {
+    // The bodies of fuzz targets handle nothing: they judge what does.
+    let judged =
+        |file: &Source| NEVER_PANIC.contains(&file.room().as_str()) && !file.name.starts_with("src/core/fuzz/");
+    for file in sources().into_iter().filter(judged) {
         for (number, line) in file.code_lines().into_iter().filter(|(number, _)| *number < file.tests_at()) {
             for panic in PANICS.iter().filter(|panic| line.contains(**panic)) {
                 wrong.push(format!("{}:{number}: {panic}", file.name));

@@ -16,7 +16,12 @@ pub struct Setting {
 /// Reads the file, checking each setting by itself against the flags of `command`'s `run`.
 pub fn read(path: &Path, command: &Command) -> Result<Vec<Setting>, String> {
     let text = std::fs::read_to_string(path).map_err(|why| format!("{}: cannot be read: {why}", path.display()))?;
-    parse(&text, command).map_err(|wrong| format!("{}:{}: {}", path.display(), line(&text, wrong.at), wrong.what))
+    parse_as(path, &text, command)
+}
+
+/// The same, of a file that was read.
+pub fn parse_as(path: &Path, text: &str, command: &Command) -> Result<Vec<Setting>, String> {
+    parse(text, command).map_err(|wrong| format!("{}:{}: {}", path.display(), line(text, wrong.at), wrong.what))
 }
 
 /// The file's settings take the place of the flags' defaults.

@@ -7,6 +7,7 @@
 mod error;
 mod file;
 mod flags;
+pub mod fuzz;
 mod read;
 mod settle;
 mod study;

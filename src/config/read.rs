@@ -7,8 +7,9 @@ use std::path::Path;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
+use super::file::{self, Setting};
 use super::flags::{Cli, Replica, Run, Verb};
-use super::{Config, error, file};
+use super::{Config, error};
 use crate::experiment::{self, Question};
 use crate::replica::{Settings, host_name};
 
@@ -32,6 +33,11 @@ pub enum Stop {
     Help(String),
     /// Bad usage or configuration, in one line: what, where, what to do.
     Wrong(String),
+}
+
+/// What a file's settings alone amount to.
+pub fn settled(command: clap::Command, path: &Path, settings: Vec<Setting>) -> Result<Config, Stop> {
+    run_with_settings(command, &["ringway".into(), "run".into(), "--config".into(), path.into()], settings)
 }
 
 pub fn read(argv: impl IntoIterator<Item = OsString>) -> Result<Command, Stop> {
@@ -65,6 +71,10 @@ pub fn defaults() -> Config {
 /// Reads the command line again, with the file's settings in the place of the defaults.
 fn run_with_file(command: clap::Command, argv: &[OsString], path: &Path) -> Result<Config, Stop> {
     let settings = file::read(path, &command).map_err(Stop::Wrong)?;
+    run_with_settings(command, argv, settings)
+}
+
+fn run_with_settings(command: clap::Command, argv: &[OsString], settings: Vec<Setting>) -> Result<Config, Stop> {
     let command = command.mut_subcommand("run", |run| file::apply(run, settings));
     match parse(command, argv)?.verb {
         Verb::Run(run) => settle(*run),

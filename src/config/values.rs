@@ -84,6 +84,15 @@ pub fn path(text: &str) -> Result<String, String> {
 
 /// `HOST:PORT`, or `NAME=HOST:PORT@WEIGHT` with either end left out. A host name is looked up once, here.
 pub fn replica(text: &str) -> Result<FixedReplica, String> {
+    replica_at(text, lookup)
+}
+
+/// The same where nobody is to be asked for names.
+pub fn replica_by_address(text: &str) -> Result<FixedReplica, String> {
+    replica_at(text, |host| host.parse().map_err(|_| "want an address here".into()))
+}
+
+fn replica_at(text: &str, lookup: fn(&str) -> Result<SocketAddr, String>) -> Result<FixedReplica, String> {
     let (name, rest) = match text.split_once('=') {
         Some((name, rest)) => (Some(name), rest),
         None => (None, text),

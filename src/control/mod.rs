@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod door;
+pub mod fuzz;
 pub mod journal;
 pub mod metrics;
 pub mod page;

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use ringway::core::fuzz;
+use ringway::{config, control};
 
 use crate::row::rows;
 use crate::table::{TABLES, read};
@@ -13,11 +14,13 @@ const CHANGES: u64 = 60;
 
 type Body = fn(&[u8]);
 
-const TARGETS: [(&str, Body); 4] = [
+const TARGETS: [(&str, Body); 6] = [
     ("request_head", fuzz::request_head),
     ("response_head", fuzz::response_head),
     ("chunked", fuzz::chunked),
     ("session", fuzz::session),
+    ("admin", control::fuzz::admin),
+    ("config", config::fuzz::config),
 ];
 
 #[test]

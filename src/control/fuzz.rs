@@ -1,0 +1,165 @@
+//! Body of the fuzz target for the admin API: the bytes are what a caller of `/add` and `/rm` sends.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::registry::{Answer, Call, Change, Command, Effect, Plan, Registry, Rejection};
+use super::runtime::{Spec, Started};
+use super::wire;
+use crate::core::limits::Limits;
+use crate::core::ring::Kind;
+use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Routes};
+use crate::core::tick::Tick;
+
+const REPLICAS: u64 = 3;
+const MAX_REPLICAS: u64 = 8;
+/// A message is a line in a log and in a terminal.
+const MESSAGE_LIMIT: usize = 1_000;
+const NOW: Tick = Tick(1);
+
+/// A change is read in one way or refused in one short line; and what was read changes the balancer by just that, or
+/// not at all.
+pub fn admin(bytes: &[u8]) {
+    let change = match wire::parse_change(bytes, false) {
+        Ok(change) => change,
+        Err(why) => return refused(&why),
+    };
+    read_alike(bytes, &change);
+    added(&change);
+    removed(&change);
+}
+
+fn refused(why: &str) {
+    assert!(why.len() < MESSAGE_LIMIT && !why.contains(['\n', '\r']), "a long story: {why:?}");
+    let answer: Value = serde_json::from_str(&wire::failure(why)).unwrap_or_default();
+    assert_eq!(answer["message"], format!("<Error> {why}"), "an answer says what was meant");
+}
+
+/// A lenient reader finds the same in it, and it is read again as it is written.
+fn read_alike(bytes: &[u8], change: &Change) {
+    let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    assert_eq!(value["n"].as_u64(), Some(change.n));
+    let names = value.get("hostnames").cloned().unwrap_or(Value::Array(Vec::new()));
+    assert_eq!(names, Value::from(change.hostnames.clone()));
+    let written = serde_json::json!({"n": change.n, "hostnames": change.hostnames}).to_string();
+    assert_eq!(wire::parse_change(written.as_bytes(), false).as_ref(), Ok(change));
+}
+
+fn added(change: &Change) {
+    let mut registry = balancer();
+    let effects = call(&mut registry, Call::Add(change.clone()));
+    let started: Vec<&str> = effects.iter().filter_map(start).collect();
+    let promised = promise(Call::Add(Change { dry_run: true, ..change.clone() }));
+    match rejection(&effects) {
+        Some(rejection) => {
+            refused(&rejection.message);
+            assert!(rejection.status == 400 && started.is_empty() && promised.is_none(), "{rejection:?} {effects:?}");
+        }
+        None => {
+            assert!(change.n + REPLICAS <= MAX_REPLICAS && started.len() as u64 == change.n, "{change:?}: {started:?}");
+            assert!(change.hostnames.iter().zip(&started).all(|(asked, started)| asked == started), "{started:?}");
+            assert!(started.iter().all(|name| is_host_name(name)), "{started:?}");
+            let all: BTreeSet<&str> = first_names().chain(started).collect();
+            assert_eq!(all.len() as u64, REPLICAS + change.n, "every name is one replica's: {all:?}");
+            let promised: BTreeSet<String> = promised.unwrap_or_default().into_iter().collect();
+            assert!(promised.iter().eq(&all), "a dry run said {promised:?}");
+        }
+    }
+}
+
+fn removed(change: &Change) {
+    let mut registry = balancer();
+    let effects = call(&mut registry, Call::Remove(change.clone()));
+    let promised = promise(Call::Remove(Change { dry_run: true, ..change.clone() }));
+    let stay = members(&mut registry);
+    match rejection(&effects) {
+        Some(rejection) => {
+            refused(&rejection.message);
+            assert!(rejection.status == 400 && promised.is_none(), "{rejection:?}");
+            assert!(stay.iter().map(String::as_str).eq(first_names()), "nothing changed: {stay:?}");
+        }
+        None => {
+            assert_eq!(stay.len() as u64 + change.n, REPLICAS, "{change:?}");
+            assert!(!stay.iter().any(|name| change.hostnames.contains(name)), "{change:?}: {stay:?}");
+            assert_eq!(promised.as_ref(), Some(&stay), "what a dry run said");
+        }
+    }
+}
+
+/// A balancer of three replicas that run.
+fn balancer() -> Registry {
+    let plan = Plan {
+        service: "fuzz".into(),
+        mode: Mode::Http,
+        key: KeyPolicy::Request,
+        ring: Kind::Exercise,
+        limits: Arc::new(Limits::default()),
+        send_proxy: None,
+        workers: 1,
+        replicas: REPLICAS as usize,
+        max_replicas: MAX_REPLICAS as usize,
+        can_start: true,
+        keeps_on_exit: false,
+        heartbeat_interval_ms: 500,
+        heartbeat_misses: 2,
+        others: Vec::new(),
+        routes: Routes::default(),
+        seed: 7,
+    };
+    let (mut registry, _) = Registry::new(plan);
+    let found = first_names().zip(1..).map(|(name, instance)| {
+        let endpoint = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 9000 + instance as u16)));
+        (Spec { name: name.into(), instance }, Started { endpoint, handle: name.into(), weight: 1 })
+    });
+    registry.apply(Command::Found(found.collect()), NOW);
+    registry
+}
+
+fn first_names<'a>() -> impl Iterator<Item = &'a str> {
+    ["server1", "server2", "server3"].into_iter()
+}
+
+fn call(registry: &mut Registry, call: Call) -> Vec<Effect> {
+    registry.apply(Command::Call { ticket: 1, call }, NOW)
+}
+
+/// What a dry run says the members would be.
+fn promise(dry: Call) -> Option<Vec<String>> {
+    roster(&call(&mut balancer(), dry))
+}
+
+fn members(registry: &mut Registry) -> Vec<String> {
+    roster(&call(registry, Call::List)).unwrap_or_default()
+}
+
+fn roster(effects: &[Effect]) -> Option<Vec<String>> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Reply { answer: Answer::Replicas(names), .. } => Some(names.iter().map(|n| n.to_string()).collect()),
+        _ => None,
+    })
+}
+
+fn rejection(effects: &[Effect]) -> Option<&Rejection> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Reply { answer: Answer::Rejected(rejection), .. } => Some(rejection),
+        _ => None,
+    })
+}
+
+fn start(effect: &Effect) -> Option<&str> {
+    match effect {
+        Effect::Start(spec) => Some(&spec.name),
+        _ => None,
+    }
+}
+
+/// What an engine takes for a container's name.
+fn is_host_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    (2..=63).contains(&name.len())
+        && bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}

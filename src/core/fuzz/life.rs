@@ -1,0 +1,255 @@
+//! A whole session under a fuzzer: the bytes are what arrives, when, and how every step goes.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::DATE;
+use super::sent::Sent;
+use crate::core::buffer::Pool;
+use crate::core::limits::Limits;
+use crate::core::proxy::Version;
+use crate::core::rewrite::Edits;
+use crate::core::ring::{Kind, Member, Ring};
+use crate::core::session::{Arrival, Session};
+use crate::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service};
+use crate::core::step::{Leg, Outcome, Ready, Step};
+use crate::core::tick::Tick;
+use crate::core::turn::{Choices, Turn};
+
+/// Steps in a row that one arrival can lead to, generously.
+const STEPS: usize = 100_000;
+/// Bits of the first byte, which says how the client came.
+const PROXIED: u8 = 7;
+const TUNNEL: u8 = 8;
+const INTRODUCED: u8 = 16;
+
+pub fn session(bytes: &[u8]) {
+    let mut input = Input { bytes, at: 0, legs: [Source::default(), Source::default()], pipes: [0, 0], dials: 0 };
+    let kind = input.byte().unwrap_or(0);
+    let introduced = (kind & INTRODUCED != 0).then_some(Version::V2);
+    let services = [Arc::new(service(introduced))];
+    let routes = Routes::default();
+    let (mut pool, mut edits, mut choices) = (Pool::new(2), Edits::default(), Choices::new(1));
+    let mut now = Tick(1);
+    let mut stopping = false;
+    let mut sent = Sent::default();
+    macro_rules! turn {
+        () => {
+            Turn {
+                now,
+                services: &services,
+                routes: &routes,
+                stopping,
+                pool: &mut pool,
+                edits: &mut edits,
+                choices: &mut choices,
+                date: DATE,
+            }
+        };
+    }
+    let local = SocketAddr::from(([127, 0, 0, 1], 80));
+    let tunnel_to = (kind & TUNNEL != 0).then_some(0);
+    let arrival = Arrival { peer: local, local, proxied: kind & PROXIED == PROXIED, tunnel_to };
+    let mut session = Session::new(arrival, &mut turn!());
+    while let Some(event) = input.event() {
+        match event {
+            Event::Ready(leg, ready) => {
+                session.on_room();
+                session.on_ready(leg, ready, &turn!());
+            }
+            Event::Late => {
+                now = session.deadline();
+                session.on_deadline(&mut turn!());
+            }
+            Event::Down if session.replica().is_some() => session.on_replica_down(&mut turn!()),
+            Event::Down => {}
+            Event::Stop => {
+                stopping = true;
+                session.on_drain();
+            }
+        }
+        for number in 0.. {
+            assert!(number < STEPS, "busy without end: {session:?}");
+            let Some(step) = session.next_step() else { break };
+            let outcome = match step {
+                Step::Close { .. } => return closed(&mut session, &mut pool),
+                Step::Recv(leg) => input.recv(leg, session.lane_from(leg).space(&mut pool)),
+                Step::Send(leg) => {
+                    let tunnel = session.is_tunnel();
+                    let pending = session.lane_to(leg).pending();
+                    let outcome = input.sent(pending.len() as u64);
+                    if let (Leg::Upstream, Outcome::Moved(n)) = (leg, outcome) {
+                        sent.send(&pending[..n as usize], tunnel);
+                    }
+                    outcome
+                }
+                Step::Fill(leg, most) => input.filled(leg, most),
+                Step::Drain(leg, most) => input.drained(leg, most),
+                Step::Dial(_) => {
+                    let same = session.was_tried(ReplicaId(input.dials));
+                    sent = if same { sent.again(introduced.is_some()) } else { Sent::new(introduced.is_some()) };
+                    // A connection that was introduced serves nobody else.
+                    input.dialled(introduced.is_none())
+                }
+                Step::Hangup => {
+                    input.pipes[0] = 0;
+                    Outcome::Done
+                }
+                Step::Park | Step::Finish(_) => Outcome::Done,
+            };
+            session.complete(step, outcome, &mut turn!());
+            session.check();
+            assert_eq!(pool.lent(), session.buffers(), "buffers lent and held: {session:?}");
+            while session.take_notice().is_some() {}
+        }
+        assert!(!session.is_idle() || session.buffers() == 0, "an idle session holds a buffer: {session:?}");
+    }
+}
+
+fn closed(session: &mut Session, pool: &mut Pool) {
+    for leg in [Leg::Client, Leg::Upstream] {
+        session.lane_from(leg).drop_all();
+        session.lane_from(leg).reclaim(pool);
+    }
+    assert_eq!(pool.lent(), 0, "a buffer went with its session: {session:?}");
+}
+
+fn service(send_proxy: Option<Version>) -> Service {
+    Service {
+        name: "service".into(),
+        mode: Mode::Http,
+        key: KeyPolicy::Uri,
+        limits: Arc::new(Limits::DEFAULT),
+        replicas: Vec::new(),
+        send_proxy,
+        ring: Arc::new(Ring::build(Kind::Ketama, &[Member::new("a", 1)])),
+    }
+}
+
+enum Event {
+    Ready(Leg, Ready),
+    Late,
+    /// The replica in use is said to be down.
+    Down,
+    Stop,
+}
+
+/// The fuzzer's bytes, read as what happens.
+struct Input<'b> {
+    bytes: &'b [u8],
+    at: usize,
+    legs: [Source<'b>; 2],
+    /// Bytes in the pipe of the lane from each leg.
+    pipes: [u64; 2],
+    dials: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Source<'b> {
+    here: &'b [u8],
+    end: Option<Outcome>,
+}
+
+fn index(leg: Leg) -> usize {
+    usize::from(leg == Leg::Upstream)
+}
+
+impl<'b> Input<'b> {
+    fn byte(&mut self) -> Option<u8> {
+        let byte = *self.bytes.get(self.at)?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    /// The next byte as a choice. It stays: what is chosen hangs on what comes, and costs the fuzzer nothing.
+    fn choice(&self, of: u8) -> Option<u8> {
+        self.bytes.get(self.at).map(|byte| byte % of)
+    }
+
+    /// An arrival: two bytes say whose and how long, then come the bytes themselves.
+    fn event(&mut self) -> Option<Event> {
+        let kind = self.byte()?;
+        let leg = if kind & 1 == 0 { Leg::Client } else { Leg::Upstream };
+        let source = &mut self.legs[index(leg)];
+        let mut ready = Ready { readable: true, writable: true, ..Ready::default() };
+        match kind >> 1 & 7 {
+            _ if kind >> 4 == 15 => return Some(if leg == Leg::Client { Event::Stop } else { Event::Down }),
+            0 => source.end = Some(Outcome::Ended),
+            1 => source.end = Some(Outcome::Failed(ErrorKind::ConnectionReset)),
+            2 => return Some(Event::Late),
+            3 => ready.hangup = true,
+            _ => {
+                let len = usize::from(self.byte()?);
+                let from = self.at;
+                self.at = (from + len).min(self.bytes.len());
+                self.legs[index(leg)].here = &self.bytes[from..self.at];
+            }
+        }
+        ready.hangup |= self.legs[index(leg)].end.is_some();
+        ready.dead = kind >> 4 == 14;
+        Some(Event::Ready(leg, ready))
+    }
+
+    fn recv(&mut self, leg: Leg, space: &mut [u8]) -> Outcome {
+        assert!(!space.is_empty(), "a read with no room can only look like the end");
+        let source = &mut self.legs[index(leg)];
+        let n = space.len().min(source.here.len());
+        if n == 0 {
+            return source.end.unwrap_or(Outcome::Blocked);
+        }
+        space[..n].copy_from_slice(&source.here[..n]);
+        source.here = &source.here[n..];
+        Outcome::Moved(n as u64)
+    }
+
+    /// Mostly all of it; now and then a part, nothing, or an error.
+    fn sent(&mut self, len: u64) -> Outcome {
+        assert!(len > 0, "nothing to send");
+        match self.choice(16) {
+            Some(0) => Outcome::Moved(1),
+            Some(1) => Outcome::Blocked,
+            Some(2) => Outcome::Failed(ErrorKind::BrokenPipe),
+            Some(3) => Outcome::Failed(ErrorKind::ConnectionReset),
+            _ => Outcome::Moved(len),
+        }
+    }
+
+    fn filled(&mut self, leg: Leg, most: u64) -> Outcome {
+        assert!(most > 0, "a splice of nothing");
+        if self.choice(4) == Some(0) {
+            return Outcome::Unspliceable;
+        }
+        let source = &mut self.legs[index(leg)];
+        let n = source.here.len().min(usize::try_from(most).unwrap_or(usize::MAX));
+        if n == 0 {
+            return source.end.unwrap_or(Outcome::Blocked);
+        }
+        source.here = &source.here[n..];
+        self.pipes[index(leg)] += n as u64;
+        Outcome::Moved(n as u64)
+    }
+
+    fn drained(&mut self, to: Leg, most: u64) -> Outcome {
+        let from = 1 - index(to);
+        assert!(most > 0 && most <= self.pipes[from], "{most} of {:?} in the pipe", self.pipes);
+        let outcome = self.sent(most);
+        if let Outcome::Moved(n) = outcome {
+            self.pipes[from] -= n;
+        }
+        outcome
+    }
+
+    fn dialled(&mut self, reuse: bool) -> Outcome {
+        self.dials += 1;
+        self.legs[1] = Source::default();
+        let replica = ReplicaId(self.dials);
+        match self.choice(8) {
+            Some(0) => Outcome::NoReplica,
+            Some(1) => Outcome::Undialable { replica, why: ErrorKind::ConnectionRefused },
+            Some(2) => Outcome::Dialed { replica, reused: reuse },
+            Some(3) => Outcome::Short,
+            _ => Outcome::Dialed { replica, reused: false },
+        }
+    }
+}
