@@ -3,8 +3,8 @@
 //! A client costs one descriptor, and its request a second one, to a replica. So a client is only taken in while there
 //! is room for both, beside those that are inside already, and a share is kept for clients that were quiet and ask
 //! again: a request that was taken in does not meet EMFILE. Where something runs out all the same (the limit is shared
-//! with the rest of the process, and memory with the rest of the machine), the request waits for it, in order, and no
-//! replica is blamed for it.
+//! with the rest of the process, and memory with the rest of the machine), the request waits for it, and no replica is
+//! blamed for it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,6 +19,8 @@ use super::Worker;
 
 /// After this long it is tried again, if nothing was given back before.
 const RETRY_MS: u64 = 10;
+/// So many try again in one turn: with thousands waiting, a turn stays short.
+const BATCH: usize = 256;
 /// A client and its request.
 const PAIR: usize = 2;
 /// A pipe's two ends.
@@ -110,11 +112,12 @@ impl<K: Kernel> Worker<K> {
         Outcome::Short
     }
 
-    /// Those who waited try again, in the order in which they came.
+    /// Those who waited longest try again.
     pub(super) fn end_shortage(&mut self) {
         let now = self.lent.now;
         if self.shortage.due().is_some_and(|due| due <= now) {
-            for place in std::mem::take(&mut self.shortage.waiting) {
+            let first = self.shortage.waiting.len().min(BATCH);
+            for place in self.shortage.waiting.drain(..first).collect::<Vec<_>>() {
                 if let Some(slot) = self.slots.at_mut(place) {
                     slot.session.on_room();
                     self.queue(place);

@@ -130,7 +130,7 @@ impl Kernel for SimKernel {
         let Endpoint::Tcp(address) = endpoint else { return Err(ErrorKind::Unsupported.into()) };
         net.ledger.may_dial(*address);
         if net.chance.per_mille(net.faults.connect) {
-            let code = net.chance.pick(&[EADDRNOTAVAIL, ENETUNREACH, EMFILE]);
+            let code = net.chance.pick(&[EADDRNOTAVAIL, ENETUNREACH, EMFILE, ENOBUFS]);
             match code {
                 EADDRNOTAVAIL => net.ledger.barred(*address, net.now_us),
                 _ => net.ledger.trouble(*address, net.now_us),
