@@ -120,8 +120,8 @@ fn words(runs: &[Run]) -> String {
     let first = runs.iter().find_map(|run| run.trial.failures().1);
     format!(
         "{RATE} requests a second on {CONNECTIONS} connections while replicas are harmed one after another. A killed \
-         process or container is noticed at its end, a paused one only by heartbeats missed: it holds its connections and \
-         never answers.{}\n\n{}",
+         process or container is noticed at its end. A paused one holds its connections and never answers: the engine tells \
+         of a container's pause, a process's shows only in heartbeats missed.{}\n\n{}",
         first.map(|first| format!(" The first failure: {first}.")).unwrap_or_default(),
         output::table(["what", "requests", "failed", "slowest", "median heal", "longest heal"], rows)
     )
