@@ -23,6 +23,9 @@ impl Session {
                 Leg::Client => self.client_ended(turn),
                 Leg::Upstream => self.upstream_ended(turn),
             }
+        } else if leg == Leg::Upstream {
+            // The client is told of this end: no other replica can go on from here.
+            self.exchange.response_seen = true;
         }
     }
 
