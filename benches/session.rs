@@ -98,7 +98,7 @@ fn request_through_a_session(bencher: Bencher, request: &[u8]) {
                     Outcome::Moved(bytes.len() as u64)
                 }
                 Step::Send(leg) => Outcome::Moved(session.lane_to(leg).pending().len() as u64),
-                Step::Dial(_) => Outcome::Dialed { replica: ReplicaId(1), reused: true },
+                Step::Dial(_) => Outcome::Dialed { replica: ReplicaId(1), reused: true, shared: false },
                 _ => Outcome::Done,
             };
             session.complete(step, outcome, &mut turn);

@@ -37,6 +37,9 @@
 //! 5. `Send`, `Recv`, `Send`: request out, response in, response out. Bodies above [a stated size](core::lane::SPLICE_MIN)
 //!    are spliced through a pipe. The upstream connection is parked as soon as its response was read whole.
 //!
+//! With `--coalesce` on, several sessions stand [in line](worker) on one upstream connection, and their requests leave in one
+//! write; sessions do not know, because the connection keeps what came behind a response for the next in line.
+//!
 //! What a replica did not begin to answer goes to the next one on the ring, if sending it twice does no harm or no byte
 //! of it left: [`may_redial`](core::exchange::Exchange::may_redial) is the one place that decides.
 //!

@@ -9,6 +9,8 @@ use super::tick::Tick;
 pub const ATTEMPTS_MAX: usize = 8;
 /// Requests up to this size are kept until their response begins, to be sent again if the connection dies.
 pub const REPLAY_LIMIT: usize = 16 * 1024;
+/// Heads up to this size may leave together with others: they are copied once more.
+pub const SHAREABLE_MAX: usize = 2 * 1024;
 /// Interim responses to one request (RFC 9110 section 15.2 sets no bound; a flood has to end).
 pub const INTERIM_LIMIT: u8 = 32;
 
@@ -29,6 +31,10 @@ pub struct Exchange {
     pub protocols: Vec<u8>,
     /// The client waits for 100 before it sends its body, and none has come yet.
     pub expects: bool,
+    /// May leave together with other requests.
+    pub shareable: bool,
+    /// Does so: what comes behind its response is for somebody else.
+    pub shared: bool,
     pub tunnel: bool,
     /// The response began before the request was out whole.
     pub early: bool,

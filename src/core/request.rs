@@ -15,6 +15,8 @@ pub struct Plan {
     pub is_head: bool,
     /// May be sent twice without harm (RFC 9110 section 9.2.2).
     pub idempotent: bool,
+    /// Changes nothing at a replica (RFC 9110 section 9.2.1).
+    pub safe: bool,
     /// An upgrade of the connection was asked for.
     pub upgrade: bool,
     /// The client waits for 100 before it sends its body.
@@ -74,6 +76,7 @@ pub fn plan(
         keep_alive: reading.connection.persists(request.minor),
         is_head: request.method == "HEAD",
         idempotent: is_idempotent(request.method),
+        safe: matches!(request.method, "GET" | "HEAD" | "OPTIONS"),
         upgrade: reading.upgrading,
         expects: reading.expect_line.is_some() && request.minor == 1,
         own,

@@ -31,6 +31,8 @@ pub struct Call {
     pub key: u32,
     /// This replica again, on a new connection: a pooled one of it had gone stale.
     pub again: Option<ReplicaId>,
+    /// The request may stand in line with others on one connection: it is safe, short and has no body.
+    pub shareable: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +70,8 @@ pub enum Outcome {
     Dialed {
         replica: ReplicaId,
         reused: bool,
+        /// Others may stand in line on the connection: what comes behind this response is for them.
+        shared: bool,
     },
     /// The connection could not even be begun.
     Undialable {

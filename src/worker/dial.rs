@@ -1,5 +1,6 @@
 //! Upstream connections: chosen by the ring, taken from the pool or opened, parked or closed.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
@@ -48,6 +49,10 @@ impl<K: Kernel> Worker<K> {
             let Some((member, replica)) = again.take().or_else(|| service.pick(call.key, unfit)) else {
                 return if passed.is_empty() { Outcome::NoReplica } else { self.put_off(place) };
             };
+            let joined = if afresh || left.is_some() { None } else { self.join(place, call, member, replica.id) };
+            if let Some(outcome) = joined {
+                return outcome;
+            }
             let pooled = if afresh { None } else { self.pools.take(call.service, member) };
             let outcome = match pooled {
                 Some(conn) => self.reuse(place, conn),
@@ -84,21 +89,28 @@ impl<K: Kernel> Worker<K> {
 
     /// The upstream connection is clean: it waits for the next request.
     pub(super) fn park(&mut self, place: u32) -> Outcome {
-        if let Some(number) = self.part(place)
-            && let Some(conn) = self.conns.at_mut(number)
+        let shared = self.slots.at(place).is_some_and(|slot| slot.shared);
+        if (!shared || !self.hand_on(place))
+            && let Some(number) = self.leave_line(place)
         {
-            conn.idle_since = self.lent.now;
-            let (service, replica) = (conn.service, conn.replica);
-            if !self.pools.give(service, replica, number) {
-                self.discard(number);
-            }
+            self.put_back(number);
         }
         DONE
     }
 
+    /// Nobody uses the connection: it waits in the pool, if there is room.
+    pub(super) fn put_back(&mut self, number: u32) {
+        let Some(conn) = self.conns.at_mut(number) else { return };
+        conn.idle_since = self.lent.now;
+        let (service, replica) = (conn.service, conn.replica);
+        if !self.pools.give(service, replica, number) {
+            self.discard(number);
+        }
+    }
+
     /// The upstream connection is closed. A pipe that still holds bytes for it goes with it.
     pub(super) fn hang_up(&mut self, place: u32) -> Outcome {
-        if let Some(number) = self.part(place) {
+        if let Some(number) = self.leave_line(place) {
             self.discard(number);
         }
         if let Some(slot) = self.slots.at_mut(place)
@@ -134,12 +146,12 @@ impl<K: Kernel> Worker<K> {
         let (Some(conn), Some(slot)) = (self.conns.at_mut(number), self.slots.at_mut(place)) else {
             return Outcome::NoReplica;
         };
-        conn.owner = Some(place);
+        conn.line.push_back(place);
         conn.served.count(self.index);
         slot.conn = Some(number);
         self.busy += 1;
         self.counters.reused.count();
-        Outcome::Dialed { replica: conn.replica, reused: true }
+        Outcome::Dialed { replica: conn.replica, reused: true, shared: false }
     }
 
     fn open(&mut self, place: u32, service: usize, replica: &Replica) -> io::Result<Outcome> {
@@ -155,7 +167,8 @@ impl<K: Kernel> Worker<K> {
             socket,
             service,
             replica: replica.id,
-            owner: Some(place),
+            line: VecDeque::from([place]),
+            batch: None,
             idle_since: self.lent.now,
             served: Arc::clone(&replica.served),
         });
@@ -163,7 +176,7 @@ impl<K: Kernel> Worker<K> {
             slot.conn = Some(number);
         }
         self.busy += 1;
-        Ok(Outcome::Dialed { replica: replica.id, reused: false })
+        Ok(Outcome::Dialed { replica: replica.id, reused: false, shared: false })
     }
 
     fn connect(&mut self, replica: &Replica) -> io::Result<K::Socket> {
@@ -173,17 +186,6 @@ impl<K: Kernel> Worker<K> {
                 result => return result,
             }
         }
-    }
-
-    /// Takes the upstream connection from a session: its request there is over.
-    fn part(&mut self, place: u32) -> Option<u32> {
-        let number = self.slots.at_mut(place)?.conn.take()?;
-        let conn = self.conns.at_mut(number)?;
-        conn.owner = None;
-        conn.served.finish(self.index);
-        self.busy -= 1;
-        self.gave_back();
-        Some(number)
     }
 }
 

@@ -4,7 +4,9 @@
 mod accept;
 mod check;
 mod dial;
+mod drive;
 mod fleet;
+mod line;
 mod perform;
 mod pool;
 mod shortage;
@@ -16,7 +18,6 @@ pub use accept::Entry;
 pub use fleet::{Fleet, Listen, Settings, start};
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -24,13 +25,13 @@ use crate::core::buffer::Pool;
 use crate::core::rewrite::Edits;
 use crate::core::session::{Arrival, Session};
 use crate::core::snapshot::{Snapshot, State};
-use crate::core::step::{Leg, Notice, Outcome, Step};
+use crate::core::step::{Leg, Outcome};
 use crate::core::tick::Tick;
 use crate::core::turn::{Choices, Turn};
 use crate::kernel::{Event, Kernel, Token};
 use crate::shared::counters::Counters;
 use crate::shared::crowd::Crowd;
-use crate::shared::report::{Fact, Reporter};
+use crate::shared::report::Reporter;
 use crate::shared::view::Viewer;
 use accept::Door;
 use pool::Pools;
@@ -39,8 +40,6 @@ use slab::Slab;
 use slot::{Conn, Pipe, Slot};
 use timers::Timers;
 
-/// Steps a session may take before others have their turn.
-const STEPS: usize = 64;
 /// Buffers that stay allocated while nothing is on its way.
 const SPARE_BUFFERS: usize = 64;
 /// How often idle upstream connections are looked over for age.
@@ -56,6 +55,10 @@ pub struct Worker<K: Kernel> {
     pools: Pools,
     timers: Timers,
     runnable: Vec<u32>,
+    /// Sessions whose turn in line came while others were driven.
+    heirs: Vec<u32>,
+    /// Upstream connections on which this turn's requests gather.
+    gathered: Vec<u32>,
     events: Vec<Event>,
     spare_pipes: Vec<Pipe<K::Pipe>>,
     /// Each pipe holds one more of it.
@@ -139,6 +142,8 @@ impl<K: Kernel> Worker<K> {
             pools: Pools::default(),
             timers: Timers::default(),
             runnable: Vec::new(),
+            heirs: Vec::new(),
+            gathered: Vec::new(),
             events: Vec::new(),
             spare_pipes: Vec::new(),
             pipes: Arc::new(()),
@@ -189,6 +194,11 @@ impl<K: Kernel> Worker<K> {
         self.end_shortage();
         for place in std::mem::take(&mut self.runnable) {
             self.drive(place);
+            self.drive_heirs();
+        }
+        while !self.gathered.is_empty() {
+            self.flush_gathered();
+            self.drive_heirs();
         }
         if self.is_over() {
             self.end();
@@ -292,8 +302,11 @@ impl<K: Kernel> Worker<K> {
             }
             Token::Upstream { place, generation } => {
                 let Some(conn) = self.conns.tenant(place, generation) else { return };
-                match conn.owner {
+                match conn.line.front().copied() {
                     Some(owner) => {
+                        if conn.batch.is_some() {
+                            self.mark_batch(place, event.ready);
+                        }
                         if let Some(slot) = self.slots.at_mut(owner) {
                             slot.session.on_ready(Leg::Upstream, event.ready, &self.lent.turn());
                             self.queue(owner);
@@ -324,7 +337,11 @@ impl<K: Kernel> Worker<K> {
         let now = self.lent.now;
         while let Some(place) = self.timers.due(now) {
             if let Some(slot) = self.slots.at_mut(place) {
+                let waited = slot.session.deadline() <= now;
                 slot.session.on_deadline(&mut self.lent.turn());
+                if waited && self.is_behind(place) {
+                    self.dismiss(place);
+                }
                 self.queue(place);
             }
         }
@@ -332,122 +349,6 @@ impl<K: Kernel> Worker<K> {
             self.swept = now;
             self.sweep();
         }
-    }
-
-    /// Takes steps until the session waits, is over, or had its share of this turn.
-    fn drive(&mut self, place: u32) {
-        if let Some(slot) = self.slots.at_mut(place) {
-            slot.queued = false;
-        }
-        for _ in 0..STEPS {
-            let Some(step) = self.slots.at_mut(place).and_then(|slot| slot.session.next_step()) else {
-                return self.rest(place);
-            };
-            let outcome = match step {
-                Step::Close { reset } => return self.close(place, reset),
-                Step::Dial(call) => self.dial(place, call),
-                Step::Park => self.park(place),
-                Step::Hangup => self.hang_up(place),
-                _ => self.transfer(place, step),
-            };
-            if let Some(slot) = self.slots.at_mut(place) {
-                slot.session.complete(step, outcome, &mut self.lent.turn());
-                if cfg!(debug_assertions) {
-                    slot.session.check();
-                }
-                if slot.session.has_notice() {
-                    self.announce(place);
-                }
-            }
-        }
-        self.rest(place);
-        self.queue(place);
-    }
-
-    /// The session waits: what it noticed is told, its deadline is hinted, pipes it does not need go back.
-    fn rest(&mut self, place: u32) {
-        let Some(slot) = self.slots.at_mut(place) else { return };
-        self.timers.hint(place, slot.session.deadline());
-        let unwatched = !slot.watched && slot.session.hears_client();
-        if slot.session.has_notice() {
-            self.announce(place);
-        }
-        self.spare(place);
-        if unwatched {
-            self.watch(place);
-        }
-    }
-
-    /// A client is watched from when it is first waited for: one whose only request came with it never is.
-    fn watch(&mut self, place: u32) {
-        let Some(generation) = self.slots.generation(place) else { return };
-        let Some(slot) = self.slots.at_mut(place) else { return };
-        slot.watched = true;
-        if let Err(error) = self.kernel.watch(&slot.socket, Token::Client { place, generation }) {
-            self.tell_unwatched(&error);
-            self.close(place, true);
-        }
-    }
-
-    fn announce(&mut self, place: u32) {
-        while let Some((notice, client)) =
-            self.slots.at_mut(place).and_then(|slot| Some((slot.session.take_notice()?, slot.client)))
-        {
-            match notice {
-                Notice::Named { client } => self.name(place, client),
-                notice => self.tell(notice, client),
-            }
-        }
-    }
-
-    fn close(&mut self, place: u32, reset: bool) {
-        if reset {
-            self.cut_tunnel(place);
-        }
-        self.hang_up(place);
-        let Some(mut slot) = self.slots.remove(place) else { return };
-        for leg in [Leg::Client, Leg::Upstream] {
-            slot.session.lane_from(leg).drop_all();
-            slot.session.lane_from(leg).reclaim(&mut self.lent.pool);
-        }
-        if reset {
-            // A socket that is gone already is as cut as it can be.
-            let _ = self.kernel.abort(&slot.socket);
-        }
-        while let Some(notice) = slot.session.take_notice() {
-            self.tell(notice, slot.client);
-        }
-        self.kernel.close(slot.socket);
-        self.counters.closed.count();
-        self.left(slot.client, slot.counted, slot.asked);
-    }
-
-    /// A tunnel that broke on the client's side must not look to the replica as if it had ended.
-    fn cut_tunnel(&mut self, place: u32) {
-        if let Some(slot) = self.slots.at(place)
-            && slot.session.is_tunnel()
-            && let Some(conn) = slot.conn.and_then(|conn| self.conns.at(conn))
-        {
-            // A socket that is gone already is as cut as it can be.
-            let _ = self.kernel.abort(&conn.socket);
-        }
-    }
-
-    fn tell(&self, notice: Notice, client: IpAddr) {
-        let fact = match notice {
-            Notice::ConnectFailed { replica, why } => Fact::ConnectFailed { replica, why },
-            Notice::ConnectTimedOut { replica, after_ms } => Fact::ConnectTimedOut { replica, after_ms },
-            Notice::Silent { replica, after_ms } => Fact::Silent { replica, after_ms },
-            Notice::ResponseTimedOut { replica, after_ms } => Fact::ResponseTimedOut { replica, after_ms },
-            Notice::Named { .. } => return,
-            Notice::Hungup { replica } => Fact::Hungup { replica },
-            Notice::BadResponse { replica, why } => Fact::BadResponse { replica, why },
-            Notice::Refused { status, why } => {
-                self.counters.refused.count();
-                Fact::Refused { client, status, why }
-            }
-        };
-        self.reporter.report(fact);
     }
 
     fn welcome(&mut self, socket: K::Socket, mut arrival: Arrival) {

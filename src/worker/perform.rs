@@ -16,6 +16,11 @@ const SPARE_PIPES: usize = 64;
 impl<K: Kernel> Worker<K> {
     /// Everything but `Dial`, `Park` and `Close`, which are about connections rather than bytes.
     pub(super) fn transfer(&mut self, place: u32, step: Step) -> Outcome {
+        if self.slots.at(place).is_some_and(|slot| slot.shared)
+            && let Some(outcome) = self.transfer_in_line(place, step)
+        {
+            return outcome;
+        }
         let may_open = matches!(step, Step::Fill(..)) && self.has_room(PIPE);
         let Some(Slot { session, socket, conn, pipes, .. }) = self.slots.at_mut(place) else { return gone() };
         let upstream = conn.and_then(|conn| self.conns.at(conn)).map(|conn| &conn.socket);
@@ -92,7 +97,7 @@ impl<K: Kernel> Worker<K> {
 }
 
 /// A signal that came between is no answer (EINTR): the call is made again.
-fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+pub(super) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -101,18 +106,18 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-fn gone() -> Outcome {
+pub(super) fn gone() -> Outcome {
     Outcome::Failed(ErrorKind::NotConnected)
 }
 
-fn taken(result: io::Result<usize>) -> Outcome {
+pub(super) fn taken(result: io::Result<usize>) -> Outcome {
     match result {
         Ok(0) => Outcome::Ended,
         other => given(other.map(|n| n as u64)),
     }
 }
 
-fn given(result: io::Result<u64>) -> Outcome {
+pub(super) fn given(result: io::Result<u64>) -> Outcome {
     match result {
         Ok(n) => Outcome::Moved(n),
         Err(error) => match error.kind() {

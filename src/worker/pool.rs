@@ -1,6 +1,7 @@
 //! Idle upstream connections of one worker, per replica, last in first out: the one used last is the warm one.
 
 use crate::core::snapshot::{ReplicaId, Snapshot, State};
+use crate::core::tick::Tick;
 
 /// By service and member, as the snapshot numbers them.
 #[derive(Debug, Default)]
@@ -14,6 +15,10 @@ struct Pool {
     limit: usize,
     up: bool,
     idle: Vec<u32>,
+    /// The connection on which requests gather.
+    gathering: Option<u32>,
+    /// Requests go one by one until then.
+    apart_until: Tick,
 }
 
 impl Pools {
@@ -29,6 +34,8 @@ impl Pools {
                     limit: service.limits.pool_size,
                     up: replica.state == State::Up,
                     idle: kept.map(|pool| std::mem::take(&mut pool.idle)).unwrap_or_default(),
+                    gathering: None,
+                    apart_until: Tick::default(),
                 }
             });
             self.services.push(pools.collect());
@@ -39,6 +46,19 @@ impl Pools {
     /// The idle connection used last.
     pub fn take(&mut self, service: usize, member: usize) -> Option<u32> {
         self.services.get_mut(service)?.get_mut(member)?.idle.pop()
+    }
+
+    /// Where requests for this replica gather, if they may.
+    pub fn gathering(&mut self, service: usize, member: usize, now: Tick) -> Option<&mut Option<u32>> {
+        let pool = self.services.get_mut(service)?.get_mut(member)?;
+        (pool.apart_until <= now).then_some(&mut pool.gathering)
+    }
+
+    /// Standing in line at this replica cost more than it saved: not again before `until`.
+    pub fn keep_apart(&mut self, service: usize, replica: ReplicaId, until: Tick) {
+        if let Some(pool) = self.find(service, replica) {
+            pool.apart_until = until;
+        }
     }
 
     /// Keeps `conn` for later; false if it should be closed instead.

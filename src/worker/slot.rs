@@ -1,6 +1,7 @@
 //! What the worker keeps for each connection: a session with its client socket and pipes, and upstream connections
 //! that outlive sessions.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,6 +10,8 @@ use crate::core::snapshot::{ReplicaId, Served};
 use crate::core::step::Leg;
 use crate::core::tick::Tick;
 use crate::kernel::Kernel;
+
+use super::line::Batch;
 
 pub struct Slot<K: Kernel> {
     pub session: Session,
@@ -20,6 +23,8 @@ pub struct Slot<K: Kernel> {
     pub asked: bool,
     /// The upstream connection in use.
     pub conn: Option<u32>,
+    /// Others may stand in line on it.
+    pub shared: bool,
     pub pipes: Pipes<Pipe<K::Pipe>>,
     pub queued: bool,
     /// The client's socket is known to the kernel's poll: from the first time that the session waits for it.
@@ -30,8 +35,9 @@ pub struct Conn<K: Kernel> {
     pub socket: K::Socket,
     pub service: usize,
     pub replica: ReplicaId,
-    /// The session that uses it; idle without one.
-    pub owner: Option<u32>,
+    /// The sessions that use it, in the order of their requests; idle without one. The first is the one that reads.
+    pub line: VecDeque<u32>,
+    pub batch: Option<Box<Batch>>,
     pub idle_since: Tick,
     pub served: Arc<Served>,
 }
@@ -45,6 +51,7 @@ impl<K: Kernel> Slot<K> {
             counted,
             asked: false,
             conn: None,
+            shared: false,
             pipes: Pipes([None, None]),
             queued: false,
             watched: false,

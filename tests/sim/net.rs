@@ -127,6 +127,8 @@ pub struct Net {
     pub now_us: u64,
     pub chance: Chance,
     pub faults: Faults,
+    /// Requests may stand in line on a connection to a replica.
+    pub coalesce: bool,
     pub ledger: Ledger,
     pub books: Books,
     /// Rises whenever anything really moves.
@@ -150,6 +152,7 @@ impl Net {
             now_us: 1_000_000,
             chance,
             faults,
+            coalesce: false,
             ledger: Ledger::default(),
             books: Books::default(),
             progress: 0,

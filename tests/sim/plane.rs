@@ -73,8 +73,11 @@ impl Plane {
             pool_idle_timeout_ms: c.range(500, 5_000),
             pool_size: c.pick(&[0, 1, 2, 1024]),
             attempts: c.range(1, 5) as u32,
+            coalesce: c.pick(&[0, 0, 2, 8, 32]),
             ..Limits::DEFAULT
         });
+        net.coalesce = limits.coalesce > 1;
+        let c = &mut net.chance;
         let key = c.pick(&[0, 1, 2, 3, 4]);
         let key = match key {
             0 => KeyPolicy::Request,

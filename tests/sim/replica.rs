@@ -176,6 +176,10 @@ impl Conn {
         }
     }
 
+    fn is_answering(&self) -> bool {
+        self.answer.is_some() || self.out_at < self.out.len()
+    }
+
     /// Between two requests.
     fn is_at_rest(&self) -> bool {
         let quiet = self.request.is_none() && self.answer.is_none() && self.out_at == self.out.len();
@@ -199,7 +203,12 @@ impl Conn {
             self.ended(net)?;
         }
         if !self.over {
+            let busy = self.is_answering();
             self.say(net, me);
+            if busy && !self.is_answering() && !self.input.is_empty() {
+                // The next in line.
+                net.after(1, Event::Wake(me));
+            }
         }
         if self.is_at_rest() && !self.over && !tcp {
             self.rest(net, me, address);
@@ -300,11 +309,15 @@ impl Conn {
                 self.close(net, true);
                 return Ok(());
             }
-            if self.answer.is_some() || self.out_at < self.out.len() {
-                return Err("a request while another is answered".into());
-            }
-            if self.then != Then::Next {
-                return Err("a request after the connection was called over".into());
+            let busy = self.is_answering();
+            if busy || self.then != Then::Next {
+                // Those that stand in line wait; where nobody does, this is a fault of the balancer.
+                let why = if busy {
+                    "a request while another is answered"
+                } else {
+                    "a request after the connection was called over"
+                };
+                return if net.coalesce { Ok(()) } else { Err(why.into()) };
             }
             let Some((head, len)) = wire::head(&self.input)? else { return Ok(()) };
             self.input.drain(..len);

@@ -326,7 +326,7 @@ impl Rig {
             && upstream.fate == Fate::Parked
         {
             upstream.fate = Fate::InUse;
-            return Outcome::Dialed { replica: ReplicaId(1), reused: true };
+            return Outcome::Dialed { replica: ReplicaId(1), reused: true, shared: false };
         }
         self.upstreams.push(Upstream {
             received: Vec::new(),
@@ -336,7 +336,7 @@ impl Rig {
             looked_at: 0,
             feed: Feed::default(),
         });
-        Outcome::Dialed { replica: ReplicaId(self.upstreams.len() as u64), reused: false }
+        Outcome::Dialed { replica: ReplicaId(self.upstreams.len() as u64), reused: false, shared: false }
     }
 
     fn leave(&mut self, fate: Fate) -> Outcome {

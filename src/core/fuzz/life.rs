@@ -247,9 +247,9 @@ impl<'b> Input<'b> {
         match self.choice(8) {
             Some(0) => Outcome::NoReplica,
             Some(1) => Outcome::Undialable { replica, why: ErrorKind::ConnectionRefused },
-            Some(2) => Outcome::Dialed { replica, reused: reuse },
+            Some(2) => Outcome::Dialed { replica, reused: reuse, shared: false },
             Some(3) => Outcome::Short,
-            _ => Outcome::Dialed { replica, reused: false },
+            _ => Outcome::Dialed { replica, reused: false, shared: false },
         }
     }
 }

@@ -46,6 +46,9 @@ impl Session {
         }
         let asked = self.upload.phase == Phase::Done && self.upload.is_drained();
         let quiet = !self.download.has_unscanned() && !self.download.ended && !self.upstream.hangup;
+        if self.exchange.shared && self.exchange.reusable && asked && !self.exchange.early {
+            return Some(Step::Park);
+        }
         match (self.exchange.reusable && quiet, asked) {
             (false, _) => Some(Step::Hangup),
             (true, false) => None,

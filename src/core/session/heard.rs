@@ -66,12 +66,13 @@ impl Session {
 
     pub(super) fn dialled(&mut self, outcome: Outcome, turn: &mut Turn) {
         match outcome {
-            Outcome::Dialed { replica, reused } => {
+            Outcome::Dialed { replica, reused, shared } => {
                 self.link = Link::Open { replica, reused, connected: reused, since: turn.now };
                 self.upstream = Side { writable: true, ..Side::default() };
                 self.download.ended = false;
                 self.exchange.tried(replica);
                 self.exchange.left = false;
+                self.exchange.shared = shared;
                 if let Some(version) =
                     turn.service(self.exchange.service).and_then(|s| s.send_proxy).filter(|_| !reused)
                 {

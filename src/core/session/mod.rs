@@ -13,7 +13,7 @@ mod protocol;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
-use super::buffer::STORE;
+use super::buffer::{CAPACITY, STORE};
 use super::exchange::{Exchange, REPLAY_LIMIT};
 use super::ip::IpText;
 use super::lane::{Lane, Phase};
@@ -218,6 +218,12 @@ impl Session {
         !(asked && last && soon && self.client.writable && self.stage == Stage::Serving)
     }
 
+    /// Its response will not be through soon, so nobody should stand in line behind it.
+    pub fn holds_up(&self) -> bool {
+        let more = self.download.body.credit() > CAPACITY as u64;
+        self.exchange.shared && self.download.phase == Phase::Body && (more || !self.client.writable)
+    }
+
     /// Neither a request nor a tunnel is under way.
     pub fn is_idle(&self) -> bool {
         !self.exchange.active && !self.head_begun
@@ -236,11 +242,8 @@ impl Session {
             Stage::Serving => {}
         }
         if let Link::Wanted { again, waits } = self.link {
-            return (!waits).then_some(Step::Dial(Call {
-                service: self.exchange.service,
-                key: self.exchange.key,
-                again,
-            }));
+            let Exchange { service, key, shareable, .. } = self.exchange;
+            return (!waits).then_some(Step::Dial(Call { service, key, again, shareable }));
         }
         self.push(Leg::Client)
             .or_else(|| self.part())
@@ -257,7 +260,11 @@ impl Session {
             Step::Fill(leg, _) => self.filled(leg, outcome, turn),
             Step::Drain(leg, _) => self.drained(leg, outcome, turn),
             Step::Dial(_) => self.dialled(outcome, turn),
-            Step::Park => self.link = Link::None,
+            Step::Park => {
+                self.link = Link::None;
+                // What came behind the response was for the next in line.
+                self.download.skip(usize::MAX);
+            }
             Step::Hangup => {
                 self.link = Link::None;
                 // What the replica did not take of a request that it answered is for nobody either.

@@ -2,7 +2,7 @@
 
 use super::{LINGER_MS, Link, Session, Stage};
 use crate::core::body::Body;
-use crate::core::exchange::INTERIM_LIMIT;
+use crate::core::exchange::{INTERIM_LIMIT, SHAREABLE_MAX};
 use crate::core::head::{self, HeadScan, Refusal};
 use crate::core::ip::IpText;
 use crate::core::lane::Phase;
@@ -152,6 +152,8 @@ impl Session {
         self.exchange.upgrade = plan.upgrade;
         self.exchange.protocols = protocols;
         self.exchange.expects = plan.expects;
+        self.exchange.shareable =
+            plan.safe && !plan.upgrade && len <= SHAREABLE_MAX && matches!(self.upload.body, Body::Empty);
         self.exchange.mark = Some(self.upload.mark());
         match plan.own {
             Some(Own::Options) => self.answer_with(reply::options(turn.date)),
