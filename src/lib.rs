@@ -53,10 +53,11 @@
 //! # Where the time goes
 //!
 //! A small keep-alive request costs four socket calls and a share of one `epoll_wait` (`scripts/syscalls` counts them;
-//! at 64 connections under a tenth of a wait). Nothing else asks the kernel: connections are watched for life, the buffer is
-//! given back with the last byte, deadlines are numbers that a lazy heap looks at, and the reply to a short read is not
-//! a second read. What is left is ours: parsing and checking two heads, the session's steps, the ring and the loop. To see
-//! how much, run `ringway run` with one worker under `valgrind --tool=callgrind`.
+//! at 64 connections under a tenth of a wait). Nothing else asks the kernel: a connection is watched once, from when it
+//! is first waited for, the buffer is given back with the last byte, deadlines are numbers that a lazy heap looks at,
+//! and the reply to a short read is not a second read. What is left is ours: parsing and checking two heads, the
+//! session's steps, the ring and the loop. To see how much, run `ringway run` with one worker under
+//! `valgrind --tool=callgrind`.
 #![forbid(unsafe_code)]
 
 pub mod balancer;
