@@ -16,7 +16,7 @@ pub fn one_line(wrong: &clap::Error) -> String {
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
         .filter(|line| !line.is_empty())
         .collect();
-    let said = said.join("; ").replace(":; ", ": ").replace("; tip: ", "; ");
+    let said = visible(&said.join("; ").replace(":; ", ": ").replace("; tip: ", "; "));
     let said = said.strip_prefix("error: ").unwrap_or(&said);
     match from_environment(wrong) {
         Some(variable) => format!("{said} (from the environment: {variable})"),
@@ -44,7 +44,13 @@ pub fn value(wrong: &clap::Error) -> String {
     let said = one_line(wrong);
     let said = said.strip_suffix("; see --help").unwrap_or(&said);
     match (wrong.get(ContextKind::InvalidValue), said.split_once("': ")) {
-        (Some(value), Some((_, why))) => format!("`{value}` will not do: {why}"),
+        (Some(value), Some((_, why))) => format!("`{}` will not do: {why}", visible(&value.to_string())),
         _ => said.into(),
     }
+}
+
+/// Control characters as escapes: a value that is repeated can neither break the line nor talk to the terminal.
+fn visible(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }

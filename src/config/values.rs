@@ -106,6 +106,9 @@ fn replica_at(text: &str, lookup: fn(&str) -> Result<SocketAddr, String>) -> Res
     if name.is_empty() {
         return Err("the name before `=` is empty".into());
     }
+    if name.chars().any(char::is_control) {
+        return Err("a name has no control characters in it".into());
+    }
     Ok(FixedReplica { name: name.into(), address: lookup(host)?, weight })
 }
 
@@ -166,7 +169,17 @@ mod tests {
         assert_eq!((plain.name.as_str(), plain.weight), ("127.0.0.1:9000", 1));
         let full = replica("big=127.0.0.1:9000@3").unwrap();
         assert_eq!((full.name.as_str(), full.weight, full.address.port()), ("big", 3, 9000));
-        for wrong in ["", "127.0.0.1", "127.0.0.1:", ":80", "a=", "=127.0.0.1:1", "127.0.0.1:1@0", "127.0.0.1:70000"] {
+        for wrong in [
+            "",
+            "127.0.0.1",
+            "127.0.0.1:",
+            ":80",
+            "a=",
+            "=127.0.0.1:1",
+            "127.0.0.1:1@0",
+            "127.0.0.1:70000",
+            "a\n=127.0.0.1:1",
+        ] {
             assert!(replica(wrong).is_err(), "{wrong}");
         }
     }
