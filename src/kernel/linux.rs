@@ -174,8 +174,9 @@ impl Kernel for Linux {
         Ok(rustix::net::recv(socket, space, RecvFlags::empty())?.0)
     }
 
-    fn send(&mut self, socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
-        Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
+    fn send(&mut self, socket: &OwnedFd, bytes: &[u8], more: bool) -> io::Result<usize> {
+        let more = if more { SendFlags::MORE } else { SendFlags::empty() };
+        Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | more)?)
     }
 
     fn pipe(&mut self) -> io::Result<Pipe> {

@@ -49,7 +49,8 @@ pub trait Kernel {
     fn watch(&mut self, socket: &Self::Socket, token: Token) -> io::Result<()>;
     fn watch_listener(&mut self, listener: &Self::Listener, token: Token) -> io::Result<()>;
     fn recv(&mut self, socket: &Self::Socket, space: &mut [u8]) -> io::Result<usize>;
-    fn send(&mut self, socket: &Self::Socket, bytes: &[u8]) -> io::Result<usize>;
+    /// With `more`, the bytes may wait for what is done to the socket next, in the same turn: a send, a finish, a close.
+    fn send(&mut self, socket: &Self::Socket, bytes: &[u8], more: bool) -> io::Result<usize>;
     fn pipe(&mut self) -> io::Result<Self::Pipe>;
     /// Socket to pipe.
     fn fill(&mut self, socket: &Self::Socket, pipe: &Self::Pipe, most: u64) -> io::Result<u64>;

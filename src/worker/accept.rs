@@ -114,6 +114,7 @@ impl<K: Kernel> Worker<K> {
 
     fn pause(&mut self, number: usize, lack: Lack) {
         let now = self.lent.now;
+        self.shortage.feel();
         let Some(door) = self.doors.get_mut(number) else { return };
         let before = door.pause;
         let due = door.told.is_none_or(|told| now.ms_since(told) >= TELL_MS);

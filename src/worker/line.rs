@@ -262,7 +262,7 @@ impl<K: Kernel> Worker<K> {
     fn flush(&mut self, number: u32) {
         let Some(conn) = self.conns.at_mut(number) else { return };
         let Some(batch) = conn.batch.as_mut() else { return };
-        match given(uninterrupted(|| self.kernel.send(&conn.socket, &batch.out)).map(|n| n as u64)) {
+        match given(uninterrupted(|| self.kernel.send(&conn.socket, &batch.out, false)).map(|n| n as u64)) {
             Outcome::Moved(n) => {
                 batch.out.drain(..(n as usize).min(batch.out.len()));
                 if batch.out.is_empty() {

@@ -33,9 +33,10 @@ impl<K: Kernel> Worker<K> {
                 taken(uninterrupted(|| kernel.recv(socket, space)))
             }
             Step::Send(leg) => {
+                let last = leg == Leg::Client && session.says_goodbye();
                 let bytes = session.lane_to(leg).pending();
                 let Some(socket) = socket_of(leg) else { return gone() };
-                let outcome = given(uninterrupted(|| kernel.send(socket, bytes)).map(|n| n as u64));
+                let outcome = given(uninterrupted(|| kernel.send(socket, bytes, last)).map(|n| n as u64));
                 self.count_bytes(leg, outcome);
                 outcome
             }

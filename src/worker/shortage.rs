@@ -59,11 +59,20 @@ pub struct Shortage {
     until: Tick,
     /// Nor to these replicas before that.
     ports: Vec<(ReplicaId, Tick)>,
+    /// Somebody waits for what is given back next.
+    felt: bool,
 }
 
 impl Shortage {
     pub fn new(descriptors: usize) -> Shortage {
-        Shortage { descriptors, waiting: VecDeque::new(), retry_at: Tick::ZERO, until: Tick::ZERO, ports: Vec::new() }
+        Shortage {
+            descriptors,
+            waiting: VecDeque::new(),
+            retry_at: Tick::ZERO,
+            until: Tick::ZERO,
+            ports: Vec::new(),
+            felt: false,
+        }
     }
 
     /// When the next look is due, while somebody waits.
@@ -88,6 +97,12 @@ impl Shortage {
 
     pub fn begin(&mut self, now: Tick) {
         self.until = now.after_ms(RETRY_MS);
+        self.felt = true;
+    }
+
+    /// Accepting rests.
+    pub fn feel(&mut self) {
+        self.felt = true;
     }
 }
 
@@ -106,6 +121,7 @@ impl<K: Kernel> Worker<K> {
     /// The dial of `place` is put off until something was given back.
     pub(super) fn put_off(&mut self, place: u32) -> Outcome {
         self.shortage.waiting.push_back(place);
+        self.shortage.felt = true;
         if self.shortage.retry_at <= self.lent.now {
             self.shortage.retry_at = self.lent.now.after_ms(RETRY_MS);
         }
@@ -128,6 +144,13 @@ impl<K: Kernel> Worker<K> {
 
     /// A descriptor, and all that goes with it, is free.
     pub(super) fn gave_back(&mut self) {
+        if std::mem::take(&mut self.shortage.felt) {
+            self.hurry();
+        }
+    }
+
+    #[cold]
+    fn hurry(&mut self) {
         let now = self.lent.now;
         self.shortage.until = self.shortage.until.min(now);
         self.shortage.retry_at = self.shortage.retry_at.min(now);

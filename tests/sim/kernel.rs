@@ -88,6 +88,7 @@ impl Kernel for SimKernel {
             *self.patience.borrow_mut() = None;
             return Ok(());
         }
+        assert!(net.held_back.is_empty(), "a worker waits with bytes held back");
         *self.patience.borrow_mut() = Some(until.unwrap_or(u64::MAX));
         Err(ErrorKind::WouldBlock.into())
     }
@@ -166,11 +167,17 @@ impl Kernel for SimKernel {
         told(net, "w.recv", self.worker, socket.end, result)
     }
 
-    fn send(&mut self, socket: &SimSocket, bytes: &[u8]) -> io::Result<usize> {
+    fn send(&mut self, socket: &SimSocket, bytes: &[u8], more: bool) -> io::Result<usize> {
         let net = &mut *self.net.borrow_mut();
         assert!(!bytes.is_empty(), "nothing to send");
         let most = self.may_move(net, socket.end, bytes.len())?;
         let result = net.write(socket.end, &bytes[..most]);
+        // What fills a socket is not held back.
+        if more && result == Ok(bytes.len()) {
+            net.held_back.insert(socket.end);
+        } else {
+            net.held_back.remove(&socket.end);
+        }
         short(net, socket.end, most, bytes.len());
         told(net, "w.send", self.worker, socket.end, result)
     }

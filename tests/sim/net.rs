@@ -144,6 +144,8 @@ pub struct Net {
     number: u64,
     /// Actors whom an edge will wake.
     roused: BTreeSet<Actor>,
+    /// Sockets whose last bytes wait for what is done to them next.
+    pub held_back: BTreeSet<End>,
 }
 
 impl Net {
@@ -165,6 +167,7 @@ impl Net {
             queue: BinaryHeap::new(),
             number: 0,
             roused: BTreeSet::new(),
+            held_back: BTreeSet::new(),
         }
     }
 
@@ -379,6 +382,7 @@ impl Net {
 
     /// shutdown(SHUT_WR).
     pub fn finish(&mut self, end: End) {
+        self.held_back.remove(&end);
         let socket = &mut self.sockets[end];
         if !socket.fin_out && !socket.dead {
             socket.fin_out = true;
@@ -389,10 +393,12 @@ impl Net {
     }
 
     pub fn linger_zero(&mut self, end: End) {
+        assert!(!self.held_back.contains(&end), "bytes that were held back are cut off");
         self.sockets[end].linger_zero = true;
     }
 
     pub fn close(&mut self, end: End) {
+        self.held_back.remove(&end);
         let socket = &mut self.sockets[end];
         if let Owner::Worker(worker) = socket.owner {
             self.books.sockets_closed += 1;

@@ -45,6 +45,7 @@ impl Session {
         }
     }
 
+    #[cold]
     pub(super) fn leg_failed(&mut self, leg: Leg, kind: ErrorKind, turn: &mut Turn) {
         match leg {
             Leg::Client => self.stage = Stage::Closing { reset: true },
@@ -55,6 +56,7 @@ impl Session {
     }
 
     /// A replica that stopped reading may have answered all the same: reading tells (RFC 9112 section 9.5).
+    #[cold]
     pub(super) fn sink_failed(&mut self, leg: Leg, kind: ErrorKind, turn: &mut Turn) {
         match leg {
             Leg::Client => self.stage = Stage::Closing { reset: true },
@@ -74,6 +76,7 @@ impl Session {
     }
 
     /// The upstream connection is of no more use before the response was through.
+    #[cold]
     pub(super) fn lost(&mut self, loss: Loss, turn: &mut Turn) {
         let Link::Open { replica, reused, connected, since } = self.link else { return };
         let seen = self.exchange.response_seen;
@@ -99,6 +102,7 @@ impl Session {
         }
     }
 
+    #[cold]
     fn redial(&mut self, again: Option<ReplicaId>, turn: &Turn) {
         if !self.exchange.replay.is_empty() {
             self.upload.push_prefix(self.exchange.replay.clone().into());
@@ -112,6 +116,7 @@ impl Session {
         self.arm(turn.now, self.limits(turn).connect_timeout_ms);
     }
 
+    #[cold]
     pub(super) fn unreachable(&mut self, turn: &Turn) {
         self.link = Link::None;
         match (self.exchange.tries(), self.exchange.timed_out) {
@@ -122,10 +127,12 @@ impl Session {
     }
 
     /// The client's own framing is broken: its fault, and nothing more of it reaches the replica.
+    #[cold]
     pub(super) fn spoiled(&mut self, why: &'static str, turn: &mut Turn) {
         self.answer(400, why, turn);
     }
 
+    #[cold]
     pub(super) fn bad_response(&mut self, why: &'static str, turn: &mut Turn) {
         let replica = self.replica();
         self.answer(502, why, turn);
@@ -135,6 +142,7 @@ impl Session {
     }
 
     /// The response cannot be completed: what was read still goes out, and then the connection breaks.
+    #[cold]
     pub(super) fn truncate(&mut self) {
         self.exchange.truncated = true;
         self.exchange.keep_alive = false;
@@ -143,6 +151,7 @@ impl Session {
     }
 
     /// The balancer's own last word, where the client can still understand it; otherwise a cut.
+    #[cold]
     pub(super) fn answer(&mut self, status: u16, why: &'static str, turn: &Turn) {
         if self.is_answered() {
             // There is no second word: the replica loses the rest of the request, the client was told to close.
@@ -162,6 +171,7 @@ impl Session {
     }
 
     /// An interim response that is still on its way goes first.
+    #[cold]
     pub(super) fn answer_with(&mut self, mut reply: bytes::Bytes) {
         if self.download.has_pending() {
             reply = [self.download.pending(), &reply].concat().into();
@@ -181,6 +191,7 @@ impl Session {
         self.download.push_prefix(reply);
     }
 
+    #[cold]
     pub(super) fn expire(&mut self, turn: &mut Turn) {
         let waiting = self.upload.phase == Phase::Done && self.upload.is_drained();
         match self.link {

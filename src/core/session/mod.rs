@@ -13,6 +13,7 @@ mod protocol;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
+use super::body::Body;
 use super::buffer::{CAPACITY, STORE};
 use super::exchange::{Exchange, REPLAY_LIMIT};
 use super::ip::IpText;
@@ -216,6 +217,17 @@ impl Session {
         let last = !self.exchange.keep_alive && !self.exchange.upgrade && !self.exchange.tunnel;
         let soon = !self.exchange.response_seen && !self.exchange.told_silent;
         !(asked && last && soon && self.client.writable && self.stage == Stage::Serving)
+    }
+
+    /// What waits for the client is the last that it gets: the end of the stream follows in the same turn, and may
+    /// leave with it. Not so after a request with a body: some clients send an empty line behind it, and closing a
+    /// socket with unread bytes in it loses what was not sent (RFC 9112 sections 2.2 and 9.6).
+    pub fn says_goodbye(&self) -> bool {
+        let exchange = &self.exchange;
+        let last = exchange.active && !exchange.keep_alive && !exchange.tunnel && !exchange.truncated;
+        let asked =
+            self.upload.phase == Phase::Done && self.upload.is_drained() && matches!(self.upload.body, Body::Empty);
+        last && asked && self.download.phase == Phase::Done && self.stage == Stage::Serving
     }
 
     /// Its response will not be through soon, so nobody should stand in line behind it.

@@ -113,7 +113,9 @@ impl Session {
         }
     }
 
-    /// Reads a request head if it is here whole, and asks for a replica.
+    /// Reads a request head if it is here whole, and asks for a replica. Kept out of `settle`, which mostly has no head
+    /// to read, for the room that a head's fields take on the stack.
+    #[inline(never)]
     fn read_request(&mut self, turn: &mut Turn) -> Result<(), Refusal> {
         let limits = turn.limits(turn.routes.default);
         let mut scan: HeadScan = self.upload.head;
@@ -178,6 +180,7 @@ impl Session {
     }
 
     /// Reads a response head if it is here whole; true if there may be another one behind it.
+    #[inline(never)]
     fn read_response(&mut self, turn: &mut Turn) -> Result<bool, &'static str> {
         let limits = self.limits(turn);
         let mut scan = self.download.head;
