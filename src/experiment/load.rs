@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use super::client::Client;
@@ -56,22 +56,34 @@ pub struct Plan {
 }
 
 /// Every connection its thread, every request once; `on_sample` sees each answer as it comes. Ends early when
-/// `stop` is set. Samples come back in the order of their numbers, and count time from `begin`.
+/// `stop` is set. Samples come back in the order of their numbers, and count time from `begin`. Without room for a
+/// thread the load is not what was planned: it ends with that error.
 pub fn run(
     address: SocketAddr,
     plan: Plan,
     begin: Instant,
     stop: &AtomicBool,
     on_sample: impl Fn(&Sample) + Sync,
-) -> Vec<Sample> {
+) -> Result<Vec<Sample>, String> {
     let next = AtomicU32::new(0);
     let mut samples: Vec<Sample> = thread::scope(|scope| {
         let one = || connection(address, plan, begin, &next, stop, &on_sample);
-        let threads: Vec<_> = (0..plan.connections).map(|_| scope.spawn(one)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
-    });
+        let threads: Result<Vec<_>, String> = (0..plan.connections).map(|_| thread(scope, one)).collect();
+        if threads.is_err() {
+            stop.store(true, Ordering::Relaxed);
+        }
+        Ok::<_, String>(threads?.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect())
+    })?;
     samples.sort_by_key(|sample| sample.number);
-    samples
+    Ok(samples)
+}
+
+fn thread<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>, String> {
+    let thread = thread::Builder::new().spawn_scoped(scope, work);
+    thread.map_err(|why| format!("the load lacks a thread: {why}; allow this user more processes (ulimit -u)"))
 }
 
 fn connection(
@@ -133,10 +145,10 @@ pub fn during<T>(
 ) -> Result<(Vec<Sample>, T), String> {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let load = scope.spawn(|| run(address, plan, begin, &stop, |_| ()));
+        let load = thread(scope, || run(address, plan, begin, &stop, |_| ()))?;
         let done = meanwhile();
         stop.store(true, Ordering::Relaxed);
-        let samples = load.join().map_err(|_| "the load broke down".to_string())?;
+        let samples = load.join().map_err(|_| "the load broke down".to_string())??;
         Ok((samples, done?))
     })
 }

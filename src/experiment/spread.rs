@@ -42,7 +42,7 @@ pub fn count(settings: &Settings, replicas: usize, progress: &Progress) -> Resul
     let lab = Lab::start(settings, replicas, &[])?;
     let names = lab.names()?;
     let plan = Plan { connections: CONNECTIONS, requests: settings.requests, rate: None, target: |_| "/home".into() };
-    let samples = load::run(lab.data, plan, Instant::now(), stop(), |_| progress.step());
+    let samples = load::run(lab.data, plan, Instant::now(), stop(), |_| progress.step())?;
     interrupted()?;
     let shares = Ring::build(Kind::Ketama, &names.iter().map(|name| Member::new(name, 1)).collect::<Vec<_>>()).shares();
     let counts = load::count(&samples, &names);
