@@ -8,6 +8,7 @@ use log::Level;
 
 use super::registry::readable;
 use crate::core::snapshot::{ReplicaId, Snapshot};
+use crate::core::step::Symptom;
 use crate::core::tick::Tick;
 use crate::shared::report::{Cap, Fact, Lack};
 
@@ -91,18 +92,7 @@ impl Journal {
 
     fn line(&self, fact: &Fact) -> String {
         match fact {
-            Fact::ConnectFailed { replica, why } => format!("{}: connect failed: {why}", self.name(*replica)),
-            Fact::ConnectTimedOut { replica, after_ms } => {
-                format!("{}: connect timed out after {}", self.name(*replica), readable(*after_ms))
-            }
-            Fact::Silent { replica, after_ms } => {
-                format!("{}: a request waits for its answer since {}", self.name(*replica), readable(*after_ms))
-            }
-            Fact::ResponseTimedOut { replica, after_ms } => {
-                format!("{}: no answer to a request within {}", self.name(*replica), readable(*after_ms))
-            }
-            Fact::Hungup { replica } => format!("{}: closed a connection before it answered", self.name(*replica)),
-            Fact::BadResponse { replica, why } => format!("{}: bad response: {why}", self.name(*replica)),
+            Fact::Ill { replica, symptom } => format!("{}: {}", self.name(*replica), complaint(*symptom)),
             Fact::Retried { from, to } if from == to => {
                 format!("{}: a request was retried on a new connection", self.name(*from))
             }
@@ -126,6 +116,29 @@ impl Journal {
     }
 }
 
+fn complaint(symptom: Symptom) -> String {
+    match symptom {
+        Symptom::ConnectFailed(why) => format!("connect failed: {why}"),
+        Symptom::ConnectTimedOut { after_ms } => format!("connect timed out after {}", readable(after_ms)),
+        Symptom::Silent { after_ms } => format!("a request waits for its answer since {}", readable(after_ms)),
+        Symptom::ResponseTimedOut { after_ms } => format!("no answer to a request within {}", readable(after_ms)),
+        Symptom::Hungup => "closed a connection before it answered".into(),
+        Symptom::BadResponse(why) => format!("bad response: {why}"),
+    }
+}
+
+/// Complaints that are told together.
+fn short(symptom: Symptom) -> &'static str {
+    match symptom {
+        Symptom::ConnectFailed(_) => "connect failed",
+        Symptom::ConnectTimedOut { .. } => "connect timed out",
+        Symptom::Silent { .. } => "silent",
+        Symptom::ResponseTimedOut { .. } => "response timed out",
+        Symptom::Hungup => "hung up",
+        Symptom::BadResponse(why) => why,
+    }
+}
+
 fn shortage(lack: Lack) -> String {
     match lack {
         Lack::Descriptors => "no file descriptor is left (see ulimit -n)".into(),
@@ -139,12 +152,7 @@ const NOBODY: ReplicaId = ReplicaId(0);
 
 fn kind_of(fact: &Fact) -> (Kind, Level) {
     match fact {
-        Fact::ConnectFailed { replica, .. } => (("connect failed", *replica), Level::Warn),
-        Fact::ConnectTimedOut { replica, .. } => (("connect timed out", *replica), Level::Warn),
-        Fact::Silent { replica, .. } => (("silent", *replica), Level::Warn),
-        Fact::ResponseTimedOut { replica, .. } => (("response timed out", *replica), Level::Warn),
-        Fact::Hungup { replica } => (("hung up", *replica), Level::Warn),
-        Fact::BadResponse { replica, why } => ((why, *replica), Level::Warn),
+        Fact::Ill { replica, symptom } => ((short(*symptom), *replica), Level::Warn),
         Fact::Retried { from, .. } => (("retried", *from), Level::Info),
         Fact::Refused { status: 500.., why, .. } => ((why, NOBODY), Level::Warn),
         Fact::Refused { why, .. } => ((why, NOBODY), Level::Info),
@@ -161,7 +169,7 @@ mod tests {
     use super::*;
 
     fn hungup(n: u64) -> Fact {
-        Fact::Hungup { replica: ReplicaId(n) }
+        Fact::Ill { replica: ReplicaId(n), symptom: Symptom::Hungup }
     }
 
     #[test]

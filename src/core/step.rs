@@ -92,31 +92,32 @@ pub enum Notice {
     Named {
         client: IpAddr,
     },
-    ConnectFailed {
+    /// Something speaks against a replica.
+    Ill {
         replica: ReplicaId,
-        why: ErrorKind,
-    },
-    ConnectTimedOut {
-        replica: ReplicaId,
-        after_ms: u64,
-    },
-    Silent {
-        replica: ReplicaId,
-        after_ms: u64,
-    },
-    ResponseTimedOut {
-        replica: ReplicaId,
-        after_ms: u64,
-    },
-    Hungup {
-        replica: ReplicaId,
-    },
-    BadResponse {
-        replica: ReplicaId,
-        why: &'static str,
+        symptom: Symptom,
     },
     Refused {
         status: u16,
         why: &'static str,
     },
+}
+
+/// What speaks against a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Symptom {
+    ConnectFailed(ErrorKind),
+    ConnectTimedOut {
+        after_ms: u64,
+    },
+    /// A request waits for its response head for longer than is usual; the replica may be silent.
+    Silent {
+        after_ms: u64,
+    },
+    ResponseTimedOut {
+        after_ms: u64,
+    },
+    /// It closed or reset a connection before it answered.
+    Hungup,
+    BadResponse(&'static str),
 }

@@ -8,33 +8,14 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::view::Wake;
 use crate::core::snapshot::ReplicaId;
+use crate::core::step::Symptom;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact {
-    ConnectFailed {
+    /// Something speaks against a replica.
+    Ill {
         replica: ReplicaId,
-        why: std::io::ErrorKind,
-    },
-    ConnectTimedOut {
-        replica: ReplicaId,
-        after_ms: u64,
-    },
-    /// A request waits for its response head for longer than is usual; the replica may be silent.
-    Silent {
-        replica: ReplicaId,
-        after_ms: u64,
-    },
-    ResponseTimedOut {
-        replica: ReplicaId,
-        after_ms: u64,
-    },
-    /// The replica closed or reset a connection before it answered.
-    Hungup {
-        replica: ReplicaId,
-    },
-    BadResponse {
-        replica: ReplicaId,
-        why: &'static str,
+        symptom: Symptom,
     },
     /// A request that met a fault went to the next replica on the ring.
     Retried {
@@ -91,18 +72,8 @@ impl Fact {
     /// The replica that this fact speaks against, if it does.
     pub fn suspect(&self) -> Option<ReplicaId> {
         match self {
-            Fact::ConnectFailed { replica, .. }
-            | Fact::ConnectTimedOut { replica, .. }
-            | Fact::Silent { replica, .. }
-            | Fact::ResponseTimedOut { replica, .. }
-            | Fact::Hungup { replica }
-            | Fact::BadResponse { replica, .. } => Some(*replica),
-            Fact::Retried { .. }
-            | Fact::Refused { .. }
-            | Fact::Capped { .. }
-            | Fact::Short { .. }
-            | Fact::AcceptPaused { .. }
-            | Fact::AcceptResumed { .. } => None,
+            Fact::Ill { replica, .. } => Some(*replica),
+            _ => None,
         }
     }
 }

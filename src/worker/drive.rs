@@ -130,13 +130,8 @@ impl<K: Kernel> Worker<K> {
 
     fn tell(&self, notice: Notice, client: IpAddr) {
         let fact = match notice {
-            Notice::ConnectFailed { replica, why } => Fact::ConnectFailed { replica, why },
-            Notice::ConnectTimedOut { replica, after_ms } => Fact::ConnectTimedOut { replica, after_ms },
-            Notice::Silent { replica, after_ms } => Fact::Silent { replica, after_ms },
-            Notice::ResponseTimedOut { replica, after_ms } => Fact::ResponseTimedOut { replica, after_ms },
             Notice::Named { .. } => return,
-            Notice::Hungup { replica } => Fact::Hungup { replica },
-            Notice::BadResponse { replica, why } => Fact::BadResponse { replica, why },
+            Notice::Ill { replica, symptom } => Fact::Ill { replica, symptom },
             Notice::Refused { status, why } => {
                 self.counters.refused.count();
                 Fact::Refused { client, status, why }

@@ -3,7 +3,7 @@
 
 use ringway::core::limits::Limits;
 use ringway::core::snapshot::ReplicaId;
-use ringway::core::step::{Notice, Outcome};
+use ringway::core::step::{Notice, Outcome, Symptom};
 
 use crate::rig::{Answer, Cut, End, Fate, Rig};
 use crate::row::{GET, OK};
@@ -81,5 +81,9 @@ fn room_is_waited_for_between_two_replicas_too() {
     rig.session.on_room();
     rig.run();
     assert_eq!(rig.to_client, OK);
-    assert!(matches!(rig.notices[..], [Notice::ConnectFailed { replica: ReplicaId(9), .. }]), "{:?}", rig.notices);
+    assert!(
+        matches!(rig.notices[..], [Notice::Ill { replica: ReplicaId(9), symptom: Symptom::ConnectFailed(_) }]),
+        "{:?}",
+        rig.notices
+    );
 }

@@ -7,7 +7,7 @@ use crate::core::body::Body;
 use crate::core::lane::Phase;
 use crate::core::reply;
 use crate::core::snapshot::ReplicaId;
-use crate::core::step::{Leg, Notice};
+use crate::core::step::{Leg, Notice, Symptom};
 use crate::core::turn::Turn;
 
 impl Session {
@@ -82,13 +82,14 @@ impl Session {
         let seen = self.exchange.response_seen;
         let after_ms = turn.now.ms_since(self.exchange.asked_at.unwrap_or(since));
         self.exchange.timed_out = loss == Loss::TimedOut;
-        self.notice = match (loss, connected) {
-            (Loss::TimedOut, false) => Some(Notice::ConnectTimedOut { replica, after_ms }),
-            (Loss::TimedOut, true) => Some(Notice::ResponseTimedOut { replica, after_ms }),
-            (Loss::Failed(why), false) => Some(Notice::ConnectFailed { replica, why }),
+        let symptom = match (loss, connected) {
+            (Loss::TimedOut, false) => Some(Symptom::ConnectTimedOut { after_ms }),
+            (Loss::TimedOut, true) => Some(Symptom::ResponseTimedOut { after_ms }),
+            (Loss::Failed(why), false) => Some(Symptom::ConnectFailed(why)),
             (Loss::ReplicaDown, _) => None,
-            _ => (!reused || seen).then_some(Notice::Hungup { replica }),
+            _ => (!reused || seen).then_some(Symptom::Hungup),
         };
+        self.notice = symptom.map(|symptom| Notice::Ill { replica, symptom });
         let patient = connected && loss == Loss::TimedOut;
         if !patient && self.exchange.may_redial(self.limits(turn).attempts.saturating_add(u32::from(reused))) {
             return self.redial((reused && loss != Loss::ReplicaDown).then_some(replica), turn);
@@ -137,7 +138,7 @@ impl Session {
         let replica = self.replica();
         self.answer(502, why, turn);
         if let Some(replica) = replica {
-            self.notice = Some(Notice::BadResponse { replica, why });
+            self.notice = Some(Notice::Ill { replica, symptom: Symptom::BadResponse(why) });
         }
     }
 
@@ -229,7 +230,7 @@ impl Session {
         }
         if !self.exchange.told_silent {
             self.exchange.told_silent = true;
-            self.notice = Some(Notice::Silent { replica, after_ms });
+            self.notice = Some(Notice::Ill { replica, symptom: Symptom::Silent { after_ms } });
         }
         self.deadline = since.after_ms(timeout_ms);
     }

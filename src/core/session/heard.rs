@@ -4,7 +4,7 @@ use super::{Link, Loss, SILENT_MS, Session, Side, Stage};
 use crate::core::exchange::REPLAY_LIMIT;
 use crate::core::lane::Phase;
 use crate::core::proxy;
-use crate::core::step::{Leg, Notice, Outcome};
+use crate::core::step::{Leg, Notice, Outcome, Symptom};
 use crate::core::turn::Turn;
 
 impl Session {
@@ -87,7 +87,7 @@ impl Session {
             Outcome::Undialable { replica, why } => {
                 self.exchange.tried(replica);
                 self.exchange.timed_out = false;
-                self.notice = Some(Notice::ConnectFailed { replica, why });
+                self.notice = Some(Notice::Ill { replica, symptom: Symptom::ConnectFailed(why) });
                 if self.exchange.may_redial(self.limits(turn).attempts) {
                     self.link = Link::Wanted { again: None, waits: false };
                 } else {
