@@ -69,16 +69,24 @@ pub fn session(bytes: &[u8]) {
                 session.on_drain();
             }
         }
+        // The client's last bytes may wait for what comes next, but only for that.
+        let mut held_back = false;
         for number in 0.. {
             assert!(number < STEPS, "busy without end: {session:?}");
             let Some(step) = session.next_step() else { break };
             let outcome = match step {
-                Step::Close { .. } => return closed(&mut session, &mut pool),
+                Step::Close { reset } => {
+                    assert!(!(held_back && reset), "the last bytes are cut off: {session:?}");
+                    return closed(&mut session, &mut pool);
+                }
                 Step::Recv(leg) => input.recv(leg, session.lane_from(leg).space(&mut pool)),
                 Step::Send(leg) => {
                     let tunnel = session.is_tunnel();
+                    let last = leg == Leg::Client && session.says_goodbye();
                     let pending = session.lane_to(leg).pending();
                     let outcome = input.sent(pending.len() as u64);
+                    held_back &= leg == Leg::Upstream;
+                    held_back |= last && outcome == Outcome::Moved(pending.len() as u64);
                     if let (Leg::Upstream, Outcome::Moved(n)) = (leg, outcome) {
                         sent.send(&pending[..n as usize], tunnel);
                     }
@@ -86,23 +94,28 @@ pub fn session(bytes: &[u8]) {
                 }
                 Step::Fill(leg, most) => input.filled(leg, most),
                 Step::Drain(leg, most) => input.drained(leg, most),
-                Step::Dial(_) => {
+                Step::Dial(call) => {
                     let same = session.was_tried(ReplicaId(input.dials));
                     sent = if same { sent.again(introduced.is_some()) } else { Sent::new(introduced.is_some()) };
                     // A connection that was introduced serves nobody else.
-                    input.dialled(introduced.is_none())
+                    input.dialled(introduced.is_none(), call.shareable)
                 }
                 Step::Hangup => {
                     input.pipes[0] = 0;
                     Outcome::Done
                 }
-                Step::Park | Step::Finish(_) => Outcome::Done,
+                Step::Finish(leg) => {
+                    held_back &= leg == Leg::Upstream;
+                    Outcome::Done
+                }
+                Step::Park => Outcome::Done,
             };
             session.complete(step, outcome, &mut turn!());
             session.check();
             assert_eq!(pool.lent(), session.buffers(), "buffers lent and held: {session:?}");
             while session.take_notice().is_some() {}
         }
+        assert!(!held_back, "the last bytes wait for nothing: {session:?}");
         assert!(!session.is_idle() || session.buffers() == 0, "an idle session holds a buffer: {session:?}");
     }
 }
@@ -240,7 +253,8 @@ impl<'b> Input<'b> {
         outcome
     }
 
-    fn dialled(&mut self, reuse: bool) -> Outcome {
+    /// `share`: what comes behind the response is for others.
+    fn dialled(&mut self, reuse: bool, share: bool) -> Outcome {
         self.dials += 1;
         self.legs[1] = Source::default();
         let replica = ReplicaId(self.dials);
@@ -249,6 +263,7 @@ impl<'b> Input<'b> {
             Some(1) => Outcome::Undialable { replica, why: ErrorKind::ConnectionRefused },
             Some(2) => Outcome::Dialed { replica, reused: reuse, shared: false },
             Some(3) => Outcome::Short,
+            Some(4) if reuse && share => Outcome::Dialed { replica, reused: true, shared: true },
             _ => Outcome::Dialed { replica, reused: false, shared: false },
         }
     }
