@@ -67,6 +67,7 @@ impl Registry {
     }
 
     pub(super) fn started(&mut self, instance: u64, started: Started, now: Tick) {
+        self.displace(&started.endpoint, instance, now);
         let Some(slot) = self.slot_of(instance) else {
             // It was given up while it started.
             return self.emit(Effect::Stop { instance, grace_ms: 0 });
@@ -75,6 +76,19 @@ impl Registry {
         slot.fill(instance, started, begun, now);
         let line = format!("{}: started {} at {} in {}", slot.name, slot.handle, place(slot), since(now, begun));
         self.log(Level::Debug, line);
+    }
+
+    /// An address belongs to whoever got it last: an instance that had it before is dead, though nobody said so yet, and
+    /// its requests must not be answered by another.
+    fn displace(&mut self, endpoint: &Endpoint, by: u64, now: Tick) {
+        let displaced = |slot: &&Slot| {
+            let there = matches!(slot.phase, Phase::Waiting { .. } | Phase::Up { .. } | Phase::Draining { .. });
+            there && slot.endpoint() == endpoint && slot.instance() != Some(by)
+        };
+        let former: Vec<u64> = self.slots().filter(displaced).filter_map(Slot::instance).collect();
+        for instance in former {
+            self.silent(instance, "another instance has its address now", now);
+        }
     }
 
     pub(super) fn start_failed(&mut self, instance: u64, failure: Failure, now: Tick) {
@@ -271,6 +285,7 @@ impl Registry {
     fn joined(&mut self, spec: Spec, started: Started, why: &str, now: Tick) {
         let Spec { name, instance } = spec;
         let handle = started.handle.clone();
+        self.displace(&started.endpoint, instance, now);
         let taken = self.name_taken(&name);
         match self.members.iter_mut().find(|slot| slot.name == name) {
             Some(slot) if !slot.ours => {

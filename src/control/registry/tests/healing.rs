@@ -246,7 +246,7 @@ fn adopted_ones_are_not_doubled_and_their_numbers_not_used_again() {
 #[test]
 fn servers_of_others_come_and_go_by_themselves() {
     let mut world = World::up();
-    let guest = crate::control::runtime::FOREIGN_FROM;
+    let guest = FOREIGN_FROM;
     let joined = |instance, name: &str| {
         let spec = Spec { name: name.into(), instance };
         Command::Happened(Event::Joined { spec, started: started(instance), why: "its label".into() })
@@ -292,4 +292,29 @@ fn replicas_that_are_to_outlive_us_are_left_alone() {
     world.tell(Command::Drained);
     assert!(world.finished);
     assert_eq!(world.alive.len(), 3);
+}
+
+#[test]
+fn who_gets_the_address_of_another_shows_that_the_other_is_dead() {
+    let mut world = World::up();
+    let (silent, killed) = (world.instance("server1"), world.instance("server2"));
+    world.alive.remove(&silent);
+    world.alive.remove(&killed);
+    let effects = world.registry.apply(exited(killed, "killed by signal 9"), world.now);
+    let mut heir = None;
+    for effect in effects {
+        match effect {
+            Effect::Start(spec) => heir = Some(spec.instance),
+            other => drop(world.perform(other)),
+        }
+    }
+    let heir = heir.expect("server2 is replaced");
+    world.alive.insert(heir, "server2".into());
+    world.tell(Command::Started { instance: heir, started: started(silent) });
+    assert_eq!(world.service().replicas[1].state, State::Up, "server2 answers at the address");
+    assert_ne!(world.service().replicas[0].id, ReplicaId(silent), "server1 is another by now");
+    assert!(world.logged(&["server1: down: another instance has its address now"]));
+    assert!(world.stops.iter().any(|(_, instance, _)| *instance == silent));
+    world.pass(50);
+    assert_eq!(world.up_names(), ["server1", "server2", "server3"]);
 }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::*;
-use crate::control::runtime::{Event, Failure, FailureKind, Spec, Started};
+use crate::control::runtime::{Event, FOREIGN_FROM, Failure, FailureKind, Spec, Started};
 use crate::core::limits::Limits;
 use crate::core::ring::Kind;
 use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Routes, Service, State};
@@ -220,7 +220,8 @@ impl World {
 }
 
 pub fn started(instance: u64) -> Started {
-    let endpoint = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 10_000 + instance as u16)));
+    let host = if instance < FOREIGN_FROM { 1 } else { 2 };
+    let endpoint = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, host], 10_000 + instance as u16)));
     Started { endpoint, handle: format!("process {instance}"), weight: 1 }
 }
 
