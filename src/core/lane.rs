@@ -18,8 +18,10 @@ use super::head::HeadScan;
 
 /// From here on a body is spliced. Below, one read and one write of the buffer cost less than two splices.
 pub const SPLICE_MIN: u64 = 64 * 1024;
-/// A tunnel goes on splicing until less than this comes at once: one copied read after each lull would cost more.
+/// A tunnel goes on splicing until less than this comes at once, twice in a row: the end of one long message brings
+/// little, and a copied read at the start of the next would cost more than a splice too many.
 pub const SPLICE_LULL: u64 = 8 * 1024;
+const LULLS: u8 = 2;
 /// The most that one fill asks for: what a pooled pipe holds.
 pub const SPLICE_MAX: u64 = 1024 * 1024;
 
@@ -52,6 +54,8 @@ pub struct Lane {
     unspliceable: bool,
     /// The last read filled the whole buffer: more is likely to come than a buffer is worth.
     full: bool,
+    /// Fills in a row that brought little.
+    lulls: u8,
 }
 
 impl Lane {
@@ -71,6 +75,7 @@ impl Lane {
             piped: 0,
             unspliceable: false,
             full: false,
+            lulls: 0,
         }
     }
 
@@ -212,7 +217,8 @@ impl Lane {
     pub fn piped_in(&mut self, n: u64) {
         self.piped += n;
         self.body.pass(n);
-        self.full = n >= SPLICE_LULL;
+        self.lulls = if n < SPLICE_LULL { self.lulls.saturating_add(1) } else { 0 };
+        self.full = self.lulls < LULLS;
         if self.body.is_done() {
             self.phase = Phase::Done;
         }
