@@ -45,6 +45,25 @@ fn two_requests_are_on_one_connection_before_either_is_answered() {
     assert_eq!((body(&mut a), body(&mut b)), ("/a".into(), "/b".into()));
 }
 
+/// The answer to the second request begins in what was read for the first, and goes on in the socket.
+#[test]
+fn a_long_answer_behind_a_short_one_comes_whole_and_in_order() {
+    const LEN: usize = 300_000;
+    let long: String = (0..LEN / 6).map(|line| format!("{line:05}\n")).collect();
+    let sent = long.clone();
+    let both = origin::start(move |first, stream| {
+        let second = read_head(stream);
+        let of = |head: &str| if path(head) == "/long" { sent.clone() } else { "short".into() };
+        let bodies = [of(first), of(&second)];
+        let answers = bodies.map(|body| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+        stream.write_all(answers.concat().as_bytes()).is_ok()
+    });
+    let balancer = Process::balancer(&[both], &COALESCE);
+    let (mut a, mut b) = (ask(&balancer, "/short"), ask(&balancer, "/long"));
+    assert_eq!(body(&mut a), "short");
+    assert!(body(&mut b) == long, "bytes out of order");
+}
+
 #[test]
 fn who_stood_behind_an_answer_that_was_the_last_is_answered_elsewhere() {
     let calls = Arc::new(AtomicUsize::new(0));

@@ -205,10 +205,11 @@ impl Lane {
         Ok(())
     }
 
-    /// How much to ask of a splice, if one is worth it now.
-    pub fn fill_ask(&self) -> Option<u64> {
+    /// How much to ask of a splice, if one is worth it now. Where the framing promises no more than is here already,
+    /// or some of it may be elsewhere than in the socket (`sure` is false), a read that filled the buffer has to say so.
+    pub fn fill_ask(&self, sure: bool) -> Option<u64> {
         let credit = if self.phase == Phase::Body { self.body.credit() } else { 0 };
-        let worth = credit >= SPLICE_MIN && (self.full || !self.body.is_open_ended());
+        let worth = credit >= SPLICE_MIN && (self.full || sure && !self.body.is_open_ended());
         (worth && !self.unspliceable && self.start == self.filled && self.prefix.is_empty())
             .then_some(credit.min(SPLICE_MAX))
     }

@@ -123,6 +123,14 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
+    /// The first in line spliced past the buffers: the socket may hold more until it says that it does not.
+    pub(super) fn filled_in_line(&mut self, place: u32, outcome: Outcome) {
+        let conn = self.slots.at(place).and_then(|slot| slot.conn).and_then(|conn| self.conns.at_mut(conn));
+        if let Some(batch) = conn.and_then(|conn| conn.batch.as_mut()) {
+            batch.more = matches!(outcome, Outcome::Moved(_));
+        }
+    }
+
     /// After a read of the first in line: what else is there for it already is no less ready than an edge.
     pub(super) fn remind(&mut self, place: u32) {
         let Some(slot) = self.slots.at_mut(place).filter(|slot| slot.shared) else { return };

@@ -50,7 +50,12 @@ impl<K: Kernel> Worker<K> {
                 let (Some(socket), Some(pipe)) = (socket_of(leg), pipes.of(leg).as_ref()) else {
                     return Outcome::Unspliceable;
                 };
-                spliced(taken(uninterrupted(|| kernel.fill(socket, &pipe.pipe, most)).map(|n| n as usize)))
+                let outcome =
+                    spliced(taken(uninterrupted(|| kernel.fill(socket, &pipe.pipe, most)).map(|n| n as usize)));
+                if leg == Leg::Upstream && self.slots.at(place).is_some_and(|slot| slot.shared) {
+                    self.filled_in_line(place, outcome);
+                }
+                outcome
             }
             Step::Drain(leg, most) => {
                 let source = if leg == Leg::Client { Leg::Upstream } else { Leg::Client };

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Seeds that once found something.
 const REGRESSIONS: &[u64] = &[
     310, 404, 469, 491, 1259, 1415, 1412, 1759, 1803, 1948, 2239, 2311, 2317, 2931, 3250, 3807, 3914, 5150, 5426, 5897,
-    6409, 11730, 12076, 13076, 18324,
+    6409, 11730, 12076, 13076, 18324, 2007391, 3001166, 3001271, 3002446, 3008611,
 ];
 
 /// Runs one world; what fails says which.

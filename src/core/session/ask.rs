@@ -27,12 +27,14 @@ impl Session {
         let linked = matches!(self.link, Link::Open { .. });
         let open = leg == Leg::Client || linked;
         let readable = self.side(leg).readable;
+        // In line, the connection may have read ahead; what fills a buffer comes from the socket.
+        let sure = leg == Leg::Client || !self.exchange.shared;
         let lane = self.lane_from(leg);
         if !open || !readable || !lane.is_hungry() {
             return None;
         }
         // Without a replica there is nobody to empty a pipe.
-        Some(match lane.fill_ask().filter(|_| linked) {
+        Some(match lane.fill_ask(sure).filter(|_| linked) {
             Some(ask) => Step::Fill(leg, ask),
             None => Step::Recv(leg),
         })
