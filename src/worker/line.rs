@@ -59,7 +59,8 @@ impl<K: Kernel> Worker<K> {
         let gathers = |conn: &Conn<K>| {
             let ours = conn.replica == replica && conn.service == service;
             let open = conn.batch.as_ref().is_some_and(|batch| batch.open && !batch.spent && !batch.hung);
-            ours && open && (1..depth).contains(&conn.line.len())
+            let first = conn.line.front().and_then(|first| self.slots.at(*first));
+            ours && open && conn.line.len() < depth && first.is_some_and(|first| first.session.may_be_followed())
         };
         let open = gathering.filter(|number| self.conns.at(*number).is_some_and(gathers));
         let number = match open {

@@ -230,6 +230,11 @@ impl Session {
         last && asked && self.download.phase == Phase::Done && self.stage == Stage::Serving
     }
 
+    /// Others may come to stand in line behind it: nothing says yet that its response is long, or the connection's last.
+    pub fn may_be_followed(&self) -> bool {
+        !self.exchange.response_seen
+    }
+
     /// Its response will not be through soon, so nobody should stand in line behind it.
     pub fn holds_up(&self) -> bool {
         let more = self.download.body.credit() > CAPACITY as u64;
