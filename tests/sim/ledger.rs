@@ -98,6 +98,8 @@ pub struct Ledger {
     pub tally: Tally,
     /// When the balancer was told to stop, and how long it may take.
     pub stopping: Option<(u64, u64)>,
+    /// How long what is under way may go on at a replica that was removed.
+    pub drain_ms: u64,
     troubles: BTreeMap<SocketAddr, Vec<(u64, u64)>>,
     clients: BTreeMap<End, Actor>,
 }

@@ -77,6 +77,7 @@ impl Plane {
             ..Limits::DEFAULT
         });
         net.coalesce = limits.coalesce > 1;
+        net.ledger.drain_ms = limits.drain_timeout_ms;
         let c = &mut net.chance;
         let key = c.pick(&[0, 1, 2, 3, 4]);
         let key = match key {
