@@ -5,7 +5,7 @@ mod support;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
 
 use support::{PATIENCE, Process, connect, exchange, origin, read_head, read_response, try_connect, until};
@@ -43,6 +43,27 @@ fn a_refusal_is_read_by_a_client_that_goes_on_sending() {
     client.read_exact(&mut body).expect("the whole answer, whatever else was sent");
     client.shutdown(Shutdown::Both).ok();
     sending.join().expect("the writer ends");
+}
+
+/// The balancer closes with these bytes unread; the answer must not go with them.
+#[test]
+fn a_client_that_says_close_and_sends_on_is_answered() {
+    let (told, tells) = mpsc::channel();
+    let (go, wait) = mpsc::channel();
+    let wait = Arc::new(Mutex::new(wait));
+    let replica = origin::start(move |_, stream| {
+        told.send(()).expect("the test listens");
+        wait.lock().expect("one request").recv_timeout(PATIENCE).expect("the client sends on");
+        stream.write_all(OK).is_ok()
+    });
+    let balancer = Process::balancer(&[replica], &[]);
+    let mut client = connect(balancer.address);
+    client.write_all(b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("sent");
+    tells.recv_timeout(PATIENCE).expect("the request is at the replica");
+    client.write_all(b"\r\nmore\r\n").expect("sent");
+    go.send(()).expect("the replica waits");
+    let (head, body) = read_response(&mut client);
+    assert!(head.starts_with("HTTP/1.1 200 ") && body == b"ok", "{head}");
 }
 
 #[test]

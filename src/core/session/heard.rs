@@ -42,9 +42,11 @@ impl Session {
     pub(super) fn sent(&mut self, leg: Leg, outcome: Outcome, turn: &mut Turn) {
         match outcome {
             Outcome::Moved(n) => {
+                let last = leg == Leg::Client && self.says_goodbye();
                 let lane = self.lane_to(leg);
                 let short = (n as usize) < lane.pending().len();
                 lane.sent(n as usize);
+                self.held_back = last && !short;
                 self.side(leg).writable = !short;
                 self.went(leg, turn);
             }

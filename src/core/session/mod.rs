@@ -13,7 +13,6 @@ mod protocol;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
-use super::body::Body;
 use super::buffer::{CAPACITY, STORE};
 use super::exchange::{Exchange, REPLAY_LIMIT};
 use super::ip::IpText;
@@ -52,6 +51,8 @@ pub struct Session {
     refused: Option<Notice>,
     /// A PROXY header comes before everything else.
     proxy_first: bool,
+    /// The client's last bytes wait for the end of the stream, to leave with it.
+    held_back: bool,
     ends: Ends,
     client_ip: IpText,
 }
@@ -129,6 +130,7 @@ impl Session {
             notice: None,
             refused: None,
             proxy_first: arrival.proxied,
+            held_back: false,
             ends: Ends { source: arrival.peer, destination: arrival.local },
             client_ip: IpText::new(arrival.peer.ip()),
         };
@@ -220,13 +222,11 @@ impl Session {
     }
 
     /// What waits for the client is the last that it gets: the end of the stream follows in the same turn, and may
-    /// leave with it. Not so after a request with a body: some clients send an empty line behind it, and closing a
-    /// socket with unread bytes in it loses what was not sent (RFC 9112 sections 2.2 and 9.6).
+    /// leave with it.
     pub fn says_goodbye(&self) -> bool {
         let exchange = &self.exchange;
         let last = exchange.active && !exchange.keep_alive && !exchange.tunnel && !exchange.truncated;
-        let asked =
-            self.upload.phase == Phase::Done && self.upload.is_drained() && matches!(self.upload.body, Body::Empty);
+        let asked = self.upload.phase == Phase::Done && self.upload.is_drained();
         last && asked && self.download.phase == Phase::Done && self.stage == Stage::Serving
     }
 
@@ -254,6 +254,9 @@ impl Session {
     /// What to do next; `None` means that only readiness, the deadline or the control plane can change anything.
     pub fn next_step(&mut self) -> Option<Step> {
         match self.stage {
+            // What was held back goes out with the end of the stream; closing alone would lose it if the client sent
+            // something that was not read (RFC 9112 section 9.6).
+            Stage::Closing { reset: false } if self.held_back => return Some(Step::Finish(Leg::Client)),
             Stage::Closing { reset } => return Some(Step::Close { reset }),
             Stage::Lingering => return self.linger(),
             Stage::Serving => {}
@@ -290,7 +293,10 @@ impl Session {
                 // What came behind the response was for nobody.
                 self.download.skip(usize::MAX);
             }
-            Step::Finish(leg) => self.lane_to(leg).finished = true,
+            Step::Finish(leg) => {
+                self.lane_to(leg).finished = true;
+                self.held_back &= leg == Leg::Upstream;
+            }
             Step::Close { .. } => {}
         }
         self.settle(turn);
