@@ -70,7 +70,7 @@ fn a_client_that_says_close_and_sends_on_is_answered() {
 fn a_half_closed_client_is_answered() {
     let (heard, hears) = mpsc::channel();
     let (go, gate) = mpsc::channel::<()>();
-    let gate = Arc::new(std::sync::Mutex::new(gate));
+    let gate = Arc::new(Mutex::new(gate));
     let slow = origin::start(move |_, stream| {
         heard.send(()).expect("the test listens");
         gate.lock().expect("one at a time").recv().expect("the test says go");
