@@ -2,6 +2,7 @@
 //! Where two parsers could read a head in two ways, it is refused.
 
 use std::mem::MaybeUninit;
+use std::net::Ipv6Addr;
 
 use httparse::{Error, Header, ParserConfig, Status};
 
@@ -46,8 +47,7 @@ impl HeadScan {
     /// How many bytes the head has, its empty line included, or `None` while it is not whole.
     pub fn find(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Refusal> {
         let head_limit = limits.head_limit.min(HEAD_MAX);
-        while let Some(at) = bytes.get(self.seen..).and_then(|rest| memchr::memchr(b'\n', rest)) {
-            let lf = self.seen + at;
+        while let Some(lf) = self.next_lf(bytes) {
             if self.line == 0 && lf > limits.line_limit + CRLF - 1 {
                 return Err(refusal(414, "request line too long"));
             }
@@ -68,6 +68,14 @@ impl HeadScan {
             return Err(refusal(414, "request line too long"));
         }
         if self.seen > head_limit { Err(refusal(431, "head too large")) } else { Ok(None) }
+    }
+
+    fn next_lf(&self, bytes: &[u8]) -> Option<usize> {
+        let rest = bytes.get(self.seen..)?;
+        // The empty line is worth no search.
+        let empty = self.seen == self.line && rest.starts_with(b"\r\n");
+        let at = if empty { 1 } else { memchr::memchr(b'\n', rest)? };
+        Some(self.seen + at)
     }
 
     /// How many bytes of empty lines stand at the front, to be skipped (before a request only).
@@ -313,8 +321,18 @@ fn is_tchar(byte: u8) -> bool {
 
 /// Bytes of a request target that every parser reads alike. httparse lets more through.
 pub fn target_is_safe(target: &str) -> bool {
-    target.bytes().all(|b| matches!(b, b'!'..=b'~') && !matches!(b, b'#' | b'"' | b'<' | b'>' | b'\\'))
+    target.bytes().all(|b| TARGET_BYTES[usize::from(b)])
 }
+
+const TARGET_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        table[byte as usize] = !matches!(byte, b'#' | b'"' | b'<' | b'>' | b'\\');
+        byte += 1;
+    }
+    table
+};
 
 /// The bytes of a reg-name (RFC 3986 section 3.2.2), save the comma, with which some join two `Host` lines.
 const HOST_BYTES: [bool; 256] = {
@@ -351,21 +369,24 @@ pub fn is_tidy(head: &[u8], field: &Header) -> bool {
 /// `uri-host [ ":" port ]` (RFC 9110 section 4.2.1), with a name, and not longer than one can be.
 pub fn host_is_valid(host: &[u8]) -> bool {
     const HOST_LIMIT: usize = 262;
-    let digits = host.iter().rev().take_while(|b| b.is_ascii_digit()).count();
-    let (rest, port) = host.split_at(host.len() - digits);
-    let (name, port) = match rest.strip_suffix(b":") {
-        Some(name) => (name, port),
-        None => (host, &[][..]),
+    let (named, rest) = match host.strip_prefix(b"[") {
+        Some(inside) => {
+            let (ip, rest) = inside.split_at(memchr::memchr(b']', inside).unwrap_or(inside.len()));
+            let ip = std::str::from_utf8(ip).ok().and_then(|ip| ip.parse::<Ipv6Addr>().ok());
+            (ip.is_some(), rest.strip_prefix(b"]").unwrap_or(b"["))
+        }
+        None => {
+            let (name, rest) =
+                host.split_at(host.iter().position(|b| !HOST_BYTES[usize::from(*b)]).unwrap_or(host.len()));
+            (!name.is_empty(), rest)
+        }
     };
-    let name_ok = match name.strip_prefix(b"[") {
-        Some(rest) => rest
-            .strip_suffix(b"]")
-            .and_then(|ip| std::str::from_utf8(ip).ok())
-            .is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok()),
-        None => name.iter().all(|b| HOST_BYTES[usize::from(*b)]),
+    let ported = match rest.strip_prefix(b":") {
+        Some(port) if port.len() <= 5 => port.is_empty() || parse_length(port).is_some_and(|port| port <= 65_535),
+        Some(_) => false,
+        None => rest.is_empty(),
     };
-    let port_ok = port.len() <= 5 && parse_length(port).map_or(port.is_empty(), |port| port <= u64::from(u16::MAX));
-    !name.is_empty() && host.len() <= HOST_LIMIT && name_ok && port_ok
+    named && ported && host.len() <= HOST_LIMIT
 }
 
 /// `Some(false)` for a trailer that framing, routing, or the connection depends on (RFC 9110 section 6.5.1);
