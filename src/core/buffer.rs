@@ -14,17 +14,18 @@ pub const STORE: usize = HEADROOM + CAPACITY;
 /// Copies above this size are not kept for the next one.
 const COPY_KEPT: usize = 2 * 1024;
 
-/// A buffer. Those of a burst are mapped one by one, so that the system gets them back when the burst is over: an
-/// allocator keeps what lies below anything that is still in use.
+/// A buffer. Each is mapped by itself, so that the system gets it back when a burst is over: an allocator keeps what
+/// lies below anything that is still in use.
 #[derive(Debug)]
 pub enum Store {
-    Kept(Box<[u8]>),
     Mapped(MmapMut),
+    /// A process may have so many mappings (vm.max_map_count); then the heap has to do.
+    Heap(Box<[u8]>),
 }
 
 impl Store {
-    fn kept() -> Store {
-        Store::Kept(vec![0; STORE].into_boxed_slice())
+    fn new() -> Store {
+        MmapMut::map_anon(STORE).map_or_else(|_| Store::Heap(vec![0; STORE].into()), Store::Mapped)
     }
 }
 
@@ -33,8 +34,8 @@ impl Deref for Store {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Store::Kept(bytes) => bytes,
             Store::Mapped(bytes) => bytes,
+            Store::Heap(bytes) => bytes,
         }
     }
 }
@@ -42,8 +43,8 @@ impl Deref for Store {
 impl DerefMut for Store {
     fn deref_mut(&mut self) -> &mut [u8] {
         match self {
-            Store::Kept(bytes) => bytes,
             Store::Mapped(bytes) => bytes,
+            Store::Heap(bytes) => bytes,
         }
     }
 }
@@ -52,8 +53,6 @@ impl DerefMut for Store {
 #[derive(Debug)]
 pub struct Pool {
     free: Vec<Store>,
-    /// Buffers made to be kept, lent or free.
-    made: usize,
     copies: Vec<Vec<u8>>,
     keep: usize,
     lent: usize,
@@ -62,25 +61,17 @@ pub struct Pool {
 impl Pool {
     /// `keep` bounds what stays allocated while nothing is on its way.
     pub fn new(keep: usize) -> Pool {
-        Pool { free: Vec::with_capacity(keep), made: 0, copies: Vec::new(), keep, lent: 0 }
+        Pool { free: Vec::with_capacity(keep), copies: Vec::new(), keep, lent: 0 }
     }
 
     pub fn take(&mut self) -> Store {
         self.lent += 1;
-        if let Some(store) = self.free.pop() {
-            return store;
-        }
-        if self.made < self.keep {
-            self.made += 1;
-            return Store::kept();
-        }
-        // A process may have so many mappings (vm.max_map_count); then the heap has to do.
-        MmapMut::map_anon(STORE).map_or_else(|_| Store::kept(), Store::Mapped)
+        self.free.pop().unwrap_or_else(Store::new)
     }
 
     pub fn give(&mut self, store: Store) {
         self.lent = self.lent.saturating_sub(1);
-        if matches!(store, Store::Kept(_)) && self.free.len() < self.keep {
+        if self.free.len() < self.keep {
             self.free.push(store);
         }
     }
