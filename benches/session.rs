@@ -10,13 +10,12 @@ use ringway::core::body::Body;
 use ringway::core::buffer::Pool;
 use ringway::core::head::{self, HeadScan};
 use ringway::core::limits::Limits;
-use ringway::core::rewrite::Edits;
 use ringway::core::ring::{Kind, Member, Ring};
 use ringway::core::session::{Arrival, Session};
 use ringway::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, Snapshot};
 use ringway::core::step::{Leg, Outcome, Ready, Step};
 use ringway::core::tick::Tick;
-use ringway::core::turn::{Choices, Turn};
+use ringway::core::turn::Turn;
 use ringway::shared::view::Publisher;
 
 fn main() {
@@ -30,7 +29,7 @@ const BROWSER: &[u8] = b"GET /home?user=7 HTTP/1.1\r\nHost: www.example.org\r\nC
     Accept-Encoding: gzip, deflate, br\r\nAccept-Language: en-GB,en;q=0.9\r\nCookie: session=0123456789abcdef\r\n\r\n";
 const RESPONSE: &[u8] =
     b"HTTP/1.1 200 OK\r\nServer: origin\r\nContent-Type: text/plain\r\nContent-Length: 11\r\n\r\nhello world";
-const DATE: &[u8] = b"Sun, 22 Nov 2026 12:00:00 GMT";
+const DATE_LINE: &str = "Date: Sun, 22 Nov 2026 12:00:00 GMT\r\n";
 
 #[divan::bench(args = [SMALL, BROWSER])]
 fn head_found_and_parsed(bencher: Bencher, bytes: &[u8]) {
@@ -71,17 +70,8 @@ fn snapshot_loaded(bencher: Bencher) {
 /// A keep-alive client and a pooled upstream connection, as in steady state.
 #[divan::bench(args = [SMALL, BROWSER])]
 fn request_through_a_session(bencher: Bencher, request: &[u8]) {
-    let (snapshot, mut pool, mut edits, mut choices) = (snapshot(), Pool::new(4), Edits::default(), Choices::new(7));
-    let mut turn = Turn {
-        now: Tick(1),
-        services: &snapshot.services,
-        routes: &snapshot.routes,
-        stopping: false,
-        pool: &mut pool,
-        edits: &mut edits,
-        choices: &mut choices,
-        date: DATE,
-    };
+    let mut turn = Turn::new(Tick(1), Arc::new(snapshot()), Pool::new(4), 7);
+    turn.date_line = DATE_LINE.into();
     let address = ([127, 0, 0, 1], 8000).into();
     let arrival = Arrival { peer: address, local: address, proxied: false, tunnel_to: None };
     let mut session = Session::new(arrival, &mut turn);
@@ -94,11 +84,11 @@ fn request_through_a_session(bencher: Bencher, request: &[u8]) {
             let outcome = match step {
                 Step::Recv(leg) => {
                     let bytes = if leg == Leg::Client { request } else { RESPONSE };
-                    session.lane_from(leg).space(turn.pool)[..bytes.len()].copy_from_slice(bytes);
+                    session.lane_from(leg).space(&mut turn.pool)[..bytes.len()].copy_from_slice(bytes);
                     Outcome::Moved(bytes.len() as u64)
                 }
                 Step::Send(leg) => Outcome::Moved(session.lane_to(leg).pending().len() as u64),
-                Step::Dial(_) => Outcome::Dialed { replica: ReplicaId(1), reused: true, shared: false },
+                Step::Dial => Outcome::Dialed { replica: ReplicaId(1), reused: true, shared: false },
                 _ => Outcome::Done,
             };
             session.complete(step, outcome, &mut turn);

@@ -290,7 +290,7 @@ impl Lane {
 
     /// Gives the buffer back when nothing is in it.
     pub fn reclaim(&mut self, pool: &mut Pool) {
-        if self.store.is_none() {
+        if self.store.is_none() || self.has_pending() {
             return;
         }
         self.close_gap();

@@ -9,43 +9,40 @@ const RETRY_AFTER_S: u32 = 1;
 pub const HEAD_MAX: usize = 512;
 
 /// The answer for `status`, with its reason for people. Always the connection's last message.
-pub fn reply(status: u16, why: &str, head_only: bool, date: &[u8]) -> Bytes {
+pub fn reply(status: u16, why: &str, head_only: bool, date_line: &str) -> Bytes {
     let body = format!("{{\"message\":\"<Error> {why}\",\"status\":\"failure\"}}");
     let retry = if status == 503 { format!("Retry-After: {RETRY_AFTER_S}\r\n") } else { String::new() };
     let mut text = format!(
-        "HTTP/1.1 {status} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{retry}Connection: close\r\nDate: ",
+        "HTTP/1.1 {status} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{retry}Connection: close\r\n{date_line}\r\n",
         reason(status),
         body.len(),
-    )
-    .into_bytes();
-    text.extend_from_slice(date);
-    text.extend_from_slice(b"\r\n\r\n");
+    );
     if !head_only {
-        text.extend_from_slice(body.as_bytes());
+        text.push_str(&body);
     }
     text.into()
 }
 
 /// The answer to `OPTIONS` whose `Max-Forwards` ended here (RFC 9110 section 7.6.2).
-pub fn options(date: &[u8]) -> Bytes {
+pub fn options(date_line: &str) -> Bytes {
     [
-        b"HTTP/1.1 200 OK\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\nContent-Length: 0\r\nConnection: close\r\nDate: ",
-        date,
-        b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\nContent-Length: 0\r\nConnection: close\r\n",
+        date_line.as_bytes(),
+        b"\r\n",
     ]
     .concat()
     .into()
 }
 
 /// The answer to `TRACE` whose `Max-Forwards` ended here: the request itself (RFC 9110 section 9.3.8).
-pub fn trace(request: &[u8], date: &[u8]) -> Bytes {
+pub fn trace(request: &[u8], date_line: &str) -> Bytes {
     let length = request.len().to_string();
     [
         b"HTTP/1.1 200 OK\r\nContent-Type: message/http\r\nContent-Length: ",
         length.as_bytes(),
-        b"\r\nConnection: close\r\nDate: ",
-        date,
-        b"\r\n\r\n",
+        b"\r\nConnection: close\r\n",
+        date_line.as_bytes(),
+        b"\r\n",
         request,
     ]
     .concat()

@@ -36,7 +36,6 @@ pub enum Own {
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
     pub client_ip: &'a [u8],
-    pub proto: &'a [u8],
     /// The `Host` of a request of HTTP/1.0 that names none.
     pub service: &'a str,
 }
@@ -49,10 +48,6 @@ pub fn plan(
     origin: Origin,
     edits: &mut Edits,
 ) -> Result<Plan, Refusal> {
-    let line_len = memchr::memchr(b'\r', head).unwrap_or(0);
-    if line_len > limits.line_limit {
-        return Err(refusal(414, "request line too long"));
-    }
     let mut reading = Reading { trust: limits.trust, ..Reading::new(head, request) };
     let authority = reading.target(request, edits)?;
     for i in 0..request.fields.len() {
@@ -64,7 +59,9 @@ pub fn plan(
     reading.host(authority, origin.service, edits)?;
     reading.upgrade_lines(&body, edits);
     if request.minor == 0 {
-        edits.replace(line_len - 1, 1, &[b"1"]);
+        // The last digit of the version, a space and `HTTP/1.` behind the target (RFC 9112 section 3).
+        let target = head::offset(head, request.target.as_bytes()) + request.target.len();
+        edits.replace(target + 8, 1, &[b"1"]);
     }
     reading.added(origin, edits);
     if edits.inserted() > HEADROOM {
@@ -389,11 +386,9 @@ impl<'b> Reading<'b> {
     }
 
     fn added(&self, origin: Origin, edits: &mut Edits) {
-        let (name, proto): (&[u8], &[u8]) =
-            if self.proto_known { (b"", b"") } else { (b"X-Forwarded-Proto: ", origin.proto) };
-        let via: &[u8] = match (self.minor, self.proto_known) {
-            (0, false) => b"\r\nVia: 1.0 ringway\r\n",
-            (_, false) => b"\r\nVia: 1.1 ringway\r\n",
+        let rest: &[u8] = match (self.minor, self.proto_known) {
+            (0, false) => b"X-Forwarded-Proto: http\r\nVia: 1.0 ringway\r\n",
+            (_, false) => b"X-Forwarded-Proto: http\r\nVia: 1.1 ringway\r\n",
             (0, true) => b"Via: 1.0 ringway\r\n",
             (_, true) => b"Via: 1.1 ringway\r\n",
         };
@@ -402,11 +397,9 @@ impl<'b> Reading<'b> {
                 let end = head::offset(self.head, field.value) + field.value.len();
                 let comma: &[u8] = if field.value.is_empty() { b"" } else { b", " };
                 edits.replace(end, 0, &[comma, origin.client_ip]);
-                edits.replace(self.end(), 0, &[name, proto, via]);
+                edits.replace(self.end(), 0, &[rest]);
             }
-            None => {
-                edits.replace(self.end(), 0, &[b"X-Forwarded-For: ", origin.client_ip, b"\r\n", name, proto, via]);
-            }
+            None => edits.replace(self.end(), 0, &[b"X-Forwarded-For: ", origin.client_ip, b"\r\n", rest]),
         }
     }
 

@@ -35,7 +35,7 @@ pub fn plan(
     head: &[u8],
     response: &Response,
     asked: Asked,
-    date: &[u8],
+    date_line: &str,
     edits: &mut Edits,
 ) -> Result<Plan, &'static str> {
     let mut reading = Reading { head, fields: response.fields, ..Reading::default() };
@@ -71,7 +71,7 @@ pub fn plan(
         edits.replace(reading.end(), 0, &[b"Connection: upgrade\r\n"]);
     } else if !interim {
         let upgrade = status == UPGRADE_REQUIRED && reading.upgrade_line.is_some();
-        reading.added(&asked, keep_alive, upgrade, date, edits);
+        reading.added(&asked, keep_alive, upgrade, date_line, edits);
     }
     let reusable = reading.connection.persists(response.minor) && !odd && !matches!(body, Body::UntilClose);
     Ok(Plan { status, body, reusable, keep_alive })
@@ -194,7 +194,7 @@ impl Reading<'_> {
         named && !KEPT.iter().any(|k| name.eq_ignore_ascii_case(k))
     }
 
-    fn added(&self, asked: &Asked, keep_alive: bool, upgrade: bool, date: &[u8], edits: &mut Edits) {
+    fn added(&self, asked: &Asked, keep_alive: bool, upgrade: bool, date_line: &str, edits: &mut Edits) {
         let connection: &[u8] = match (keep_alive, asked.minor, upgrade) {
             (false, 1, false) => b"Connection: close\r\n",
             (false, 1, true) => b"Connection: close, upgrade\r\n",
@@ -203,7 +203,7 @@ impl Reading<'_> {
             _ => b"",
         };
         if !self.dated {
-            edits.replace(self.end(), 0, &[b"Date: ", date, b"\r\n", connection]);
+            edits.replace(self.end(), 0, &[date_line.as_bytes(), connection]);
         } else if !connection.is_empty() {
             edits.replace(self.end(), 0, &[connection]);
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::key;
 use super::limits::Limits;
 use super::proxy::Version;
 use super::ring::Ring;
@@ -133,7 +134,12 @@ pub struct Routes {
 }
 
 impl Routes {
-    pub fn service(&self, path: &[u8]) -> usize {
+    /// Where a request for this target goes, in origin-form.
+    pub fn service(&self, target: &[u8]) -> usize {
+        if self.exact.is_empty() {
+            return self.default;
+        }
+        let path = key::path(target);
         self.exact.iter().find(|(p, _)| p.as_bytes() == path).map_or(self.default, |(_, service)| *service)
     }
 }
@@ -146,6 +152,22 @@ pub struct Snapshot {
     pub stopping: bool,
     pub services: Vec<Arc<Service>>,
     pub routes: Routes,
+}
+
+impl Snapshot {
+    pub fn service(&self, index: usize) -> Option<&Service> {
+        self.services.get(index).map(|service| &**service)
+    }
+
+    /// A service that left the snapshot while it was in use leaves the defaults behind.
+    pub fn limits(&self, service: usize) -> &Limits {
+        self.service(service).map_or(&Limits::DEFAULT, |service| &service.limits)
+    }
+
+    /// The limits of who has not asked for a service yet.
+    pub fn first_limits(&self) -> &Limits {
+        self.limits(self.routes.default)
+    }
 }
 
 /// How many ring entries a pick looks at before it gives up: the walk is capped.

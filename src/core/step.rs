@@ -45,7 +45,8 @@ pub enum Step {
     Fill(Leg, u64),
     /// Splice from the lane's pipe into this leg.
     Drain(Leg, u64),
-    Dial(Call),
+    /// Connect to a replica: [`Session::call`](super::session::Session::call) says for what.
+    Dial,
     /// The upstream connection is clean: it may serve other requests.
     Park,
     /// The upstream connection must never be used again.
@@ -53,9 +54,7 @@ pub enum Step {
     /// Nothing more will be sent to this leg.
     Finish(Leg),
     /// The session is over. With `reset`, the client must not take what it got for complete.
-    Close {
-        reset: bool,
-    },
+    Close { reset: bool },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,34 +1,26 @@
-//! What the worker lends a session for one turn: time, choices, and the parts of the snapshot that protocols need.
+//! A worker's turn, as its sessions see it: time, the snapshot, choices, and what they borrow and give back.
 
 use std::sync::Arc;
 
 use super::buffer::Pool;
-use super::limits::Limits;
 use super::rewrite::Edits;
-use super::snapshot::{Routes, Service};
+use super::snapshot::Snapshot;
 use super::tick::Tick;
 
-pub struct Turn<'a> {
+#[derive(Debug)]
+pub struct Turn {
     pub now: Tick,
-    pub services: &'a [Arc<Service>],
-    pub routes: &'a Routes,
-    /// Every answer is a connection's last.
-    pub stopping: bool,
-    pub pool: &'a mut Pool,
-    pub edits: &'a mut Edits,
-    pub choices: &'a mut Choices,
-    /// IMF-fixdate of this second (RFC 9110 section 5.6.7).
-    pub date: &'a [u8],
+    pub snapshot: Arc<Snapshot>,
+    pub pool: Pool,
+    pub edits: Edits,
+    pub choices: Choices,
+    /// `Date`, as it stands in a head in this second (RFC 9110 section 6.6.1), with its CRLF.
+    pub date_line: String,
 }
 
-impl<'a> Turn<'a> {
-    pub fn service(&self, index: usize) -> Option<&'a Service> {
-        self.services.get(index).map(|service| &**service)
-    }
-
-    /// A service that left the snapshot while it was in use leaves the defaults behind.
-    pub fn limits(&self, service: usize) -> &'a Limits {
-        self.service(service).map_or(&Limits::DEFAULT, |service| &service.limits)
+impl Turn {
+    pub fn new(now: Tick, snapshot: Arc<Snapshot>, pool: Pool, seed: u64) -> Turn {
+        Turn { now, snapshot, pool, edits: Edits::default(), choices: Choices::new(seed), date_line: String::new() }
     }
 }
 

@@ -199,7 +199,7 @@ impl Conn {
         let head = &bytes[..len];
         let mut room = head::room();
         let request = head::parse_request(head, &mut room, &shared.limits)?;
-        let origin = Origin { client_ip: b"", proto: b"http", service: "replica" };
+        let origin = Origin { client_ip: b"", service: "replica" };
         shared.edits.clear();
         let plan = request::plan(head, &request, &shared.limits, origin, &mut shared.edits)?;
         let field = |name: &str| request.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value);

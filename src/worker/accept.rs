@@ -80,7 +80,7 @@ impl<K: Kernel> Worker<K> {
     pub(super) fn accept(&mut self) {
         for number in 0..self.doors.len() {
             for _ in 0..BATCH {
-                let Some(door) = self.doors.get(number).filter(|door| door.is_ready(self.lent.now)) else { break };
+                let Some(door) = self.doors.get(number).filter(|door| door.is_ready(self.turn.now)) else { break };
                 if !self.has_room_for_client() {
                     self.pause(number, Lack::Descriptors);
                     break;
@@ -113,7 +113,7 @@ impl<K: Kernel> Worker<K> {
     }
 
     fn pause(&mut self, number: usize, lack: Lack) {
-        let now = self.lent.now;
+        let now = self.turn.now;
         self.shortage.feel();
         let Some(door) = self.doors.get_mut(number) else { return };
         let before = door.pause;
@@ -131,7 +131,7 @@ impl<K: Kernel> Worker<K> {
 
     fn resume(&mut self, number: usize) {
         if let Some(pause) = self.doors.get_mut(number).and_then(|door| door.pause.take()).filter(|pause| pause.told) {
-            let after_ms = self.lent.now.ms_since(pause.since);
+            let after_ms = self.turn.now.ms_since(pause.since);
             self.reporter.report(Fact::AcceptResumed { worker: self.index, after_ms });
         }
     }

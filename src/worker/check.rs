@@ -21,7 +21,7 @@ impl<K: Kernel> Worker<K> {
             assert!(line.is_none_or(|line| line.contains(&place)), "somebody else's upstream: {session:?}");
             assert!(slot.shared || line.is_none_or(|line| line.len() == 1), "in line without knowing: {session:?}");
         }
-        assert_eq!(self.lent.pool.lent(), held, "buffers lent and held");
+        assert_eq!(self.turn.pool.lent(), held, "buffers lent and held");
         let lines = || self.conns.taken().filter_map(|conn| Some(self.conns.at(conn)?.line.len()));
         let used: usize = lines().sum();
         assert_eq!(self.busy, lines().filter(|len| *len > 0).count(), "upstream connections in use");

@@ -30,13 +30,13 @@ impl<K: Kernel> Worker<K> {
             };
             let outcome = match step {
                 Step::Close { reset } => return self.close(place, reset),
-                Step::Dial(call) => self.dial(place, call),
+                Step::Dial => self.dial(place),
                 Step::Park => self.park(place),
                 Step::Hangup => self.hang_up(place),
                 _ => self.transfer(place, step),
             };
             if let Some(slot) = self.slots.at_mut(place) {
-                slot.session.complete(step, outcome, &mut self.lent.turn());
+                slot.session.complete(step, outcome, &mut self.turn);
                 if cfg!(debug_assertions) {
                     slot.session.check();
                 }
@@ -103,7 +103,7 @@ impl<K: Kernel> Worker<K> {
         let Some(mut slot) = self.slots.remove(place) else { return };
         for leg in [Leg::Client, Leg::Upstream] {
             slot.session.lane_from(leg).drop_all();
-            slot.session.lane_from(leg).reclaim(&mut self.lent.pool);
+            slot.session.lane_from(leg).reclaim(&mut self.turn.pool);
         }
         if reset {
             // A socket that is gone already is as cut as it can be.

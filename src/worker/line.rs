@@ -6,12 +6,14 @@
 //! along; they ask again, each on a connection of its own, which is safe because only safe requests stand in line. So a
 //! large or slow response, a fault and a client that goes away all end the same way: the line behind it dissolves.
 
-use crate::core::snapshot::ReplicaId;
+use std::collections::VecDeque;
+
 use crate::core::step::{Call, Leg, Outcome, Ready, Step};
 use crate::kernel::Kernel;
 
 use super::Worker;
 use super::perform::{given, gone, taken, uninterrupted};
+use super::pool::Home;
 use super::slot::Conn;
 
 /// A replica where the line dissolved gets requests one by one for so long.
@@ -49,15 +51,14 @@ impl Batch {
 
 impl<K: Kernel> Worker<K> {
     /// Stands `place` in line for this replica, if a warm connection to it gathers requests or can begin to.
-    pub(super) fn join(&mut self, place: u32, call: Call, member: usize, replica: ReplicaId) -> Option<Outcome> {
-        let service = call.service;
-        let depth = self.lent.snapshot.services.get(service)?.limits.coalesce;
+    pub(super) fn join(&mut self, place: u32, call: Call, home: Home) -> Option<Outcome> {
+        let depth = self.turn.snapshot.service(home.service)?.limits.coalesce;
         if depth < 2 || !call.shareable || call.again.is_some() {
             return None;
         }
-        let gathering = self.pools.gathering(service, member, self.lent.now)?;
+        let gathering = self.pools.gathering(home, self.turn.now)?;
         let gathers = |conn: &Conn<K>| {
-            let ours = conn.replica == replica && conn.service == service;
+            let ours = (conn.home.service, conn.home.replica) == (home.service, home.replica);
             let open = conn.batch.as_ref().is_some_and(|batch| batch.open && !batch.spent && !batch.hung);
             let first = conn.line.front().and_then(|first| self.slots.at(*first));
             ours && open && conn.line.len() < depth && first.is_some_and(|first| first.session.may_be_followed())
@@ -66,8 +67,8 @@ impl<K: Kernel> Worker<K> {
         let number = match open {
             Some(number) => number,
             None => {
-                let number = self.pools.take(service, member)?;
-                *self.pools.gathering(service, member, self.lent.now)? = Some(number);
+                let number = self.pools.take(home)?;
+                *self.pools.gathering(home, self.turn.now)? = Some(number);
                 self.busy += 1;
                 number
             }
@@ -84,7 +85,7 @@ impl<K: Kernel> Worker<K> {
         slot.shared = true;
         conn.served.count(self.index);
         self.counters.reused.count();
-        Some(Outcome::Dialed { replica: conn.replica, reused: true, shared: true })
+        Some(Outcome::Dialed { replica: conn.home.replica, reused: true, shared: true })
     }
 
     /// The steps that are different for a session in line; `None`: as for any other.
@@ -105,7 +106,7 @@ impl<K: Kernel> Worker<K> {
             Step::Send(Leg::Upstream) => Some(gone()),
             Step::Recv(Leg::Upstream) | Step::Fill(Leg::Upstream, _) if !is_first => Some(gone()),
             Step::Recv(Leg::Upstream) => {
-                let space = slot.session.lane_from(Leg::Upstream).space(&mut self.lent.pool);
+                let space = slot.session.lane_from(Leg::Upstream).space(&mut self.turn.pool);
                 let ahead = batch.ahead.get(batch.at..).unwrap_or_default();
                 if !ahead.is_empty() {
                     let n = ahead.len().min(GULP).min(space.len());
@@ -140,7 +141,7 @@ impl<K: Kernel> Worker<K> {
             && conn.line.front() == Some(&place)
             && (batch.at < batch.ahead.len() || batch.more)
         {
-            slot.session.on_ready(Leg::Upstream, READABLE, &self.lent.turn());
+            slot.session.on_ready(Leg::Upstream, READABLE, &self.turn);
         }
     }
 
@@ -182,7 +183,7 @@ impl<K: Kernel> Worker<K> {
             (Some(next), _) => {
                 if ready && let Some(slot) = self.slots.at_mut(next) {
                     let ready = Ready { hangup: hung, ..READABLE };
-                    slot.session.on_ready(Leg::Upstream, ready, &self.lent.turn());
+                    slot.session.on_ready(Leg::Upstream, ready, &self.turn);
                     self.heirs.push(next);
                 }
             }
@@ -200,17 +201,21 @@ impl<K: Kernel> Worker<K> {
         let number = slot.conn.take()?;
         let conn = self.conns.at_mut(number)?;
         conn.served.finish(self.index);
-        // Whoever joined and sent nothing leaves no trace.
-        let at = conn.line.iter().position(|stands| *stands == place)?;
-        let behind = conn.line.split_off(at + 1);
+        let behind = if conn.line.back() == Some(&place) {
+            VecDeque::new()
+        } else {
+            // Whoever joined and sent nothing leaves no trace.
+            let at = conn.line.iter().position(|stands| *stands == place)?;
+            conn.line.split_off(at + 1)
+        };
         conn.line.pop_back();
         if let Some(batch) = &mut conn.batch {
             batch.spent = true;
         }
         let alone = conn.line.is_empty();
-        let (service, replica) = (conn.service, conn.replica);
+        let home = conn.home;
         if !behind.is_empty() || !alone {
-            self.pools.keep_apart(service, replica, self.lent.now.after_ms(APART_MS));
+            self.pools.keep_apart(home, self.turn.now.after_ms(APART_MS));
         }
         if alone {
             self.rests();
@@ -287,7 +292,7 @@ impl<K: Kernel> Worker<K> {
                     && let Some(slot) = self.slots.at_mut(first)
                 {
                     let ready = Ready { hangup: true, ..READABLE };
-                    slot.session.on_ready(Leg::Upstream, ready, &self.lent.turn());
+                    slot.session.on_ready(Leg::Upstream, ready, &self.turn);
                     self.heirs.push(first);
                 }
             }
@@ -305,7 +310,7 @@ impl<K: Kernel> Worker<K> {
             }
         }
         let ready = Ready { hangup: true, ..READABLE };
-        slot.session.on_ready(Leg::Upstream, ready, &self.lent.turn());
+        slot.session.on_ready(Leg::Upstream, ready, &self.turn);
         self.heirs.push(place);
     }
 }

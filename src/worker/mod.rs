@@ -22,12 +22,11 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::core::buffer::Pool;
-use crate::core::rewrite::Edits;
 use crate::core::session::{Arrival, Session};
 use crate::core::snapshot::{Snapshot, State};
 use crate::core::step::{Leg, Outcome};
 use crate::core::tick::Tick;
-use crate::core::turn::{Choices, Turn};
+use crate::core::turn::Turn;
 use crate::kernel::{Event, Kernel, Token};
 use crate::shared::counters::Counters;
 use crate::shared::crowd::Crowd;
@@ -63,7 +62,10 @@ pub struct Worker<K: Kernel> {
     spare_pipes: Vec<Pipe<K::Pipe>>,
     /// Each pipe holds one more of it.
     pipes: Arc<()>,
-    lent: Lent,
+    /// Apart from the other parts, so that a session and what it is lent can be used at once.
+    turn: Turn,
+    /// The second that the turn's date is of.
+    dated: u64,
     viewer: Viewer,
     counters: Arc<Counters>,
     reporter: Reporter,
@@ -78,32 +80,6 @@ pub struct Worker<K: Kernel> {
     swept: Tick,
     /// When a stop no longer waits for what is under way.
     stop_by: Option<Tick>,
-}
-
-/// What sessions are lent, apart from the worker's other parts so that both can be used at once.
-struct Lent {
-    now: Tick,
-    snapshot: Arc<Snapshot>,
-    pool: Pool,
-    edits: Edits,
-    choices: Choices,
-    date: String,
-    dated: u64,
-}
-
-impl Lent {
-    fn turn(&mut self) -> Turn<'_> {
-        Turn {
-            now: self.now,
-            services: &self.snapshot.services,
-            routes: &self.snapshot.routes,
-            stopping: self.snapshot.stopping,
-            pool: &mut self.pool,
-            edits: &mut self.edits,
-            choices: &mut self.choices,
-            date: self.date.as_bytes(),
-        }
-    }
 }
 
 /// What a worker is made with.
@@ -147,15 +123,8 @@ impl<K: Kernel> Worker<K> {
             events: Vec::new(),
             spare_pipes: Vec::new(),
             pipes: Arc::new(()),
-            lent: Lent {
-                now,
-                snapshot,
-                pool: Pool::new(SPARE_BUFFERS),
-                edits: Edits::default(),
-                choices: Choices::new(seed),
-                date: String::new(),
-                dated: 0,
-            },
+            turn: Turn::new(now, snapshot, Pool::new(SPARE_BUFFERS), seed),
+            dated: 0,
             viewer,
             counters,
             reporter,
@@ -215,39 +184,40 @@ impl<K: Kernel> Worker<K> {
     }
 
     fn is_over(&self) -> bool {
-        self.stop_by.is_some_and(|by| self.slots.len() == 0 || self.lent.now >= by)
+        self.stop_by.is_some_and(|by| self.slots.len() == 0 || self.turn.now >= by)
     }
 
     /// How long the next wait may last.
     fn patience_ms(&self) -> Option<u64> {
-        if !self.runnable.is_empty() || self.doors.iter().any(|door| door.is_ready(self.lent.now)) {
+        if !self.runnable.is_empty() || self.doors.iter().any(|door| door.is_ready(self.turn.now)) {
             return Some(0);
         }
         let sweep = (self.conns.len() > 0).then(|| self.swept.after_ms(SWEEP_MS));
         let doors = self.doors.iter().filter_map(Door::opens_at);
         let next = doors.chain(self.timers.next()).chain(sweep).chain(self.stop_by).chain(self.shortage.due()).min()?;
-        Some(next.ms_since(self.lent.now).max(1))
+        Some(next.ms_since(self.turn.now).max(1))
     }
 
     fn read_clocks(&mut self) {
-        self.lent.now = self.kernel.now();
+        self.turn.now = self.kernel.now();
         let seconds = self.kernel.unix_seconds();
-        if seconds != self.lent.dated {
-            self.lent.dated = seconds;
-            self.lent.date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
+        if seconds != self.dated {
+            self.dated = seconds;
+            let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
+            self.turn.date_line = format!("Date: {date}\r\n");
         }
     }
 
     /// The turn's one look at what the control plane says.
     fn follow_snapshot(&mut self) {
-        if self.viewer.load().epoch != self.lent.snapshot.epoch {
-            self.lent.snapshot = self.viewer.load().clone();
+        if self.viewer.load().epoch != self.turn.snapshot.epoch {
+            self.turn.snapshot = self.viewer.load().clone();
             self.adopt_snapshot();
         }
     }
 
     fn adopt_snapshot(&mut self) {
-        let snapshot = self.lent.snapshot.clone();
+        let snapshot = self.turn.snapshot.clone();
         for conn in self.pools.follow(&snapshot) {
             self.discard(conn);
         }
@@ -268,7 +238,7 @@ impl<K: Kernel> Worker<K> {
         for place in self.slots.taken().collect::<Vec<_>>() {
             let Some(slot) = self.slots.at_mut(place) else { continue };
             if slot.session.replica().is_some_and(|replica| down.contains(&replica)) {
-                slot.session.on_replica_down(&mut self.lent.turn());
+                slot.session.on_replica_down(&mut self.turn);
                 self.queue(place);
             }
         }
@@ -278,7 +248,7 @@ impl<K: Kernel> Worker<K> {
         self.accept();
         self.doors.clear();
         let drain_ms = snapshot.services.iter().map(|service| service.limits.drain_timeout_ms).max().unwrap_or(0);
-        self.stop_by = Some(self.lent.now.after_ms(drain_ms));
+        self.stop_by = Some(self.turn.now.after_ms(drain_ms));
         for place in self.slots.taken().collect::<Vec<_>>() {
             if let Some(slot) = self.slots.at_mut(place) {
                 slot.session.on_drain();
@@ -296,7 +266,7 @@ impl<K: Kernel> Worker<K> {
             }
             Token::Client { place, generation } => {
                 if let Some(slot) = self.slots.tenant(place, generation) {
-                    slot.session.on_ready(Leg::Client, event.ready, &self.lent.turn());
+                    slot.session.on_ready(Leg::Client, event.ready, &self.turn);
                     self.queue(place);
                 }
             }
@@ -308,14 +278,13 @@ impl<K: Kernel> Worker<K> {
                             self.mark_batch(place, event.ready);
                         }
                         if let Some(slot) = self.slots.at_mut(owner) {
-                            slot.session.on_ready(Leg::Upstream, event.ready, &self.lent.turn());
+                            slot.session.on_ready(Leg::Upstream, event.ready, &self.turn);
                             self.queue(owner);
                         }
                     }
                     // An idle connection that has something to say is dead or poisoned.
                     None if event.ready.readable || event.ready.hangup || event.ready.dead => {
-                        let (service, replica) = (conn.service, conn.replica);
-                        self.pools.forget(service, replica, place);
+                        self.pools.forget(conn.home, place);
                         self.discard(place);
                     }
                     None => {}
@@ -334,11 +303,11 @@ impl<K: Kernel> Worker<K> {
     }
 
     fn expire(&mut self) {
-        let now = self.lent.now;
+        let now = self.turn.now;
         while let Some(place) = self.timers.due(now) {
             if let Some(slot) = self.slots.at_mut(place) {
                 let waited = slot.session.deadline() <= now;
-                slot.session.on_deadline(&mut self.lent.turn());
+                slot.session.on_deadline(&mut self.turn);
                 if waited && self.is_behind(place) {
                     self.dismiss(place);
                 }
@@ -357,11 +326,11 @@ impl<K: Kernel> Worker<K> {
             Ok(counted) => counted,
             Err(cap) => return self.turn_away(socket, arrival.peer.ip(), cap),
         };
-        let told = self.lent.snapshot.services.iter().any(|service| service.send_proxy.is_some());
+        let told = self.turn.snapshot.services.iter().any(|service| service.send_proxy.is_some());
         if told && arrival.local.ip().is_unspecified() {
             arrival.local = self.kernel.local(&socket).unwrap_or(arrival.local);
         }
-        let session = Session::new(arrival, &mut self.lent.turn());
+        let session = Session::new(arrival, &mut self.turn);
         let deadline = session.deadline();
         let place = self.slots.insert(Slot::new(session, socket, arrival.peer.ip(), counted));
         self.fresh += 1;

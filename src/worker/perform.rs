@@ -29,7 +29,7 @@ impl<K: Kernel> Worker<K> {
         match step {
             Step::Recv(leg) => {
                 let Some(socket) = socket_of(leg) else { return gone() };
-                let space = session.lane_from(leg).space(&mut self.lent.pool);
+                let space = session.lane_from(leg).space(&mut self.turn.pool);
                 taken(uninterrupted(|| kernel.recv(socket, space)))
             }
             Step::Send(leg) => {
@@ -71,7 +71,7 @@ impl<K: Kernel> Worker<K> {
                 let _ = socket_of(leg).map(|socket| kernel.finish(socket));
                 Outcome::Done
             }
-            Step::Dial(_) | Step::Park | Step::Hangup | Step::Close { .. } => Outcome::Done,
+            Step::Dial | Step::Park | Step::Hangup | Step::Close { .. } => Outcome::Done,
         }
     }
 

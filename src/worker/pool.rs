@@ -21,6 +21,15 @@ struct Pool {
     apart_until: Tick,
 }
 
+/// Where a connection waits between requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Home {
+    pub service: usize,
+    /// The replica's number, as the snapshot had it when the connection was opened.
+    pub member: usize,
+    pub replica: ReplicaId,
+}
+
 impl Pools {
     /// Lays the pools out as `snapshot` has them, and returns the connections whose replica takes no more requests.
     pub fn follow(&mut self, snapshot: &Snapshot) -> Vec<u32> {
@@ -44,26 +53,26 @@ impl Pools {
     }
 
     /// The idle connection used last.
-    pub fn take(&mut self, service: usize, member: usize) -> Option<u32> {
-        self.services.get_mut(service)?.get_mut(member)?.idle.pop()
+    pub fn take(&mut self, home: Home) -> Option<u32> {
+        self.find(home)?.idle.pop()
     }
 
     /// Where requests for this replica gather, if they may.
-    pub fn gathering(&mut self, service: usize, member: usize, now: Tick) -> Option<&mut Option<u32>> {
-        let pool = self.services.get_mut(service)?.get_mut(member)?;
+    pub fn gathering(&mut self, home: Home, now: Tick) -> Option<&mut Option<u32>> {
+        let pool = self.find(home)?;
         (pool.apart_until <= now).then_some(&mut pool.gathering)
     }
 
     /// Standing in line at this replica cost more than it saved: not again before `until`.
-    pub fn keep_apart(&mut self, service: usize, replica: ReplicaId, until: Tick) {
-        if let Some(pool) = self.find(service, replica) {
+    pub fn keep_apart(&mut self, home: Home, until: Tick) {
+        if let Some(pool) = self.find(home) {
             pool.apart_until = until;
         }
     }
 
     /// Keeps `conn` for later; false if it should be closed instead.
-    pub fn give(&mut self, service: usize, replica: ReplicaId, conn: u32) -> bool {
-        let Some(pool) = self.find(service, replica) else { return false };
+    pub fn give(&mut self, home: Home, conn: u32) -> bool {
+        let Some(pool) = self.find(home) else { return false };
         let keep = pool.up && pool.idle.len() < pool.limit;
         if keep {
             pool.idle.push(conn);
@@ -72,8 +81,8 @@ impl Pools {
     }
 
     /// `conn` died while it was idle.
-    pub fn forget(&mut self, service: usize, replica: ReplicaId, conn: u32) {
-        if let Some(pool) = self.find(service, replica)
+    pub fn forget(&mut self, home: Home, conn: u32) {
+        if let Some(pool) = self.find(home)
             && let Some(at) = pool.idle.iter().rposition(|c| *c == conn)
         {
             pool.idle.remove(at);
@@ -96,7 +105,11 @@ impl Pools {
         stale
     }
 
-    fn find(&mut self, service: usize, replica: ReplicaId) -> Option<&mut Pool> {
-        self.services.get_mut(service)?.iter_mut().find(|pool| pool.replica == replica)
+    fn find(&mut self, home: Home) -> Option<&mut Pool> {
+        let pools = self.services.get_mut(home.service)?;
+        let stays = pools.get(home.member).is_some_and(|pool| pool.replica == home.replica);
+        let moved = || pools.iter().position(|pool| pool.replica == home.replica);
+        let at = if stays { home.member } else { moved()? };
+        pools.get_mut(at)
     }
 }

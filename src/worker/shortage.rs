@@ -122,15 +122,15 @@ impl<K: Kernel> Worker<K> {
     pub(super) fn put_off(&mut self, place: u32) -> Outcome {
         self.shortage.waiting.push_back(place);
         self.shortage.felt = true;
-        if self.shortage.retry_at <= self.lent.now {
-            self.shortage.retry_at = self.lent.now.after_ms(RETRY_MS);
+        if self.shortage.retry_at <= self.turn.now {
+            self.shortage.retry_at = self.turn.now.after_ms(RETRY_MS);
         }
         Outcome::Short
     }
 
     /// Those who waited longest try again.
     pub(super) fn end_shortage(&mut self) {
-        let now = self.lent.now;
+        let now = self.turn.now;
         if self.shortage.due().is_some_and(|due| due <= now) {
             let first = self.shortage.waiting.len().min(BATCH);
             for place in self.shortage.waiting.drain(..first).collect::<Vec<_>>() {
@@ -151,7 +151,7 @@ impl<K: Kernel> Worker<K> {
 
     #[cold]
     fn hurry(&mut self) {
-        let now = self.lent.now;
+        let now = self.turn.now;
         self.shortage.until = self.shortage.until.min(now);
         self.shortage.retry_at = self.shortage.retry_at.min(now);
         self.doors.iter_mut().for_each(|door| door.hurry(now));

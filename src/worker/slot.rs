@@ -6,12 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::core::session::Session;
-use crate::core::snapshot::{ReplicaId, Served};
+use crate::core::snapshot::Served;
 use crate::core::step::Leg;
 use crate::core::tick::Tick;
 use crate::kernel::Kernel;
 
 use super::line::Batch;
+use super::pool::Home;
 
 pub struct Slot<K: Kernel> {
     pub session: Session,
@@ -33,8 +34,7 @@ pub struct Slot<K: Kernel> {
 
 pub struct Conn<K: Kernel> {
     pub socket: K::Socket,
-    pub service: usize,
-    pub replica: ReplicaId,
+    pub home: Home,
     /// The sessions that use it, in the order of their requests; idle without one. The first is the one that reads.
     pub line: VecDeque<u32>,
     pub batch: Option<Box<Batch>>,

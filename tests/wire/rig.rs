@@ -7,17 +7,16 @@ use std::sync::Arc;
 
 use ringway::core::buffer::Pool;
 use ringway::core::limits::Limits;
-use ringway::core::rewrite::Edits;
 use ringway::core::ring::{Kind, Member, Ring};
 use ringway::core::session::{Arrival, Session};
-use ringway::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service};
+use ringway::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, Snapshot};
 use ringway::core::step::{Leg, Notice, Outcome, Ready, Step};
 use ringway::core::tick::Tick;
-use ringway::core::turn::{Choices, Turn};
+use ringway::core::turn::Turn;
 
 use crate::strict;
 
-pub const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+pub const DATE_LINE: &str = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
 const CLIENT: ([u8; 4], u16) = ([10, 0, 0, 1], 40000);
 const OURS: ([u8; 4], u16) = ([10, 0, 0, 9], 80);
 /// More steps than any row takes: a session that goes on for longer is stuck in a circle.
@@ -119,7 +118,6 @@ pub struct Rig {
     pub closed: Option<bool>,
     pub client_finished: bool,
     pub notices: Vec<Notice>,
-    pub now: Tick,
     /// What the next dials come to; a connection where nothing is said.
     pub dials: VecDeque<Outcome>,
     /// So many sends to replicas fail from now on.
@@ -133,11 +131,7 @@ pub struct Rig {
     client: Feed,
     answers: VecDeque<Answer>,
     cut: Cut,
-    services: Vec<Arc<Service>>,
-    routes: Routes,
-    pool: Pool,
-    edits: Edits,
-    choices: Choices,
+    turn: Turn,
 }
 
 impl Rig {
@@ -152,23 +146,12 @@ impl Rig {
             ring: Arc::new(Ring::build(Kind::Ketama, &[Member::new("a", 1)])),
         };
         let services = vec![Arc::new(service)];
-        let routes = Routes::default();
-        let (mut pool, mut edits, mut choices) = (Pool::new(4), Edits::default(), Choices::new(1));
+        let snapshot = Snapshot { epoch: 1, stopping: false, services, routes: Routes::default() };
+        let mut turn = Turn::new(Tick(1), Arc::new(snapshot), Pool::new(4), 1);
+        turn.date_line = DATE_LINE.into();
         let arrival =
             Arrival { peer: SocketAddr::from(CLIENT), local: SocketAddr::from(OURS), proxied: false, tunnel_to: None };
-        let session = Session::new(
-            arrival,
-            &mut Turn {
-                now: Tick(1),
-                services: &services,
-                routes: &routes,
-                stopping: false,
-                pool: &mut pool,
-                edits: &mut edits,
-                choices: &mut choices,
-                date: DATE.as_bytes(),
-            },
-        );
+        let session = Session::new(arrival, &mut turn);
         Rig {
             session,
             to_client: Vec::new(),
@@ -176,7 +159,6 @@ impl Rig {
             closed: None,
             client_finished: false,
             notices: Vec::new(),
-            now: Tick(1),
             dials: VecDeque::new(),
             broken_sends: 0,
             deaf: false,
@@ -185,11 +167,7 @@ impl Rig {
             client: Feed::default(),
             answers: VecDeque::new(),
             cut: Cut::Whole,
-            services,
-            routes,
-            pool,
-            edits,
-            choices,
+            turn,
         }
     }
 
@@ -241,7 +219,7 @@ impl Rig {
 
     /// Nothing happens until the session's deadline has passed.
     pub fn time_out(&mut self) {
-        self.now = Tick(self.session.deadline().0.max(self.now.0));
+        self.turn.now = Tick(self.session.deadline().0.max(self.turn.now.0));
         self.with_turn(|session, turn| session.on_deadline(turn));
         self.run();
     }
@@ -267,9 +245,9 @@ impl Rig {
 
     fn perform(&mut self, step: Step) -> Outcome {
         match step {
-            Step::Recv(Leg::Client) => self.client.recv(self.session.lane_from(Leg::Client).space(&mut self.pool)),
+            Step::Recv(Leg::Client) => self.client.recv(self.session.lane_from(Leg::Client).space(&mut self.turn.pool)),
             Step::Recv(Leg::Upstream) => {
-                let space = self.session.lane_from(Leg::Upstream).space(&mut self.pool);
+                let space = self.session.lane_from(Leg::Upstream).space(&mut self.turn.pool);
                 current(&mut self.upstreams).feed.recv(space)
             }
             Step::Send(Leg::Upstream) if self.broken_sends > 0 => {
@@ -293,7 +271,7 @@ impl Rig {
             }
             Step::Fill(..) => Outcome::Unspliceable,
             Step::Drain(..) => panic!("nothing was spliced"),
-            Step::Dial(_) => self.dial(),
+            Step::Dial => self.dial(),
             Step::Park => self.leave(Fate::Parked),
             Step::Hangup => self.leave(Fate::HungUp),
             Step::Finish(Leg::Client) => {
@@ -386,17 +364,7 @@ impl Rig {
     }
 
     pub fn with_turn(&mut self, act: impl FnOnce(&mut Session, &mut Turn)) {
-        let mut turn = Turn {
-            now: self.now,
-            services: &self.services,
-            routes: &self.routes,
-            stopping: false,
-            pool: &mut self.pool,
-            edits: &mut self.edits,
-            choices: &mut self.choices,
-            date: DATE.as_bytes(),
-        };
-        act(&mut self.session, &mut turn);
+        act(&mut self.session, &mut self.turn);
     }
 }
 

@@ -23,7 +23,7 @@
 use ringway::core::limits::{Limits, Trust};
 use ringway::core::reply;
 
-use crate::rig::{Answer, DATE, End, Fate};
+use crate::rig::{Answer, DATE_LINE, End, Fate};
 
 pub const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 pub const ADDED: &[u8] = b"X-Forwarded-For: 10.0.0.1\r\nX-Forwarded-Proto: http\r\nVia: 1.1 ringway\r\n";
@@ -115,7 +115,7 @@ fn row(name: String, block: &[&str], variant: &str) -> Row {
                 match rest.as_str() {
                     "CUT" => row.client_cut = true,
                     "OK" => row.to_client.extend_from_slice(OK),
-                    "@" => row.to_client.extend_from_slice(format!("Date: {DATE}\r\n").as_bytes()),
+                    "@" => row.to_client.extend_from_slice(DATE_LINE.as_bytes()),
                     _ => row.to_client.extend(line_bytes(&rest)),
                 }
             }
@@ -123,7 +123,7 @@ fn row(name: String, block: &[&str], variant: &str) -> Row {
                 (refused, told_client) = (true, true);
                 let (status, why) = rest.split_once(' ').expect("a status and a reason");
                 let status = status.parse().expect("a status");
-                row.to_client.extend_from_slice(&reply::reply(status, why, kind == "!h", DATE.as_bytes()));
+                row.to_client.extend_from_slice(&reply::reply(status, why, kind == "!h", DATE_LINE));
             }
             "@" => row.time_out = true,
             "=" => {

@@ -4,18 +4,17 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::DATE;
+use super::DATE_LINE;
 use super::sent::Sent;
 use crate::core::buffer::Pool;
 use crate::core::limits::Limits;
 use crate::core::proxy::Version;
-use crate::core::rewrite::Edits;
 use crate::core::ring::{Kind, Member, Ring};
 use crate::core::session::{Arrival, Session};
-use crate::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service};
+use crate::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, Snapshot};
 use crate::core::step::{Leg, Outcome, Ready, Step};
 use crate::core::tick::Tick;
-use crate::core::turn::{Choices, Turn};
+use crate::core::turn::Turn;
 
 /// Steps in a row that one arrival can lead to, generously.
 const STEPS: usize = 100_000;
@@ -28,44 +27,29 @@ pub fn session(bytes: &[u8]) {
     let mut input = Input { bytes, at: 0, legs: [Source::default(), Source::default()], pipes: [0, 0], dials: 0 };
     let kind = input.byte().unwrap_or(0);
     let introduced = (kind & INTRODUCED != 0).then_some(Version::V2);
-    let services = [Arc::new(service(introduced))];
-    let routes = Routes::default();
-    let (mut pool, mut edits, mut choices) = (Pool::new(2), Edits::default(), Choices::new(1));
-    let mut now = Tick(1);
-    let mut stopping = false;
+    let service = Arc::new(service(introduced));
+    let snapshot = Snapshot { epoch: 1, stopping: false, services: vec![service], routes: Routes::default() };
+    let mut turn = Turn::new(Tick(1), Arc::new(snapshot), Pool::new(2), 1);
+    turn.date_line = DATE_LINE.into();
     let mut sent = Sent::default();
-    macro_rules! turn {
-        () => {
-            Turn {
-                now,
-                services: &services,
-                routes: &routes,
-                stopping,
-                pool: &mut pool,
-                edits: &mut edits,
-                choices: &mut choices,
-                date: DATE,
-            }
-        };
-    }
     let local = SocketAddr::from(([127, 0, 0, 1], 80));
     let tunnel_to = (kind & TUNNEL != 0).then_some(0);
     let arrival = Arrival { peer: local, local, proxied: kind & PROXIED == PROXIED, tunnel_to };
-    let mut session = Session::new(arrival, &mut turn!());
+    let mut session = Session::new(arrival, &mut turn);
     while let Some(event) = input.event() {
         match event {
             Event::Ready(leg, ready) => {
                 session.on_room();
-                session.on_ready(leg, ready, &turn!());
+                session.on_ready(leg, ready, &turn);
             }
             Event::Late => {
-                now = session.deadline();
-                session.on_deadline(&mut turn!());
+                turn.now = session.deadline();
+                session.on_deadline(&mut turn);
             }
-            Event::Down if session.replica().is_some() => session.on_replica_down(&mut turn!()),
+            Event::Down if session.replica().is_some() => session.on_replica_down(&mut turn),
             Event::Down => {}
             Event::Stop => {
-                stopping = true;
+                Arc::make_mut(&mut turn.snapshot).stopping = true;
                 session.on_drain();
             }
         }
@@ -77,9 +61,9 @@ pub fn session(bytes: &[u8]) {
             let outcome = match step {
                 Step::Close { reset } => {
                     assert!(!(held_back && reset), "the last bytes are cut off: {session:?}");
-                    return closed(&mut session, &mut pool);
+                    return closed(&mut session, &mut turn.pool);
                 }
-                Step::Recv(leg) => input.recv(leg, session.lane_from(leg).space(&mut pool)),
+                Step::Recv(leg) => input.recv(leg, session.lane_from(leg).space(&mut turn.pool)),
                 Step::Send(leg) => {
                     let tunnel = session.is_tunnel();
                     let last = leg == Leg::Client && session.says_goodbye();
@@ -94,11 +78,11 @@ pub fn session(bytes: &[u8]) {
                 }
                 Step::Fill(leg, most) => input.filled(leg, most),
                 Step::Drain(leg, most) => input.drained(leg, most),
-                Step::Dial(call) => {
+                Step::Dial => {
                     let same = session.was_tried(ReplicaId(input.dials));
                     sent = if same { sent.again(introduced.is_some()) } else { Sent::new(introduced.is_some()) };
                     // A connection that was introduced serves nobody else.
-                    input.dialled(introduced.is_none(), call.shareable)
+                    input.dialled(introduced.is_none(), session.call().shareable)
                 }
                 Step::Hangup => {
                     input.pipes[0] = 0;
@@ -110,9 +94,9 @@ pub fn session(bytes: &[u8]) {
                 }
                 Step::Park => Outcome::Done,
             };
-            session.complete(step, outcome, &mut turn!());
+            session.complete(step, outcome, &mut turn);
             session.check();
-            assert_eq!(pool.lent(), session.buffers(), "buffers lent and held: {session:?}");
+            assert_eq!(turn.pool.lent(), session.buffers(), "buffers lent and held: {session:?}");
             while session.take_notice().is_some() {}
         }
         assert!(!held_back, "the last bytes wait for nothing: {session:?}");

@@ -13,7 +13,7 @@ use super::request::{self, Origin};
 use super::response::{self, Asked};
 use super::rewrite::Edits;
 
-const DATE: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
+const DATE_LINE: &str = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
 /// Room in front of a head, as a lane has it.
 const ROOM: usize = 2048;
 
@@ -76,7 +76,7 @@ fn forwarded(head: &[u8], limits: &Limits) -> Option<Vec<u8>> {
     let mut room = head::room();
     let request = head::parse_request(head, &mut room, limits).ok()?;
     let mut edits = Edits::default();
-    let origin = Origin { client_ip: b"192.0.2.1", proto: b"http", service: "service" };
+    let origin = Origin { client_ip: b"192.0.2.1", service: "service" };
     request::plan(head, &request, limits, origin, &mut edits).ok()?;
     Some(applied(head, &edits))
 }
@@ -85,7 +85,7 @@ fn answered(head: &[u8], asked: Asked) -> Option<Vec<u8>> {
     let mut room = head::room();
     let response = head::parse_response(head, &mut room, &Limits::DEFAULT).ok()?;
     let mut edits = Edits::default();
-    response::plan(head, &response, asked, DATE, &mut edits).ok()?;
+    response::plan(head, &response, asked, DATE_LINE, &mut edits).ok()?;
     Some(applied(head, &edits))
 }
 

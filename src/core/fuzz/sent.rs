@@ -63,7 +63,7 @@ impl Sent {
         let mut room = head::room();
         let head = head::parse_request(&self.bytes[..len], &mut room, &limits);
         let head = head.unwrap_or_else(|refusal| panic!("{}: {self}", refusal.why));
-        let origin = Origin { client_ip: b"192.0.2.1", proto: b"http", service: "service" };
+        let origin = Origin { client_ip: b"192.0.2.1", service: "service" };
         let plan = request::plan(&self.bytes[..len], &head, &limits, origin, &mut Edits::default());
         let plan = plan.unwrap_or_else(|refusal| panic!("{}: {self}", refusal.why));
         self.idempotent = plan.idempotent;

@@ -91,7 +91,8 @@ impl Session {
         };
         self.notice = symptom.map(|symptom| Notice::Ill { replica, symptom });
         let patient = connected && loss == Loss::TimedOut;
-        if !patient && self.exchange.may_redial(self.limits(turn).attempts.saturating_add(u32::from(reused))) {
+        if !patient && self.exchange.may_redial(self.limits(&turn.snapshot).attempts.saturating_add(u32::from(reused)))
+        {
             return self.redial((reused && loss != Loss::ReplicaDown).then_some(replica), turn);
         }
         match (self.download.phase, patient) {
@@ -114,7 +115,7 @@ impl Session {
         self.exchange.asked_at = None;
         self.exchange.left = false;
         self.link = Link::Wanted { again, waits: false };
-        self.arm(turn.now, self.limits(turn).connect_timeout_ms);
+        self.arm(turn.now, self.limits(&turn.snapshot).connect_timeout_ms);
     }
 
     #[cold]
@@ -167,8 +168,8 @@ impl Session {
         if !self.exchange.active {
             self.exchange.is_head = self.upload.unscanned().starts_with(b"HEAD ");
         }
-        self.answer_with(reply::reply(status, why, self.exchange.is_head, turn.date));
-        self.arm(turn.now, self.limits(turn).stall_timeout_ms);
+        self.answer_with(reply::reply(status, why, self.exchange.is_head, &turn.date_line));
+        self.arm(turn.now, self.limits(&turn.snapshot).stall_timeout_ms);
     }
 
     /// An interim response that is still on its way goes first.
@@ -223,7 +224,7 @@ impl Session {
     /// A response head is overdue: first a word to the control plane, at the deadline 504.
     fn waited(&mut self, replica: ReplicaId, turn: &mut Turn) {
         let since = *self.exchange.asked_at.get_or_insert(turn.now);
-        let timeout_ms = self.limits(turn).response_timeout_ms;
+        let timeout_ms = self.limits(&turn.snapshot).response_timeout_ms;
         let after_ms = turn.now.ms_since(since);
         if after_ms >= timeout_ms {
             return self.lost(Loss::TimedOut, turn);

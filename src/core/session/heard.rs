@@ -76,21 +76,21 @@ impl Session {
                 self.exchange.left = false;
                 self.exchange.shared = shared;
                 if let Some(version) =
-                    turn.service(self.exchange.service).and_then(|s| s.send_proxy).filter(|_| !reused)
+                    turn.snapshot.service(self.exchange.service).and_then(|s| s.send_proxy).filter(|_| !reused)
                 {
                     self.upload.prepend(&proxy::write(version, self.ends));
                 }
                 if !self.exchange.tunnel {
                     self.download.restart(Phase::Head);
                 }
-                let limits = self.limits(turn);
+                let limits = self.limits(&turn.snapshot);
                 self.arm(turn.now, if reused { limits.stall_timeout_ms } else { limits.connect_timeout_ms });
             }
             Outcome::Undialable { replica, why } => {
                 self.exchange.tried(replica);
                 self.exchange.timed_out = false;
                 self.notice = Some(Notice::Ill { replica, symptom: Symptom::ConnectFailed(why) });
-                if self.exchange.may_redial(self.limits(turn).attempts) {
+                if self.exchange.may_redial(self.limits(&turn.snapshot).attempts) {
                     self.link = Link::Wanted { again: None, waits: false };
                 } else {
                     self.unreachable(turn);
@@ -116,7 +116,7 @@ impl Session {
             Leg::Client if self.exchange.active => self.exchange.mark = None,
             Leg::Client if !self.head_begun => {
                 self.head_begun = true;
-                self.arm(turn.now, turn.limits(turn.routes.default).head_timeout_ms);
+                self.arm(turn.now, turn.snapshot.first_limits().head_timeout_ms);
             }
             Leg::Client => {}
         }
@@ -159,12 +159,12 @@ impl Session {
             }
         }
         self.exchange.asked_at = Some(turn.now);
-        self.arm(turn.now, SILENT_MS.min(self.limits(turn).response_timeout_ms));
+        self.arm(turn.now, SILENT_MS.min(self.limits(&turn.snapshot).response_timeout_ms));
     }
 
     /// Progress puts the stall deadline off.
     pub(super) fn moved(&mut self, turn: &Turn) {
-        let limits = self.limits(turn);
+        let limits = self.limits(&turn.snapshot);
         let connecting = matches!(self.link, Link::Open { connected: false, .. });
         if self.exchange.tunnel {
             if !connecting {

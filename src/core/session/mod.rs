@@ -20,7 +20,7 @@ use super::lane::{Lane, Phase};
 use super::limits::Limits;
 use super::proxy::{self, Ends};
 use super::reply;
-use super::snapshot::ReplicaId;
+use super::snapshot::{ReplicaId, Snapshot};
 use super::step::{Call, Leg, Notice, Outcome, Ready, Step};
 use super::tick::Tick;
 use super::turn::Turn;
@@ -134,7 +134,7 @@ impl Session {
             ends: Ends { source: arrival.peer, destination: arrival.local },
             client_ip: IpText::new(arrival.peer.ip()),
         };
-        session.arm(turn.now, turn.limits(turn.routes.default).idle_timeout_ms);
+        session.arm(turn.now, turn.snapshot.first_limits().idle_timeout_ms);
         if let Some(service) = arrival.tunnel_to {
             session.exchange.service = service;
             session.exchange.tunnel = true;
@@ -261,15 +261,21 @@ impl Session {
             Stage::Lingering => return self.linger(),
             Stage::Serving => {}
         }
-        if let Link::Wanted { again, waits } = self.link {
-            let Exchange { service, key, shareable, .. } = self.exchange;
-            return (!waits).then_some(Step::Dial(Call { service, key, again, shareable }));
+        if let Link::Wanted { waits, .. } = self.link {
+            return (!waits).then_some(Step::Dial);
         }
         self.push(Leg::Client)
             .or_else(|| self.part())
             .or_else(|| self.push(Leg::Upstream))
             .or_else(|| self.pull(Leg::Upstream))
             .or_else(|| self.pull(Leg::Client))
+    }
+
+    /// What a replica is wanted for.
+    pub fn call(&self) -> Call {
+        let Exchange { service, key, shareable, .. } = self.exchange;
+        let again = if let Link::Wanted { again, .. } = self.link { again } else { None };
+        Call { service, key, again, shareable }
     }
 
     /// Hears how a step went and moves the protocol on as far as it goes without I/O.
@@ -279,7 +285,13 @@ impl Session {
             Step::Send(leg) => self.sent(leg, outcome, turn),
             Step::Fill(leg, _) => self.filled(leg, outcome, turn),
             Step::Drain(leg, _) => self.drained(leg, outcome, turn),
-            Step::Dial(_) => self.dialled(outcome, turn),
+            Step::Dial => {
+                self.dialled(outcome, turn);
+                if matches!(self.link, Link::Open { .. }) {
+                    // Nothing came and nothing left: the lanes stand as they stood.
+                    return;
+                }
+            }
             Step::Park => {
                 self.link = Link::None;
                 // What came behind the response was for the next in line.
@@ -333,7 +345,7 @@ impl Session {
 
     /// The control plane says that the replica in use is down: what can go elsewhere does so now.
     pub fn on_replica_down(&mut self, turn: &mut Turn) {
-        if self.exchange.may_redial(self.limits(turn).attempts) {
+        if self.exchange.may_redial(self.limits(&turn.snapshot).attempts) {
             self.lost(Loss::ReplicaDown, turn);
             self.settle(turn);
         }
@@ -371,8 +383,8 @@ impl Session {
         }
     }
 
-    fn limits<'a>(&self, turn: &Turn<'a>) -> &'a Limits {
-        turn.limits(self.exchange.service)
+    fn limits<'a>(&self, snapshot: &'a Snapshot) -> &'a Limits {
+        snapshot.limits(self.exchange.service)
     }
 
     fn arm(&mut self, now: Tick, ms: u64) {

@@ -18,39 +18,36 @@ impl Session {
         while self.stage == Stage::Serving {
             self.advance_upload(turn);
             self.advance_download(turn);
-            let answered = self.download.phase == Phase::Done && self.download.is_drained();
             if self.exchange.tunnel {
                 if self.upload.finished && self.download.finished {
                     self.stage = Stage::Closing { reset: false };
                 }
                 break;
             }
-            if !self.exchange.active || !answered || self.link != Link::None {
+            let over = self.exchange.active && self.link == Link::None;
+            if !over || self.download.phase != Phase::Done || !self.download.is_drained() {
                 break;
             }
             self.end_exchange(turn);
         }
-        if turn.stopping {
+        if turn.snapshot.stopping {
             self.on_drain();
         }
-        if self.upload.is_drained() {
-            self.upload.reclaim(turn.pool);
-        }
-        if self.download.is_drained() {
-            self.download.reclaim(turn.pool);
-        }
+        self.upload.reclaim(&mut turn.pool);
+        self.download.reclaim(&mut turn.pool);
     }
 
     /// The bytes of the client go to its service as they are.
     pub(super) fn begin_tunnel(&mut self, turn: &mut Turn) {
         let service = self.exchange.service;
         let fresh = turn.choices.draw();
-        let key = turn.service(service).map_or(fresh, |s| key::of(&s.key, b"", &[], self.client_ip.text(), fresh));
+        let key =
+            turn.snapshot.service(service).map_or(fresh, |s| key::of(&s.key, b"", &[], self.client_ip.text(), fresh));
         self.exchange.begin(service, key);
         self.exchange.tunnel = true;
         self.open_tunnel();
         self.link = Link::Wanted { again: None, waits: false };
-        self.arm(turn.now, turn.limits(service).connect_timeout_ms);
+        self.arm(turn.now, turn.snapshot.limits(service).connect_timeout_ms);
     }
 
     /// Takes a PROXY header off the front, if one is due.
@@ -71,15 +68,16 @@ impl Session {
     }
 
     fn advance_upload(&mut self, turn: &mut Turn) {
-        if self.proxy_first
-            && self.upload.has_unscanned()
-            && let Err(why) = self.read_proxy(turn)
-        {
-            self.refused = Some(Notice::Refused { status: 0, why });
-            self.stage = Stage::Closing { reset: true };
-        }
         if self.proxy_first {
-            return;
+            if self.upload.has_unscanned()
+                && let Err(why) = self.read_proxy(turn)
+            {
+                self.refused = Some(Notice::Refused { status: 0, why });
+                self.stage = Stage::Closing { reset: true };
+            }
+            if self.proxy_first {
+                return;
+            }
         }
         if self.upload.phase == Phase::Head
             && !self.exchange.active
@@ -117,7 +115,7 @@ impl Session {
     /// to read, for the room that a head's fields take on the stack.
     #[inline(never)]
     fn read_request(&mut self, turn: &mut Turn) -> Result<(), Refusal> {
-        let limits = turn.limits(turn.routes.default);
+        let limits = turn.snapshot.first_limits();
         let mut scan: HeadScan = self.upload.head;
         let blank = scan.skip_blank(self.upload.unscanned())?;
         self.upload.skip(blank);
@@ -132,15 +130,15 @@ impl Session {
         let mut room = head::room();
         let request = head::parse_request(head, &mut room, limits)?;
         let target = head::origin_form(request.target).as_bytes();
-        let index = turn.routes.service(key::path(target));
-        let service = turn.service(index).ok_or(head::refusal(503, "no service is configured"))?;
+        let index = turn.snapshot.routes.service(target);
+        let service = turn.snapshot.service(index).ok_or(head::refusal(503, "no service is configured"))?;
         let client_ip = self.client_ip.text();
-        let origin = Origin { client_ip, proto: b"http", service: &service.name };
+        let origin = Origin { client_ip, service: &service.name };
         turn.edits.clear();
-        let plan = request::plan(head, &request, limits, origin, turn.edits)?;
+        let plan = request::plan(head, &request, limits, origin, &mut turn.edits)?;
         let protocols = if plan.upgrade { head::value(request.fields, "upgrade").to_vec() } else { Vec::new() };
         let key = key::of(&service.key, target, request.fields, client_ip, turn.choices.draw());
-        let edits = &*turn.edits;
+        let edits = &turn.edits;
         self.upload.release_head(len, |store, from, to| edits.apply(store, from, to));
         self.upload.body = plan.body;
         self.upload.phase = Phase::Body;
@@ -158,8 +156,8 @@ impl Session {
             plan.safe && !plan.upgrade && len <= SHAREABLE_MAX && matches!(self.upload.body, Body::Empty);
         self.exchange.mark = Some(self.upload.mark());
         match plan.own {
-            Some(Own::Options) => self.answer_with(reply::options(turn.date)),
-            Some(Own::Trace(request)) => self.answer_with(reply::trace(&request, turn.date)),
+            Some(Own::Options) => self.answer_with(reply::options(&turn.date_line)),
+            Some(Own::Trace(request)) => self.answer_with(reply::trace(&request, &turn.date_line)),
             None => self.link = Link::Wanted { again: None, waits: false },
         }
         self.arm(turn.now, service.limits.connect_timeout_ms);
@@ -174,7 +172,7 @@ impl Session {
         if blank > 0 && !self.upload.has_unscanned() {
             // Empty lines after a request are no beginning of another one.
             self.head_begun = false;
-            self.arm(turn.now, turn.limits(turn.routes.default).idle_timeout_ms);
+            self.arm(turn.now, turn.snapshot.first_limits().idle_timeout_ms);
         }
         Ok(())
     }
@@ -182,7 +180,7 @@ impl Session {
     /// Reads a response head if it is here whole; true if there may be another one behind it.
     #[inline(never)]
     fn read_response(&mut self, turn: &mut Turn) -> Result<bool, &'static str> {
-        let limits = self.limits(turn);
+        let limits = self.limits(&turn.snapshot);
         let mut scan = self.download.head;
         let whole = scan.find(self.download.unscanned(), limits).map_err(|refusal| refusal.why)?;
         self.download.head = scan;
@@ -191,12 +189,12 @@ impl Session {
         let mut room = head::room();
         let parsed = head::parse_response(head, &mut room, limits)?;
         let mut asked = self.exchange.asked();
-        asked.keep_alive &= !turn.stopping && self.upload.phase == Phase::Done && !self.upload.ended;
+        asked.keep_alive &= !turn.snapshot.stopping && self.upload.phase == Phase::Done && !self.upload.ended;
         if parsed.status == 101 && !head::is_among(head::value(parsed.fields, "upgrade"), &self.exchange.protocols) {
             return Err("101 that was not asked for");
         }
         turn.edits.clear();
-        let plan = response::plan(head, &parsed, asked, turn.date, turn.edits)?;
+        let plan = response::plan(head, &parsed, asked, &turn.date_line, &mut turn.edits)?;
         self.download.head.reset();
         if plan.is_interim() {
             self.exchange.expects &= plan.status != 100;
@@ -211,7 +209,7 @@ impl Session {
                 return Ok(true);
             }
         }
-        let edits = &*turn.edits;
+        let edits = &turn.edits;
         self.download.release_head(len, |store, from, to| edits.apply(store, from, to));
         if plan.is_interim() {
             return Ok(true);
@@ -220,7 +218,7 @@ impl Session {
         self.exchange.keep_alive = plan.keep_alive;
         self.exchange.early = self.upload.phase != Phase::Done || !self.upload.is_drained();
         self.exchange.reusable =
-            plan.reusable && turn.service(self.exchange.service).is_some_and(|s| s.send_proxy.is_none());
+            plan.reusable && turn.snapshot.service(self.exchange.service).is_some_and(|s| s.send_proxy.is_none());
         if self.exchange.early && self.exchange.expects {
             self.refuse_body();
         }
@@ -256,15 +254,18 @@ impl Session {
         if exchange.truncated {
             let reset = self.download.body.is_close_delimited();
             self.stage = Stage::Closing { reset };
-        } else if exchange.keep_alive && whole && !self.upload.ended && (!turn.stopping || self.upload.has_unscanned())
+        } else if exchange.keep_alive
+            && whole
+            && !self.upload.ended
+            && (!turn.snapshot.stopping || self.upload.has_unscanned())
         {
             // A request that was read already is answered, even by a balancer that stops: its answer is the last.
             self.upload.restart(Phase::Head);
             self.download.restart(Phase::Done);
-            self.arm(turn.now, turn.limits(turn.routes.default).idle_timeout_ms);
+            self.arm(turn.now, turn.snapshot.first_limits().idle_timeout_ms);
             if self.upload.has_unscanned() {
                 self.head_begun = true;
-                self.arm(turn.now, turn.limits(turn.routes.default).head_timeout_ms);
+                self.arm(turn.now, turn.snapshot.first_limits().head_timeout_ms);
             }
         } else if (exchange.lingers || !whole || self.client.readable) && !self.upload.ended {
             self.stage = Stage::Lingering;
