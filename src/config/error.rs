@@ -49,8 +49,8 @@ pub fn value(wrong: &clap::Error) -> String {
     }
 }
 
-/// Control characters as escapes: a value that is repeated can neither break the line nor talk to the terminal.
-fn visible(text: &str) -> String {
+/// Control characters as escapes: a name or a value that is repeated can neither break the line nor talk to the terminal.
+pub fn visible(text: &str) -> String {
     let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(escaped).collect()
 }

@@ -21,7 +21,10 @@ pub fn read(path: &Path, command: &Command) -> Result<Vec<Setting>, String> {
 
 /// The same, of a file that was read.
 pub fn parse_as(path: &Path, text: &str, command: &Command) -> Result<Vec<Setting>, String> {
-    parse(text, command).map_err(|wrong| format!("{}:{}: {}", path.display(), line(text, wrong.at), wrong.what))
+    parse(text, command).map_err(|wrong| {
+        let said = format!("{}:{}: {}", path.display(), line(text, wrong.at), wrong.what);
+        error::visible(&said)
+    })
 }
 
 /// The file's settings take the place of the flags' defaults.
