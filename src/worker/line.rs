@@ -5,6 +5,9 @@
 //! behind a response for the next in line. Whoever leaves the line before its response came takes everybody behind it
 //! along; they ask again, each on a connection of its own, which is safe because only safe requests stand in line. So a
 //! large or slow response, a fault and a client that goes away all end the same way: the line behind it dissolves.
+//!
+//! Two rules keep the order of bytes. Nobody joins a line whose first response has begun: it may be long, or the
+//! connection's last. And the first in line splices only from the socket itself, never past what was read ahead.
 
 use std::collections::VecDeque;
 
@@ -95,7 +98,7 @@ impl<K: Kernel> Worker<K> {
         let is_first = conn.line.front() == Some(&place);
         let batch = conn.batch.as_mut()?;
         match step {
-            Step::Send(Leg::Upstream) if batch.gathering => {
+            Step::Send { leg: Leg::Upstream, .. } if batch.gathering => {
                 let request = slot.session.lane_to(Leg::Upstream).pending();
                 batch.out.extend_from_slice(request);
                 batch.unsent += 1;
@@ -103,14 +106,16 @@ impl<K: Kernel> Worker<K> {
                 self.counters.bytes_up.add(request.len() as u64);
                 Some(Outcome::Moved(request.len() as u64))
             }
-            Step::Send(Leg::Upstream) => Some(gone()),
+            Step::Send { leg: Leg::Upstream, .. } => Some(gone()),
             Step::Recv(Leg::Upstream) | Step::Fill(Leg::Upstream, _) if !is_first => Some(gone()),
             Step::Recv(Leg::Upstream) => {
                 let space = slot.session.lane_from(Leg::Upstream).space(&mut self.turn.pool);
                 let ahead = batch.ahead.get(batch.at..).unwrap_or_default();
                 if !ahead.is_empty() {
                     let n = ahead.len().min(GULP).min(space.len());
-                    space.iter_mut().zip(ahead).take(n).for_each(|(to, from)| *to = *from);
+                    if let (Some(to), Some(from)) = (space.get_mut(..n), ahead.get(..n)) {
+                        to.copy_from_slice(from);
+                    }
                     batch.at += n;
                     return Some(Outcome::Moved(n as u64));
                 }
