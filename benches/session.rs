@@ -87,12 +87,12 @@ fn request_through_a_session(bencher: Bencher, request: &[u8]) {
                     session.lane_from(leg).space(&mut turn.pool)[..bytes.len()].copy_from_slice(bytes);
                     Outcome::Moved(bytes.len() as u64)
                 }
-                Step::Send(leg) => Outcome::Moved(session.lane_to(leg).pending().len() as u64),
+                Step::Send { leg, .. } => Outcome::Moved(session.lane_to(leg).pending().len() as u64),
                 Step::Dial => Outcome::Dialed { replica: ReplicaId(1), reused: true, shared: false },
                 _ => Outcome::Done,
             };
             session.complete(step, outcome, &mut turn);
-            if matches!(step, Step::Send(Leg::Upstream)) {
+            if matches!(step, Step::Send { leg: Leg::Upstream, .. }) {
                 session.on_ready(Leg::Upstream, readable, &turn);
             }
         }

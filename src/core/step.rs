@@ -39,8 +39,9 @@ pub struct Call {
 pub enum Step {
     /// Read into the buffer of the lane whose source this leg is.
     Recv(Leg),
-    /// Write what is pending in the lane whose sink this leg is.
-    Send(Leg),
+    /// Write what is pending in the lane whose sink this leg is. After the `last` of a connection its end follows in
+    /// the same turn, and may leave with it.
+    Send { leg: Leg, last: bool },
     /// Splice at most so many bytes from this leg into its lane's pipe.
     Fill(Leg, u64),
     /// Splice from the lane's pipe into this leg.

@@ -32,8 +32,7 @@ impl<K: Kernel> Worker<K> {
                 let space = session.lane_from(leg).space(&mut self.turn.pool);
                 taken(uninterrupted(|| kernel.recv(socket, space)))
             }
-            Step::Send(leg) => {
-                let last = leg == Leg::Client && session.says_goodbye();
+            Step::Send { leg, last } => {
                 let bytes = session.lane_to(leg).pending();
                 let Some(socket) = socket_of(leg) else { return gone() };
                 let outcome = given(uninterrupted(|| kernel.send(socket, bytes, last)).map(|n| n as u64));

@@ -250,14 +250,14 @@ impl Rig {
                 let space = self.session.lane_from(Leg::Upstream).space(&mut self.turn.pool);
                 current(&mut self.upstreams).feed.recv(space)
             }
-            Step::Send(Leg::Upstream) if self.broken_sends > 0 => {
+            Step::Send { leg: Leg::Upstream, .. } if self.broken_sends > 0 => {
                 self.broken_sends -= 1;
                 current(&mut self.upstreams).feed.arrive();
                 Outcome::Failed(ErrorKind::BrokenPipe)
             }
-            Step::Send(Leg::Client) if self.deaf => Outcome::Blocked,
-            Step::Send(Leg::Upstream) if self.room == 0 => Outcome::Blocked,
-            Step::Send(leg) => {
+            Step::Send { leg: Leg::Client, .. } if self.deaf => Outcome::Blocked,
+            Step::Send { leg: Leg::Upstream, .. } if self.room == 0 => Outcome::Blocked,
+            Step::Send { leg, .. } => {
                 let mut bytes = self.session.lane_to(leg).pending().to_vec();
                 if leg == Leg::Upstream {
                     bytes.truncate(self.room);

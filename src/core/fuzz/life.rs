@@ -64,9 +64,8 @@ pub fn session(bytes: &[u8]) {
                     return closed(&mut session, &mut turn.pool);
                 }
                 Step::Recv(leg) => input.recv(leg, session.lane_from(leg).space(&mut turn.pool)),
-                Step::Send(leg) => {
+                Step::Send { leg, last } => {
                     let tunnel = session.is_tunnel();
-                    let last = leg == Leg::Client && session.says_goodbye();
                     let pending = session.lane_to(leg).pending();
                     let outcome = input.sent(pending.len() as u64);
                     held_back &= leg == Leg::Upstream;

@@ -14,7 +14,7 @@ impl Session {
         let writable = self.side(leg).writable;
         let lane = self.lane_to(leg);
         if lane.has_pending() {
-            writable.then_some(Step::Send(leg))
+            writable.then(|| Step::Send { leg, last: leg == Leg::Client && self.says_goodbye() })
         } else if lane.piped() > 0 {
             writable.then_some(Step::Drain(leg, lane.piped()))
         } else {

@@ -39,10 +39,9 @@ impl Session {
         }
     }
 
-    pub(super) fn sent(&mut self, leg: Leg, outcome: Outcome, turn: &mut Turn) {
+    pub(super) fn sent(&mut self, leg: Leg, last: bool, outcome: Outcome, turn: &mut Turn) {
         match outcome {
             Outcome::Moved(n) => {
-                let last = leg == Leg::Client && self.says_goodbye();
                 let lane = self.lane_to(leg);
                 let short = (n as usize) < lane.pending().len();
                 lane.sent(n as usize);

@@ -221,9 +221,8 @@ impl Session {
         !(asked && last && soon && self.client.writable && self.stage == Stage::Serving)
     }
 
-    /// What waits for the client is the last that it gets: the end of the stream follows in the same turn, and may
-    /// leave with it.
-    pub fn says_goodbye(&self) -> bool {
+    /// What waits for the client is the last that it gets.
+    fn says_goodbye(&self) -> bool {
         let exchange = &self.exchange;
         let last = exchange.active && !exchange.keep_alive && !exchange.tunnel && !exchange.truncated;
         let asked = self.upload.phase == Phase::Done && self.upload.is_drained();
@@ -282,7 +281,7 @@ impl Session {
     pub fn complete(&mut self, step: Step, outcome: Outcome, turn: &mut Turn) {
         match step {
             Step::Recv(leg) => self.received(leg, outcome, turn),
-            Step::Send(leg) => self.sent(leg, outcome, turn),
+            Step::Send { leg, last } => self.sent(leg, last, outcome, turn),
             Step::Fill(leg, _) => self.filled(leg, outcome, turn),
             Step::Drain(leg, _) => self.drained(leg, outcome, turn),
             Step::Dial => {
