@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::flags::{Admin, Run, RuntimeKind};
-use super::{AdminListen, Config, FixedReplica, Heartbeat, Runtime};
+use super::{AdminListen, Config, FixedReplica, Heartbeat, Runtime, error};
 use crate::core::limits::Limits;
 use crate::core::snapshot::Mode;
 
@@ -111,6 +111,6 @@ impl Config {
             AdminListen::Off => "no admin".into(),
         };
         let mode = if self.mode == Mode::Http { "http" } else { "tcp" };
-        format!("{mode} on {}, {replicas}, {admin}", self.listen)
+        error::visible(&format!("{mode} on {}, {replicas}, {admin}", self.listen))
     }
 }

@@ -564,8 +564,9 @@ impl Client {
             begun_late || queued || net.now_us + 1_000_000 > at + drain_ms * 1000
         });
         // The wait for an answer begins with the last byte that the kernel took: a network that needs longer for the
-        // request than a replica may for its answer ends in 504.
-        let slow_network = why == "got 504" && !request.heard_whole;
+        // request than it leaves a replica for its answer ends in 504.
+        let answer_due = request.heard_whole_at.map(|at| at + request.plan.delay_us + 4 * net.faults.latency_us);
+        let slow_network = why == "got 504" && answer_due.is_none_or(|due| net.now_us < due);
         if slow_network {
             return;
         }

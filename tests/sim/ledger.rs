@@ -32,8 +32,8 @@ pub struct Request {
     /// Its last byte was written.
     pub sent_whole: bool,
     pub sent_whole_at: u64,
-    /// A replica read it to its end.
-    pub heard_whole: bool,
+    /// When a replica read it to its end.
+    pub heard_whole_at: Option<u64>,
     /// Heads that reached a replica.
     pub heads: u32,
 }

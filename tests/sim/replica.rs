@@ -369,7 +369,7 @@ impl Conn {
         if asked.body.got != len || request.bad == Bad::Body || (len > 0 && !request.sent_whole) {
             return Err(format!("the body of {} came as whole: {} of {len} bytes", asked.id, asked.body.got));
         }
-        net.ledger.requests[asked.id as usize].heard_whole = true;
+        net.ledger.requests[asked.id as usize].heard_whole_at = Some(net.now_us);
         let request = &net.ledger.requests[asked.id as usize];
         if let Some(answer) = &mut self.answer {
             if std::mem::replace(&mut answer.waits, false) {

@@ -122,7 +122,7 @@ impl Maker<'_> {
             sent_at: None,
             sent_whole: false,
             sent_whole_at: 0,
-            heard_whole: false,
+            heard_whole_at: None,
             heads: 0,
         };
         self.write_head(&mut request, id, last);
