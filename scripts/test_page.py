@@ -74,7 +74,8 @@ class Page:
 
     def until(self, what, expression):
         deadline = time.monotonic() + PATIENCE
-        while not self.value(expression):
+        # A document that is still being read lacks elements that it will have.
+        while not self.value(f"document.readyState !== 'loading' && ({expression})"):
             assert time.monotonic() < deadline, f"waited too long for: {what}"
             time.sleep(0.05)
         print("ok:", what)
