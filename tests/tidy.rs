@@ -20,9 +20,9 @@ const FLOORS: [(&str, u8); 10] = [
 /// Where a crate may be named: sockets and loops are not everybody's business.
 const CRATES: [(&str, &[&str]); 13] = [
     ("mio", &["kernel", "replica"]),
-    ("libc", &[]),
+    ("libc", &["kernel"]),
     ("memmap2", &["core"]),
-    ("nix", &[]),
+    ("nix", &["kernel"]),
     ("rustix", &["kernel", "replica", "control", "experiment"]),
     ("socket2", &["kernel", "replica"]),
     ("signal_hook", &["replica", "balancer", "experiment"]),

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Waker};
+use nix::libc;
+use nix::sys::socket::SetSockOpt;
+use nix::sys::socket::sockopt::SetStruct;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, sockopt};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 use rustix::time::ClockId;
@@ -23,6 +26,8 @@ use crate::core::tick::Tick;
 const EVENTS: usize = 512;
 /// Connections the kernel holds for us until they are accepted.
 const BACKLOG: i32 = 4096;
+/// How long the kernel alone waits for a client's first bytes: the first repetition of its SYN-ACK (1 s).
+const SILENT_S: u32 = 1;
 
 const WAKER: mio::Token = mio::Token(usize::MAX);
 
@@ -45,8 +50,22 @@ impl Linux {
     }
 }
 
-/// A listening socket that shares its port with those of the other workers.
-pub fn listen(address: SocketAddr) -> io::Result<OwnedFd> {
+/// TCP_DEFER_ACCEPT (tcp(7)), in seconds. Neither std, rustix nor socket2 has it; nix makes a safe call of it.
+#[derive(Clone, Copy)]
+struct DeferAccept;
+nix::setsockopt_impl!(DeferAccept, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, u32, SetStruct<u32>);
+
+/// Who says the first word on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstWord {
+    Client,
+    /// The other side may (SMTP greets, for example).
+    Either,
+}
+
+/// A listening socket that shares its port with those of the other workers. Where the client speaks first, it comes in
+/// with its first bytes: it is read at once, without a wait in between. Who stays silent comes in after `SILENT_S`.
+pub fn listen(address: SocketAddr, first_word: FirstWord) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
@@ -54,6 +73,10 @@ pub fn listen(address: SocketAddr) -> io::Result<OwnedFd> {
     socket.set_tcp_nodelay(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
+    }
+    if first_word == FirstWord::Client {
+        // A kernel without it lets everybody in at once.
+        let _ = DeferAccept.set(&socket, &SILENT_S);
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -227,5 +250,47 @@ fn unpack(token: mio::Token) -> Token {
         1 => Token::Client { place, generation },
         2 => Token::Upstream { place, generation },
         _ => Token::Listener(place),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpStream;
+
+    use super::*;
+
+    /// Two clients in this order, the first of them silent: which one comes in first, and whether the other one follows.
+    fn silent_comes_first(first_word: FirstWord) -> bool {
+        let listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), first_word).expect("a free port");
+        let address = local_address(&listener).expect("it is bound");
+        let silent = TcpStream::connect(address).expect("it listens");
+        let mut speaks = TcpStream::connect(address).expect("it listens");
+        speaks.write_all(b"GET").expect("it is connected");
+        let mut poll = Poll::new().expect("a descriptor");
+        let mut events = Events::with_capacity(1);
+        poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), WAKER, Interest::READABLE).expect("a socket");
+        let mut came = Vec::new();
+        let (mut kernel, _) = Linux::new().expect("two descriptors");
+        while came.len() < 2 {
+            match kernel.accept(&listener) {
+                Ok((_, peer)) => came.push(peer),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => poll.poll(&mut events, None).expect("an edge"),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(came.contains(&speaks.local_addr().expect("it is connected")), "{came:?}");
+        came.first() == Some(&silent.local_addr().expect("it is connected"))
+    }
+
+    #[test]
+    fn who_is_to_speak_first_comes_in_with_its_bytes() {
+        // A second between the two connects on a stalled machine, and the silent one is in already.
+        assert!((0..5).any(|_| !silent_comes_first(FirstWord::Client)), "the silent one came in first, always");
+    }
+
+    #[test]
+    fn where_either_side_may_speak_first_nobody_waits() {
+        assert!(silent_comes_first(FirstWord::Either), "it was made to wait");
     }
 }

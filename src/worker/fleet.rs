@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::core::net::Net;
-use crate::kernel::linux::{self, Linux};
+use crate::kernel::linux::{self, FirstWord, Linux};
 use crate::shared::counters::Counters;
 use crate::shared::crowd::Crowd;
 use crate::shared::report::Reporter;
@@ -56,7 +56,7 @@ pub fn start(settings: &Settings, publisher: &mut Publisher, reporter: &Reporter
     let mut bound = Vec::new();
     let mut entries: Vec<Vec<Entry<Linux>>> = (0..workers).map(|_| Vec::new()).collect();
     for listen in &settings.listen {
-        let (address, sockets) = bind(listen.address, workers)
+        let (address, sockets) = bind(listen, workers)
             .map_err(|error| format!("cannot listen on {}: {error}; choose another --listen", listen.address))?;
         bound.push(address);
         for (own, listener) in entries.iter_mut().zip(sockets) {
@@ -90,15 +90,16 @@ pub fn start(settings: &Settings, publisher: &mut Publisher, reporter: &Reporter
     Ok(fleet)
 }
 
-fn bind(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
-    if address.port() != 0 {
-        linux::probe_free(address)?;
+fn bind(listen: &Listen, workers: usize) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
+    if listen.address.port() != 0 {
+        linux::probe_free(listen.address)?;
     }
-    let first = linux::listen(address)?;
+    let first_word = if listen.tunnel_to.is_some() { FirstWord::Either } else { FirstWord::Client };
+    let first = linux::listen(listen.address, first_word)?;
     let address = linux::local_address(&first)?;
     let mut sockets = vec![first];
     for _ in 1..workers {
-        sockets.push(linux::listen(address)?);
+        sockets.push(linux::listen(address, first_word)?);
     }
     Ok((address, sockets))
 }
