@@ -216,6 +216,11 @@ impl Client {
         self.done = true;
         if let Some(tunnel) = &mut self.tunnel {
             tunnel.left(net, end, reset);
+        } else if !reset && net.is_empty(end) {
+            // What it asked for may be a tunnel by now: to the replica, this is its end.
+            for id in self.awaiting.iter().filter(|id| net.ledger.requests[**id as usize].upgrade) {
+                net.ledger.tunnels.entry(*id).or_default().up_over = true;
+            }
         }
         net.note("c.leaves", self.me as u64, end as u64, u64::from(reset));
         if reset { net.abort(end) } else { net.close(end) }

@@ -133,7 +133,7 @@ impl Kernel for SimKernel {
         if net.chance.per_mille(net.faults.connect) {
             let code = net.chance.pick(&[EADDRNOTAVAIL, ENETUNREACH, EMFILE, ENOBUFS]);
             match code {
-                EADDRNOTAVAIL => net.ledger.barred(*address, net.now_us),
+                EADDRNOTAVAIL => net.ledger.barred(*address, net.now_us, net.faults.clock_ms),
                 _ => net.ledger.trouble(*address, net.now_us),
             }
             return Err(io::Error::from_raw_os_error(code));

@@ -123,10 +123,10 @@ impl Ledger {
         self.troubles.entry(address).or_default().push((now_us, now_us));
     }
 
-    /// No local port was left to it: the worker that learned it looks elsewhere for a while.
-    pub fn barred(&mut self, address: SocketAddr, now_us: u64) {
-        const BARRED_US: u64 = 11_000;
-        self.troubles.entry(address).or_default().push((now_us, now_us + BARRED_US));
+    /// No local port was left to it: the worker that learned it looks elsewhere for a while, by a clock as coarse as that.
+    pub fn barred(&mut self, address: SocketAddr, now_us: u64, clock_ms: u64) {
+        const BARRED_MS: u64 = 10;
+        self.troubles.entry(address).or_default().push((now_us, now_us + (BARRED_MS + clock_ms) * 1_000));
     }
 
     fn had_trouble(&self, address: &Endpoint, from: u64, to: u64) -> bool {
