@@ -119,19 +119,31 @@ fn slow_heads_slow_bodies_and_idle_clients_are_let_go() {
 #[test]
 fn a_head_sent_byte_by_byte_has_one_deadline() {
     let balancer = Process::balancer(&[origin::start(polite)], &["--head-timeout-ms", "300"]);
+    assert_eq!(dripped(&balancer, b"GET / HTTP/1.1\r\nX: "), "408");
+}
+
+#[test]
+fn a_body_sent_byte_by_byte_wins_no_time() {
+    let patient = origin::start(|_, stream| stream.read_to_end(&mut Vec::new()).is_err());
+    let balancer = Process::balancer(&[patient], &["--stall-timeout-ms", "300", "--min-body-rate", "1000000"]);
+    assert_eq!(dripped(&balancer, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"), "408");
+}
+
+/// The status that a client gets which sends `first` and then a byte whenever one can be sent, without an end.
+fn dripped(balancer: &Process, first: &'static [u8]) -> String {
     let mut client = connect(balancer.address);
     let mut writer = client.try_clone().expect("a clone");
-    // A byte whenever one can be sent: progress does not put the deadline off.
     let drip = std::thread::spawn(move || {
-        writer.write_all(b"GET / HTTP/1.1\r\nX: ").ok();
+        writer.write_all(first).ok();
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE && writer.write_all(b"a").is_ok() {
             std::thread::park_timeout(std::time::Duration::from_millis(20));
         }
     });
-    assert_eq!(status(read_head(&mut client).as_bytes()), "408");
+    let answer = status(read_head(&mut client).as_bytes()).to_string();
     client.shutdown(Shutdown::Both).ok();
     drip.join().expect("the writer ends");
+    answer
 }
 
 #[test]

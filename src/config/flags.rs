@@ -227,6 +227,9 @@ limits! {
     response_timeout_ms: u64, "MS", 1..=WEEK_MS;
     /// A body of which no byte moves, in milliseconds
     stall_timeout_ms: u64, "MS", 1..=WEEK_MS;
+    /// A client that sends or takes a body more slowly than this for longer than --stall-timeout-ms is let go, in bytes
+    /// a second; 0: any byte will do
+    min_body_rate: u64, "BYTES/S", 0..=1_000_000_000;
     /// A tunnel (WebSocket, or --mode tcp) in which no byte moves, in milliseconds
     tunnel_timeout_ms: u64, "MS", 1..=WEEK_MS;
     /// What is under way when a replica or the balancer stops gets this long to finish, in milliseconds

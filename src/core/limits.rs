@@ -20,8 +20,11 @@ pub struct Limits {
     pub connect_timeout_ms: u64,
     /// From the request's last byte (or the last interim response) to the response head.
     pub response_timeout_ms: u64,
-    /// No byte moved in either direction while a body or tunnel is open.
+    /// No byte moved in either direction while a body is open.
     pub stall_timeout_ms: u64,
+    /// Bytes a second. A client that sends or takes a body more slowly puts that deadline off by no more than its bytes
+    /// are worth. 0: by any byte.
+    pub min_body_rate: u64,
     /// No byte moved in either direction through a tunnel (an upgraded connection, or a service of mode tcp).
     pub tunnel_timeout_ms: u64,
     /// What requests in flight get when a replica or the balancer drains.
@@ -50,6 +53,7 @@ impl Limits {
         connect_timeout_ms: 500,
         response_timeout_ms: 30_000,
         stall_timeout_ms: 30_000,
+        min_body_rate: 100,
         tunnel_timeout_ms: 3_600_000,
         drain_timeout_ms: 10_000,
         pool_idle_timeout_ms: 60_000,

@@ -62,7 +62,7 @@ pub struct Plane {
 impl Plane {
     pub fn new(net: &mut Net, workers: usize, first_actor: Actor, reports: Reports) -> Plane {
         let c = &mut net.chance;
-        let limits = Arc::new(Limits {
+        let mut limits = Limits {
             head_timeout_ms: c.range(2_000, 10_000),
             idle_timeout_ms: c.range(3_000, 10_000),
             connect_timeout_ms: c.range(300, 1_000),
@@ -75,7 +75,10 @@ impl Plane {
             attempts: c.range(1, 5) as u32,
             coalesce: c.pick(&[0, 0, 2, 8, 32]),
             ..Limits::DEFAULT
-        });
+        };
+        // Not drawn: what a seed draws after it stays what it was.
+        limits.min_body_rate = if limits.stall_timeout_ms.is_multiple_of(2) { 100 } else { 0 };
+        let limits = Arc::new(limits);
         net.coalesce = limits.coalesce > 1;
         net.ledger.drain_ms = limits.drain_timeout_ms;
         let c = &mut net.chance;

@@ -49,7 +49,7 @@ fn at_rest_nothing_is_held() {
 #[test]
 fn a_trace_given_back_to_a_deaf_client() {
     let mut rig = Rig::new(widest());
-    rig.deaf = true;
+    rig.client_takes(0);
     rig.client_sends(&padded("TRACE / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n", 32_000), Cut::Whole);
     rig.run();
     assert!(rig.held_most > 32_000, "{}", rig.held_most);
@@ -58,7 +58,7 @@ fn a_trace_given_back_to_a_deaf_client() {
 #[test]
 fn an_interim_response_for_a_deaf_client_and_then_garbage() {
     let mut rig = Rig::new(widest());
-    rig.deaf = true;
+    rig.client_takes(0);
     rig.client_sends(&request("GET", 30_000), Cut::Whole);
     let interim = padded("HTTP/1.1 103 Early Hints\r\n", 30_000);
     rig.replica_answers(
@@ -125,7 +125,9 @@ proptest! {
         ends in prop_oneof![Just(None), Just(Some(End::Fin)), Just(Some(End::Reset))],
     ) {
         let mut rig = Rig::new(widest());
-        rig.deaf = deaf;
+        if deaf {
+            rig.client_takes(0);
+        }
         rig.replica_answers([Answer { bytes: said.concat(), early: true, end: ends }], Cut::At(cut));
         for piece in &sent {
             rig.client_sends(piece, Cut::At(cut));

@@ -122,12 +122,11 @@ pub struct Rig {
     pub dials: VecDeque<Outcome>,
     /// So many sends to replicas fail from now on.
     broken_sends: usize,
-    /// The client takes nothing that it is sent.
-    pub deaf: bool,
     /// The most that the session held.
     pub held_most: usize,
-    /// So many bytes replicas still take.
-    room: usize,
+    /// So many bytes the client, and replicas, still take.
+    client_room: usize,
+    replica_room: usize,
     client: Feed,
     answers: VecDeque<Answer>,
     cut: Cut,
@@ -161,9 +160,9 @@ impl Rig {
             notices: Vec::new(),
             dials: VecDeque::new(),
             broken_sends: 0,
-            deaf: false,
             held_most: 0,
-            room: usize::MAX,
+            client_room: usize::MAX,
+            replica_room: usize::MAX,
             client: Feed::default(),
             answers: VecDeque::new(),
             cut: Cut::Whole,
@@ -195,7 +194,29 @@ impl Rig {
 
     /// Replicas take so many bytes more, and then none.
     pub fn replica_takes(&mut self, bytes: usize) {
-        self.room = bytes;
+        self.replica_room = bytes;
+        self.writable(Leg::Upstream);
+    }
+
+    /// The client takes so many bytes more, and then none.
+    pub fn client_takes(&mut self, bytes: usize) {
+        self.client_room = bytes;
+        self.writable(Leg::Client);
+    }
+
+    fn writable(&mut self, leg: Leg) {
+        let room = *self.room(leg) > 0;
+        if room && (leg == Leg::Client || self.session.replica().is_some()) {
+            let ready = Ready { writable: true, ..Ready::default() };
+            self.with_turn(|session, turn| session.on_ready(leg, ready, turn));
+        }
+    }
+
+    fn room(&mut self, leg: Leg) -> &mut usize {
+        match leg {
+            Leg::Client => &mut self.client_room,
+            Leg::Upstream => &mut self.replica_room,
+        }
     }
 
     pub fn break_sends(&mut self, times: usize) {
@@ -215,6 +236,13 @@ impl Rig {
             }
         }
         panic!("still busy after {STEPS} steps: {:?}", self.session);
+    }
+
+    /// Time goes by: the session hears of its deadline if that has passed.
+    pub fn pass(&mut self, ms: u64) {
+        self.turn.now = self.turn.now.after_ms(ms);
+        self.with_turn(|session, turn| session.on_deadline(turn));
+        self.run();
     }
 
     /// Nothing happens until the session's deadline has passed.
@@ -255,14 +283,11 @@ impl Rig {
                 current(&mut self.upstreams).feed.arrive();
                 Outcome::Failed(ErrorKind::BrokenPipe)
             }
-            Step::Send { leg: Leg::Client, .. } if self.deaf => Outcome::Blocked,
-            Step::Send { leg: Leg::Upstream, .. } if self.room == 0 => Outcome::Blocked,
+            Step::Send { leg, .. } if *self.room(leg) == 0 => Outcome::Blocked,
             Step::Send { leg, .. } => {
                 let mut bytes = self.session.lane_to(leg).pending().to_vec();
-                if leg == Leg::Upstream {
-                    bytes.truncate(self.room);
-                    self.room -= bytes.len();
-                }
+                bytes.truncate(*self.room(leg));
+                *self.room(leg) -= bytes.len();
                 match leg {
                     Leg::Client => self.to_client.extend_from_slice(&bytes),
                     Leg::Upstream => current(&mut self.upstreams).received.extend_from_slice(&bytes),

@@ -75,3 +75,75 @@ fn a_tunnel_that_was_reset_never_looks_ended() {
     rig.with_turn(|session, turn| session.complete(Step::Recv(Leg::Upstream), Outcome::Ended, turn));
     assert_eq!(rig.session.next_step(), Some(Step::Close { reset: true }));
 }
+
+/// A client sends the body of a POST by so many bytes, each after a pause; what it gets for it.
+fn uploaded(bytes: usize, pause_ms: u64, limits: Limits) -> String {
+    const BODY: usize = 9_000;
+    let mut rig = Rig::new(limits);
+    rig.replica_answers([Answer { bytes: OK.to_vec(), ..Answer::default() }], Cut::Whole);
+    rig.client_sends(&post("", BODY), Cut::Whole);
+    rig.run();
+    for _ in 0..BODY / bytes {
+        rig.pass(pause_ms);
+        if !rig.to_client.is_empty() {
+            break;
+        }
+        rig.client_sends(&vec![b'x'; bytes], Cut::Whole);
+        rig.run();
+    }
+    String::from_utf8_lossy(&rig.to_client).into_owned()
+}
+
+#[test]
+fn a_body_that_trickles_is_given_up_and_a_slow_one_is_not() {
+    let second = 1_000;
+    assert!(uploaded(1, second, Limits::DEFAULT).starts_with("HTTP/1.1 408 "), "one byte a second is no body");
+    assert!(uploaded(100, second, Limits::DEFAULT).starts_with("HTTP/1.1 200 "), "100 bytes a second are");
+    assert!(
+        uploaded(3_000, 29 * second, Limits::DEFAULT).starts_with("HTTP/1.1 200 "),
+        "and so are pauses within bounds"
+    );
+    let patient = Limits { min_body_rate: 0, ..Limits::DEFAULT };
+    assert!(uploaded(1, second, patient).starts_with("HTTP/1.1 200 "), "any byte will do");
+}
+
+/// How long the replica takes nothing is not held against the client.
+#[test]
+fn a_replica_that_reads_slowly_does_not_cost_its_client_the_request() {
+    let mut rig = Rig::new(Limits::DEFAULT);
+    rig.replica_answers([Answer { bytes: OK.to_vec(), ..Answer::default() }], Cut::Whole);
+    rig.client_sends(&post("", 1_000), Cut::Whole);
+    rig.run();
+    rig.replica_takes(0);
+    rig.client_sends(&[b'x'; 500], Cut::Whole);
+    rig.run();
+    rig.pass(29_000);
+    rig.replica_takes(usize::MAX);
+    rig.run();
+    rig.pass(29_000);
+    rig.client_sends(&[b'x'; 500], Cut::Whole);
+    rig.run();
+    assert!(rig.to_client.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&rig.to_client));
+}
+
+/// A client that takes a byte a second of what waits for it is let go; what it has not seen is seen to be missing.
+#[test]
+fn a_client_that_sips_is_let_go() {
+    let answer = [b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n".to_vec(), vec![b'x'; 10_000]].concat();
+    let sips = |bytes: usize| {
+        let mut rig = Rig::new(Limits::DEFAULT);
+        rig.client_takes(bytes);
+        rig.replica_answers([Answer { bytes: answer.clone(), ..Answer::default() }], Cut::Whole);
+        rig.client_sends(GET, Cut::Whole);
+        rig.run();
+        while rig.to_client.len() < 10_000 && rig.closed.is_none() {
+            rig.pass(1_000);
+            rig.client_takes(bytes);
+            rig.run();
+        }
+        rig
+    };
+    assert_eq!(sips(1).closed, Some(true), "a byte a second");
+    let slow = sips(100);
+    assert_eq!((slow.closed, slow.to_client.len() >= 10_000), (None, true), "100 bytes a second");
+}

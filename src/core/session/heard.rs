@@ -18,7 +18,7 @@ impl Session {
                     // Nobody was asked anything yet: this cannot be the answer.
                     return self.lost(Loss::Closed, turn);
                 }
-                self.came(leg, turn);
+                self.came(leg, n, turn);
             }
             Outcome::Ended => self.source_ended(leg, turn),
             Outcome::Failed(kind) => self.leg_failed(leg, kind, turn),
@@ -30,7 +30,7 @@ impl Session {
         match outcome {
             Outcome::Moved(n) => {
                 self.lane_from(leg).piped_in(n);
-                self.came(leg, turn);
+                self.came(leg, n, turn);
             }
             Outcome::Ended => self.source_ended(leg, turn),
             Outcome::Failed(kind) => self.leg_failed(leg, kind, turn),
@@ -47,7 +47,7 @@ impl Session {
                 lane.sent(n as usize);
                 self.held_back = last && !short;
                 self.side(leg).writable = !short;
-                self.went(leg, turn);
+                self.went(leg, n, turn);
             }
             Outcome::Failed(kind) => self.sink_failed(leg, kind, turn),
             _ => self.side(leg).writable = false,
@@ -58,7 +58,7 @@ impl Session {
         match outcome {
             Outcome::Moved(n) => {
                 self.lane_to(leg).piped_out(n);
-                self.went(leg, turn);
+                self.went(leg, n, turn);
             }
             Outcome::Failed(kind) => self.sink_failed(leg, kind, turn),
             _ => self.side(leg).writable = false,
@@ -104,8 +104,8 @@ impl Session {
         }
     }
 
-    /// Bytes came in from `leg`.
-    fn came(&mut self, leg: Leg, turn: &Turn) {
+    /// `n` bytes came in from `leg`.
+    fn came(&mut self, leg: Leg, n: u64, turn: &Turn) {
         if self.stage == Stage::Lingering {
             self.upload.drop_all();
             return;
@@ -119,17 +119,20 @@ impl Session {
             }
             Leg::Client => {}
         }
-        if leg == Leg::Client || self.download.phase != Phase::Head {
-            self.moved(turn);
+        match leg {
+            Leg::Client => self.paid(n, turn),
+            Leg::Upstream if self.download.phase != Phase::Head => self.moved(turn),
+            Leg::Upstream => {}
         }
     }
 
-    /// Bytes went out to `leg`.
-    fn went(&mut self, leg: Leg, turn: &mut Turn) {
+    /// `n` bytes went out to `leg`.
+    fn went(&mut self, leg: Leg, n: u64, turn: &mut Turn) {
+        let mut paid_for = false;
         if leg == Leg::Upstream {
             self.exchange.left = true;
             if let Link::Open { connected, .. } = &mut self.link {
-                *connected = true;
+                paid_for = std::mem::replace(connected, true) && !self.exchange.tunnel;
             }
             if !self.exchange.tunnel && self.upload.phase == Phase::Done && self.upload.is_drained() {
                 self.asked(turn);
@@ -139,7 +142,12 @@ impl Session {
                 self.exchange.mark = None;
             }
         }
-        self.moved(turn);
+        match leg {
+            Leg::Client if !self.download.is_drained() => self.paid(n, turn),
+            // What the replica takes at once won its time when it came from the client.
+            Leg::Upstream if paid_for && self.upload.is_drained() => {}
+            _ => self.moved(turn),
+        }
     }
 
     /// The request is out, whole: the wait for its response begins.
@@ -159,6 +167,17 @@ impl Session {
         }
         self.exchange.asked_at = Some(turn.now);
         self.arm(turn.now, SILENT_MS.min(self.limits(&turn.snapshot).response_timeout_ms));
+    }
+
+    /// A body moves at the client's pace: its bytes put the stall deadline off by what they are worth.
+    fn paid(&mut self, n: u64, turn: &Turn) {
+        let limits = self.limits(&turn.snapshot);
+        let connecting = matches!(self.link, Link::Open { connected: false, .. });
+        if limits.min_body_rate == 0 || self.exchange.tunnel || !self.exchange.active || connecting {
+            return self.moved(turn);
+        }
+        let worth_ms = n.saturating_mul(1_000) / limits.min_body_rate;
+        self.deadline = self.deadline.after_ms(worth_ms).min(turn.now.after_ms(limits.stall_timeout_ms));
     }
 
     /// Progress puts the stall deadline off.

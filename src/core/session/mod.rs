@@ -151,8 +151,9 @@ impl Session {
             && ready.writable
             && !ready.dead
             && let Link::Open { connected, .. } = &mut self.link
-            && !*connected
+            && (!*connected || !self.upstream.writable && !self.upload.is_drained())
         {
+            // How long the replica took no bytes is no delay of the client's.
             *connected = true;
             self.moved(turn);
         }
