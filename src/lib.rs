@@ -56,10 +56,11 @@
 //! at 64 connections under a tenth of a wait). Nothing else asks the kernel: a connection is watched once, from when it
 //! is first waited for, the buffer is given back with the last byte, deadlines are numbers that a lazy heap looks at,
 //! and the reply to a short read is not a second read. A client of HTTP is accepted [with its first
-//! bytes](kernel::linux::listen), so that its first request costs no wait of its own. The last answer on a connection leaves in one segment with the
-//! end of the stream. What is left is ours: some 8,000 instructions for a request by consistent hash and its response,
-//! 1,600 of them httparse's, the rest in many small parts: two heads held to the grammar and rewritten, six steps of
-//! the session, the ring and the loop. `valgrind --tool=callgrind` on `ringway run --workers 1` under a load counts them.
+//! bytes](kernel::linux::listen), so that its first request costs no wait of its own. The last answer on a connection
+//! leaves in one segment with the end of the stream. What is left is ours: some 8,000 instructions for a request by
+//! consistent hash and its response, 1,600 of them httparse's, the rest in many small parts: two heads held to the
+//! grammar and rewritten, six steps of the session, the ring and the loop. `valgrind --tool=callgrind` on `ringway run
+//! --workers 1` under a load counts them.
 #![forbid(unsafe_code)]
 
 pub mod balancer;
