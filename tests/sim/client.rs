@@ -575,6 +575,11 @@ impl Client {
         if slow_network {
             return;
         }
+        // Through a slow network the last answer may take longer than the balancer waits for the next request.
+        let let_go = net.ledger.let_go.get(&self.me).is_some_and(|at| request.sent_at.is_none_or(|sent| *at <= sent));
+        if let_go {
+            return;
+        }
         // A replica that is removed does not wait for what takes longer than the drain timeout.
         let may_be_removed = net.faults.calls > 0;
         if may_be_removed && request.sent_at.is_some_and(|at| net.now_us >= at + net.ledger.drain_ms * 1000) {

@@ -279,6 +279,9 @@ fn told(
         Err(kind) => u64::MAX - kind as u64,
     };
     net.note(what, worker as u64, end as u64, told);
+    if result.is_ok() {
+        net.ledger.moved(end, net.now_us);
+    }
     if net.loud
         && let Err(kind) = result
     {

@@ -100,6 +100,12 @@ pub struct Ledger {
     pub stopping: Option<(u64, u64)>,
     /// How long what is under way may go on at a replica that was removed.
     pub drain_ms: u64,
+    /// How long a client may be idle.
+    pub idle_ms: u64,
+    /// By the balancer's end: when it moved a byte last.
+    moved: BTreeMap<End, u64>,
+    /// When a client's connection was closed for being idle.
+    pub let_go: BTreeMap<Actor, u64>,
     troubles: BTreeMap<SocketAddr, Vec<(u64, u64)>>,
     clients: BTreeMap<End, Actor>,
 }
@@ -111,6 +117,19 @@ impl Ledger {
 
     pub fn client_of(&self, end: End) -> Actor {
         self.clients[&end]
+    }
+
+    pub fn moved(&mut self, end: End, now_us: u64) {
+        self.moved.insert(end, now_us);
+    }
+
+    /// The balancer closed this end, by a clock as coarse as that.
+    pub fn closed(&mut self, end: End, now_us: u64, clock_ms: u64) {
+        let Some(client) = self.clients.get(&end) else { return };
+        let since = self.moved.remove(&end).unwrap_or(now_us);
+        if now_us >= since + self.idle_ms.saturating_sub(clock_ms) * 1_000 {
+            self.let_go.insert(*client, now_us);
+        }
     }
 
     /// The balancer's ends of all that clients ever opened.

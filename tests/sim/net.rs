@@ -403,6 +403,7 @@ impl Net {
         if let Owner::Worker(worker) = socket.owner {
             self.books.sockets_closed += 1;
             self.note("w.close", worker as u64, end as u64, 0);
+            self.ledger.closed(end, self.now_us, self.faults.clock_ms);
         }
         let socket = &mut self.sockets[end];
         socket.owner = Owner::Nobody;

@@ -81,6 +81,7 @@ impl Plane {
         let limits = Arc::new(limits);
         net.coalesce = limits.coalesce > 1;
         net.ledger.drain_ms = limits.drain_timeout_ms;
+        net.ledger.idle_ms = limits.idle_timeout_ms;
         let c = &mut net.chance;
         let key = c.pick(&[0, 1, 2, 3, 4]);
         let key = match key {
