@@ -161,9 +161,14 @@ impl<K: Kernel> Worker<K> {
         self.accept();
         self.expire();
         self.end_shortage();
-        for place in std::mem::take(&mut self.runnable) {
+        let mut due = std::mem::take(&mut self.runnable);
+        for place in due.drain(..) {
             self.drive(place);
             self.drive_heirs();
+        }
+        if self.runnable.is_empty() {
+            // The list's memory serves the next turn.
+            self.runnable = due;
         }
         while !self.gathered.is_empty() {
             self.flush_gathered();
