@@ -171,13 +171,12 @@ impl Session {
 
     /// A body moves at the client's pace: its bytes put the stall deadline off by what they are worth.
     fn paid(&mut self, n: u64, turn: &Turn) {
-        let limits = self.limits(&turn.snapshot);
-        let connecting = matches!(self.link, Link::Open { connected: false, .. });
-        if limits.min_body_rate == 0 || self.exchange.tunnel || !self.exchange.active || connecting {
-            return self.moved(turn);
+        let before = self.deadline;
+        self.moved(turn);
+        let rate = self.limits(&turn.snapshot).min_body_rate;
+        if rate > 0 && !self.exchange.tunnel && self.deadline > before {
+            self.deadline = self.deadline.min(before.after_ms(n.saturating_mul(1_000) / rate));
         }
-        let worth_ms = n.saturating_mul(1_000) / limits.min_body_rate;
-        self.deadline = self.deadline.after_ms(worth_ms).min(turn.now.after_ms(limits.stall_timeout_ms));
     }
 
     /// Progress puts the stall deadline off.
