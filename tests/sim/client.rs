@@ -79,28 +79,28 @@ struct Reading {
 
 impl Client {
     pub fn draw(me: Actor, target: SocketAddr, tcp: bool, net: &mut Net) -> Client {
-        let manner = match net.chance.below(8) {
-            0 => Manner::Leaves { after: net.chance.size(60_000), reset: net.chance.one_in(2) },
-            1 => Manner::FallsSilent { after: net.chance.size(20_000) },
+        let manner = match net.random.clients().below(8) {
+            0 => Manner::Leaves { after: net.random.clients().size(60_000), reset: net.random.clients().one_in(2) },
+            1 => Manner::FallsSilent { after: net.random.clients().size(20_000) },
             _ => Manner::Polite,
         };
-        let slow = net.chance.one_in(4);
+        let slow = net.random.clients().one_in(4);
         let pace = |net: &mut Net| Pace {
-            piece: if slow { net.chance.range(1_000, 20_000) } else { 1 << 20 },
-            gap_us: if slow { net.chance.range(0, 10_000) } else { 0 },
+            piece: if slow { net.random.clients().range(1_000, 20_000) } else { 1 << 20 },
+            gap_us: if slow { net.random.clients().range(0, 10_000) } else { 0 },
             next_us: 0,
         };
         let (write, read) = (pace(net), pace(net));
-        let narrow = slow.then(|| net.chance.range(500, 30_000) as usize);
+        let narrow = slow.then(|| net.random.clients().range(500, 30_000) as usize);
         let mut client = Client {
             me,
             manner,
             done: false,
             target,
             end: None,
-            ending: net.chance.pick(&[Ending::Close, Ending::Close, Ending::HalfClose, Ending::Stay]),
+            ending: net.random.clients().pick(&[Ending::Close, Ending::Close, Ending::HalfClose, Ending::Stay]),
             script: VecDeque::new(),
-            depth: if net.chance.one_in(3) { net.chance.range(2, 6) as usize } else { 1 },
+            depth: if net.random.clients().one_in(3) { net.random.clients().range(2, 6) as usize } else { 1 },
             think_until: 0,
             out: VecDeque::new(),
             parts: VecDeque::new(),
@@ -124,23 +124,23 @@ impl Client {
             client.draw_script(net);
         }
         // Once the first replicas answer.
-        let start_us = net.chance.range(600_000, 5_000_000);
+        let start_us = net.random.clients().range(600_000, 5_000_000);
         net.after(start_us, Event::Wake(me));
         client
     }
 
     fn draw_script(&mut self, net: &mut Net) {
-        let count = if net.chance.one_in(3) { 1 } else { net.chance.range(1, 8) };
+        let count = if net.random.clients().one_in(3) { 1 } else { net.random.clients().range(1, 8) };
         for number in 0..count {
             let id = self.note_request(net, 0, |maker, id| maker.request(id, number + 1 == count));
-            let think_us = if net.chance.one_in(4) { net.chance.range(0, 900_000) } else { 0 };
+            let think_us = if net.random.clients().one_in(4) { net.random.clients().range(0, 900_000) } else { 0 };
             self.script.push_back((id, think_us));
             let request = &net.ledger.requests[id as usize];
             if request.upgrade || request.expect {
                 self.depth = 1;
             }
         }
-        if net.chance.one_in(8) {
+        if net.random.clients().one_in(8) {
             let id = self.note_request(net, 0, |maker, id| maker.bad(id));
             self.script.push_back((id, 0));
             if self.manner == Manner::Polite {
@@ -151,7 +151,7 @@ impl Client {
 
     fn note_request(&self, net: &mut Net, service: usize, make: impl FnOnce(&mut Maker, u64) -> Request) -> u64 {
         let id = net.ledger.requests.len() as u64;
-        let mut maker = Maker { chance: &mut net.chance, faults: &net.faults, client: self.me, service };
+        let mut maker = Maker { random: net.random.clients(), faults: &net.faults, client: self.me, service };
         let request = make(&mut maker, id);
         net.ledger.requests.push(request);
         id
@@ -331,7 +331,7 @@ impl Client {
         self.parts.push_back((id, request.text.len()));
         self.out.extend(&request.text);
         if request.expect {
-            let until = net.now_us + net.chance.range(1_000, 700_000);
+            let until = net.now_us + net.random.clients().range(1_000, 700_000);
             self.held = Some((id, body, until));
             net.at(until, Event::Wake(self.me));
         } else if !body.is_empty() {
@@ -620,10 +620,10 @@ fn encode(net: &mut Net, id: u64, upload: Upload) -> Vec<u8> {
     let Upload::Chunked(_) = upload else { return data };
     let mut text = Vec::with_capacity(data.len() + 64);
     let mut rest = &data[..];
-    let largest = 1 + net.chance.size(100_000);
+    let largest = 1 + net.random.clients().size(100_000);
     while !rest.is_empty() {
-        let n = (1 + net.chance.size(largest - 1) as usize).min(rest.len());
-        let extension = if net.chance.one_in(8) { ";a=\"b\"" } else { "" };
+        let n = (1 + net.random.clients().size(largest - 1) as usize).min(rest.len());
+        let extension = if net.random.clients().one_in(8) { ";a=\"b\"" } else { "" };
         text.extend_from_slice(format!("{n:x}{extension}\r\n").as_bytes());
         text.extend_from_slice(&rest[..n]);
         text.extend_from_slice(b"\r\n");
@@ -637,7 +637,7 @@ fn encode(net: &mut Net, id: u64, upload: Upload) -> Vec<u8> {
         }
     }
     text.extend_from_slice(b"0\r\n");
-    if net.chance.one_in(4) {
+    if net.random.clients().one_in(4) {
         text.extend_from_slice(b"X-Trailer: kept\r\nContent-Length: 3\r\n");
     }
     text.extend_from_slice(b"\r\n");

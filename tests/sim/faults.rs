@@ -1,7 +1,7 @@
 //! What goes wrong, and how often: each world draws its own rates, so that some worlds have one fault in plenty and
 //! others have many together. Rates are per mille of the calls or connections they strike.
 
-use super::chance::Chance;
+use super::random::Random;
 
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
@@ -51,36 +51,36 @@ pub struct Faults {
 }
 
 impl Faults {
-    pub fn draw(chance: &mut Chance) -> Faults {
-        let calm = chance.one_in(4);
-        let harm = |most: u32, chance: &mut Chance| {
-            let rate = chance.rate(most);
+    pub fn draw(random: &mut Random) -> Faults {
+        let calm = random.one_in(4);
+        let harm = |most: u32, random: &mut Random| {
+            let rate = random.rate(most);
             if calm { 0 } else { rate }
         };
-        let descriptors = harm(1, chance) as usize * chance.range(8, 60) as usize;
+        let descriptors = harm(1, random) as usize * random.range(8, 60) as usize;
         Faults {
             calm,
-            short: chance.rate(400),
-            blocked: chance.rate(200),
-            interrupted: chance.rate(50),
-            spurious: chance.rate(200),
-            no_pipe: chance.rate(500),
-            no_splice: chance.rate(200),
-            accept: harm(200, chance),
-            connect: harm(100, chance),
-            refused: harm(200, chance),
-            black_hole: harm(60, chance),
-            replica: harm(300, chance),
-            idle_close: harm(500, chance),
-            cut: harm(30, chance),
-            descriptors: if chance.one_in(3) { descriptors } else { 0 },
-            death: harm(400, chance),
-            calls: chance.rate(800),
-            held_up: chance.rate(30),
-            latency_us: chance.pick(&[50, 500, 2_000, 20_000]),
-            clock_ms: chance.pick(&[1, 1, 4, 10]),
-            early_stop: chance.one_in(5),
-            reset_eats: chance.one_in(2),
+            short: random.rate(400),
+            blocked: random.rate(200),
+            interrupted: random.rate(50),
+            spurious: random.rate(200),
+            no_pipe: random.rate(500),
+            no_splice: random.rate(200),
+            accept: harm(200, random),
+            connect: harm(100, random),
+            refused: harm(200, random),
+            black_hole: harm(60, random),
+            replica: harm(300, random),
+            idle_close: harm(500, random),
+            cut: harm(30, random),
+            descriptors: if random.one_in(3) { descriptors } else { 0 },
+            death: harm(400, random),
+            calls: random.rate(800),
+            held_up: random.rate(30),
+            latency_us: random.pick(&[50, 500, 2_000, 20_000]),
+            clock_ms: random.pick(&[1, 1, 4, 10]),
+            early_stop: random.one_in(5),
+            reset_eats: random.one_in(2),
         }
     }
 

@@ -78,12 +78,12 @@ impl Kernel for SimKernel {
         // Asked again in the same wait: it still ends when it was to end.
         let until = self.patience.borrow().or(timeout_ms.map(|ms| net.now_us + ms * 1000));
         let over = self.patience.borrow().is_some_and(|until| until <= net.now_us);
-        let most = net.chance.pick(&[1, 2, 16, 512]);
+        let most = net.random.kernel().pick(&[1, 2, 16, 512]);
         net.edges(self.worker, most, events);
-        if net.chance.per_mille(net.faults.spurious) {
+        if net.random.kernel().per_mille(net.faults.spurious) {
             events.extend(net.spurious(self.worker));
         }
-        let interrupted = net.chance.per_mille(net.faults.interrupted);
+        let interrupted = net.random.kernel().per_mille(net.faults.interrupted);
         if woken || over || interrupted || timeout_ms == Some(0) || !events.is_empty() {
             *self.patience.borrow_mut() = None;
             return Ok(());
@@ -103,11 +103,11 @@ impl Kernel for SimKernel {
 
     fn accept(&mut self, listener: &SimListener) -> io::Result<(SimSocket, SocketAddr)> {
         let net = &mut *self.net.borrow_mut();
-        if net.chance.per_mille(net.faults.interrupted) {
+        if net.random.kernel().per_mille(net.faults.interrupted) {
             return Err(ErrorKind::Interrupted.into());
         }
-        if net.chance.per_mille(net.faults.accept) {
-            let error = match net.chance.below(3) {
+        if net.random.kernel().per_mille(net.faults.accept) {
+            let error = match net.random.kernel().below(3) {
                 0 => ErrorKind::ConnectionAborted.into(),
                 1 => io::Error::from_raw_os_error(ENOBUFS),
                 _ => io::Error::from_raw_os_error(EMFILE),
@@ -130,8 +130,8 @@ impl Kernel for SimKernel {
         let net = &mut *self.net.borrow_mut();
         let Endpoint::Tcp(address) = endpoint else { return Err(ErrorKind::Unsupported.into()) };
         net.ledger.may_dial(*address);
-        if net.chance.per_mille(net.faults.connect) {
-            let code = net.chance.pick(&[EADDRNOTAVAIL, ENETUNREACH, EMFILE, ENOBUFS]);
+        if net.random.kernel().per_mille(net.faults.connect) {
+            let code = net.random.kernel().pick(&[EADDRNOTAVAIL, ENETUNREACH, EMFILE, ENOBUFS]);
             match code {
                 EADDRNOTAVAIL => net.ledger.barred(*address, net.now_us, net.faults.clock_ms),
                 _ => net.ledger.trouble(*address, net.now_us),
@@ -184,7 +184,7 @@ impl Kernel for SimKernel {
 
     fn pipe(&mut self) -> io::Result<SimPipe> {
         let net = &mut *self.net.borrow_mut();
-        if net.chance.per_mille(net.faults.no_pipe) {
+        if net.random.kernel().per_mille(net.faults.no_pipe) {
             return Err(io::Error::from_raw_os_error(EMFILE));
         }
         room_for(net, 2)?;
@@ -196,7 +196,7 @@ impl Kernel for SimKernel {
     fn fill(&mut self, socket: &SimSocket, pipe: &SimPipe, most: u64) -> io::Result<u64> {
         let net = &mut *self.net.borrow_mut();
         assert!(most > 0, "a splice of nothing");
-        if net.chance.per_mille(net.faults.no_splice) {
+        if net.random.kernel().per_mille(net.faults.no_splice) {
             return Err(ErrorKind::InvalidInput.into());
         }
         let mut bytes = pipe.bytes.borrow_mut();
@@ -246,15 +246,15 @@ impl Kernel for SimKernel {
 impl SimKernel {
     /// How many of `len` bytes this call moves at most, if it moves any.
     fn may_move(&self, net: &mut Net, end: End, len: usize) -> io::Result<usize> {
-        if net.is_connected(end) && !net.is_dead(end) && net.chance.per_mille(net.faults.blocked) {
+        if net.is_connected(end) && !net.is_dead(end) && net.random.kernel().per_mille(net.faults.blocked) {
             net.edge_later(end);
             return Err(ErrorKind::WouldBlock.into());
         }
-        if net.chance.per_mille(net.faults.interrupted) {
+        if net.random.kernel().per_mille(net.faults.interrupted) {
             return Err(ErrorKind::Interrupted.into());
         }
-        if net.chance.per_mille(net.faults.short) {
-            return Ok(1 + net.chance.size(len as u64 - 1) as usize);
+        if net.random.kernel().per_mille(net.faults.short) {
+            return Ok(1 + net.random.kernel().size(len as u64 - 1) as usize);
         }
         Ok(len)
     }

@@ -11,9 +11,9 @@ use std::rc::Rc;
 use ringway::core::step::Ready;
 use ringway::kernel::Token;
 
-use super::chance::Chance;
 use super::faults::Faults;
 use super::ledger::Ledger;
+use super::random::{Random, Streams};
 
 pub type Shared = Rc<RefCell<Net>>;
 pub type End = usize;
@@ -125,7 +125,7 @@ impl Books {
 
 pub struct Net {
     pub now_us: u64,
-    pub chance: Chance,
+    pub random: Streams,
     pub faults: Faults,
     /// Requests may stand in line on a connection to a replica.
     pub coalesce: bool,
@@ -149,10 +149,10 @@ pub struct Net {
 }
 
 impl Net {
-    pub fn new(chance: Chance, faults: Faults, workers: usize, loud: bool) -> Net {
+    pub fn new(random: Streams, faults: Faults, workers: usize, loud: bool) -> Net {
         Net {
             now_us: 1_000_000,
-            chance,
+            random,
             faults,
             coalesce: false,
             ledger: Ledger::default(),
@@ -222,22 +222,22 @@ impl Net {
     // Connections.
 
     fn socket(&mut self, owner: Owner) -> End {
-        let wide = self.chance.one_in(2);
-        let room = |chance: &mut Chance| if wide { 256 * 1024 } else { chance.range(512, 64 * 1024) as usize };
-        let latency_us = self.chance.range(5, self.faults.latency_us);
-        let segment = self.chance.pick(&[1, 40, 536, 1448, 16_000, 65_536, 65_536]);
+        let wide = self.random.network().one_in(2);
+        let room = |random: &mut Random| if wide { 256 * 1024 } else { random.range(512, 64 * 1024) as usize };
+        let latency_us = self.random.network().range(5, self.faults.latency_us);
+        let segment = self.random.network().pick(&[1, 40, 536, 1448, 16_000, 65_536, 65_536]);
         self.sockets.push(Socket {
             owner,
             peer: None,
             target: None,
             connecting: true,
             inbox: VecDeque::new(),
-            inbox_room: room(&mut self.chance),
+            inbox_room: room(self.random.network()),
             fin_in: false,
             dead: false,
             error: None,
             outbox: VecDeque::new(),
-            outbox_room: room(&mut self.chance),
+            outbox_room: room(self.random.network()),
             fin_out: false,
             fin_sent: false,
             rst_out: false,
@@ -272,11 +272,11 @@ impl Net {
     pub fn arrive(&mut self, end: End) {
         let Some(target) = self.sockets[end].target.filter(|_| !self.sockets[end].dead) else { return };
         let upstream = matches!(self.sockets[end].owner, Owner::Worker(_));
-        if upstream && self.chance.per_mille(self.faults.black_hole) {
+        if upstream && self.random.network().per_mille(self.faults.black_hole) {
             self.ledger.trouble(target, self.now_us);
             return self.note("net.lost", end as u64, 0, 0);
         }
-        let refuse = upstream && self.chance.per_mille(self.faults.refused);
+        let refuse = upstream && self.random.network().per_mille(self.faults.refused);
         let bound = self.bound.get(&target).copied().filter(|_| !refuse);
         let owner = match bound {
             Some(Bound::Door { worker, listener }) if self.pollers[worker].doors[listener].open => {
@@ -504,7 +504,7 @@ impl Net {
         if socket.delivering || !(data || fin || rst) {
             return;
         }
-        let jitter = self.chance.below(1 + socket.latency_us / 4);
+        let jitter = self.random.network().below(1 + socket.latency_us / 4);
         let us = self.sockets[end].latency_us + jitter;
         self.sockets[end].delivering = true;
         self.after(us, Event::Deliver(end));
@@ -530,7 +530,7 @@ impl Net {
         if self.sockets[end].dead {
             return;
         }
-        if self.chance.below(20_000) < u64::from(self.faults.cut) {
+        if self.random.network().below(20_000) < u64::from(self.faults.cut) {
             self.note("net.cut", end as u64, peer as u64, 0);
             if let Some(target) = self.sockets[end].target.or(self.sockets[peer].target) {
                 self.ledger.trouble(target, self.now_us);
@@ -547,7 +547,7 @@ impl Net {
             }
             return;
         }
-        let most = self.sockets[end].segment * if self.chance.one_in(4) { 1 } else { 8 };
+        let most = self.sockets[end].segment * if self.random.network().one_in(4) { 1 } else { 8 };
         let n = self.sockets[end].outbox.len().min(self.room(peer)).min(most as usize);
         if n > 0 {
             let mut sender = std::mem::take(&mut self.sockets[end].outbox);
@@ -560,7 +560,7 @@ impl Net {
             self.edge(peer);
             self.space_opened(end);
         }
-        let together = n == 0 || self.chance.one_in(2);
+        let together = n == 0 || self.random.network().one_in(2);
         let socket = &mut self.sockets[end];
         if socket.outbox.is_empty() && socket.fin_out && !socket.fin_sent && together {
             socket.fin_sent = true;
@@ -668,13 +668,13 @@ impl Net {
 
     /// An edge that comes a little later, as if what was left out had only just arrived.
     pub fn edge_later(&mut self, end: End) {
-        let us = self.chance.range(1, 500);
+        let us = self.random.network().range(1, 500);
         self.after(us, Event::Edge(end));
     }
 
     fn wake(&mut self, actor: Actor) {
         if self.roused.insert(actor) {
-            let us = self.chance.range(1, 50);
+            let us = self.random.network().range(1, 50);
             self.after(us, Event::Wake(actor));
         }
     }
@@ -710,10 +710,10 @@ impl Net {
 
     /// An event for some open socket of the worker's, with nothing behind it.
     pub fn spurious(&mut self, worker: usize) -> Option<ringway::kernel::Event> {
-        let end = self.chance.below(self.sockets.len() as u64) as usize;
+        let end = self.random.network().below(self.sockets.len() as u64) as usize;
         let socket = self.sockets.get(end)?;
         let token = socket.token.filter(|_| socket.owner == Owner::Worker(worker) && !socket.connecting)?;
-        let readable = self.chance.one_in(2);
+        let readable = self.random.network().one_in(2);
         Some(ringway::kernel::Event { token, ready: Ready { readable, writable: !readable, ..Ready::default() } })
     }
 

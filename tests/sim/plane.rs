@@ -61,7 +61,7 @@ pub struct Plane {
 
 impl Plane {
     pub fn new(net: &mut Net, workers: usize, first_actor: Actor, reports: Reports) -> Plane {
-        let c = &mut net.chance;
+        let c = net.random.control();
         let mut limits = Limits {
             head_timeout_ms: c.range(2_000, 10_000),
             idle_timeout_ms: c.range(3_000, 10_000),
@@ -82,7 +82,7 @@ impl Plane {
         net.coalesce = limits.coalesce > 1;
         net.ledger.drain_ms = limits.drain_timeout_ms;
         net.ledger.idle_ms = limits.idle_timeout_ms;
-        let c = &mut net.chance;
+        let c = net.random.control();
         let key = c.pick(&[0, 1, 2, 3, 4]);
         let key = match key {
             0 => KeyPolicy::Request,
@@ -194,7 +194,7 @@ impl Plane {
     pub fn listen(&mut self, net: &mut Net) {
         if !self.facts_due && !self.reports.facts.is_empty() {
             self.facts_due = true;
-            let us = net.chance.range(10, 3_000);
+            let us = net.random.control().range(10, 3_000);
             self.later(net, us, Coming::Facts);
         }
     }
@@ -237,8 +237,8 @@ impl Plane {
                 self.publisher.publish(snapshot);
             }
             Effect::Start(spec) => {
-                let us = net.chance.range(1_000, 200_000);
-                if !net.faults.calm && net.chance.one_in(10) {
+                let us = net.random.control().range(1_000, 200_000);
+                if !net.faults.calm && net.random.control().one_in(10) {
                     let failure = Failure { kind: FailureKind::Refused, message: "not today".into() };
                     return self.tell_later(net, us, Command::StartFailed { instance: spec.instance, failure });
                 }
@@ -249,7 +249,7 @@ impl Plane {
                     net.note("p.stop", instance, grace_ms, u64::from(replica.has_work()));
                     replica.leave(net);
                 }
-                let us = if grace_ms == 0 { 0 } else { net.chance.range(0, grace_ms * 1000) };
+                let us = if grace_ms == 0 { 0 } else { net.random.control().range(0, grace_ms * 1000) };
                 self.later(net, us, Coming::End(instance));
             }
             Effect::Probe { instance, endpoint, .. } => {
@@ -257,10 +257,10 @@ impl Plane {
                 let answers = self.replicas.iter().any(|r| r.address == address && r.alive && !r.hung);
                 let own = self.replicas.iter().any(|r| r.instance == instance && r.alive && r.address == address);
                 if answers && own {
-                    let us = net.chance.range(100, 5_000);
+                    let us = net.random.control().range(100, 5_000);
                     self.tell_later(net, us, Command::Hit { instance });
                 } else {
-                    let us = if own { PROBE_TIMEOUT_US } else { net.chance.range(100, 5_000) };
+                    let us = if own { PROBE_TIMEOUT_US } else { net.random.control().range(100, 5_000) };
                     self.tell_later(net, us, Command::Miss { instance, why: "no answer".into() });
                 }
             }
@@ -297,10 +297,10 @@ impl Plane {
     }
 
     fn fate(&mut self, net: &mut Net) {
-        if net.chance.per_mille(net.faults.death) {
+        if net.random.control().per_mille(net.faults.death) {
             self.strike(net);
         }
-        if net.ledger.stopping.is_none() && net.chance.per_mille(net.faults.calls) {
+        if net.ledger.stopping.is_none() && net.random.control().per_mille(net.faults.calls) {
             self.operator_calls(net);
         }
         self.later(net, 1_000_000, Coming::Fate);
@@ -313,25 +313,29 @@ impl Plane {
         if alive.is_empty() {
             return;
         }
-        let replica = &mut self.replicas[net.chance.pick(&alive)];
-        if net.chance.one_in(3) {
+        let replica = &mut self.replicas[net.random.control().pick(&alive)];
+        if net.random.control().one_in(3) {
             return replica.hang(net);
         }
         replica.die(net);
         let instance = replica.instance;
-        let us = net.chance.range(100, 50_000);
+        let us = net.random.control().range(100, 50_000);
         self.tell_later(net, us, Command::Happened(Happening::Exited { instance, why: "struck".into() }));
     }
 
     fn operator_calls(&mut self, net: &mut Net) {
         self.ticket += 1;
-        let mut change = Change { n: net.chance.range(1, 2), hostnames: Vec::new(), dry_run: net.chance.one_in(10) };
-        if net.chance.one_in(2) {
+        let mut change = Change {
+            n: net.random.control().range(1, 2),
+            hostnames: Vec::new(),
+            dry_run: net.random.control().one_in(10),
+        };
+        if net.random.control().one_in(2) {
             self.names += 1;
             change.hostnames.push(format!("named{}", self.names));
         }
         let members = self.publisher.current().services[0].replicas.len();
-        let call = if net.chance.one_in(2) || members < 4 {
+        let call = if net.random.control().one_in(2) || members < 4 {
             Call::Add(change)
         } else {
             Call::Remove(Change { hostnames: Vec::new(), ..change })

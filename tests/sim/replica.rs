@@ -134,7 +134,11 @@ impl Replica {
             return;
         }
         for end in net.arrived.remove(&self.me).into_iter().flatten() {
-            let mouthful = if net.chance.one_in(4) { net.chance.range(500, 8_000) as usize } else { 1 << 20 };
+            let mouthful = if net.random.replicas().one_in(4) {
+                net.random.replicas().range(500, 8_000) as usize
+            } else {
+                1 << 20
+            };
             if mouthful < 1 << 20 {
                 net.narrow(end, mouthful);
             }
@@ -221,15 +225,15 @@ impl Conn {
     fn rest(&mut self, net: &mut Net, me: Actor, address: SocketAddr) {
         match self.idle_until {
             None => {
-                let soon = net.chance.per_mille(net.faults.idle_close);
-                let us = if soon { net.chance.range(0, 200_000) } else { 60_000_000 };
+                let soon = net.random.replicas().per_mille(net.faults.idle_close);
+                let us = if soon { net.random.replicas().range(0, 200_000) } else { 60_000_000 };
                 self.idle_until = Some(net.now_us + us);
                 net.after(us, Event::Wake(me));
             }
             Some(until) if until <= net.now_us => {
                 net.note("r.closes idle", self.end as u64, 0, 0);
                 net.ledger.trouble(address, net.now_us);
-                let reset = net.chance.one_in(4);
+                let reset = net.random.replicas().one_in(4);
                 self.close(net, reset);
             }
             Some(_) => {}
@@ -352,7 +356,7 @@ impl Conn {
         let starts_us = net.now_us + request.plan.delay_us;
         self.request = Some(Asked { id, body: Body::new(body) });
         self.answer = Some(Answer { id, starts_us, waits });
-        if request.expect && net.chance.one_in(2) {
+        if request.expect && net.random.replicas().one_in(2) {
             self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         if !waits {
@@ -481,7 +485,7 @@ impl Conn {
 
     /// Cuts the answer, or puts after it what does not belong there.
     fn spoil(&mut self, flaw: Flaw, start: usize, head_len: usize, body_len: usize, framing: Framing, net: &mut Net) {
-        let c = &mut net.chance;
+        let c = net.random.replicas();
         let mut cut = |place: Place| match place {
             Place::Start => start,
             Place::Body if body_len > 0 => start + head_len + c.below(body_len as u64) as usize,
@@ -571,7 +575,7 @@ fn head_text(request: &Request, number: u64, flaw: Flaw, net: &mut Net) -> Strin
         Framing::Length(len) => text += &format!("Content-Length: {len}\r\n"),
         Framing::Chunked => text += "Transfer-Encoding: chunked\r\n",
         // What a body would be, if there were one.
-        Framing::None if plan.status != 204 && net.chance.one_in(2) => text += "Content-Length: 77\r\n",
+        Framing::None if plan.status != 204 && net.random.replicas().one_in(2) => text += "Content-Length: 77\r\n",
         Framing::None | Framing::UntilClose => {}
     }
     if flaw == Flaw::Odd && plan.framing == Framing::Chunked {
@@ -581,10 +585,10 @@ fn head_text(request: &Request, number: u64, flaw: Flaw, net: &mut Net) -> Strin
         text += "Connection: close\r\n";
     } else if plan.minor == 0 {
         text += "Connection: keep-alive\r\n";
-    } else if net.chance.one_in(4) {
+    } else if net.random.replicas().one_in(4) {
         text += "Keep-Alive: timeout=5\r\nConnection: keep-alive\r\n";
     }
-    if net.chance.one_in(2) {
+    if net.random.replicas().one_in(2) {
         text += "Date: Sun, 22 Nov 2026 12:00:00 GMT\r\n";
     }
     text + "\r\n"
@@ -598,15 +602,15 @@ fn body_text(plan: &Plan, number: u64, flaw: Flaw, net: &mut Net) -> Vec<u8> {
     if plan.framing != Framing::Chunked {
         return data;
     }
-    let largest = 1 + net.chance.size(100_000) as usize;
+    let largest = 1 + net.random.replicas().size(100_000) as usize;
     let mut text = Vec::with_capacity(data.len() + 64);
     for piece in data.chunks(largest.max(data.len() / 200)) {
-        let extension = if net.chance.one_in(8) { ";x" } else { "" };
+        let extension = if net.random.replicas().one_in(8) { ";x" } else { "" };
         text.extend_from_slice(format!("{:x}{extension}\r\n", piece.len()).as_bytes());
         text.extend_from_slice(piece);
         text.extend_from_slice(b"\r\n");
     }
-    let end = if net.chance.one_in(4) { "0\r\nX-Sum: 1\r\nHost: no\r\n\r\n" } else { "0\r\n\r\n" };
+    let end = if net.random.replicas().one_in(4) { "0\r\nX-Sum: 1\r\nHost: no\r\n\r\n" } else { "0\r\n\r\n" };
     text.extend_from_slice(if flaw == Flaw::BadChunk { b"zz\r\n" } else { end.as_bytes() });
     text
 }

@@ -1,9 +1,9 @@
 //! What clients ask and what replicas are to answer, drawn before anything happens.
 
-use super::chance::Chance;
 use super::faults::Faults;
 use super::ledger::Request;
 use super::net::Actor;
+use super::random::Random;
 use super::wire::{Framing, SMUGGLED};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ pub enum Place {
 }
 
 pub struct Maker<'a> {
-    pub chance: &'a mut Chance,
+    pub random: &'a mut Random,
     pub faults: &'a Faults,
     pub client: Actor,
     pub service: usize,
@@ -94,7 +94,7 @@ pub struct Maker<'a> {
 impl Maker<'_> {
     /// A request that a replica may answer.
     pub fn request(&mut self, id: u64, last: bool) -> Request {
-        let c = &mut *self.chance;
+        let c = &mut *self.random;
         let method = c.pick(&["GET", "GET", "GET", "POST", "POST", "PUT", "HEAD", "DELETE"]);
         let minor = u8::from(!c.one_in(8));
         let upgrade = method == "GET" && minor == 1 && last && c.one_in(6);
@@ -112,7 +112,7 @@ impl Maker<'_> {
             method,
             minor,
             text: Vec::new(),
-            target: format!("/r/{id}?k={}", self.chance.below(20)),
+            target: format!("/r/{id}?k={}", self.random.below(20)),
             host: "sim.example".into(),
             upload,
             expect,
@@ -130,7 +130,7 @@ impl Maker<'_> {
     }
 
     fn write_head(&mut self, request: &mut Request, id: u64, last: bool) {
-        let c = &mut *self.chance;
+        let c = &mut *self.random;
         let absolute = c.one_in(8);
         let mut text = format!("{} ", request.method);
         if absolute {
@@ -188,7 +188,7 @@ impl Maker<'_> {
     }
 
     fn plan(&mut self, method: &str) -> Plan {
-        let c = &mut *self.chance;
+        let c = &mut *self.random;
         let status = c.pick(&[200, 200, 200, 200, 201, 404, 500, 204, 304]);
         let len = body_len(c);
         let upstream_minor = u8::from(!c.one_in(10));
@@ -219,7 +219,7 @@ impl Maker<'_> {
     /// A request that must be refused, or whose body breaks, with a smuggled one behind it.
     pub fn bad(&mut self, id: u64) -> Request {
         let mut request = self.request(id, false);
-        let c = &mut *self.chance;
+        let c = &mut *self.random;
         request.expect = false;
         request.upload = Upload::None;
         request.upgrade = false;
@@ -246,7 +246,7 @@ impl Maker<'_> {
 }
 
 /// Small ones mostly; some large enough to be spliced.
-fn body_len(c: &mut Chance) -> u64 {
+fn body_len(c: &mut Random) -> u64 {
     match c.below(24) {
         0 => c.range(60_000, 300_000),
         1 | 2 => 0,
@@ -255,7 +255,7 @@ fn body_len(c: &mut Chance) -> u64 {
     }
 }
 
-fn flaw(c: &mut Chance) -> Flaw {
+fn flaw(c: &mut Random) -> Flaw {
     let place = c.pick(&[Place::Start, Place::Head, Place::Body, Place::Body]);
     match c.below(12) {
         0..=4 => Flaw::Cut { place, reset: c.one_in(2) },

@@ -30,7 +30,11 @@ pub struct Tunnel {
 
 impl Tunnel {
     pub fn client(id: u64, labelled: bool, net: &mut Net) -> Tunnel {
-        let total = if net.chance.one_in(4) { net.chance.size(400_000) } else { net.chance.size(4_000) };
+        let total = if net.random.clients().one_in(4) {
+            net.random.clients().size(400_000)
+        } else {
+            net.random.clients().size(4_000)
+        };
         let label = if labelled { label(id).into_bytes() } else { Vec::new() };
         Tunnel { id, label, total, queued: 0, sent: 0, got: 0, over: false }
     }

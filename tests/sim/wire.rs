@@ -1,7 +1,7 @@
 //! HTTP/1.1 read a second time, strictly, by a parser that shares nothing with the one under test; and bodies that
 //! can be told apart byte by byte.
 
-use super::chance::mix;
+use super::random::mix;
 
 /// Judges the bytes of a message with this id.
 pub type Check<'a> = dyn FnMut(u64, &[u8]) -> Result<(), String> + 'a;

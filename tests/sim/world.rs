@@ -12,13 +12,13 @@ use ringway::shared::counters::Counters;
 use ringway::shared::report;
 use ringway::worker::{Entry, Parts, Worker};
 
-use super::chance::Chance;
 use super::client::Client;
 use super::faults::Faults;
 use super::kernel::{SimKernel, would_wait};
 use super::ledger::Tally;
 use super::net::{Bound, Event, Net, Owner, Shared};
 use super::plane::Plane;
+use super::regressions;
 
 /// Turns in a row that move nothing: a worker that spins.
 const IDLE_TURNS: u64 = 500;
@@ -58,14 +58,14 @@ struct Hand {
 }
 
 pub fn run(seed: u64, loud: bool) -> Ended {
-    let mut chance = Chance::new(seed);
-    let faults = Faults::draw(&mut chance);
+    let mut random = regressions::streams(seed);
+    let faults = Faults::draw(random.faults());
     if loud {
         println!("{faults:#?}");
     }
-    let workers = chance.range(1, 3) as usize;
+    let workers = random.world().range(1, 3) as usize;
     let calm = faults.calm;
-    let net: Shared = Rc::new(RefCell::new(Net::new(chance, faults, workers, loud)));
+    let net: Shared = Rc::new(RefCell::new(Net::new(random, faults, workers, loud)));
     let mut world = World::new(net, workers);
     world.live();
     world.end();
@@ -77,13 +77,14 @@ impl World {
     fn new(shared: Shared, workers: usize) -> World {
         let (reporter, reports) = report::channel(Arc::new(|| {}));
         let mut net = shared.borrow_mut();
-        let count = net.chance.range(1, 20) as usize;
+        let count = net.random.world().range(1, 20) as usize;
         let mut plane = Plane::new(&mut net, workers, count, reports);
         let clients = draw_clients(&mut net, workers, count);
-        let stop_us = if net.faults.early_stop { net.chance.range(500_000, 5_000_000) } else { u64::MAX / 2 };
+        let stop_us = if net.faults.early_stop { net.random.world().range(500_000, 5_000_000) } else { u64::MAX / 2 };
         let stop_at_us = net.now_us + stop_us;
-        let cap = if !net.faults.calm && net.chance.one_in(6) { net.chance.range(1, 10) as usize } else { 0 };
-        let seed = net.chance.draw();
+        let cap =
+            if !net.faults.calm && net.random.world().one_in(6) { net.random.world().range(1, 10) as usize } else { 0 };
+        let seed = net.random.world().draw();
         // Half of the worlds that are short of descriptors know it.
         let share = if net.faults.descriptors > 0 { (net.faults.descriptors / workers).max(16) } else { usize::MAX };
         drop(net);
@@ -210,7 +211,7 @@ impl World {
                 && hand.blocked
                 && (hand.wake.load(Ordering::Relaxed) || net.has_edges(index))
             {
-                let us = net.chance.range(1, 30);
+                let us = net.random.schedule().range(1, 30);
                 hand.plan(net, index, net.now_us + us);
             }
         }
@@ -226,8 +227,12 @@ impl World {
             Ok(true) => {
                 hand.worker.check();
                 hand.watch_progress(net, index);
-                let held_up = net.chance.per_mille(net.faults.held_up);
-                let us = if held_up { net.chance.range(1_000, 60_000) } else { net.chance.range(2, 60) };
+                let held_up = net.random.schedule().per_mille(net.faults.held_up);
+                let us = if held_up {
+                    net.random.schedule().range(1_000, 60_000)
+                } else {
+                    net.random.schedule().range(2, 60)
+                };
                 hand.plan(net, index, net.now_us + us);
             }
             Ok(false) => {
@@ -277,8 +282,8 @@ fn draw_clients(net: &mut Net, workers: usize, count: usize) -> Vec<Client> {
         }
     }
     let mut draw = |me| {
-        let (address, tcp) = match net.chance.pick(&addresses) {
-            (_, true) if net.chance.one_in(2) => addresses[0],
+        let (address, tcp) = match net.random.clients().pick(&addresses) {
+            (_, true) if net.random.clients().one_in(2) => addresses[0],
             other => other,
         };
         Client::draw(me, address, tcp, net)

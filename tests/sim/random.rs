@@ -1,0 +1,129 @@
+//! Pseudo-random numbers from a seed alone (splitmix64), in one independent stream per concern: a choice that is added
+//! to one concern does not shift what the others draw, so that old seeds keep their worlds.
+
+#[derive(Clone, Debug)]
+pub struct Streams(Vec<Random>);
+
+/// The concerns, each with a stream of its own.
+#[derive(Clone, Copy, Debug)]
+enum Concern {
+    World,
+    Faults,
+    Clients,
+    Replicas,
+    Control,
+    Network,
+    Kernel,
+    Schedule,
+}
+
+const CONCERNS: u64 = 8;
+
+impl Streams {
+    pub fn new(seed: u64) -> Streams {
+        Streams((0..CONCERNS).map(|concern| Random::new(mix(seed).wrapping_add(concern))).collect())
+    }
+
+    /// One stream for every concern, as all worlds had it once: seeds of then keep their worlds.
+    pub fn shared(seed: u64) -> Streams {
+        Streams(vec![Random::new(seed)])
+    }
+
+    /// Sizes, caps and times of the whole world.
+    pub fn world(&mut self) -> &mut Random {
+        self.of(Concern::World)
+    }
+
+    pub fn faults(&mut self) -> &mut Random {
+        self.of(Concern::Faults)
+    }
+
+    /// What clients send, and how they behave.
+    pub fn clients(&mut self) -> &mut Random {
+        self.of(Concern::Clients)
+    }
+
+    /// What replicas answer, and how they behave.
+    pub fn replicas(&mut self) -> &mut Random {
+        self.of(Concern::Replicas)
+    }
+
+    /// Probes, starts, stops and calls to the admin API.
+    pub fn control(&mut self) -> &mut Random {
+        self.of(Concern::Control)
+    }
+
+    /// Latency, segments, losses.
+    pub fn network(&mut self) -> &mut Random {
+        self.of(Concern::Network)
+    }
+
+    /// What the workers' system calls return.
+    pub fn kernel(&mut self) -> &mut Random {
+        self.of(Concern::Kernel)
+    }
+
+    /// When workers get the processor.
+    pub fn schedule(&mut self) -> &mut Random {
+        self.of(Concern::Schedule)
+    }
+
+    fn of(&mut self, concern: Concern) -> &mut Random {
+        let index = if self.0.len() == 1 { 0 } else { concern as usize };
+        &mut self.0[index]
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5851_F42D_4C95_7F2D)
+    }
+
+    pub fn draw(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        mix(self.0)
+    }
+
+    /// 0 to `n` - 1.
+    pub fn below(&mut self, n: u64) -> u64 {
+        if n == 0 { 0 } else { self.draw() % n }
+    }
+
+    /// `low` to `high`, both included.
+    pub fn range(&mut self, low: u64, high: u64) -> u64 {
+        low + self.below(high - low + 1)
+    }
+
+    pub fn per_mille(&mut self, rate: u32) -> bool {
+        rate > 0 && self.below(1000) < u64::from(rate)
+    }
+
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    pub fn pick<T: Copy>(&mut self, list: &[T]) -> T {
+        list[self.below(list.len() as u64) as usize]
+    }
+
+    /// Small ones often, large ones seldom: a random number of bits.
+    pub fn size(&mut self, most: u64) -> u64 {
+        let bits = 64 - most.leading_zeros() as u64;
+        let bits = self.range(0, bits);
+        self.below(1 << bits.min(62)).min(most)
+    }
+
+    /// A rate of a swarm: most faults are off in most worlds, and now and then one is frequent.
+    pub fn rate(&mut self, most: u32) -> u32 {
+        if self.one_in(2) { 0 } else { self.range(1, u64::from(most)) as u32 }
+    }
+}
+
+pub fn mix(word: u64) -> u64 {
+    let word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    word ^ (word >> 31)
+}
