@@ -8,6 +8,7 @@ use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use ringway::core::body::Body;
 use ringway::core::buffer::Pool;
+use ringway::core::context::Context;
 use ringway::core::head::{self, HeadScan};
 use ringway::core::limits::Limits;
 use ringway::core::ring::{Kind, Member, Ring};
@@ -15,8 +16,7 @@ use ringway::core::session::{Arrival, Session};
 use ringway::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, Snapshot};
 use ringway::core::step::{Leg, Outcome, Ready, Step};
 use ringway::core::tick::Tick;
-use ringway::core::turn::Turn;
-use ringway::shared::view::Publisher;
+use ringway::shared::publish::SnapshotPublisher;
 
 fn main() {
     divan::main();
@@ -59,41 +59,41 @@ fn chunks_scanned(bencher: Bencher) {
 
 #[divan::bench]
 fn snapshot_loaded(bencher: Bencher) {
-    let mut publisher = Publisher::new(snapshot());
+    let mut publisher = SnapshotPublisher::new(snapshot());
     let woken = AtomicU64::new(0);
-    let mut viewer = publisher.viewer(Arc::new(move || {
+    let mut reader = publisher.reader(Arc::new(move || {
         woken.fetch_add(1, Ordering::Relaxed);
     }));
-    bencher.counter(ItemsCount::new(1000_usize)).bench_local(|| (0..1000).map(|_| viewer.load().epoch).sum::<u64>());
+    bencher.counter(ItemsCount::new(1000_usize)).bench_local(|| (0..1000).map(|_| reader.load().epoch).sum::<u64>());
 }
 
 /// A keep-alive client and a pooled upstream connection, as in steady state.
 #[divan::bench(args = [SMALL, BROWSER])]
 fn request_through_a_session(bencher: Bencher, request: &[u8]) {
-    let mut turn = Turn::new(Tick(1), Arc::new(snapshot()), Pool::new(4), 7);
-    turn.date_line = DATE_LINE.into();
+    let mut cx = Context::new(Tick(1), Arc::new(snapshot()), Pool::new(4), 7);
+    cx.date_line = DATE_LINE.into();
     let address = ([127, 0, 0, 1], 8000).into();
     let arrival = Arrival { peer: address, local: address, proxied: false, tunnel_to: None };
-    let mut session = Session::new(arrival, &mut turn);
+    let mut session = Session::new(arrival, &mut cx);
     let readable = Ready { readable: true, ..Ready::default() };
     bencher.counter(ItemsCount::new(1_usize)).bench_local(|| {
-        session.on_ready(Leg::Client, readable, &turn);
+        session.on_ready(Leg::Client, readable, &cx);
         let mut steps = 0;
         while let Some(step) = session.next_step() {
             steps += 1;
             let outcome = match step {
                 Step::Recv(leg) => {
                     let bytes = if leg == Leg::Client { request } else { RESPONSE };
-                    session.lane_from(leg).space(&mut turn.pool)[..bytes.len()].copy_from_slice(bytes);
+                    session.lane_from(leg).space(&mut cx.pool)[..bytes.len()].copy_from_slice(bytes);
                     Outcome::Moved(bytes.len() as u64)
                 }
                 Step::Send { leg, .. } => Outcome::Moved(session.lane_to(leg).pending().len() as u64),
-                Step::Dial => Outcome::Dialed { replica: ReplicaId(1), reused: true, shared: false },
+                Step::Connect => Outcome::Connected { replica: ReplicaId(1), reused: true, shared: false },
                 _ => Outcome::Done,
             };
-            session.complete(step, outcome, &mut turn);
+            session.complete(step, outcome, &mut cx);
             if matches!(step, Step::Send { leg: Leg::Upstream, .. }) {
-                session.on_ready(Leg::Upstream, readable, &turn);
+                session.on_ready(Leg::Upstream, readable, &cx);
             }
         }
         assert!(steps == 6 && session.is_idle());

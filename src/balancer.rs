@@ -15,9 +15,9 @@ use crate::control::runtime::process::Processes;
 use crate::control::{self, Bell, Boot, End};
 use crate::core::limits::Limits;
 use crate::core::ring::{Kind, Member, Ring};
-use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Replica, ReplicaId, Routes, Served, Service, State};
-use crate::shared::report;
-use crate::shared::view::Publisher;
+use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Replica, ReplicaId, ReplicaLoad, Routes, Service, State};
+use crate::shared::events;
+use crate::shared::publish::SnapshotPublisher;
 use crate::worker::{self, Listen, Settings};
 
 /// What `ringway.service` names, and what messages call the replicas' service.
@@ -34,16 +34,16 @@ const ADMIN_PATIENCE_MS: u64 = 2 * ADD_LIMIT_MS;
 pub fn run(config: Config) -> Result<End, String> {
     let door = Door::bind(&config.admin.listen)?;
     let bell = Bell::default();
-    let (reporter, reports) = report::channel(bell.wake());
+    let (events, worker_events) = events::channel(bell.wake());
     let (registry, first) = Registry::new(plan(&config, door.as_ref().map(Door::endpoint)));
-    let mut publisher = Publisher::new(first);
-    let fleet = worker::start(&settings(&config), &mut publisher, &reporter)?;
+    let mut publisher = SnapshotPublisher::new(first);
+    let fleet = worker::start(&settings(&config), &mut publisher, &events)?;
     warn_of_few(fleet.descriptors);
     let boot = Boot {
         banner: banner(&config, &fleet.bound, door.as_ref()),
         registry,
         publisher,
-        reports,
+        worker_events,
         bell,
         door,
         token: config.admin.token.clone(),
@@ -124,7 +124,7 @@ fn admin_service(config: &Config, endpoint: &Endpoint) -> Service {
         endpoint: endpoint.clone(),
         weight: 1,
         state: State::Up,
-        served: Arc::new(Served::new(config.workers)),
+        load: Arc::new(ReplicaLoad::new(config.workers)),
     };
     Service {
         name: ADMIN.into(),

@@ -37,7 +37,7 @@
 //! 5. `Send`, `Recv`, `Send`: request out, response in, response out. Bodies above [a stated size](core::lane::SPLICE_MIN)
 //!    are spliced through a pipe. The upstream connection is parked as soon as its response was read whole.
 //!
-//! With `--coalesce` on, several sessions stand [in line](worker) on one upstream connection, and their requests leave in one
+//! With `--upstream-pipelining` on, several sessions stand [in line](worker) on one upstream connection, and their requests leave in one
 //! write; sessions do not know, because the connection keeps what came behind a response for the next in line.
 //!
 //! What a replica did not begin to answer goes to the next one on the ring, if sending it twice does no harm or no byte
@@ -45,7 +45,7 @@
 //!
 //! # The two planes
 //!
-//! Down go only snapshots: one writer, one atomic swap, one load per turn. Up go only [facts](shared::report), over a
+//! Down go only snapshots: one writer, one atomic swap, one load per turn. Up go only [facts](shared::events), over a
 //! bounded channel that may drop. The [registry](control::registry) is a pure reducer of commands to effects; Docker, child
 //! processes and heartbeats carry effects out and own nothing. A call to the admin API is answered when every worker
 //! has acted on its snapshot.

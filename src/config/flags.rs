@@ -242,7 +242,7 @@ limits! {
     attempts: u32, "N", 1..=100;
     /// Safe requests without a body that become ready together leave together on one connection to a replica, up to
     /// so many (pipelining, RFC 9112 section 9.3.2); 0 or 1: one after another
-    coalesce: usize, "N", 0..=1024;
+    upstream_pipelining: usize, "N", 0..=1024;
     /// A longer request line is answered 414, in bytes
     line_limit: usize, "BYTES", 64..=head::HEAD_MAX as u64;
     /// A longer request head is answered 431, a longer response head 502, in bytes

@@ -26,7 +26,7 @@ use super::{metrics, questions};
 use crate::core::ring::Kind;
 use crate::core::snapshot::Snapshot;
 use crate::shared::counters::Counters;
-use crate::shared::view::Publisher;
+use crate::shared::publish::SnapshotPublisher;
 
 /// From the head's end to the body's.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,7 +52,7 @@ pub struct Order {
 #[derive(Clone)]
 pub struct Desk {
     pub orders: UnboundedSender<Order>,
-    pub publisher: Arc<Publisher>,
+    pub publisher: Arc<SnapshotPublisher>,
     pub counters: Arc<[Arc<Counters>]>,
     pub dropped: Arc<AtomicU64>,
     pub status: watch::Receiver<Status>,

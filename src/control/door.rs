@@ -117,7 +117,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let room = Arc::new(Semaphore::new(CONNECTION_LIMIT));
-    while let Ok(seat) = room.clone().acquire_owned().await {
+    while let Ok(reader) = room.clone().acquire_owned().await {
         match next().await {
             Ok(stream) => {
                 let connection = http1::Builder::new()
@@ -128,7 +128,7 @@ where
                     if let Err(error) = connection.await {
                         log::debug!("admin connection: {error}");
                     }
-                    drop(seat);
+                    drop(reader);
                 });
             }
             Err(error) => {

@@ -8,9 +8,9 @@ use log::Level;
 
 use super::registry::readable;
 use crate::core::snapshot::{ReplicaId, Snapshot};
-use crate::core::step::Symptom;
+use crate::core::step::FaultKind;
 use crate::core::tick::Tick;
-use crate::shared::report::{Cap, Fact, Lack};
+use crate::shared::events::{Cap, Resource, WorkerEvent};
 
 const WINDOW_MS: u64 = 1_000;
 /// Names of instances that are gone are remembered for the facts that come after.
@@ -47,7 +47,7 @@ impl Journal {
         }
     }
 
-    pub fn note(&mut self, fact: &Fact, now: Tick) -> Option<(Level, String)> {
+    pub fn note(&mut self, fact: &WorkerEvent, now: Tick) -> Option<(Level, String)> {
         let (kind, level) = kind_of(fact);
         let line = self.line(fact);
         if let Some(window) = self.open.get_mut(&kind) {
@@ -90,77 +90,79 @@ impl Journal {
         self.names.iter().rev().find(|(known, _)| *known == id).map_or("a former replica", |(_, name)| name)
     }
 
-    fn line(&self, fact: &Fact) -> String {
+    fn line(&self, fact: &WorkerEvent) -> String {
         match fact {
-            Fact::Ill { replica, symptom } => format!("{}: {}", self.name(*replica), complaint(*symptom)),
-            Fact::Retried { from, to } if from == to => {
+            WorkerEvent::Ill { replica, kind } => format!("{}: {}", self.name(*replica), complaint(*kind)),
+            WorkerEvent::Retried { from, to } if from == to => {
                 format!("{}: a request was retried on a new connection", self.name(*from))
             }
-            Fact::Retried { from, to } => {
+            WorkerEvent::Retried { from, to } => {
                 format!("{}: a request was retried on {}", self.name(*from), self.name(*to))
             }
-            Fact::Refused { client, status: 0, why } => format!("{client}: closed without an answer: {why}"),
-            Fact::Refused { client, status, why } => format!("{client}: answered {status}: {why}"),
-            Fact::Capped { client, cap: Cap::All } => format!("{client}: refused: --max-connections are open"),
-            Fact::Capped { client, cap: Cap::PerClient } => {
+            WorkerEvent::Refused { client, status: 0, why } => format!("{client}: closed without an answer: {why}"),
+            WorkerEvent::Refused { client, status, why } => format!("{client}: answered {status}: {why}"),
+            WorkerEvent::Capped { client, cap: Cap::All } => format!("{client}: refused: --max-connections are open"),
+            WorkerEvent::Capped { client, cap: Cap::PerClient } => {
                 format!("{client}: refused: --max-connections-per-client of this client are open")
             }
-            Fact::Short { replica, lack } => {
-                format!("{}: no connection can be opened: {}; requests wait", self.name(*replica), shortage(*lack))
+            WorkerEvent::Short { replica, resource } => {
+                format!("{}: no connection can be opened: {}; requests wait", self.name(*replica), shortage(*resource))
             }
-            Fact::AcceptPaused { worker, lack } => format!("worker {worker}: accepting paused: {}", shortage(*lack)),
-            Fact::AcceptResumed { worker, after_ms } => {
+            WorkerEvent::AcceptPaused { worker, resource } => {
+                format!("worker {worker}: accepting paused: {}", shortage(*resource))
+            }
+            WorkerEvent::AcceptResumed { worker, after_ms } => {
                 format!("worker {worker}: accepting resumed after {}", readable(*after_ms))
             }
         }
     }
 }
 
-fn complaint(symptom: Symptom) -> String {
-    match symptom {
-        Symptom::ConnectFailed(why) => format!("connect failed: {why}"),
-        Symptom::ConnectTimedOut { after_ms } => format!("connect timed out after {}", readable(after_ms)),
-        Symptom::Silent { after_ms } => format!("a request waits for its answer since {}", readable(after_ms)),
-        Symptom::ResponseTimedOut { after_ms } => format!("no answer to a request within {}", readable(after_ms)),
-        Symptom::Hungup => "closed a connection before it answered".into(),
-        Symptom::BadResponse(why) => format!("bad response: {why}"),
+fn complaint(kind: FaultKind) -> String {
+    match kind {
+        FaultKind::ConnectFailed(why) => format!("connect failed: {why}"),
+        FaultKind::ConnectTimedOut { after_ms } => format!("connect timed out after {}", readable(after_ms)),
+        FaultKind::Silent { after_ms } => format!("a request waits for its answer since {}", readable(after_ms)),
+        FaultKind::ResponseTimedOut { after_ms } => format!("no answer to a request within {}", readable(after_ms)),
+        FaultKind::Hungup => "closed a connection before it answered".into(),
+        FaultKind::BadResponse(why) => format!("bad response: {why}"),
     }
 }
 
 /// Complaints that are told together.
-fn short(symptom: Symptom) -> &'static str {
-    match symptom {
-        Symptom::ConnectFailed(_) => "connect failed",
-        Symptom::ConnectTimedOut { .. } => "connect timed out",
-        Symptom::Silent { .. } => "silent",
-        Symptom::ResponseTimedOut { .. } => "response timed out",
-        Symptom::Hungup => "hung up",
-        Symptom::BadResponse(why) => why,
+fn short(kind: FaultKind) -> &'static str {
+    match kind {
+        FaultKind::ConnectFailed(_) => "connect failed",
+        FaultKind::ConnectTimedOut { .. } => "connect timed out",
+        FaultKind::Silent { .. } => "silent",
+        FaultKind::ResponseTimedOut { .. } => "response timed out",
+        FaultKind::Hungup => "hung up",
+        FaultKind::BadResponse(why) => why,
     }
 }
 
-fn shortage(lack: Lack) -> String {
-    match lack {
-        Lack::Descriptors => "no file descriptor is left (see ulimit -n)".into(),
-        Lack::Memory => "the system has no memory left for sockets".into(),
-        Lack::Ports => "every local port to it is in use (see net.ipv4.ip_local_port_range)".into(),
-        Lack::Other(why) => why.to_string(),
+fn shortage(resource: Resource) -> String {
+    match resource {
+        Resource::Descriptors => "no file descriptor is left (see ulimit -n)".into(),
+        Resource::Memory => "the system has no memory left for sockets".into(),
+        Resource::Ports => "every local port to it is in use (see net.ipv4.ip_local_port_range)".into(),
+        Resource::Other(why) => why.to_string(),
     }
 }
 
 const NOBODY: ReplicaId = ReplicaId(0);
 
-fn kind_of(fact: &Fact) -> (Kind, Level) {
+fn kind_of(fact: &WorkerEvent) -> (Kind, Level) {
     match fact {
-        Fact::Ill { replica, symptom } => ((short(*symptom), *replica), Level::Warn),
-        Fact::Retried { from, .. } => (("retried", *from), Level::Info),
-        Fact::Refused { status: 500.., why, .. } => ((why, NOBODY), Level::Warn),
-        Fact::Refused { why, .. } => ((why, NOBODY), Level::Info),
-        Fact::Capped { cap: Cap::All, .. } => (("capped", NOBODY), Level::Warn),
-        Fact::Capped { cap: Cap::PerClient, .. } => (("capped per client", NOBODY), Level::Warn),
-        Fact::Short { replica, .. } => (("short", *replica), Level::Warn),
-        Fact::AcceptPaused { .. } => (("accept paused", NOBODY), Level::Warn),
-        Fact::AcceptResumed { .. } => (("accept resumed", NOBODY), Level::Info),
+        WorkerEvent::Ill { replica, kind } => ((short(*kind), *replica), Level::Warn),
+        WorkerEvent::Retried { from, .. } => (("retried", *from), Level::Info),
+        WorkerEvent::Refused { status: 500.., why, .. } => ((why, NOBODY), Level::Warn),
+        WorkerEvent::Refused { why, .. } => ((why, NOBODY), Level::Info),
+        WorkerEvent::Capped { cap: Cap::All, .. } => (("capped", NOBODY), Level::Warn),
+        WorkerEvent::Capped { cap: Cap::PerClient, .. } => (("capped per client", NOBODY), Level::Warn),
+        WorkerEvent::Short { replica, .. } => (("short", *replica), Level::Warn),
+        WorkerEvent::AcceptPaused { .. } => (("accept paused", NOBODY), Level::Warn),
+        WorkerEvent::AcceptResumed { .. } => (("accept resumed", NOBODY), Level::Info),
     }
 }
 
@@ -168,13 +170,13 @@ fn kind_of(fact: &Fact) -> (Kind, Level) {
 mod tests {
     use super::*;
 
-    fn hungup(n: u64) -> Fact {
-        Fact::Ill { replica: ReplicaId(n), symptom: Symptom::Hungup }
+    fn hungup(n: u64) -> WorkerEvent {
+        WorkerEvent::Ill { replica: ReplicaId(n), kind: FaultKind::Hungup }
     }
 
     #[test]
     fn running_out_of_descriptors_is_said_in_words() {
-        let fact = Fact::AcceptPaused { worker: 0, lack: Lack::Descriptors };
+        let fact = WorkerEvent::AcceptPaused { worker: 0, resource: Resource::Descriptors };
         let (_, line) = Journal::default().note(&fact, Tick(0)).unwrap();
         assert_eq!(line, "worker 0: accepting paused: no file descriptor is left (see ulimit -n)");
     }

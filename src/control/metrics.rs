@@ -35,9 +35,9 @@ pub fn page(snapshot: &Snapshot, counters: &[Arc<Counters>], status: &Status, dr
 fn replicas(page: &mut String, snapshot: &Snapshot) {
     let replicas = || snapshot.services.first().into_iter().flat_map(|service| &service.replicas);
     let label = |name: &str| format!("{{replica=\"{}\"}}", escape(name));
-    let requests = replicas().map(|r| (label(&r.name), r.served.total()));
+    let requests = replicas().map(|r| (label(&r.name), r.load.total()));
     family(page, "ringway_replica_requests_total", "counter", "requests that a replica was chosen for", requests);
-    let in_flight = replicas().map(|r| (label(&r.name), r.served.in_flight()));
+    let in_flight = replicas().map(|r| (label(&r.name), r.load.in_flight()));
     family(page, "ringway_replica_requests_in_flight", "gauge", "requests under way at a replica", in_flight);
     let up = replicas().map(|r| (label(&r.name), u64::from(r.state == State::Up)));
     family(page, "ringway_replica_up", "gauge", "1 where a replica takes requests", up);

@@ -27,8 +27,8 @@ use crate::core::ring::Kind;
 use crate::core::snapshot::{Endpoint, Mode};
 use crate::core::tick::Tick;
 use crate::shared::counters::Counters;
-use crate::shared::report::Reports;
-use crate::shared::view::{Publisher, Wake};
+use crate::shared::events::EventReceiver;
+use crate::shared::publish::{SnapshotPublisher, Wake};
 
 /// How often the workers' epoch is looked at while somebody waits for it.
 const LIVE_LOOK: Duration = Duration::from_millis(1);
@@ -51,8 +51,8 @@ pub struct Boot {
     /// Printed once signals are heeded and the runtime answers: who reads it may go on.
     pub banner: String,
     pub registry: Registry,
-    pub publisher: Publisher,
-    pub reports: Reports,
+    pub publisher: SnapshotPublisher,
+    pub worker_events: EventReceiver,
     pub bell: Bell,
     pub door: Option<Door>,
     pub token: Option<String>,
@@ -102,8 +102,8 @@ async fn begin<R: Runtime + 'static>(
 struct Plane<R> {
     runtime: Rc<R>,
     registry: Registry,
-    publisher: Arc<Publisher>,
-    reports: Reports,
+    publisher: Arc<SnapshotPublisher>,
+    worker_events: EventReceiver,
     bell: Bell,
     heartbeat: Rc<Heartbeat>,
     mode: Mode,
@@ -164,7 +164,7 @@ impl<R: Runtime + 'static> Plane<R> {
             runtime: Rc::new(runtime),
             registry: boot.registry,
             publisher,
-            reports: boot.reports,
+            worker_events: boot.worker_events,
             bell: boot.bell,
             heartbeat: Rc::new(boot.heartbeat),
             mode: boot.mode,
@@ -298,8 +298,8 @@ impl<R: Runtime + 'static> Plane<R> {
     }
 
     fn take_facts(&mut self) -> Option<End> {
-        self.dropped.store(self.reports.dropped(), Ordering::Relaxed);
-        let facts: Vec<_> = self.reports.facts.try_iter().take(FACTS_PER_TURN).collect();
+        self.dropped.store(self.worker_events.dropped(), Ordering::Relaxed);
+        let facts: Vec<_> = self.worker_events.events.try_iter().take(FACTS_PER_TURN).collect();
         if facts.len() == FACTS_PER_TURN {
             self.bell.0.notify_one();
         }
@@ -307,7 +307,7 @@ impl<R: Runtime + 'static> Plane<R> {
         for fact in facts {
             self.journal.note(&fact, now).into_iter().for_each(write);
             if fact.suspect().is_some() {
-                let end = self.apply(Command::Fact(fact));
+                let end = self.apply(Command::WorkerEvent(fact));
                 if end.is_some() {
                     return end;
                 }

@@ -30,26 +30,26 @@ pub struct Exchange {
     /// What to: the `Upgrade` that went on.
     pub protocols: Vec<u8>,
     /// The client waits for 100 before it sends its body, and none has come yet.
-    pub expects: bool,
+    pub expects_continue: bool,
     /// May leave together with other requests.
     pub shareable: bool,
     /// Does so: what comes behind its response is for somebody else.
-    pub shared: bool,
+    pub pipelined: bool,
     pub tunnel: bool,
     /// The response began before the request was out whole.
-    pub early: bool,
+    pub response_before_request_end: bool,
     /// The response broke off: the client must see that.
     pub truncated: bool,
     pub reusable: bool,
     pub response_seen: bool,
     pub interims: u8,
     /// A byte of the request left on this connection.
-    pub left: bool,
+    pub bytes_sent_upstream: bool,
     /// The last failure was a deadline.
     pub timed_out: bool,
     /// When the request was sent whole.
-    pub asked_at: Option<Tick>,
-    pub told_silent: bool,
+    pub request_sent_at: Option<Tick>,
+    pub slow_reported: bool,
     /// Where in the upload's buffer the request begins, while all of it is still there.
     pub mark: Option<usize>,
     /// The whole request, once the buffer was given back.
@@ -69,7 +69,7 @@ impl Exchange {
     pub fn may_redial(&self, attempts: u32) -> bool {
         let attempts = (attempts as usize).min(ATTEMPTS_MAX);
         let whole = self.mark.is_some() || !self.replay.is_empty();
-        !self.response_seen && self.tries < attempts && (!self.left || (self.idempotent && whole))
+        !self.response_seen && self.tries < attempts && (!self.bytes_sent_upstream || (self.idempotent && whole))
     }
 
     pub fn tried(&mut self, replica: ReplicaId) {
@@ -89,7 +89,7 @@ impl Exchange {
         self.tried.iter().take(self.tries).any(|tried| *tried == replica)
     }
 
-    pub fn asked(&self) -> Asked {
+    pub fn request_summary(&self) -> Asked {
         Asked { is_head: self.is_head, upgrade: self.upgrade, minor: self.minor, keep_alive: self.keep_alive }
     }
 }

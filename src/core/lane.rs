@@ -127,7 +127,7 @@ impl Lane {
     }
 
     /// `n` bytes were read into `space`; true if that was all it had room for, so that more may be waiting.
-    pub fn read(&mut self, n: usize) -> bool {
+    pub fn commit_read(&mut self, n: usize) -> bool {
         let room = HEADROOM + CAPACITY - self.filled;
         self.full = n >= room;
         self.filled += n.min(room);
@@ -207,7 +207,7 @@ impl Lane {
 
     /// How much to ask of a splice, if one is worth it now. Where the framing promises no more than is here already,
     /// or some of it may be elsewhere than in the socket (`sure` is false), a read that filled the buffer has to say so.
-    pub fn fill_ask(&self, sure: bool) -> Option<u64> {
+    pub fn splice_len(&self, sure: bool) -> Option<u64> {
         let credit = if self.phase == Phase::Body { self.body.credit() } else { 0 };
         let worth = credit >= SPLICE_MIN && (self.full || sure && !self.body.is_open_ended());
         (worth && !self.unspliceable && self.start == self.filled && self.prefix.is_empty())
@@ -215,7 +215,7 @@ impl Lane {
     }
 
     /// `n` bytes went from the source into the pipe.
-    pub fn piped_in(&mut self, n: u64) {
+    pub fn spliced_in(&mut self, n: u64) {
         self.piped += n;
         self.body.pass(n);
         self.lulls = if n < SPLICE_LULL { self.lulls.saturating_add(1) } else { 0 };
@@ -226,7 +226,7 @@ impl Lane {
     }
 
     /// `n` bytes went from the pipe into the sink.
-    pub fn piped_out(&mut self, n: u64) {
+    pub fn spliced_out(&mut self, n: u64) {
         self.piped = self.piped.saturating_sub(n);
     }
 
@@ -244,7 +244,7 @@ impl Lane {
     }
 
     /// True while the lane wants another read: it never reads ahead of a sink that is behind.
-    pub fn is_hungry(&self) -> bool {
+    pub fn wants_read(&self) -> bool {
         self.phase != Phase::Done && !self.ended && self.is_drained() && self.room() > 0
     }
 
@@ -254,7 +254,7 @@ impl Lane {
     }
 
     /// Puts `bytes` in front of the buffer, in the place of what waited there.
-    pub fn push_prefix(&mut self, bytes: Bytes) {
+    pub fn set_prefix(&mut self, bytes: Bytes) {
         self.prefix = bytes;
     }
 

@@ -36,7 +36,7 @@ pub struct Limits {
     /// How many replicas one request may be tried on.
     pub attempts: u32,
     /// Requests that one upstream connection may carry at once (RFC 9112 section 9.3.2). Below 2: one after another.
-    pub coalesce: usize,
+    pub upstream_pipelining: usize,
     /// A request line longer than this is answered 414.
     pub line_limit: usize,
     /// A head longer than this is answered 431 (a response head: 502).
@@ -59,7 +59,7 @@ impl Limits {
         pool_idle_timeout_ms: 60_000,
         pool_size: 1024,
         attempts: 3,
-        coalesce: 0,
+        upstream_pipelining: 0,
         line_limit: 8 * 1024,
         head_limit: 16 * 1024,
         field_limit: 100,

@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod buffer;
+pub mod context;
 pub mod exchange;
 pub mod fuzz;
 pub mod head;
@@ -20,4 +21,3 @@ pub mod session;
 pub mod snapshot;
 pub mod step;
 pub mod tick;
-pub mod turn;

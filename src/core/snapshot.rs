@@ -41,13 +41,13 @@ pub struct Replica {
     pub endpoint: Endpoint,
     pub weight: u32,
     pub state: State,
-    pub served: Arc<Served>,
+    pub load: Arc<ReplicaLoad>,
 }
 
 /// Requests that a slot was chosen for and how many of them are over, one padded cell per worker: single writer each,
 /// summed by the reader. A drain waits until all are over.
 #[derive(Debug, Default)]
-pub struct Served {
+pub struct ReplicaLoad {
     cells: Box<[Cell]>,
 }
 
@@ -58,9 +58,9 @@ struct Cell {
     over: AtomicU64,
 }
 
-impl Served {
-    pub fn new(workers: usize) -> Served {
-        Served { cells: (0..workers).map(|_| Cell::default()).collect() }
+impl ReplicaLoad {
+    pub fn new(workers: usize) -> ReplicaLoad {
+        ReplicaLoad { cells: (0..workers).map(|_| Cell::default()).collect() }
     }
 
     /// Counts one request. A worker writes only its own cell.

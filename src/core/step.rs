@@ -40,20 +40,20 @@ pub enum Step {
     /// Read into the buffer of the lane whose source this leg is.
     Recv(Leg),
     /// Write what is pending in the lane whose sink this leg is. After the `last` of a connection its end follows in
-    /// the same turn, and may leave with it.
+    /// the same cx, and may leave with it.
     Send { leg: Leg, last: bool },
     /// Splice at most so many bytes from this leg into its lane's pipe.
-    Fill(Leg, u64),
+    SpliceIn(Leg, u64),
     /// Splice from the lane's pipe into this leg.
-    Drain(Leg, u64),
+    SpliceOut(Leg, u64),
     /// Connect to a replica: [`Session::call`](super::session::Session::call) says for what.
-    Dial,
+    Connect,
     /// The upstream connection is clean: it may serve other requests.
-    Park,
+    ReleaseUpstream,
     /// The upstream connection must never be used again.
-    Hangup,
+    CloseUpstream,
     /// Nothing more will be sent to this leg.
-    Finish(Leg),
+    ShutdownWrite(Leg),
     /// The session is over. With `reset`, the client must not take what it got for complete.
     Close { reset: bool },
 }
@@ -67,19 +67,19 @@ pub enum Outcome {
     Failed(ErrorKind),
     /// The kernel will not splice here, or no pipe is left: copy.
     Unspliceable,
-    Dialed {
+    Connected {
         replica: ReplicaId,
         reused: bool,
         /// Others may stand in line on the connection: what comes behind this response is for them.
         shared: bool,
     },
     /// The connection could not even be begun.
-    Undialable {
+    ConnectFailed {
         replica: ReplicaId,
         why: ErrorKind,
     },
     /// This side lacks a descriptor, memory or a local port for another connection: the session waits for room.
-    Short,
+    NoResources,
     /// No live replica is left to try.
     NoReplica,
     Done,
@@ -95,7 +95,7 @@ pub enum Notice {
     /// Something speaks against a replica.
     Ill {
         replica: ReplicaId,
-        symptom: Symptom,
+        kind: FaultKind,
     },
     Refused {
         status: u16,
@@ -105,7 +105,7 @@ pub enum Notice {
 
 /// What speaks against a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Symptom {
+pub enum FaultKind {
     ConnectFailed(ErrorKind),
     ConnectTimedOut {
         after_ms: u64,

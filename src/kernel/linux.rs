@@ -209,17 +209,17 @@ impl Kernel for Linux {
         Ok(Pipe { read, write })
     }
 
-    fn fill(&mut self, socket: &OwnedFd, pipe: &Pipe, most: u64) -> io::Result<u64> {
+    fn splice_in(&mut self, socket: &OwnedFd, pipe: &Pipe, most: u64) -> io::Result<u64> {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         Ok(rustix::pipe::splice(socket, None, &pipe.write, None, most as usize, flags)? as u64)
     }
 
-    fn drain(&mut self, pipe: &Pipe, socket: &OwnedFd, most: u64) -> io::Result<u64> {
+    fn splice_out(&mut self, pipe: &Pipe, socket: &OwnedFd, most: u64) -> io::Result<u64> {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         Ok(rustix::pipe::splice(&pipe.read, None, socket, None, most as usize, flags)? as u64)
     }
 
-    fn finish(&mut self, socket: &OwnedFd) -> io::Result<()> {
+    fn shutdown_write(&mut self, socket: &OwnedFd) -> io::Result<()> {
         Ok(rustix::net::shutdown(socket, Shutdown::Write)?)
     }
 

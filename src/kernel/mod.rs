@@ -53,11 +53,11 @@ pub trait Kernel {
     fn send(&mut self, socket: &Self::Socket, bytes: &[u8], more: bool) -> io::Result<usize>;
     fn pipe(&mut self) -> io::Result<Self::Pipe>;
     /// Socket to pipe.
-    fn fill(&mut self, socket: &Self::Socket, pipe: &Self::Pipe, most: u64) -> io::Result<u64>;
+    fn splice_in(&mut self, socket: &Self::Socket, pipe: &Self::Pipe, most: u64) -> io::Result<u64>;
     /// Pipe to socket.
-    fn drain(&mut self, pipe: &Self::Pipe, socket: &Self::Socket, most: u64) -> io::Result<u64>;
+    fn splice_out(&mut self, pipe: &Self::Pipe, socket: &Self::Socket, most: u64) -> io::Result<u64>;
     /// Nothing more will be sent.
-    fn finish(&mut self, socket: &Self::Socket) -> io::Result<()>;
+    fn shutdown_write(&mut self, socket: &Self::Socket) -> io::Result<()>;
     /// Closing is to be a reset.
     fn abort(&mut self, socket: &Self::Socket) -> io::Result<()>;
     /// The socket is closed by being dropped; a kernel that keeps books hears of it here.

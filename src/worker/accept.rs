@@ -7,10 +7,10 @@ use crate::core::net::Net;
 use crate::core::session::Arrival;
 use crate::core::tick::Tick;
 use crate::kernel::Kernel;
-use crate::shared::report::{Cap, Fact, Lack};
+use crate::shared::events::{Cap, Resource, WorkerEvent};
 
 use super::Worker;
-use super::shortage::lack;
+use super::resources::resource;
 
 /// Connections taken from one listener in one turn.
 const BATCH: usize = 64;
@@ -20,7 +20,7 @@ const PAUSE_MS: u64 = 100;
 const TELL_MS: u64 = 1_000;
 
 /// A bound listener and who comes in by it.
-pub struct Entry<K: Kernel> {
+pub struct BoundListener<K: Kernel> {
     pub listener: K::Listener,
     pub local: SocketAddr,
     /// `None`: HTTP, routed by `Routes`. `Some(n)`: bytes, all to service n of the snapshot.
@@ -31,8 +31,8 @@ pub struct Entry<K: Kernel> {
 
 /// An entry, and whether somebody stands before it.
 pub struct Door<K: Kernel> {
-    entry: Entry<K>,
-    knocked: bool,
+    entry: BoundListener<K>,
+    readable: bool,
     pause: Option<Pause>,
     /// When a pause was told last.
     told: Option<Tick>,
@@ -46,8 +46,8 @@ struct Pause {
 }
 
 impl<K: Kernel> Door<K> {
-    pub fn new(entry: Entry<K>) -> Door<K> {
-        Door { entry, knocked: false, pause: None, told: None }
+    pub fn new(entry: BoundListener<K>) -> Door<K> {
+        Door { entry, readable: false, pause: None, told: None }
     }
 
     fn arrival(&self, peer: SocketAddr) -> Arrival {
@@ -56,12 +56,12 @@ impl<K: Kernel> Door<K> {
     }
 
     /// The edge: stays until accepting finds nobody left.
-    pub fn knock(&mut self) {
-        self.knocked = true;
+    pub fn set_readable(&mut self) {
+        self.readable = true;
     }
 
     pub fn is_ready(&self, now: Tick) -> bool {
-        self.knocked && self.pause.is_none_or(|pause| pause.until <= now)
+        self.readable && self.pause.is_none_or(|pause| pause.until <= now)
     }
 
     /// What was lacking may be there again.
@@ -80,9 +80,9 @@ impl<K: Kernel> Worker<K> {
     pub(super) fn accept(&mut self) {
         for number in 0..self.doors.len() {
             for _ in 0..BATCH {
-                let Some(door) = self.doors.get(number).filter(|door| door.is_ready(self.turn.now)) else { break };
+                let Some(door) = self.doors.get(number).filter(|door| door.is_ready(self.cx.now)) else { break };
                 if !self.has_room_for_client() {
-                    self.pause(number, Lack::Descriptors);
+                    self.pause(number, Resource::Descriptors);
                     break;
                 }
                 match self.kernel.accept(&door.entry.listener) {
@@ -102,19 +102,19 @@ impl<K: Kernel> Worker<K> {
             ErrorKind::WouldBlock => {
                 self.resume(number);
                 if let Some(door) = self.doors.get_mut(number) {
-                    door.knocked = false;
+                    door.readable = false;
                 }
             }
             // The client left before it was taken in; the next one may be fine (accept(2), "Error handling").
             ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
-            _ if lack(error) == Some(Lack::Descriptors) && self.evict() => {}
-            kind => self.pause(number, lack(error).unwrap_or(Lack::Other(kind))),
+            _ if resource(error) == Some(Resource::Descriptors) && self.evict() => {}
+            kind => self.pause(number, resource(error).unwrap_or(Resource::Other(kind))),
         }
     }
 
-    fn pause(&mut self, number: usize, lack: Lack) {
-        let now = self.turn.now;
-        self.shortage.feel();
+    fn pause(&mut self, number: usize, resource: Resource) {
+        let now = self.cx.now;
+        self.resources.feel();
         let Some(door) = self.doors.get_mut(number) else { return };
         let before = door.pause;
         let due = door.told.is_none_or(|told| now.ms_since(told) >= TELL_MS);
@@ -125,14 +125,14 @@ impl<K: Kernel> Worker<K> {
         });
         if due {
             door.told = Some(now);
-            self.reporter.report(Fact::AcceptPaused { worker: self.index, lack });
+            self.events.send(WorkerEvent::AcceptPaused { worker: self.index, resource });
         }
     }
 
     fn resume(&mut self, number: usize) {
         if let Some(pause) = self.doors.get_mut(number).and_then(|door| door.pause.take()).filter(|pause| pause.told) {
-            let after_ms = self.turn.now.ms_since(pause.since);
-            self.reporter.report(Fact::AcceptResumed { worker: self.index, after_ms });
+            let after_ms = self.cx.now.ms_since(pause.since);
+            self.events.send(WorkerEvent::AcceptResumed { worker: self.index, after_ms });
         }
     }
 
@@ -163,7 +163,7 @@ impl<K: Kernel> Worker<K> {
             if !slot.counted {
                 slot.session.on_cap();
                 self.counters.capped_per_client.count();
-                self.reporter.report(Fact::Capped { client, cap: Cap::PerClient });
+                self.events.send(WorkerEvent::Capped { client, cap: Cap::PerClient });
             }
         }
     }
@@ -182,7 +182,7 @@ impl<K: Kernel> Worker<K> {
             Cap::All => self.counters.capped.count(),
             Cap::PerClient => self.counters.capped_per_client.count(),
         }
-        self.reporter.report(Fact::Capped { client, cap });
+        self.events.send(WorkerEvent::Capped { client, cap });
         self.counters.closed.count();
         // A refusal, not an end.
         let _ = self.kernel.abort(&socket);
@@ -191,8 +191,8 @@ impl<K: Kernel> Worker<K> {
 
     /// No more sockets can be watched: the system's own cap.
     pub(super) fn tell_unwatched(&self, error: &io::Error) {
-        let lack = lack(error).unwrap_or(Lack::Other(error.kind()));
+        let resource = resource(error).unwrap_or(Resource::Other(error.kind()));
         self.counters.capped.count();
-        self.reporter.report(Fact::AcceptPaused { worker: self.index, lack });
+        self.events.send(WorkerEvent::AcceptPaused { worker: self.index, resource });
     }
 }

@@ -17,12 +17,15 @@ impl<K: Kernel> Worker<K> {
             assert!(!session.is_idle() || !piped && session.buffers() == 0, "idle, and holds memory: {session:?}");
             let agreed = slot.conn.is_some() == session.replica().is_some();
             assert!(agreed || slot.queued, "an upstream that one side knows nothing of: {session:?}");
-            let line = slot.conn.and_then(|conn| self.conns.at(conn)).map(|conn| &conn.line);
-            assert!(line.is_none_or(|line| line.contains(&place)), "somebody else's upstream: {session:?}");
-            assert!(slot.shared || line.is_none_or(|line| line.len() == 1), "in line without knowing: {session:?}");
+            let queue = slot.conn.and_then(|conn| self.conns.at(conn)).map(|conn| &conn.queue);
+            assert!(queue.is_none_or(|queue| queue.contains(&place)), "somebody else's upstream: {session:?}");
+            assert!(
+                slot.shared || queue.is_none_or(|queue| queue.len() == 1),
+                "pipelined without knowing: {session:?}"
+            );
         }
-        assert_eq!(self.turn.pool.lent(), held, "buffers lent and held");
-        let lines = || self.conns.taken().filter_map(|conn| Some(self.conns.at(conn)?.line.len()));
+        assert_eq!(self.cx.pool.lent(), held, "buffers lent and held");
+        let lines = || self.conns.taken().filter_map(|conn| Some(self.conns.at(conn)?.queue.len()));
         let used: usize = lines().sum();
         assert_eq!(self.busy, lines().filter(|len| *len > 0).count(), "upstream connections in use");
         let using = self.slots.taken().filter(|place| self.slots.at(*place).is_some_and(|slot| slot.conn.is_some()));

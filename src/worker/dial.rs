@@ -7,10 +7,10 @@ use std::sync::Arc;
 use crate::core::snapshot::{Replica, ReplicaId, State};
 use crate::core::step::{Call, Leg, Outcome};
 use crate::kernel::{Kernel, Token};
-use crate::shared::report::{Fact, Lack};
+use crate::shared::events::{Resource, WorkerEvent};
 
-use super::pool::Home;
-use super::shortage::lack;
+use super::pool::PoolKey;
+use super::resources::resource;
 use super::slot::Conn;
 use super::{DONE, Worker};
 
@@ -18,7 +18,7 @@ impl<K: Kernel> Worker<K> {
     /// Finds a replica for what `place` calls for: this turn's snapshot chooses, whatever was tried before is left out.
     pub(super) fn dial(&mut self, place: u32) -> Outcome {
         let left = self.slots.at(place).and_then(|slot| slot.conn).and_then(|conn| self.conns.at(conn));
-        let left = left.map(|conn| conn.home.replica);
+        let left = left.map(|conn| conn.key.replica);
         if left.is_some() {
             self.hang_up(place);
         }
@@ -29,7 +29,7 @@ impl<K: Kernel> Worker<K> {
         let (call, first) = (slot.session.call(), left.is_none() && slot.session.tries() == 0);
         let outcome = self.find(place, call, left);
         match outcome {
-            Outcome::Short => self.counters.short.count(),
+            Outcome::NoResources => self.counters.short.count(),
             _ if first => self.counters.requests.count(),
             _ => {}
         }
@@ -38,41 +38,41 @@ impl<K: Kernel> Worker<K> {
 
     /// The replica asked for again, or else the first on the walk that can be had.
     fn find(&mut self, place: u32, call: Call, left: Option<ReplicaId>) -> Outcome {
-        let now = self.turn.now;
+        let now = self.cx.now;
         let mut again = call.again.and_then(|replica| self.live(call.service, replica));
         // Replicas to which no local port is free.
         let mut passed: Vec<ReplicaId> = Vec::new();
         loop {
             let afresh = again.is_some();
-            let Some(home) = again.take().or_else(|| self.choose(place, call, &passed)) else {
+            let Some(key) = again.take().or_else(|| self.choose(place, call, &passed)) else {
                 return if passed.is_empty() { Outcome::NoReplica } else { self.put_off(place) };
             };
-            let replica = home.replica;
-            let joined = if afresh || left.is_some() { None } else { self.join(place, call, home) };
+            let replica = key.replica;
+            let joined = if afresh || left.is_some() { None } else { self.join(place, call, key) };
             if let Some(outcome) = joined {
                 return outcome;
             }
-            let pooled = if afresh { None } else { self.pools.take(home) };
+            let pooled = if afresh { None } else { self.pools.take(key) };
             let outcome = match pooled {
                 Some(conn) => self.reuse(place, conn),
-                None if self.shortage.bars(replica, now) => {
+                None if self.resources.bars(replica, now) => {
                     passed.push(replica);
                     continue;
                 }
-                None if self.shortage.holds(now) => return self.put_off(place),
-                None => match self.open(place, home) {
+                None if self.resources.holds(now) => return self.put_off(place),
+                None => match self.open(place, key) {
                     Ok(outcome) => outcome,
-                    Err(error) => match lack(&error) {
-                        None => Outcome::Undialable { replica, why: error.kind() },
-                        Some(Lack::Ports) => {
-                            self.tell_short(replica, Lack::Ports);
-                            self.shortage.bar(replica, now);
+                    Err(error) => match resource(&error) {
+                        None => Outcome::ConnectFailed { replica, why: error.kind() },
+                        Some(Resource::Ports) => {
+                            self.tell_short(replica, Resource::Ports);
+                            self.resources.bar(replica, now);
                             passed.push(replica);
                             continue;
                         }
-                        Some(lack) => {
-                            self.tell_short(replica, lack);
-                            self.shortage.begin(now);
+                        Some(resource) => {
+                            self.tell_short(replica, resource);
+                            self.resources.begin(now);
                             return self.put_off(place);
                         }
                     },
@@ -80,31 +80,31 @@ impl<K: Kernel> Worker<K> {
             };
             if let Some(from) = left {
                 self.counters.retried.count();
-                self.reporter.report(Fact::Retried { from, to: replica });
+                self.events.send(WorkerEvent::Retried { from, to: replica });
             }
             return outcome;
         }
     }
 
     /// The first live replica on the walk that was neither tried nor passed.
-    fn choose(&self, place: u32, call: Call, passed: &[ReplicaId]) -> Option<Home> {
-        let (slot, service) = (self.slots.at(place)?, self.turn.snapshot.service(call.service)?);
+    fn choose(&self, place: u32, call: Call, passed: &[ReplicaId]) -> Option<PoolKey> {
+        let (slot, service) = (self.slots.at(place)?, self.cx.snapshot.service(call.service)?);
         let unfit = |replica| slot.session.was_tried(replica) || passed.contains(&replica);
         let (member, replica) = service.pick(call.key, unfit)?;
-        Some(Home { service: call.service, member, replica: replica.id })
+        Some(PoolKey { service: call.service, member, replica: replica.id })
     }
 
-    fn live(&self, service: usize, replica: ReplicaId) -> Option<Home> {
-        let replicas = &self.turn.snapshot.service(service)?.replicas;
+    fn live(&self, service: usize, replica: ReplicaId) -> Option<PoolKey> {
+        let replicas = &self.cx.snapshot.service(service)?.replicas;
         let member = replicas.iter().position(|r| r.id == replica && r.state == State::Up)?;
-        Some(Home { service, member, replica })
+        Some(PoolKey { service, member, replica })
     }
 
     /// The upstream connection is clean: it waits for the next request.
     pub(super) fn park(&mut self, place: u32) -> Outcome {
         let shared = self.slots.at(place).is_some_and(|slot| slot.shared);
-        if (!shared || !self.hand_on(place))
-            && let Some(number) = self.leave_line(place)
+        if (!shared || !self.advance_queue(place))
+            && let Some(number) = self.leave_queue(place)
         {
             self.put_back(number);
         }
@@ -114,15 +114,15 @@ impl<K: Kernel> Worker<K> {
     /// Nobody uses the connection: it waits in the pool, if there is room.
     pub(super) fn put_back(&mut self, number: u32) {
         let Some(conn) = self.conns.at_mut(number) else { return };
-        conn.idle_since = self.turn.now;
-        if !self.pools.give(conn.home, number) {
+        conn.idle_since = self.cx.now;
+        if !self.pools.give(conn.key, number) {
             self.discard(number);
         }
     }
 
     /// The upstream connection is closed. A pipe that still holds bytes for it goes with it.
     pub(super) fn hang_up(&mut self, place: u32) -> Outcome {
-        if let Some(number) = self.leave_line(place) {
+        if let Some(number) = self.leave_queue(place) {
             self.discard(number);
         }
         if let Some(slot) = self.slots.at_mut(place)
@@ -142,10 +142,10 @@ impl<K: Kernel> Worker<K> {
 
     /// Closes upstream connections that were idle for too long.
     pub(super) fn sweep(&mut self) {
-        let (now, conns, services) = (self.turn.now, &self.conns, &self.turn.snapshot.services);
+        let (now, conns, services) = (self.cx.now, &self.conns, &self.cx.snapshot.services);
         let stale = self.pools.expire(|number| {
             conns.at(number).is_some_and(|conn| {
-                let limit = services.get(conn.home.service).map_or(0, |service| service.limits.pool_idle_timeout_ms);
+                let limit = services.get(conn.key.service).map_or(0, |service| service.limits.pool_idle_timeout_ms);
                 now.ms_since(conn.idle_since) >= limit
             })
         });
@@ -158,17 +158,17 @@ impl<K: Kernel> Worker<K> {
         let (Some(conn), Some(slot)) = (self.conns.at_mut(number), self.slots.at_mut(place)) else {
             return Outcome::NoReplica;
         };
-        conn.line.push_back(place);
-        conn.served.count(self.index);
+        conn.queue.push_back(place);
+        conn.load.count(self.index);
         slot.conn = Some(number);
         self.busy += 1;
         self.counters.reused.count();
-        Outcome::Dialed { replica: conn.home.replica, reused: true, shared: false }
+        Outcome::Connected { replica: conn.key.replica, reused: true, shared: false }
     }
 
-    fn open(&mut self, place: u32, home: Home) -> io::Result<Outcome> {
-        let snapshot = Arc::clone(&self.turn.snapshot);
-        let replica = snapshot.service(home.service).and_then(|service| service.replicas.get(home.member));
+    fn open(&mut self, place: u32, key: PoolKey) -> io::Result<Outcome> {
+        let snapshot = Arc::clone(&self.cx.snapshot);
+        let replica = snapshot.service(key.service).and_then(|service| service.replicas.get(key.member));
         let replica = replica.ok_or(io::ErrorKind::NotFound)?;
         let socket = self.connect(replica)?;
         let (number, generation) = self.conns.vacant();
@@ -176,27 +176,27 @@ impl<K: Kernel> Worker<K> {
             self.kernel.close(socket);
             return Err(error);
         }
-        replica.served.count(self.index);
+        replica.load.count(self.index);
         self.counters.dialled.count();
         let number = self.conns.insert(Conn {
             socket,
-            home,
-            line: VecDeque::from([place]),
+            key,
+            queue: VecDeque::from([place]),
             batch: None,
-            idle_since: self.turn.now,
-            served: Arc::clone(&replica.served),
+            idle_since: self.cx.now,
+            load: Arc::clone(&replica.load),
         });
         if let Some(slot) = self.slots.at_mut(place) {
             slot.conn = Some(number);
         }
         self.busy += 1;
-        Ok(Outcome::Dialed { replica: replica.id, reused: false, shared: false })
+        Ok(Outcome::Connected { replica: replica.id, reused: false, shared: false })
     }
 
     fn connect(&mut self, replica: &Replica) -> io::Result<K::Socket> {
         loop {
             match self.kernel.connect(&replica.endpoint) {
-                Err(error) if lack(&error) == Some(Lack::Descriptors) && self.evict() => {}
+                Err(error) if resource(&error) == Some(Resource::Descriptors) && self.evict() => {}
                 result => return result,
             }
         }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::core::step::{Leg, Notice, Outcome, Step};
 use crate::kernel::{Kernel, Token};
-use crate::shared::report::Fact;
+use crate::shared::events::WorkerEvent;
 
 use super::Worker;
 
@@ -12,8 +12,8 @@ use super::Worker;
 const STEPS: usize = 64;
 
 impl<K: Kernel> Worker<K> {
-    pub(super) fn drive_heirs(&mut self) {
-        while let Some(place) = self.heirs.pop() {
+    pub(super) fn drive_resumed(&mut self) {
+        while let Some(place) = self.resumed.pop() {
             self.drive(place);
         }
     }
@@ -30,13 +30,13 @@ impl<K: Kernel> Worker<K> {
             };
             let outcome = match step {
                 Step::Close { reset } => return self.close(place, reset),
-                Step::Dial => self.dial(place),
-                Step::Park => self.park(place),
-                Step::Hangup => self.hang_up(place),
+                Step::Connect => self.dial(place),
+                Step::ReleaseUpstream => self.park(place),
+                Step::CloseUpstream => self.hang_up(place),
                 _ => self.transfer(place, step),
             };
             if let Some(slot) = self.slots.at_mut(place) {
-                slot.session.complete(step, outcome, &mut self.turn);
+                slot.session.complete(step, outcome, &mut self.cx);
                 if cfg!(debug_assertions) {
                     slot.session.check();
                 }
@@ -49,7 +49,7 @@ impl<K: Kernel> Worker<K> {
                 }
             }
             // Who joined a batch sends before the batch leaves.
-            budget -= usize::from(!matches!(outcome, Outcome::Dialed { shared: true, .. }));
+            budget -= usize::from(!matches!(outcome, Outcome::Connected { shared: true, .. }));
         }
         self.rest(place);
         self.queue(place);
@@ -60,7 +60,7 @@ impl<K: Kernel> Worker<K> {
         let Some(slot) = self.slots.at_mut(place) else { return };
         self.timers.hint(place, slot.session.deadline());
         let shared = slot.shared;
-        let unwatched = !slot.watched && slot.session.hears_client();
+        let unwatched = !slot.watched && slot.session.wants_client_events();
         if slot.session.has_notice() {
             self.announce(place);
         }
@@ -69,7 +69,7 @@ impl<K: Kernel> Worker<K> {
             self.watch(place);
         }
         if shared {
-            self.dissolve_behind(place);
+            self.requeue_behind(place);
         }
     }
 
@@ -103,7 +103,7 @@ impl<K: Kernel> Worker<K> {
         let Some(mut slot) = self.slots.remove(place) else { return };
         for leg in [Leg::Client, Leg::Upstream] {
             slot.session.lane_from(leg).drop_all();
-            slot.session.lane_from(leg).reclaim(&mut self.turn.pool);
+            slot.session.lane_from(leg).reclaim(&mut self.cx.pool);
         }
         if reset {
             // A socket that is gone already is as cut as it can be.
@@ -131,12 +131,12 @@ impl<K: Kernel> Worker<K> {
     fn tell(&self, notice: Notice, client: IpAddr) {
         let fact = match notice {
             Notice::Named { .. } => return,
-            Notice::Ill { replica, symptom } => Fact::Ill { replica, symptom },
+            Notice::Ill { replica, kind } => WorkerEvent::Ill { replica, kind },
             Notice::Refused { status, why } => {
                 self.counters.refused.count();
-                Fact::Refused { client, status, why }
+                WorkerEvent::Refused { client, status, why }
             }
         };
-        self.reporter.report(fact);
+        self.events.send(fact);
     }
 }

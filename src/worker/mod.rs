@@ -5,36 +5,36 @@ mod accept;
 mod check;
 mod dial;
 mod drive;
-mod fleet;
-mod line;
 mod perform;
+mod pipeline;
 mod pool;
-mod shortage;
+mod resources;
 mod slab;
 mod slot;
 mod timers;
+mod workers;
 
-pub use accept::Entry;
-pub use fleet::{Fleet, Listen, Settings, start};
+pub use accept::BoundListener;
+pub use workers::{Listen, Settings, Workers, start};
 
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::core::buffer::Pool;
+use crate::core::context::Context;
 use crate::core::session::{Arrival, Session};
 use crate::core::snapshot::{Snapshot, State};
 use crate::core::step::{Leg, Outcome};
 use crate::core::tick::Tick;
-use crate::core::turn::Turn;
 use crate::kernel::{Event, Kernel, Token};
+use crate::shared::connection_limiter::ConnectionLimiter;
 use crate::shared::counters::Counters;
-use crate::shared::crowd::Crowd;
-use crate::shared::report::Reporter;
-use crate::shared::view::Viewer;
+use crate::shared::events::EventSender;
+use crate::shared::publish::SnapshotReader;
 use accept::Door;
 use pool::Pools;
-use shortage::Shortage;
+use resources::ResourceLimits;
 use slab::Slab;
 use slot::{Conn, Pipe, Slot};
 use timers::Timers;
@@ -44,7 +44,7 @@ const SPARE_BUFFERS: usize = 64;
 /// How often idle upstream connections are looked over for age.
 const SWEEP_MS: u64 = 1_000;
 
-/// One event loop and all that it owns. Nothing in it is shared but the snapshot, the counters and the reporter.
+/// One event loop and all that it owns. Nothing in it is shared but the snapshot, the counters and the events.
 pub struct Worker<K: Kernel> {
     index: usize,
     kernel: K,
@@ -54,25 +54,25 @@ pub struct Worker<K: Kernel> {
     pools: Pools,
     timers: Timers,
     runnable: Vec<u32>,
-    /// Sessions whose turn in line came while others were driven.
-    heirs: Vec<u32>,
+    /// Sessions whose turn in the pipeline came while others were driven.
+    resumed: Vec<u32>,
     /// Upstream connections on which this turn's requests gather.
-    gathered: Vec<u32>,
-    events: Vec<Event>,
+    to_flush: Vec<u32>,
+    ready: Vec<Event>,
     spare_pipes: Vec<Pipe<K::Pipe>>,
     /// Each pipe holds one more of it.
     pipes: Arc<()>,
     /// Apart from the other parts, so that a session and what it is lent can be used at once.
-    turn: Turn,
+    cx: Context,
     /// The second that the turn's date is of.
     dated: u64,
-    viewer: Viewer,
+    reader: SnapshotReader,
     counters: Arc<Counters>,
-    reporter: Reporter,
+    events: EventSender,
     max_slots: usize,
     /// Where each client is capped: how many connections it has, in all workers.
-    crowd: Option<Arc<Crowd>>,
-    shortage: Shortage,
+    crowd: Option<Arc<ConnectionLimiter>>,
+    resources: ResourceLimits,
     /// Clients that have not asked for anything yet.
     fresh: usize,
     /// Upstream connections in use.
@@ -83,31 +83,31 @@ pub struct Worker<K: Kernel> {
 }
 
 /// What a worker is made with.
-pub struct Parts<K: Kernel> {
+pub struct WorkerInit<K: Kernel> {
     pub index: usize,
     pub kernel: K,
-    pub entries: Vec<Entry<K>>,
-    pub viewer: Viewer,
+    pub listeners: Vec<BoundListener<K>>,
+    pub reader: SnapshotReader,
     pub counters: Arc<Counters>,
-    pub reporter: Reporter,
+    pub events: EventSender,
     pub seed: u64,
     /// Client connections at most. 0: no cap.
     pub max_connections: usize,
     /// Shared by all workers where connections of each client are capped.
-    pub crowd: Option<Arc<Crowd>>,
+    pub crowd: Option<Arc<ConnectionLimiter>>,
     /// Descriptors that connections and pipes of this worker may take.
     pub descriptors: usize,
 }
 
 impl<K: Kernel> Worker<K> {
-    pub fn new(parts: Parts<K>) -> io::Result<Worker<K>> {
-        let Parts { index, mut kernel, entries, mut viewer, counters, reporter, seed, .. } = parts;
-        let mut doors = Vec::with_capacity(entries.len());
-        for (number, entry) in entries.into_iter().enumerate() {
+    pub fn new(init: WorkerInit<K>) -> io::Result<Worker<K>> {
+        let WorkerInit { index, mut kernel, listeners, mut reader, counters, events, seed, .. } = init;
+        let mut doors = Vec::with_capacity(listeners.len());
+        for (number, entry) in listeners.into_iter().enumerate() {
             kernel.watch_listener(&entry.listener, Token::Listener(number as u32))?;
             doors.push(Door::new(entry));
         }
-        let snapshot = viewer.load().clone();
+        let snapshot = reader.load().clone();
         let now = kernel.now();
         let mut worker = Worker {
             index,
@@ -118,19 +118,19 @@ impl<K: Kernel> Worker<K> {
             pools: Pools::default(),
             timers: Timers::default(),
             runnable: Vec::new(),
-            heirs: Vec::new(),
-            gathered: Vec::new(),
-            events: Vec::new(),
+            resumed: Vec::new(),
+            to_flush: Vec::new(),
+            ready: Vec::new(),
             spare_pipes: Vec::new(),
             pipes: Arc::new(()),
-            turn: Turn::new(now, snapshot, Pool::new(SPARE_BUFFERS), seed),
+            cx: Context::new(now, snapshot, Pool::new(SPARE_BUFFERS), seed),
             dated: 0,
-            viewer,
+            reader,
             counters,
-            reporter,
-            max_slots: if parts.max_connections == 0 { usize::MAX } else { parts.max_connections },
-            crowd: parts.crowd,
-            shortage: Shortage::new(parts.descriptors),
+            events,
+            max_slots: if init.max_connections == 0 { usize::MAX } else { init.max_connections },
+            crowd: init.crowd,
+            resources: ResourceLimits::new(init.descriptors),
             fresh: 0,
             busy: 0,
             swept: now,
@@ -144,35 +144,35 @@ impl<K: Kernel> Worker<K> {
     /// Turns until the snapshot says stop and everything under way is over.
     pub fn run(mut self) -> io::Result<()> {
         while self.turn()? {}
-        self.viewer.left();
+        self.reader.detach();
         Ok(())
     }
 
     /// One pass of the loop; false when the worker is done.
     pub fn turn(&mut self) -> io::Result<bool> {
-        let mut events = std::mem::take(&mut self.events);
-        self.kernel.wait(self.patience_ms(), &mut events)?;
+        let mut ready = std::mem::take(&mut self.ready);
+        self.kernel.wait(self.patience_ms(), &mut ready)?;
         self.read_clocks();
         self.follow_snapshot();
-        for event in &events {
+        for event in &ready {
             self.mark(event);
         }
-        self.events = events;
+        self.ready = ready;
         self.accept();
         self.expire();
         self.end_shortage();
         let mut due = std::mem::take(&mut self.runnable);
         for place in due.drain(..) {
             self.drive(place);
-            self.drive_heirs();
+            self.drive_resumed();
         }
         if self.runnable.is_empty() {
             // The list's memory serves the next turn.
             self.runnable = due;
         }
-        while !self.gathered.is_empty() {
-            self.flush_gathered();
-            self.drive_heirs();
+        while !self.to_flush.is_empty() {
+            self.flush_pipelined();
+            self.drive_resumed();
         }
         if self.is_over() {
             self.end();
@@ -189,40 +189,41 @@ impl<K: Kernel> Worker<K> {
     }
 
     fn is_over(&self) -> bool {
-        self.stop_by.is_some_and(|by| self.slots.len() == 0 || self.turn.now >= by)
+        self.stop_by.is_some_and(|by| self.slots.len() == 0 || self.cx.now >= by)
     }
 
     /// How long the next wait may last.
     fn patience_ms(&self) -> Option<u64> {
-        if !self.runnable.is_empty() || self.doors.iter().any(|door| door.is_ready(self.turn.now)) {
+        if !self.runnable.is_empty() || self.doors.iter().any(|door| door.is_ready(self.cx.now)) {
             return Some(0);
         }
         let sweep = (self.conns.len() > 0).then(|| self.swept.after_ms(SWEEP_MS));
         let doors = self.doors.iter().filter_map(Door::opens_at);
-        let next = doors.chain(self.timers.next()).chain(sweep).chain(self.stop_by).chain(self.shortage.due()).min()?;
-        Some(next.ms_since(self.turn.now).max(1))
+        let next =
+            doors.chain(self.timers.next()).chain(sweep).chain(self.stop_by).chain(self.resources.due()).min()?;
+        Some(next.ms_since(self.cx.now).max(1))
     }
 
     fn read_clocks(&mut self) {
-        self.turn.now = self.kernel.now();
+        self.cx.now = self.kernel.now();
         let seconds = self.kernel.unix_seconds();
         if seconds != self.dated {
             self.dated = seconds;
             let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
-            self.turn.date_line = format!("Date: {date}\r\n");
+            self.cx.date_line = format!("Date: {date}\r\n");
         }
     }
 
     /// The turn's one look at what the control plane says.
     fn follow_snapshot(&mut self) {
-        if self.viewer.load().epoch != self.turn.snapshot.epoch {
-            self.turn.snapshot = self.viewer.load().clone();
+        if self.reader.load().epoch != self.cx.snapshot.epoch {
+            self.cx.snapshot = self.reader.load().clone();
             self.adopt_snapshot();
         }
     }
 
     fn adopt_snapshot(&mut self) {
-        let snapshot = self.turn.snapshot.clone();
+        let snapshot = self.cx.snapshot.clone();
         for conn in self.pools.follow(&snapshot) {
             self.discard(conn);
         }
@@ -230,7 +231,7 @@ impl<K: Kernel> Worker<K> {
         if snapshot.stopping && self.stop_by.is_none() {
             self.begin_stop(&snapshot);
         }
-        self.viewer.saw(snapshot.epoch);
+        self.reader.ack(snapshot.epoch);
     }
 
     /// Requests at a replica that is down go elsewhere where that is safe.
@@ -243,7 +244,7 @@ impl<K: Kernel> Worker<K> {
         for place in self.slots.taken().collect::<Vec<_>>() {
             let Some(slot) = self.slots.at_mut(place) else { continue };
             if slot.session.replica().is_some_and(|replica| down.contains(&replica)) {
-                slot.session.on_replica_down(&mut self.turn);
+                slot.session.on_replica_down(&mut self.cx);
                 self.queue(place);
             }
         }
@@ -253,7 +254,7 @@ impl<K: Kernel> Worker<K> {
         self.accept();
         self.doors.clear();
         let drain_ms = snapshot.services.iter().map(|service| service.limits.drain_timeout_ms).max().unwrap_or(0);
-        self.stop_by = Some(self.turn.now.after_ms(drain_ms));
+        self.stop_by = Some(self.cx.now.after_ms(drain_ms));
         for place in self.slots.taken().collect::<Vec<_>>() {
             if let Some(slot) = self.slots.at_mut(place) {
                 slot.session.on_drain();
@@ -266,30 +267,30 @@ impl<K: Kernel> Worker<K> {
         match event.token {
             Token::Listener(number) => {
                 if let Some(door) = self.doors.get_mut(number as usize) {
-                    door.knock();
+                    door.set_readable();
                 }
             }
             Token::Client { place, generation } => {
                 if let Some(slot) = self.slots.tenant(place, generation) {
-                    slot.session.on_ready(Leg::Client, event.ready, &self.turn);
+                    slot.session.on_ready(Leg::Client, event.ready, &self.cx);
                     self.queue(place);
                 }
             }
             Token::Upstream { place, generation } => {
                 let Some(conn) = self.conns.tenant(place, generation) else { return };
-                match conn.line.front().copied() {
+                match conn.queue.front().copied() {
                     Some(owner) => {
                         if conn.batch.is_some() {
                             self.mark_batch(place, event.ready);
                         }
                         if let Some(slot) = self.slots.at_mut(owner) {
-                            slot.session.on_ready(Leg::Upstream, event.ready, &self.turn);
+                            slot.session.on_ready(Leg::Upstream, event.ready, &self.cx);
                             self.queue(owner);
                         }
                     }
                     // An idle connection that has something to say is dead or poisoned.
                     None if event.ready.readable || event.ready.hangup || event.ready.dead => {
-                        self.pools.forget(conn.home, place);
+                        self.pools.forget(conn.key, place);
                         self.discard(place);
                     }
                     None => {}
@@ -308,13 +309,13 @@ impl<K: Kernel> Worker<K> {
     }
 
     fn expire(&mut self) {
-        let now = self.turn.now;
+        let now = self.cx.now;
         while let Some(place) = self.timers.due(now) {
             if let Some(slot) = self.slots.at_mut(place) {
                 let waited = slot.session.deadline() <= now;
-                slot.session.on_deadline(&mut self.turn);
-                if waited && self.is_behind(place) {
-                    self.dismiss(place);
+                slot.session.on_deadline(&mut self.cx);
+                if waited && self.is_queued_behind(place) {
+                    self.requeue_from(place);
                 }
                 self.queue(place);
             }
@@ -331,11 +332,11 @@ impl<K: Kernel> Worker<K> {
             Ok(counted) => counted,
             Err(cap) => return self.turn_away(socket, arrival.peer.ip(), cap),
         };
-        let told = self.turn.snapshot.services.iter().any(|service| service.send_proxy.is_some());
+        let told = self.cx.snapshot.services.iter().any(|service| service.send_proxy.is_some());
         if told && arrival.local.ip().is_unspecified() {
             arrival.local = self.kernel.local(&socket).unwrap_or(arrival.local);
         }
-        let session = Session::new(arrival, &mut self.turn);
+        let session = Session::new(arrival, &mut self.cx);
         let deadline = session.deadline();
         let place = self.slots.insert(Slot::new(session, socket, arrival.peer.ip(), counted));
         self.fresh += 1;
@@ -346,7 +347,7 @@ impl<K: Kernel> Worker<K> {
 
 impl<K: Kernel> Drop for Worker<K> {
     fn drop(&mut self) {
-        self.viewer.left();
+        self.reader.detach();
     }
 }
 

@@ -7,7 +7,7 @@ use crate::core::step::{Leg, Outcome, Step};
 use crate::kernel::Kernel;
 
 use super::Worker;
-use super::shortage::PIPE;
+use super::resources::PIPE;
 use super::slot::{Pipe, Slot};
 
 /// Pipes kept while no splice is under way.
@@ -17,11 +17,11 @@ impl<K: Kernel> Worker<K> {
     /// Everything but `Dial`, `Park` and `Close`, which are about connections rather than bytes.
     pub(super) fn transfer(&mut self, place: u32, step: Step) -> Outcome {
         if self.slots.at(place).is_some_and(|slot| slot.shared)
-            && let Some(outcome) = self.transfer_in_line(place, step)
+            && let Some(outcome) = self.transfer_pipelined(place, step)
         {
             return outcome;
         }
-        let may_open = matches!(step, Step::Fill(..)) && self.has_room(PIPE);
+        let may_open = matches!(step, Step::SpliceIn(..)) && self.has_room(PIPE);
         let Some(Slot { session, socket, conn, pipes, .. }) = self.slots.at_mut(place) else { return gone() };
         let upstream = conn.and_then(|conn| self.conns.at(conn)).map(|conn| &conn.socket);
         let socket_of = |leg| if leg == Leg::Client { Some(&*socket) } else { upstream };
@@ -29,7 +29,7 @@ impl<K: Kernel> Worker<K> {
         match step {
             Step::Recv(leg) => {
                 let Some(socket) = socket_of(leg) else { return gone() };
-                let space = session.lane_from(leg).space(&mut self.turn.pool);
+                let space = session.lane_from(leg).space(&mut self.cx.pool);
                 taken(uninterrupted(|| kernel.recv(socket, space)))
             }
             Step::Send { leg, last } => {
@@ -39,7 +39,7 @@ impl<K: Kernel> Worker<K> {
                 self.count_bytes(leg, outcome);
                 outcome
             }
-            Step::Fill(leg, most) => {
+            Step::SpliceIn(leg, most) => {
                 if pipes.of(leg).is_none() {
                     *pipes.of(leg) = self.spare_pipes.pop().or_else(|| {
                         let pipe = if may_open { kernel.pipe().ok() } else { None };
@@ -50,27 +50,27 @@ impl<K: Kernel> Worker<K> {
                     return Outcome::Unspliceable;
                 };
                 let outcome =
-                    spliced(taken(uninterrupted(|| kernel.fill(socket, &pipe.pipe, most)).map(|n| n as usize)));
+                    spliced(taken(uninterrupted(|| kernel.splice_in(socket, &pipe.pipe, most)).map(|n| n as usize)));
                 if leg == Leg::Upstream && self.slots.at(place).is_some_and(|slot| slot.shared) {
-                    self.filled_in_line(place, outcome);
+                    self.spliced_pipelined(place, outcome);
                 }
                 outcome
             }
-            Step::Drain(leg, most) => {
+            Step::SpliceOut(leg, most) => {
                 let source = if leg == Leg::Client { Leg::Upstream } else { Leg::Client };
                 let (Some(socket), Some(pipe)) = (socket_of(leg), pipes.of(source).as_ref()) else {
                     return gone();
                 };
-                let outcome = given(uninterrupted(|| kernel.drain(&pipe.pipe, socket, most)));
+                let outcome = given(uninterrupted(|| kernel.splice_out(&pipe.pipe, socket, most)));
                 self.count_bytes(leg, outcome);
                 outcome
             }
-            Step::Finish(leg) => {
+            Step::ShutdownWrite(leg) => {
                 // A socket that is gone already needs no farewell.
-                let _ = socket_of(leg).map(|socket| kernel.finish(socket));
+                let _ = socket_of(leg).map(|socket| kernel.shutdown_write(socket));
                 Outcome::Done
             }
-            Step::Dial | Step::Park | Step::Hangup | Step::Close { .. } => Outcome::Done,
+            Step::Connect | Step::ReleaseUpstream | Step::CloseUpstream | Step::Close { .. } => Outcome::Done,
         }
     }
 

@@ -18,12 +18,12 @@ struct Pool {
     /// The connection on which requests gather.
     gathering: Option<u32>,
     /// Requests go one by one until then.
-    apart_until: Tick,
+    suspended_until: Tick,
 }
 
 /// Where a connection waits between requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Home {
+pub struct PoolKey {
     pub service: usize,
     /// The replica's number, as the snapshot had it when the connection was opened.
     pub member: usize,
@@ -44,7 +44,7 @@ impl Pools {
                     up: replica.state == State::Up,
                     idle: kept.map(|pool| std::mem::take(&mut pool.idle)).unwrap_or_default(),
                     gathering: None,
-                    apart_until: Tick::default(),
+                    suspended_until: Tick::default(),
                 }
             });
             self.services.push(pools.collect());
@@ -53,26 +53,26 @@ impl Pools {
     }
 
     /// The idle connection used last.
-    pub fn take(&mut self, home: Home) -> Option<u32> {
-        self.find(home)?.idle.pop()
+    pub fn take(&mut self, key: PoolKey) -> Option<u32> {
+        self.find(key)?.idle.pop()
     }
 
     /// Where requests for this replica gather, if they may.
-    pub fn gathering(&mut self, home: Home, now: Tick) -> Option<&mut Option<u32>> {
-        let pool = self.find(home)?;
-        (pool.apart_until <= now).then_some(&mut pool.gathering)
+    pub fn gathering(&mut self, key: PoolKey, now: Tick) -> Option<&mut Option<u32>> {
+        let pool = self.find(key)?;
+        (pool.suspended_until <= now).then_some(&mut pool.gathering)
     }
 
-    /// Standing in line at this replica cost more than it saved: not again before `until`.
-    pub fn keep_apart(&mut self, home: Home, until: Tick) {
-        if let Some(pool) = self.find(home) {
-            pool.apart_until = until;
+    /// Standing in queue at this replica cost more than it saved: not again before `until`.
+    pub fn suspend_pipelining(&mut self, key: PoolKey, until: Tick) {
+        if let Some(pool) = self.find(key) {
+            pool.suspended_until = until;
         }
     }
 
     /// Keeps `conn` for later; false if it should be closed instead.
-    pub fn give(&mut self, home: Home, conn: u32) -> bool {
-        let Some(pool) = self.find(home) else { return false };
+    pub fn give(&mut self, key: PoolKey, conn: u32) -> bool {
+        let Some(pool) = self.find(key) else { return false };
         let keep = pool.up && pool.idle.len() < pool.limit;
         if keep {
             pool.idle.push(conn);
@@ -81,8 +81,8 @@ impl Pools {
     }
 
     /// `conn` died while it was idle.
-    pub fn forget(&mut self, home: Home, conn: u32) {
-        if let Some(pool) = self.find(home)
+    pub fn forget(&mut self, key: PoolKey, conn: u32) {
+        if let Some(pool) = self.find(key)
             && let Some(at) = pool.idle.iter().rposition(|c| *c == conn)
         {
             pool.idle.remove(at);
@@ -105,11 +105,11 @@ impl Pools {
         stale
     }
 
-    fn find(&mut self, home: Home) -> Option<&mut Pool> {
-        let pools = self.services.get_mut(home.service)?;
-        let stays = pools.get(home.member).is_some_and(|pool| pool.replica == home.replica);
-        let moved = || pools.iter().position(|pool| pool.replica == home.replica);
-        let at = if stays { home.member } else { moved()? };
+    fn find(&mut self, key: PoolKey) -> Option<&mut Pool> {
+        let pools = self.services.get_mut(key.service)?;
+        let stays = pools.get(key.member).is_some_and(|pool| pool.replica == key.replica);
+        let moved = || pools.iter().position(|pool| pool.replica == key.replica);
+        let at = if stays { key.member } else { moved()? };
         pools.get_mut(at)
     }
 }

@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::core::session::Session;
-use crate::core::snapshot::Served;
+use crate::core::snapshot::ReplicaLoad;
 use crate::core::step::Leg;
 use crate::core::tick::Tick;
 use crate::kernel::Kernel;
 
-use super::line::Batch;
-use super::pool::Home;
+use super::pipeline::Batch;
+use super::pool::PoolKey;
 
 pub struct Slot<K: Kernel> {
     pub session: Session,
@@ -24,7 +24,7 @@ pub struct Slot<K: Kernel> {
     pub asked: bool,
     /// The upstream connection in use.
     pub conn: Option<u32>,
-    /// Others may stand in line on it.
+    /// Others may stand in queue on it.
     pub shared: bool,
     pub pipes: Pipes<Pipe<K::Pipe>>,
     pub queued: bool,
@@ -34,12 +34,12 @@ pub struct Slot<K: Kernel> {
 
 pub struct Conn<K: Kernel> {
     pub socket: K::Socket,
-    pub home: Home,
+    pub key: PoolKey,
     /// The sessions that use it, in the order of their requests; idle without one. The first is the one that reads.
-    pub line: VecDeque<u32>,
+    pub queue: VecDeque<u32>,
     pub batch: Option<Box<Batch>>,
     pub idle_since: Tick,
-    pub served: Arc<Served>,
+    pub load: Arc<ReplicaLoad>,
 }
 
 impl<K: Kernel> Slot<K> {

@@ -193,7 +193,7 @@ impl Kernel for SimKernel {
         Ok(SimPipe { net: self.net.clone(), bytes: RefCell::default(), source: RefCell::default() })
     }
 
-    fn fill(&mut self, socket: &SimSocket, pipe: &SimPipe, most: u64) -> io::Result<u64> {
+    fn splice_in(&mut self, socket: &SimSocket, pipe: &SimPipe, most: u64) -> io::Result<u64> {
         let net = &mut *self.net.borrow_mut();
         assert!(most > 0, "a splice of nothing");
         if net.random.kernel().per_mille(net.faults.no_splice) {
@@ -215,7 +215,7 @@ impl Kernel for SimKernel {
         told(net, "w.fill", self.worker, socket.end, result).map(|n| n as u64)
     }
 
-    fn drain(&mut self, pipe: &SimPipe, socket: &SimSocket, most: u64) -> io::Result<u64> {
+    fn splice_out(&mut self, pipe: &SimPipe, socket: &SimSocket, most: u64) -> io::Result<u64> {
         let net = &mut *self.net.borrow_mut();
         let mut bytes = pipe.bytes.borrow_mut();
         let len = bytes.len().min(usize::try_from(most).unwrap_or(usize::MAX));
@@ -230,7 +230,7 @@ impl Kernel for SimKernel {
         told(net, "w.drain", self.worker, socket.end, result).map(|n| n as u64)
     }
 
-    fn finish(&mut self, socket: &SimSocket) -> io::Result<()> {
+    fn shutdown_write(&mut self, socket: &SimSocket) -> io::Result<()> {
         let net = &mut *self.net.borrow_mut();
         net.note("w.finish", self.worker as u64, socket.end as u64, 0);
         net.finish(socket.end);

@@ -128,7 +128,7 @@ pub struct Net {
     pub random: Streams,
     pub faults: Faults,
     /// Requests may stand in line on a connection to a replica.
-    pub coalesce: bool,
+    pub upstream_pipelining: bool,
     pub ledger: Ledger,
     pub books: Books,
     /// Rises whenever anything really moves.
@@ -154,7 +154,7 @@ impl Net {
             now_us: 1_000_000,
             random,
             faults,
-            coalesce: false,
+            upstream_pipelining: false,
             ledger: Ledger::default(),
             books: Books::default(),
             progress: 0,

@@ -9,10 +9,12 @@ use ringway::control::registry::{Answer, Call, Change, Command, Effect, Plan, Re
 use ringway::control::runtime::{Event as Happening, Failure, FailureKind, Spec, Started};
 use ringway::core::limits::Limits;
 use ringway::core::ring::{Kind, Member, Ring};
-use ringway::core::snapshot::{Endpoint, KeyPolicy, Mode, Replica as Entry, ReplicaId, Routes, Served, Service, State};
+use ringway::core::snapshot::{
+    Endpoint, KeyPolicy, Mode, Replica as Entry, ReplicaId, ReplicaLoad, Routes, Service, State,
+};
 use ringway::core::tick::Tick;
-use ringway::shared::report::Reports;
-use ringway::shared::view::Publisher;
+use ringway::shared::events::EventReceiver;
+use ringway::shared::publish::SnapshotPublisher;
 
 use super::net::{Actor, Event, Net};
 use super::replica::Replica;
@@ -38,15 +40,15 @@ enum Coming {
 }
 
 pub struct Plane {
-    pub publisher: Publisher,
+    pub publisher: SnapshotPublisher,
     pub finished: bool,
     registry: Registry,
-    reports: Reports,
+    worker_events: EventReceiver,
     coming: BTreeMap<u64, Coming>,
     number: u64,
     /// By instance; the TCP service's first.
     pub replicas: Vec<Replica>,
-    served: Vec<Arc<Served>>,
+    load: Vec<Arc<ReplicaLoad>>,
     next_actor: Actor,
     next_port: u16,
     ticket: u64,
@@ -60,7 +62,7 @@ pub struct Plane {
 }
 
 impl Plane {
-    pub fn new(net: &mut Net, workers: usize, first_actor: Actor, reports: Reports) -> Plane {
+    pub fn new(net: &mut Net, workers: usize, first_actor: Actor, worker_events: EventReceiver) -> Plane {
         let c = net.random.control();
         let mut limits = Limits {
             head_timeout_ms: c.range(2_000, 10_000),
@@ -73,13 +75,13 @@ impl Plane {
             pool_idle_timeout_ms: c.range(500, 5_000),
             pool_size: c.pick(&[0, 1, 2, 1024]),
             attempts: c.range(1, 5) as u32,
-            coalesce: c.pick(&[0, 0, 2, 8, 32]),
+            upstream_pipelining: c.pick(&[0, 0, 2, 8, 32]),
             ..Limits::DEFAULT
         };
         // Not drawn: what a seed draws after it stays what it was.
         limits.min_body_rate = if limits.stall_timeout_ms.is_multiple_of(2) { 100 } else { 0 };
         let limits = Arc::new(limits);
-        net.coalesce = limits.coalesce > 1;
+        net.upstream_pipelining = limits.upstream_pipelining > 1;
         net.ledger.drain_ms = limits.drain_timeout_ms;
         net.ledger.idle_ms = limits.idle_timeout_ms;
         let c = net.random.control();
@@ -115,14 +117,14 @@ impl Plane {
         let now_us = net.now_us;
         net.ledger.snapshots.push((now_us, Arc::new(first.clone())));
         let mut plane = Plane {
-            publisher: Publisher::new(first),
+            publisher: SnapshotPublisher::new(first),
             finished: false,
             registry,
-            reports,
+            worker_events,
             coming: BTreeMap::new(),
             number: 0,
             replicas: Vec::new(),
-            served: Vec::new(),
+            load: Vec::new(),
             next_actor: first_actor,
             next_port: 1000,
             ticket: 0,
@@ -179,10 +181,10 @@ impl Plane {
             }
             Some(Coming::Facts) => {
                 self.facts_due = false;
-                let facts: Vec<_> = self.reports.facts.try_iter().collect();
+                let facts: Vec<_> = self.worker_events.events.try_iter().collect();
                 for fact in facts {
                     net.say(|| format!("fact {fact:?}"));
-                    self.apply(net, Command::Fact(fact));
+                    self.apply(net, Command::WorkerEvent(fact));
                 }
             }
             Some(Coming::Fate) => self.fate(net),
@@ -192,7 +194,7 @@ impl Plane {
 
     /// After every event: has a worker something to say?
     pub fn listen(&mut self, net: &mut Net) {
-        if !self.facts_due && !self.reports.facts.is_empty() {
+        if !self.facts_due && !self.worker_events.events.is_empty() {
             self.facts_due = true;
             let us = net.random.control().range(10, 3_000);
             self.later(net, us, Coming::Facts);
@@ -228,8 +230,8 @@ impl Plane {
                     net.say(|| {
                         format!("    {} {:?} {:?} {:?}", replica.name, replica.id, replica.endpoint, replica.state)
                     });
-                    if !self.served.iter().any(|served| Arc::ptr_eq(served, &replica.served)) {
-                        self.served.push(replica.served.clone());
+                    if !self.load.iter().any(|load| Arc::ptr_eq(load, &replica.load)) {
+                        self.load.push(replica.load.clone());
                     }
                 }
                 let now_us = net.now_us;
@@ -359,16 +361,16 @@ impl Plane {
 
     /// Oracle: nothing is under way any more, and every call was answered.
     pub fn check_end(&self) {
-        for served in &self.served {
-            assert_eq!(served.in_flight(), 0, "requests in flight of {} after the end", served.total());
+        for load in &self.load {
+            assert_eq!(load.in_flight(), 0, "requests in flight of {} after the end", load.total());
         }
         assert!(self.open_calls.is_empty(), "calls without an answer: {:?}", self.open_calls);
-        assert_eq!(self.reports.dropped(), 0, "facts were dropped");
+        assert_eq!(self.worker_events.dropped(), 0, "facts were dropped");
     }
 
     pub fn check_in_flight(&self) {
-        for served in &self.served {
-            assert_eq!(served.in_flight(), 0, "requests in flight after the last client");
+        for load in &self.load {
+            assert_eq!(load.in_flight(), 0, "requests in flight after the last client");
         }
     }
 }
@@ -385,7 +387,7 @@ fn tcp_service(workers: usize, limits: &Arc<Limits>) -> Service {
         endpoint: Endpoint::Tcp(tcp_address(n)),
         weight: 1,
         state: State::Up,
-        served: Arc::new(Served::new(workers)),
+        load: Arc::new(ReplicaLoad::new(workers)),
     };
     Service {
         name: "tcp".into(),

@@ -321,7 +321,7 @@ impl Conn {
                 } else {
                     "a request after the connection was called over"
                 };
-                return if net.coalesce { Ok(()) } else { Err(why.into()) };
+                return if net.upstream_pipelining { Ok(()) } else { Err(why.into()) };
             }
             let Some((head, len)) = wire::head(&self.input)? else { return Ok(()) };
             self.input.drain(..len);

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringway::kernel::Wake;
 use ringway::shared::counters::Counters;
-use ringway::shared::report;
-use ringway::worker::{Entry, Parts, Worker};
+use ringway::shared::events;
+use ringway::worker::{BoundListener, Worker, WorkerInit};
 
 use super::client::Client;
 use super::faults::Faults;
@@ -75,10 +75,10 @@ pub fn run(seed: u64, loud: bool) -> Ended {
 
 impl World {
     fn new(shared: Shared, workers: usize) -> World {
-        let (reporter, reports) = report::channel(Arc::new(|| {}));
+        let (events, worker_events) = events::channel(Arc::new(|| {}));
         let mut net = shared.borrow_mut();
         let count = net.random.world().range(1, 20) as usize;
-        let mut plane = Plane::new(&mut net, workers, count, reports);
+        let mut plane = Plane::new(&mut net, workers, count, worker_events);
         let clients = draw_clients(&mut net, workers, count);
         let stop_us = if net.faults.early_stop { net.random.world().range(500_000, 5_000_000) } else { u64::MAX / 2 };
         let stop_at_us = net.now_us + stop_us;
@@ -96,19 +96,19 @@ impl World {
             let bell: Wake = Arc::new(move || rung.store(true, Ordering::Relaxed));
             let patience = Rc::new(RefCell::new(None));
             let counters = Arc::new(Counters::default());
-            let parts = Parts {
+            let init = WorkerInit {
                 index,
                 kernel: SimKernel::new(shared.clone(), index, patience.clone(), wake.clone()),
-                entries: vec![entry(&shared, index, None), entry(&shared, index, Some(1))],
-                viewer: plane.publisher.viewer(bell),
+                listeners: vec![entry(&shared, index, None), entry(&shared, index, Some(1))],
+                reader: plane.publisher.reader(bell),
                 counters: counters.clone(),
-                reporter: reporter.clone(),
+                events: events.clone(),
                 seed: seed + index as u64,
                 max_connections: cap,
                 crowd: None,
                 descriptors: if seed.is_multiple_of(2) { share } else { usize::MAX },
             };
-            let worker = Worker::new(parts).unwrap_or_else(|error| panic!("worker {index} cannot begin: {error}"));
+            let worker = Worker::new(init).unwrap_or_else(|error| panic!("worker {index} cannot begin: {error}"));
             all_counters.push(counters);
             hands.push(Some(Hand {
                 worker,
@@ -251,9 +251,9 @@ impl World {
     }
 }
 
-fn entry(net: &Shared, worker: usize, tunnel_to: Option<usize>) -> Entry<SimKernel> {
+fn entry(net: &Shared, worker: usize, tunnel_to: Option<usize>) -> BoundListener<SimKernel> {
     let local = SocketAddr::from((Ipv4Addr::new(10, 0, worker as u8, 1), 80));
-    Entry { listener: SimKernel::listener(net, worker), local, tunnel_to, proxies: Vec::new() }
+    BoundListener { listener: SimKernel::listener(net, worker), local, tunnel_to, proxies: Vec::new() }
 }
 
 impl Hand {

@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ringway::core::buffer::Pool;
+use ringway::core::context::Context;
 use ringway::core::limits::Limits;
 use ringway::core::ring::{Kind, Member, Ring};
 use ringway::core::session::{Arrival, Session};
 use ringway::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, Snapshot};
 use ringway::core::step::{Leg, Notice, Outcome, Ready, Step};
 use ringway::core::tick::Tick;
-use ringway::core::turn::Turn;
 
 use crate::strict;
 
@@ -130,7 +130,7 @@ pub struct Rig {
     client: Feed,
     answers: VecDeque<Answer>,
     cut: Cut,
-    turn: Turn,
+    cx: Context,
 }
 
 impl Rig {
@@ -146,11 +146,11 @@ impl Rig {
         };
         let services = vec![Arc::new(service)];
         let snapshot = Snapshot { epoch: 1, stopping: false, services, routes: Routes::default() };
-        let mut turn = Turn::new(Tick(1), Arc::new(snapshot), Pool::new(4), 1);
-        turn.date_line = DATE_LINE.into();
+        let mut cx = Context::new(Tick(1), Arc::new(snapshot), Pool::new(4), 1);
+        cx.date_line = DATE_LINE.into();
         let arrival =
             Arrival { peer: SocketAddr::from(CLIENT), local: SocketAddr::from(OURS), proxied: false, tunnel_to: None };
-        let session = Session::new(arrival, &mut turn);
+        let session = Session::new(arrival, &mut cx);
         Rig {
             session,
             to_client: Vec::new(),
@@ -166,7 +166,7 @@ impl Rig {
             client: Feed::default(),
             answers: VecDeque::new(),
             cut: Cut::Whole,
-            turn,
+            cx,
         }
     }
 
@@ -208,7 +208,7 @@ impl Rig {
         let room = *self.room(leg) > 0;
         if room && (leg == Leg::Client || self.session.replica().is_some()) {
             let ready = Ready { writable: true, ..Ready::default() };
-            self.with_turn(|session, turn| session.on_ready(leg, ready, turn));
+            self.with_context(|session, cx| session.on_ready(leg, ready, cx));
         }
     }
 
@@ -240,15 +240,15 @@ impl Rig {
 
     /// Time goes by: the session hears of its deadline if that has passed.
     pub fn pass(&mut self, ms: u64) {
-        self.turn.now = self.turn.now.after_ms(ms);
-        self.with_turn(|session, turn| session.on_deadline(turn));
+        self.cx.now = self.cx.now.after_ms(ms);
+        self.with_context(|session, cx| session.on_deadline(cx));
         self.run();
     }
 
     /// Nothing happens until the session's deadline has passed.
     pub fn time_out(&mut self) {
-        self.turn.now = Tick(self.session.deadline().0.max(self.turn.now.0));
-        self.with_turn(|session, turn| session.on_deadline(turn));
+        self.cx.now = Tick(self.session.deadline().0.max(self.cx.now.0));
+        self.with_context(|session, cx| session.on_deadline(cx));
         self.run();
     }
 
@@ -262,7 +262,7 @@ impl Rig {
         if self.closed.is_some() {
             return;
         }
-        self.with_turn(|session, turn| session.complete(step, outcome, turn));
+        self.with_context(|session, cx| session.complete(step, outcome, cx));
         self.session.check();
         self.held_most = self.held_most.max(self.session.held());
         while let Some(notice) = self.session.take_notice() {
@@ -273,9 +273,9 @@ impl Rig {
 
     fn perform(&mut self, step: Step) -> Outcome {
         match step {
-            Step::Recv(Leg::Client) => self.client.recv(self.session.lane_from(Leg::Client).space(&mut self.turn.pool)),
+            Step::Recv(Leg::Client) => self.client.recv(self.session.lane_from(Leg::Client).space(&mut self.cx.pool)),
             Step::Recv(Leg::Upstream) => {
-                let space = self.session.lane_from(Leg::Upstream).space(&mut self.turn.pool);
+                let space = self.session.lane_from(Leg::Upstream).space(&mut self.cx.pool);
                 current(&mut self.upstreams).feed.recv(space)
             }
             Step::Send { leg: Leg::Upstream, .. } if self.broken_sends > 0 => {
@@ -294,16 +294,16 @@ impl Rig {
                 }
                 Outcome::Moved(bytes.len() as u64)
             }
-            Step::Fill(..) => Outcome::Unspliceable,
-            Step::Drain(..) => panic!("nothing was spliced"),
-            Step::Dial => self.dial(),
-            Step::Park => self.leave(Fate::Parked),
-            Step::Hangup => self.leave(Fate::HungUp),
-            Step::Finish(Leg::Client) => {
+            Step::SpliceIn(..) => Outcome::Unspliceable,
+            Step::SpliceOut(..) => panic!("nothing was spliced"),
+            Step::Connect => self.dial(),
+            Step::ReleaseUpstream => self.leave(Fate::Parked),
+            Step::CloseUpstream => self.leave(Fate::HungUp),
+            Step::ShutdownWrite(Leg::Client) => {
                 self.client_finished = true;
                 Outcome::Done
             }
-            Step::Finish(Leg::Upstream) => {
+            Step::ShutdownWrite(Leg::Upstream) => {
                 current(&mut self.upstreams).finished = true;
                 Outcome::Done
             }
@@ -322,14 +322,14 @@ impl Rig {
             upstream.fate = Fate::HungUp;
         }
         if let Some(outcome) = self.dials.pop_front() {
-            if !matches!(outcome, Outcome::Dialed { .. }) {
+            if !matches!(outcome, Outcome::Connected { .. }) {
                 return outcome;
             }
         } else if let Some(upstream) = self.upstreams.last_mut()
             && upstream.fate == Fate::Parked
         {
             upstream.fate = Fate::InUse;
-            return Outcome::Dialed { replica: ReplicaId(1), reused: true, shared: false };
+            return Outcome::Connected { replica: ReplicaId(1), reused: true, shared: false };
         }
         self.upstreams.push(Upstream {
             received: Vec::new(),
@@ -339,7 +339,7 @@ impl Rig {
             looked_at: 0,
             feed: Feed::default(),
         });
-        Outcome::Dialed { replica: ReplicaId(self.upstreams.len() as u64), reused: false, shared: false }
+        Outcome::Connected { replica: ReplicaId(self.upstreams.len() as u64), reused: false, shared: false }
     }
 
     fn leave(&mut self, fate: Fate) -> Outcome {
@@ -373,11 +373,11 @@ impl Rig {
             && upstream.fate == Fate::InUse
             && let Some(ready) = upstream.feed.arrive()
         {
-            self.with_turn(|session, turn| session.on_ready(Leg::Upstream, ready, turn));
+            self.with_context(|session, cx| session.on_ready(Leg::Upstream, ready, cx));
             return true;
         }
         if let Some(ready) = self.client.arrive() {
-            self.with_turn(|session, turn| session.on_ready(Leg::Client, ready, turn));
+            self.with_context(|session, cx| session.on_ready(Leg::Client, ready, cx));
             return true;
         }
         if self.client_finished && !self.client.ended {
@@ -388,8 +388,8 @@ impl Rig {
         false
     }
 
-    pub fn with_turn(&mut self, act: impl FnOnce(&mut Session, &mut Turn)) {
-        act(&mut self.session, &mut self.turn);
+    pub fn with_context(&mut self, act: impl FnOnce(&mut Session, &mut Context)) {
+        act(&mut self.session, &mut self.cx);
     }
 }
 

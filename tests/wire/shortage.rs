@@ -3,7 +3,7 @@
 
 use ringway::core::limits::Limits;
 use ringway::core::snapshot::ReplicaId;
-use ringway::core::step::{Notice, Outcome, Symptom};
+use ringway::core::step::{FaultKind, Notice, Outcome};
 
 use crate::rig::{Answer, Cut, End, Fate, Rig};
 use crate::row::{GET, OK};
@@ -16,7 +16,7 @@ fn ok() -> Answer {
 /// A rig whose first dials find no room.
 fn short(times: usize, request: &[u8], cut: Cut) -> Rig {
     let mut rig = Rig::new(Limits::DEFAULT);
-    rig.dials.extend(vec![Outcome::Short; times]);
+    rig.dials.extend(vec![Outcome::NoResources; times]);
     rig.client_sends(request, cut);
     rig.replica_answers([ok()], Cut::Whole);
     rig.run();
@@ -72,8 +72,8 @@ fn a_client_that_leaves_while_it_waits_leaves_nothing_behind() {
 #[test]
 fn room_is_waited_for_between_two_replicas_too() {
     let mut rig = Rig::new(Limits::DEFAULT);
-    rig.dials.push_back(Outcome::Undialable { replica: ReplicaId(9), why: std::io::ErrorKind::ConnectionRefused });
-    rig.dials.push_back(Outcome::Short);
+    rig.dials.push_back(Outcome::ConnectFailed { replica: ReplicaId(9), why: std::io::ErrorKind::ConnectionRefused });
+    rig.dials.push_back(Outcome::NoResources);
     rig.client_sends(GET, Cut::Whole);
     rig.replica_answers([ok()], Cut::Whole);
     rig.run();
@@ -82,7 +82,7 @@ fn room_is_waited_for_between_two_replicas_too() {
     rig.run();
     assert_eq!(rig.to_client, OK);
     assert!(
-        matches!(rig.notices[..], [Notice::Ill { replica: ReplicaId(9), symptom: Symptom::ConnectFailed(_) }]),
+        matches!(rig.notices[..], [Notice::Ill { replica: ReplicaId(9), kind: FaultKind::ConnectFailed(_) }]),
         "{:?}",
         rig.notices
     );

@@ -68,11 +68,11 @@ fn a_tunnel_that_was_reset_never_looks_ended() {
     rig.run();
     assert!(rig.session.is_tunnel());
     for kind in [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe] {
-        rig.with_turn(|session, turn| {
-            session.complete(Step::Send { leg: Leg::Upstream, last: false }, Outcome::Failed(kind), turn)
+        rig.with_context(|session, cx| {
+            session.complete(Step::Send { leg: Leg::Upstream, last: false }, Outcome::Failed(kind), cx)
         });
     }
-    rig.with_turn(|session, turn| session.complete(Step::Recv(Leg::Upstream), Outcome::Ended, turn));
+    rig.with_context(|session, cx| session.complete(Step::Recv(Leg::Upstream), Outcome::Ended, cx));
     assert_eq!(rig.session.next_step(), Some(Step::Close { reset: true }));
 }
 

@@ -70,8 +70,8 @@ pub fn now(snapshot: &Snapshot, desk: &Desk, since: Duration) -> String {
             state: if replica.state == State::Up { "up" } else { known.map_or("down", |known| known.state) },
             handle: known.map_or("", |known| &known.handle),
             weight: replica.weight,
-            requests: replica.served.total(),
-            in_flight: replica.served.in_flight(),
+            requests: replica.load.total(),
+            in_flight: replica.load.in_flight(),
             share: shares.as_ref().filter(|shares| at < shares.keys.len()).map_or(0.0, |shares| shares.of(at)),
         }
     });

@@ -11,7 +11,7 @@ use crate::core::proxy::Version;
 use crate::core::ring::Kind;
 use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Routes, Service, Snapshot};
 use crate::core::tick::Tick;
-use crate::shared::report::Fact;
+use crate::shared::events::WorkerEvent;
 
 /// What is decided once, at the start.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub struct Plan {
     pub ring: Kind,
     pub limits: Arc<Limits>,
     pub send_proxy: Option<Version>,
-    /// How many cells a `Served` has.
+    /// How many cells a `ReplicaLoad` has.
     pub workers: usize,
     /// How many replicas there are at first, where we start them.
     pub replicas: usize,
@@ -74,7 +74,7 @@ pub enum Command {
         instance: u64,
         why: String,
     },
-    Fact(Fact),
+    WorkerEvent(WorkerEvent),
     /// Every worker acts on this epoch or a newer one.
     Live(u64),
     /// Time passed: `Registry::due` came.

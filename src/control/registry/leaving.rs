@@ -7,7 +7,7 @@ use log::Level;
 use super::Registry;
 use super::command::{Effect, since};
 use super::slot::{Phase, Slot};
-use crate::core::snapshot::{Replica, Served, State};
+use crate::core::snapshot::{Replica, ReplicaLoad, State};
 use crate::core::tick::Tick;
 
 /// What an instance gets to end by itself once its requests are done; then it is ended by force.
@@ -81,13 +81,13 @@ impl Leaving {
         }
     }
 
-    fn served(&self) -> Option<&Served> {
-        self.replica().map(|replica| &*replica.served)
+    fn load(&self) -> Option<&ReplicaLoad> {
+        self.replica().map(|replica| &*replica.load)
     }
 
     /// Looks at the requests in flight: true when the wait is over.
     fn look(&mut self, now: Tick) -> bool {
-        let in_flight = self.served().map_or(0, Served::in_flight);
+        let in_flight = self.load().map_or(0, ReplicaLoad::in_flight);
         match &mut self.stage {
             Stage::Fading { deadline, .. } => *deadline <= now,
             Stage::Draining { look_at, deadline, .. } if (*look_at).min(*deadline) <= now => {
@@ -122,7 +122,7 @@ impl Registry {
         let mut ended = Vec::new();
         for leaving in &mut self.leaving {
             if leaving.look(now) {
-                let left = leaving.served().map_or(0, Served::in_flight);
+                let left = leaving.load().map_or(0, ReplicaLoad::in_flight);
                 leaving.stage = Stage::Ending;
                 ended.push((leaving.name.clone(), leaving.instance, leaving.since, left));
             }

@@ -12,7 +12,7 @@ use super::slot::{Beat, Phase, START_LIMIT_MS, Slot};
 use crate::control::runtime::{Event, FOREIGN_FROM, Failure, Spec, Started};
 use crate::core::snapshot::{Endpoint, ReplicaId, State};
 use crate::core::tick::Tick;
-use crate::shared::report::Fact;
+use crate::shared::events::WorkerEvent;
 
 /// What is wrong with ourselves is said so often at most.
 const COMPLAINT_PAUSE_MS: u64 = 1_000;
@@ -321,7 +321,7 @@ impl Registry {
     }
 
     /// A worker's fault is no verdict: it brings the next heartbeat forward.
-    pub(super) fn fact(&mut self, fact: &Fact, now: Tick) {
+    pub(super) fn fact(&mut self, fact: &WorkerEvent, now: Tick) {
         if let Some(ReplicaId(instance)) = fact.suspect()
             && let Some(slot) = self.slot_of(instance)
         {

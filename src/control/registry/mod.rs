@@ -97,7 +97,7 @@ impl Registry {
             Command::Hit { instance } => self.hit(instance, now),
             Command::Miss { instance, why } => self.miss(instance, &why, now),
             Command::Unasked { instance, why } => self.unasked(instance, &why, now),
-            Command::Fact(fact) => self.fact(&fact, now),
+            Command::WorkerEvent(fact) => self.fact(&fact, now),
             Command::Live(epoch) => self.live(epoch, now),
             Command::Tick => {}
             Command::Stop => self.stop(now),

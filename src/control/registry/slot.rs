@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::command::Plan;
 use crate::control::runtime::Started;
-use crate::core::snapshot::{Endpoint, Replica, ReplicaId, Served, State};
+use crate::core::snapshot::{Endpoint, Replica, ReplicaId, ReplicaLoad, State};
 use crate::core::tick::Tick;
 
 /// How soon a starting instance is asked again whether it answers.
@@ -27,7 +27,7 @@ const LIVED_MS: u64 = 500;
 pub struct Slot {
     pub name: Arc<str>,
     pub weight: u32,
-    pub served: Arc<Served>,
+    pub load: Arc<ReplicaLoad>,
     /// True where we start and stop its instances.
     pub ours: bool,
     pub phase: Phase,
@@ -114,7 +114,7 @@ impl Slot {
         Slot {
             name,
             weight: 1,
-            served: Arc::new(Served::new(workers)),
+            load: Arc::new(ReplicaLoad::new(workers)),
             ours: true,
             phase: Phase::Vacant { start_at: now },
             shown: (ReplicaId(0), nowhere),
@@ -171,7 +171,7 @@ impl Slot {
     pub fn replica(&self) -> Replica {
         let state = self.seen().1;
         let (id, endpoint) = self.shown.clone();
-        Replica { id, name: self.name.clone(), endpoint, weight: self.weight, state, served: self.served.clone() }
+        Replica { id, name: self.name.clone(), endpoint, weight: self.weight, state, load: self.load.clone() }
     }
 
     pub fn due(&self) -> Tick {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::DATE_LINE;
 use super::sent::Sent;
 use crate::core::buffer::Pool;
+use crate::core::context::Context;
 use crate::core::limits::Limits;
 use crate::core::proxy::Version;
 use crate::core::ring::{Kind, Member, Ring};
@@ -14,7 +15,6 @@ use crate::core::session::{Arrival, Session};
 use crate::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, Snapshot};
 use crate::core::step::{Leg, Outcome, Ready, Step};
 use crate::core::tick::Tick;
-use crate::core::turn::Turn;
 
 /// Steps in a row that one arrival can lead to, generously.
 const STEPS: usize = 100_000;
@@ -29,27 +29,27 @@ pub fn session(bytes: &[u8]) {
     let introduced = (kind & INTRODUCED != 0).then_some(Version::V2);
     let service = Arc::new(service(introduced));
     let snapshot = Snapshot { epoch: 1, stopping: false, services: vec![service], routes: Routes::default() };
-    let mut turn = Turn::new(Tick(1), Arc::new(snapshot), Pool::new(2), 1);
-    turn.date_line = DATE_LINE.into();
+    let mut cx = Context::new(Tick(1), Arc::new(snapshot), Pool::new(2), 1);
+    cx.date_line = DATE_LINE.into();
     let mut sent = Sent::default();
     let local = SocketAddr::from(([127, 0, 0, 1], 80));
     let tunnel_to = (kind & TUNNEL != 0).then_some(0);
     let arrival = Arrival { peer: local, local, proxied: kind & PROXIED == PROXIED, tunnel_to };
-    let mut session = Session::new(arrival, &mut turn);
+    let mut session = Session::new(arrival, &mut cx);
     while let Some(event) = input.event() {
         match event {
             Event::Ready(leg, ready) => {
                 session.on_room();
-                session.on_ready(leg, ready, &turn);
+                session.on_ready(leg, ready, &cx);
             }
             Event::Late => {
-                turn.now = session.deadline();
-                session.on_deadline(&mut turn);
+                cx.now = session.deadline();
+                session.on_deadline(&mut cx);
             }
-            Event::Down if session.replica().is_some() => session.on_replica_down(&mut turn),
+            Event::Down if session.replica().is_some() => session.on_replica_down(&mut cx),
             Event::Down => {}
             Event::Stop => {
-                Arc::make_mut(&mut turn.snapshot).stopping = true;
+                Arc::make_mut(&mut cx.snapshot).stopping = true;
                 session.on_drain();
             }
         }
@@ -61,9 +61,9 @@ pub fn session(bytes: &[u8]) {
             let outcome = match step {
                 Step::Close { reset } => {
                     assert!(!(held_back && reset), "the last bytes are cut off: {session:?}");
-                    return closed(&mut session, &mut turn.pool);
+                    return closed(&mut session, &mut cx.pool);
                 }
-                Step::Recv(leg) => input.recv(leg, session.lane_from(leg).space(&mut turn.pool)),
+                Step::Recv(leg) => input.recv(leg, session.lane_from(leg).space(&mut cx.pool)),
                 Step::Send { leg, last } => {
                     let tunnel = session.is_tunnel();
                     let pending = session.lane_to(leg).pending();
@@ -75,27 +75,27 @@ pub fn session(bytes: &[u8]) {
                     }
                     outcome
                 }
-                Step::Fill(leg, most) => input.filled(leg, most),
-                Step::Drain(leg, most) => input.drained(leg, most),
-                Step::Dial => {
+                Step::SpliceIn(leg, most) => input.filled(leg, most),
+                Step::SpliceOut(leg, most) => input.drained(leg, most),
+                Step::Connect => {
                     let same = session.was_tried(ReplicaId(input.dials));
                     sent = if same { sent.again(introduced.is_some()) } else { Sent::new(introduced.is_some()) };
                     // A connection that was introduced serves nobody else.
                     input.dialled(introduced.is_none(), session.call().shareable)
                 }
-                Step::Hangup => {
+                Step::CloseUpstream => {
                     input.pipes[0] = 0;
                     Outcome::Done
                 }
-                Step::Finish(leg) => {
+                Step::ShutdownWrite(leg) => {
                     held_back &= leg == Leg::Upstream;
                     Outcome::Done
                 }
-                Step::Park => Outcome::Done,
+                Step::ReleaseUpstream => Outcome::Done,
             };
-            session.complete(step, outcome, &mut turn);
+            session.complete(step, outcome, &mut cx);
             session.check();
-            assert_eq!(turn.pool.lent(), session.buffers(), "buffers lent and held: {session:?}");
+            assert_eq!(cx.pool.lent(), session.buffers(), "buffers lent and held: {session:?}");
             while session.take_notice().is_some() {}
         }
         assert!(!held_back, "the last bytes wait for nothing: {session:?}");
@@ -243,11 +243,11 @@ impl<'b> Input<'b> {
         let replica = ReplicaId(self.dials);
         match self.choice(8) {
             Some(0) => Outcome::NoReplica,
-            Some(1) => Outcome::Undialable { replica, why: ErrorKind::ConnectionRefused },
-            Some(2) => Outcome::Dialed { replica, reused: reuse, shared: false },
-            Some(3) => Outcome::Short,
-            Some(4) if reuse && share => Outcome::Dialed { replica, reused: true, shared: true },
-            _ => Outcome::Dialed { replica, reused: false, shared: false },
+            Some(1) => Outcome::ConnectFailed { replica, why: ErrorKind::ConnectionRefused },
+            Some(2) => Outcome::Connected { replica, reused: reuse, shared: false },
+            Some(3) => Outcome::NoResources,
+            Some(4) if reuse && share => Outcome::Connected { replica, reused: true, shared: true },
+            _ => Outcome::Connected { replica, reused: false, shared: false },
         }
     }
 }

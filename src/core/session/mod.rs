@@ -5,15 +5,16 @@
 //! they read: [`HELD_MAX`] bytes of memory, asserted by [`Session::check`], and two pipes of
 //! [`SPLICE_MAX`](super::lane::SPLICE_MAX) bytes each in the kernel, beside the socket buffers. At rest it holds nothing.
 
-mod ask;
+mod complete;
 mod failure;
-mod heard;
+mod next_step;
 mod protocol;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use super::buffer::{CAPACITY, STORE};
+use super::context::Context;
 use super::exchange::{Exchange, REPLAY_LIMIT};
 use super::ip::IpText;
 use super::lane::{Lane, Phase};
@@ -23,7 +24,6 @@ use super::reply;
 use super::snapshot::{ReplicaId, Snapshot};
 use super::step::{Call, Leg, Notice, Outcome, Ready, Step};
 use super::tick::Tick;
-use super::turn::Turn;
 
 /// How long a refused client may go on sending before its connection is cut, so that it can read the refusal.
 pub const LINGER_MS: u64 = 2_000;
@@ -39,9 +39,9 @@ pub const HELD_MAX: usize = 2 * STORE + (REPLAY_LIMIT + proxy::WRITTEN_MAX) + RE
 pub struct Session {
     upload: Lane,
     download: Lane,
-    client: Side,
-    upstream: Side,
-    link: Link,
+    client: Readiness,
+    upstream: Readiness,
+    link: UpstreamState,
     stage: Stage,
     exchange: Exchange,
     /// A byte of the next head came: its deadline runs.
@@ -68,18 +68,18 @@ pub struct Arrival {
     pub tunnel_to: Option<usize>,
 }
 
-/// A leg's readiness, as far as edges and short transfers told.
+/// A leg's side, as far as edges and short transfers told.
 #[derive(Clone, Copy, Debug, Default)]
-struct Side {
+struct Readiness {
     readable: bool,
     writable: bool,
     hangup: bool,
     /// A write met a reset, which reading will not tell again: what looks like the end is none.
-    cut: bool,
+    was_reset: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Link {
+enum UpstreamState {
     None,
     /// `waits`: for room for another connection, which is ours to make.
     Wanted {
@@ -106,7 +106,7 @@ enum Stage {
 
 /// Why an upstream connection is of no more use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Loss {
+enum UpstreamError {
     Closed,
     Failed(ErrorKind),
     TimedOut,
@@ -115,14 +115,14 @@ enum Loss {
 }
 
 impl Session {
-    pub fn new(arrival: Arrival, turn: &mut Turn) -> Session {
+    pub fn new(arrival: Arrival, cx: &mut Context) -> Session {
         let mut session = Session {
             upload: Lane::new(Phase::Head),
             download: Lane::new(Phase::Done),
             // Its first bytes often come with the connection itself: asking costs less than being told.
-            client: Side { readable: true, writable: true, ..Side::default() },
-            upstream: Side::default(),
-            link: Link::None,
+            client: Readiness { readable: true, writable: true, ..Readiness::default() },
+            upstream: Readiness::default(),
+            link: UpstreamState::None,
             stage: Stage::Serving,
             exchange: Exchange::default(),
             head_begun: false,
@@ -134,33 +134,33 @@ impl Session {
             ends: Ends { source: arrival.peer, destination: arrival.local },
             client_ip: IpText::new(arrival.peer.ip()),
         };
-        session.arm(turn.now, turn.snapshot.first_limits().idle_timeout_ms);
+        session.arm(cx.now, cx.snapshot.first_limits().idle_timeout_ms);
         if let Some(service) = arrival.tunnel_to {
             session.exchange.service = service;
             session.exchange.tunnel = true;
             if !session.proxy_first {
-                session.begin_tunnel(turn);
+                session.begin_tunnel(cx);
             }
         }
         session
     }
 
     /// Marks what the loop learned. Nothing acts here.
-    pub fn on_ready(&mut self, leg: Leg, ready: Ready, turn: &Turn) {
+    pub fn on_ready(&mut self, leg: Leg, ready: Ready, cx: &Context) {
         if leg == Leg::Upstream
             && ready.writable
             && !ready.dead
-            && let Link::Open { connected, .. } = &mut self.link
+            && let UpstreamState::Open { connected, .. } = &mut self.link
             && (!*connected || !self.upstream.writable && !self.upload.is_drained())
         {
             // How long the replica took no bytes is no delay of the client's.
             *connected = true;
-            self.moved(turn);
+            self.extend_stall_deadline(cx);
         }
-        let side = self.side(leg);
-        side.readable |= ready.readable || ready.hangup || ready.dead;
-        side.writable |= ready.writable;
-        side.hangup |= ready.hangup || ready.dead;
+        let readiness = self.readiness(leg);
+        readiness.readable |= ready.readable || ready.hangup || ready.dead;
+        readiness.writable |= ready.writable;
+        readiness.hangup |= ready.hangup || ready.dead;
         if leg == Leg::Client && ready.dead && self.stage == Stage::Serving && !self.exchange.tunnel {
             self.stage = Stage::Closing { reset: false };
         }
@@ -208,22 +208,22 @@ impl Session {
     /// Where the exchange is with an upstream, which replica that is.
     pub fn replica(&self) -> Option<ReplicaId> {
         match self.link {
-            Link::Open { replica, .. } => Some(replica),
+            UpstreamState::Open { replica, .. } => Some(replica),
             _ => None,
         }
     }
 
     /// False while nothing that the client does can matter: all of its last request is here, and the response is not
     /// overdue yet.
-    pub fn hears_client(&self) -> bool {
-        let asked = self.exchange.active && self.upload.phase == Phase::Done && self.exchange.asked_at.is_some();
+    pub fn wants_client_events(&self) -> bool {
+        let asked = self.exchange.active && self.upload.phase == Phase::Done && self.exchange.request_sent_at.is_some();
         let last = !self.exchange.keep_alive && !self.exchange.upgrade && !self.exchange.tunnel;
-        let soon = !self.exchange.response_seen && !self.exchange.told_silent;
+        let soon = !self.exchange.response_seen && !self.exchange.slow_reported;
         !(asked && last && soon && self.client.writable && self.stage == Stage::Serving)
     }
 
     /// What waits for the client is the last that it gets.
-    fn says_goodbye(&self) -> bool {
+    fn is_final_write(&self) -> bool {
         let exchange = &self.exchange;
         let last = exchange.active && !exchange.keep_alive && !exchange.tunnel && !exchange.truncated;
         let asked = self.upload.phase == Phase::Done && self.upload.is_drained();
@@ -231,14 +231,14 @@ impl Session {
     }
 
     /// Others may come to stand in line behind it: nothing says yet that its response is long, or the connection's last.
-    pub fn may_be_followed(&self) -> bool {
+    pub fn may_pipeline_behind(&self) -> bool {
         !self.exchange.response_seen
     }
 
     /// Its response will not be through soon, so nobody should stand in line behind it.
-    pub fn holds_up(&self) -> bool {
+    pub fn blocks_pipeline(&self) -> bool {
         let more = self.download.body.credit() > CAPACITY as u64;
-        self.exchange.shared && self.download.phase == Phase::Body && (more || !self.client.writable)
+        self.exchange.pipelined && self.download.phase == Phase::Body && (more || !self.client.writable)
     }
 
     /// Neither a request nor a tunnel is under way.
@@ -251,21 +251,21 @@ impl Session {
         self.exchange.tunnel
     }
 
-    /// What to do next; `None` means that only readiness, the deadline or the control plane can change anything.
+    /// What to do next; `None` means that only side, the deadline or the control plane can change anything.
     pub fn next_step(&mut self) -> Option<Step> {
         match self.stage {
             // What was held back goes out with the end of the stream; closing alone would lose it if the client sent
             // something that was not read (RFC 9112 section 9.6).
-            Stage::Closing { reset: false } if self.held_back => return Some(Step::Finish(Leg::Client)),
+            Stage::Closing { reset: false } if self.held_back => return Some(Step::ShutdownWrite(Leg::Client)),
             Stage::Closing { reset } => return Some(Step::Close { reset }),
             Stage::Lingering => return self.linger(),
             Stage::Serving => {}
         }
-        if let Link::Wanted { waits, .. } = self.link {
-            return (!waits).then_some(Step::Dial);
+        if let UpstreamState::Wanted { waits, .. } = self.link {
+            return (!waits).then_some(Step::Connect);
         }
         self.push(Leg::Client)
-            .or_else(|| self.part())
+            .or_else(|| self.finish_with_upstream())
             .or_else(|| self.push(Leg::Upstream))
             .or_else(|| self.pull(Leg::Upstream))
             .or_else(|| self.pull(Leg::Client))
@@ -274,58 +274,58 @@ impl Session {
     /// What a replica is wanted for.
     pub fn call(&self) -> Call {
         let Exchange { service, key, shareable, .. } = self.exchange;
-        let again = if let Link::Wanted { again, .. } = self.link { again } else { None };
+        let again = if let UpstreamState::Wanted { again, .. } = self.link { again } else { None };
         Call { service, key, again, shareable }
     }
 
     /// Hears how a step went and moves the protocol on as far as it goes without I/O.
-    pub fn complete(&mut self, step: Step, outcome: Outcome, turn: &mut Turn) {
+    pub fn complete(&mut self, step: Step, outcome: Outcome, cx: &mut Context) {
         match step {
-            Step::Recv(leg) => self.received(leg, outcome, turn),
-            Step::Send { leg, last } => self.sent(leg, last, outcome, turn),
-            Step::Fill(leg, _) => self.filled(leg, outcome, turn),
-            Step::Drain(leg, _) => self.drained(leg, outcome, turn),
-            Step::Dial => {
-                self.dialled(outcome, turn);
-                if matches!(self.link, Link::Open { .. }) {
+            Step::Recv(leg) => self.received(leg, outcome, cx),
+            Step::Send { leg, last } => self.sent(leg, last, outcome, cx),
+            Step::SpliceIn(leg, _) => self.filled(leg, outcome, cx),
+            Step::SpliceOut(leg, _) => self.drained(leg, outcome, cx),
+            Step::Connect => {
+                self.connected_to_upstream(outcome, cx);
+                if matches!(self.link, UpstreamState::Open { .. }) {
                     // Nothing came and nothing left: the lanes stand as they stood.
                     return;
                 }
             }
-            Step::Park => {
-                self.link = Link::None;
+            Step::ReleaseUpstream => {
+                self.link = UpstreamState::None;
                 // What came behind the response was for the next in line.
                 self.download.skip(usize::MAX);
             }
-            Step::Hangup => {
-                self.link = Link::None;
+            Step::CloseUpstream => {
+                self.link = UpstreamState::None;
                 // What the replica did not take of a request that it answered is for nobody either.
                 self.upload.drop_pending();
                 self.upload.piped_lost();
                 // What came behind the response was for nobody.
                 self.download.skip(usize::MAX);
             }
-            Step::Finish(leg) => {
+            Step::ShutdownWrite(leg) => {
                 self.lane_to(leg).finished = true;
                 self.held_back &= leg == Leg::Upstream;
             }
             Step::Close { .. } => {}
         }
-        self.settle(turn);
+        self.advance(cx);
     }
 
     /// Acts on the deadline if it has passed.
-    pub fn on_deadline(&mut self, turn: &mut Turn) {
-        if turn.now < self.deadline {
+    pub fn on_deadline(&mut self, cx: &mut Context) {
+        if cx.now < self.deadline {
             return;
         }
-        self.expire(turn);
-        self.settle(turn);
+        self.expire(cx);
+        self.advance(cx);
     }
 
     /// There may be room for another connection now.
     pub fn on_room(&mut self) {
-        if let Link::Wanted { waits, .. } = &mut self.link {
+        if let UpstreamState::Wanted { waits, .. } = &mut self.link {
             *waits = false;
         }
     }
@@ -344,10 +344,10 @@ impl Session {
     }
 
     /// The control plane says that the replica in use is down: what can go elsewhere does so now.
-    pub fn on_replica_down(&mut self, turn: &mut Turn) {
-        if self.exchange.may_redial(self.limits(&turn.snapshot).attempts) {
-            self.lost(Loss::ReplicaDown, turn);
-            self.settle(turn);
+    pub fn on_replica_down(&mut self, cx: &mut Context) {
+        if self.exchange.may_redial(self.limits(&cx.snapshot).attempts) {
+            self.upstream_failed(UpstreamError::ReplicaDown, cx);
+            self.advance(cx);
         }
     }
 
@@ -367,7 +367,7 @@ impl Session {
         self.upload.check();
         self.download.check();
         assert!(self.deadline < Tick::NEVER, "no deadline: {self:?}");
-        let open = matches!(self.link, Link::Open { .. });
+        let open = matches!(self.link, UpstreamState::Open { .. });
         assert!(!open || self.exchange.active, "an upstream without an exchange: {self:?}");
     }
 
@@ -376,7 +376,7 @@ impl Session {
         self.exchange.active && self.download.phase == Phase::Done && self.exchange.response_seen
     }
 
-    fn side(&mut self, leg: Leg) -> &mut Side {
+    fn readiness(&mut self, leg: Leg) -> &mut Readiness {
         match leg {
             Leg::Client => &mut self.client,
             Leg::Upstream => &mut self.upstream,

@@ -109,8 +109,8 @@ fn rm_takes_the_named_ones_and_then_others_at_random() {
 fn rm_drains_it_leaves_the_ring_at_once_and_ends_when_its_requests_have() {
     let mut world = World::up();
     let leaving = world.instance("server2");
-    let served = world.service().replicas[1].served.clone();
-    served.count(0);
+    let load = world.service().replicas[1].load.clone();
+    load.count(0);
     let names = listed(world.answer(remove(1, &["server2"])));
     assert_eq!(names, ["server1", "server3"]);
     let replicas = &world.service().replicas;
@@ -118,7 +118,7 @@ fn rm_drains_it_leaves_the_ring_at_once_and_ends_when_its_requests_have() {
     assert_eq!((&*replicas[2].name, replicas[2].state), ("server2", State::Draining), "after the ring's members");
     world.pass(5_000);
     assert!(world.alive.contains_key(&leaving), "a request is under way");
-    served.finish(0);
+    load.finish(0);
     world.pass(20);
     assert!(!world.alive.contains_key(&leaving));
     assert_eq!(world.state("server2"), None);
@@ -127,15 +127,15 @@ fn rm_drains_it_leaves_the_ring_at_once_and_ends_when_its_requests_have() {
 #[test]
 fn the_answer_to_rm_waits_until_it_is_gone_but_not_for_a_long_drain() {
     let mut world = World::up();
-    let served = world.service().replicas[1].served.clone();
-    served.count(0);
+    let load = world.service().replicas[1].load.clone();
+    load.count(0);
     let ticket = world.call(remove(1, &["server2"]));
     world.pass(1_900);
     assert!(!world.replies.contains_key(&ticket), "a request is under way");
-    served.finish(0);
+    load.finish(0);
     world.pass(20);
     assert!(world.replies.contains_key(&ticket));
-    world.service().replicas[1].served.count(0);
+    world.service().replicas[1].load.count(0);
     let ticket = world.call(remove(1, &["server3"]));
     world.pass(2_000);
     assert!(world.replies.contains_key(&ticket));
@@ -145,7 +145,7 @@ fn the_answer_to_rm_waits_until_it_is_gone_but_not_for_a_long_drain() {
 #[test]
 fn a_drain_has_an_end() {
     let mut world = World::up();
-    world.service().replicas[0].served.count(0);
+    world.service().replicas[0].load.count(0);
     listed(world.answer(remove(1, &["server1"])));
     world.pass(Limits::default().drain_timeout_ms);
     assert!(world.logged(&["server1: drained in 10.0 s, 1 requests still open"]), "{:?}", world.log);
@@ -167,13 +167,13 @@ fn no_replica_is_stopped_while_a_worker_may_still_choose_it() {
 #[test]
 fn a_name_that_still_drains_is_waited_for() {
     let mut world = World::up();
-    let served = world.service().replicas[0].served.clone();
-    served.count(0);
+    let load = world.service().replicas[0].load.clone();
+    load.count(0);
     listed(world.answer(remove(1, &["server1"])));
     let again = world.call(add(1, &["server1"]));
     world.pass(1_000);
     assert!(!world.replies.contains_key(&again));
-    served.finish(0);
+    load.finish(0);
     world.pass(100);
     assert_eq!(listed(world.replies[&again].clone()), ["server2", "server3", "server1"]);
 }

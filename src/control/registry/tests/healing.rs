@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::core::snapshot::ReplicaId;
-use crate::core::step::Symptom;
-use crate::shared::report::Fact;
+use crate::core::step::FaultKind;
+use crate::shared::events::WorkerEvent;
 
 #[test]
 fn a_killed_replica_leaves_at_once_and_its_slot_is_filled_by_another_instance() {
@@ -55,7 +55,7 @@ fn a_workers_fault_brings_the_next_heartbeat_forward_but_is_no_verdict() {
     let mut world = World::up();
     world.pass(60);
     let suspect = world.instance("server3");
-    let fact = || Command::Fact(Fact::Ill { replica: ReplicaId(suspect), symptom: Symptom::Hungup });
+    let fact = || Command::WorkerEvent(WorkerEvent::Ill { replica: ReplicaId(suspect), kind: FaultKind::Hungup });
     let before = world.registry.due();
     world.tell(fact());
     assert_eq!(world.state("server3"), Some(State::Up));
@@ -74,7 +74,8 @@ fn a_workers_fault_brings_the_next_heartbeat_forward_but_is_no_verdict() {
 fn requests_go_around_one_that_is_suspected_and_silent_until_it_answers() {
     let mut world = World::up();
     let hung = world.instance("server1");
-    let suspected = Command::Fact(Fact::Ill { replica: ReplicaId(hung), symptom: Symptom::Silent { after_ms: 250 } });
+    let suspected =
+        Command::WorkerEvent(WorkerEvent::Ill { replica: ReplicaId(hung), kind: FaultKind::Silent { after_ms: 250 } });
     world.silent.insert(hung);
     world.pass(60);
     let effects = world.registry.apply(suspected, world.now);
@@ -101,12 +102,18 @@ fn where_most_are_slow_none_is_gone_around() {
     let all = ["server1", "server2", "server3"].map(|name| world.instance(name));
     world.pass(60);
     for hung in all {
-        world.tell(Command::Fact(Fact::Ill { replica: ReplicaId(hung), symptom: Symptom::Silent { after_ms: 250 } }));
+        world.tell(Command::WorkerEvent(WorkerEvent::Ill {
+            replica: ReplicaId(hung),
+            kind: FaultKind::Silent { after_ms: 250 },
+        }));
     }
     world.pass(1);
     assert_eq!(world.up_names().len(), 3, "suspected, but they answer");
     for hung in all {
-        let fact = Command::Fact(Fact::Ill { replica: ReplicaId(hung), symptom: Symptom::Silent { after_ms: 250 } });
+        let fact = Command::WorkerEvent(WorkerEvent::Ill {
+            replica: ReplicaId(hung),
+            kind: FaultKind::Silent { after_ms: 250 },
+        });
         world.registry.apply(fact, world.now.after_ms(60));
         let effects =
             world.registry.apply(Command::Miss { instance: hung, why: "slow".into() }, world.now.after_ms(60));

@@ -8,12 +8,12 @@ use std::thread::JoinHandle;
 
 use crate::core::net::Net;
 use crate::kernel::linux::{self, FirstWord, Linux};
+use crate::shared::connection_limiter::ConnectionLimiter;
 use crate::shared::counters::Counters;
-use crate::shared::crowd::Crowd;
-use crate::shared::report::Reporter;
-use crate::shared::view::Publisher;
+use crate::shared::events::EventSender;
+use crate::shared::publish::SnapshotPublisher;
 
-use super::{Entry, Parts, Worker};
+use super::{BoundListener, Worker, WorkerInit};
 
 /// An address that workers accept on.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ pub struct Settings {
 }
 
 /// The workers of this process, bound and running.
-pub struct Fleet {
+pub struct Workers {
     /// The addresses bound, in the order of `Settings::listen` (port 0 made real).
     pub bound: Vec<SocketAddr>,
     pub counters: Vec<Arc<Counters>>,
@@ -47,47 +47,47 @@ pub struct Fleet {
     pub descriptors: u64,
 }
 
-/// Binds every listener in every worker (so that a port in use is an error here), gives each worker a seat at
+/// Binds every listener in every worker (so that a port in use is an error here), gives each worker a reader at
 /// `publisher`, and starts the threads. They end by themselves once a snapshot says `stopping` and their
 /// sessions have finished (or the drain deadline has passed).
-pub fn start(settings: &Settings, publisher: &mut Publisher, reporter: &Reporter) -> Result<Fleet, String> {
+pub fn start(settings: &Settings, publisher: &mut SnapshotPublisher, events: &EventSender) -> Result<Workers, String> {
     let descriptors = linux::raise_descriptor_limit();
-    let workers = settings.workers.max(1);
+    let count = settings.workers.max(1);
     let mut bound = Vec::new();
-    let mut entries: Vec<Vec<Entry<Linux>>> = (0..workers).map(|_| Vec::new()).collect();
+    let mut listeners: Vec<Vec<BoundListener<Linux>>> = (0..count).map(|_| Vec::new()).collect();
     for listen in &settings.listen {
-        let (address, sockets) = bind(listen, workers)
+        let (address, sockets) = bind(listen, count)
             .map_err(|error| format!("cannot listen on {}: {error}; choose another --listen", listen.address))?;
         bound.push(address);
-        for (own, listener) in entries.iter_mut().zip(sockets) {
+        for (own, listener) in listeners.iter_mut().zip(sockets) {
             let (tunnel_to, proxies) = (listen.tunnel_to, listen.proxies.clone());
-            own.push(Entry { listener, local: address, tunnel_to, proxies });
+            own.push(BoundListener { listener, local: address, tunnel_to, proxies });
         }
     }
-    let share = share(descriptors, workers);
+    let share = share(descriptors, count);
     let cap = settings.max_connections_per_client;
-    let crowd = (cap > 0).then(|| Arc::new(Crowd::new(cap)));
-    let mut fleet = Fleet { bound, counters: Vec::new(), threads: Vec::new(), descriptors };
-    for (index, entries) in entries.into_iter().enumerate() {
+    let crowd = (cap > 0).then(|| Arc::new(ConnectionLimiter::new(cap)));
+    let mut workers = Workers { bound, counters: Vec::new(), threads: Vec::new(), descriptors };
+    for (index, listeners) in listeners.into_iter().enumerate() {
         let counters = Arc::new(Counters::default());
-        fleet.counters.push(counters.clone());
+        workers.counters.push(counters.clone());
         let (kernel, wake) = Linux::new().map_err(|error| format!("worker {index} cannot start: {error}"))?;
-        let worker = Worker::new(Parts {
+        let worker = Worker::new(WorkerInit {
             index,
             kernel,
-            entries,
-            viewer: publisher.viewer(wake),
+            listeners,
+            reader: publisher.reader(wake),
             counters,
-            reporter: reporter.clone(),
+            events: events.clone(),
             seed: fastrand::u64(..),
-            max_connections: settings.max_connections.div_ceil(workers),
+            max_connections: settings.max_connections.div_ceil(count),
             crowd: crowd.clone(),
             descriptors: share,
         });
         let thread = worker.and_then(|worker| spawn(index, settings.pin, worker));
-        fleet.threads.push(thread.map_err(|error| format!("worker {index} cannot start: {error}"))?);
+        workers.threads.push(thread.map_err(|error| format!("worker {index} cannot start: {error}"))?);
     }
-    Ok(fleet)
+    Ok(workers)
 }
 
 fn bind(listen: &Listen, workers: usize) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
@@ -109,7 +109,7 @@ fn bind(listen: &Listen, workers: usize) -> io::Result<(SocketAddr, Vec<OwnedFd>
 fn share(descriptors: u64, workers: usize) -> usize {
     const OTHERS: usize = 256;
     const LOOP: usize = 2;
-    /// With less than this nobody could be served.
+    /// With less than this nobody could be load.
     const LEAST: usize = 16;
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let others = linux::open_descriptors() + LOOP * (workers + 1) + OTHERS.min(descriptors / 8);

@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::view::Wake;
+use super::publish::Wake;
 use crate::core::snapshot::ReplicaId;
-use crate::core::step::Symptom;
+use crate::core::step::FaultKind;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fact {
+pub enum WorkerEvent {
     /// Something speaks against a replica.
     Ill {
         replica: ReplicaId,
-        symptom: Symptom,
+        kind: FaultKind,
     },
     /// A request that met a fault went to the next replica on the ring.
     Retried {
@@ -36,12 +36,12 @@ pub enum Fact {
     /// A connection to this replica lacked something of ours: a descriptor, memory, a local port.
     Short {
         replica: ReplicaId,
-        lack: Lack,
+        resource: Resource,
     },
     /// Accepting paused: no descriptor left, say. Resumed says for how long it was.
     AcceptPaused {
         worker: usize,
-        lack: Lack,
+        resource: Resource,
     },
     AcceptResumed {
         worker: usize,
@@ -51,7 +51,7 @@ pub enum Fact {
 
 /// What ran out on our side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lack {
+pub enum Resource {
     /// Of this process, or of the whole machine. An idle connection given up makes room.
     Descriptors,
     /// For sockets, or for watching them.
@@ -68,11 +68,11 @@ pub enum Cap {
     PerClient,
 }
 
-impl Fact {
+impl WorkerEvent {
     /// The replica that this fact speaks against, if it does.
     pub fn suspect(&self) -> Option<ReplicaId> {
         match self {
-            Fact::Ill { replica, .. } => Some(*replica),
+            WorkerEvent::Ill { replica, .. } => Some(*replica),
             _ => None,
         }
     }
@@ -82,28 +82,28 @@ const CAPACITY: usize = 4096;
 
 /// A worker's end.
 #[derive(Clone)]
-pub struct Reporter {
-    sender: Sender<Fact>,
+pub struct EventSender {
+    sender: Sender<WorkerEvent>,
     dropped: Arc<AtomicU64>,
     bell: Wake,
 }
 
 /// The control plane's end.
-pub struct Reports {
-    pub facts: Receiver<Fact>,
+pub struct EventReceiver {
+    pub events: Receiver<WorkerEvent>,
     dropped: Arc<AtomicU64>,
 }
 
 /// `bell` is rung after each fact, so that the control plane need not poll.
-pub fn channel(bell: Wake) -> (Reporter, Reports) {
-    let (sender, facts) = bounded(CAPACITY);
+pub fn channel(bell: Wake) -> (EventSender, EventReceiver) {
+    let (sender, events) = bounded(CAPACITY);
     let dropped = Arc::new(AtomicU64::new(0));
-    (Reporter { sender, dropped: dropped.clone(), bell }, Reports { facts, dropped })
+    (EventSender { sender, dropped: dropped.clone(), bell }, EventReceiver { events, dropped })
 }
 
-impl Reporter {
-    pub fn report(&self, fact: Fact) {
-        match self.sender.try_send(fact) {
+impl EventSender {
+    pub fn send(&self, event: WorkerEvent) {
+        match self.sender.try_send(event) {
             Ok(()) => (self.bell)(),
             Err(_) => {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -112,7 +112,7 @@ impl Reporter {
     }
 }
 
-impl Reports {
+impl EventReceiver {
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }

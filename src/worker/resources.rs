@@ -13,7 +13,7 @@ use crate::core::snapshot::ReplicaId;
 use crate::core::step::Outcome;
 use crate::core::tick::Tick;
 use crate::kernel::Kernel;
-use crate::shared::report::{Fact, Lack};
+use crate::shared::events::{Resource, WorkerEvent};
 
 use super::Worker;
 
@@ -37,18 +37,18 @@ const EADDRNOTAVAIL: i32 = 99;
 const ENOBUFS: i32 = 105;
 
 /// Why a connection could not be had, where that is no replica's doing.
-pub fn lack(error: &io::Error) -> Option<Lack> {
+pub fn resource(error: &io::Error) -> Option<Resource> {
     match error.raw_os_error()? {
-        EMFILE | ENFILE => Some(Lack::Descriptors),
+        EMFILE | ENFILE => Some(Resource::Descriptors),
         // ENOSPC: no more sockets may be watched (epoll_ctl(2)).
-        ENOBUFS | ENOMEM | ENOSPC => Some(Lack::Memory),
-        EADDRNOTAVAIL => Some(Lack::Ports),
+        ENOBUFS | ENOMEM | ENOSPC => Some(Resource::Memory),
+        EADDRNOTAVAIL => Some(Resource::Ports),
         _ => None,
     }
 }
 
 #[derive(Debug)]
-pub struct Shortage {
+pub struct ResourceLimits {
     /// What this worker may have open.
     descriptors: usize,
     /// Places whose dial waits, oldest first.
@@ -63,9 +63,9 @@ pub struct Shortage {
     felt: bool,
 }
 
-impl Shortage {
-    pub fn new(descriptors: usize) -> Shortage {
-        Shortage {
+impl ResourceLimits {
+    pub fn new(descriptors: usize) -> ResourceLimits {
+        ResourceLimits {
             descriptors,
             waiting: VecDeque::new(),
             retry_at: Tick::ZERO,
@@ -109,8 +109,8 @@ impl Shortage {
 impl<K: Kernel> Worker<K> {
     /// Whether so many descriptors more can be had without taking one that a client inside may need for its request.
     pub(super) fn has_room(&self, more: usize) -> bool {
-        let (share, pipes) = (self.shortage.descriptors, PIPE * self.open_pipes());
-        let inside = self.slots.len() + self.fresh + self.busy + self.shortage.waiting.len();
+        let (share, pipes) = (self.resources.descriptors, PIPE * self.open_pipes());
+        let inside = self.slots.len() + self.fresh + self.busy + self.resources.waiting.len();
         inside + pipes + more <= share - share / KEPT
     }
 
@@ -120,20 +120,20 @@ impl<K: Kernel> Worker<K> {
 
     /// The dial of `place` is put off until something was given back.
     pub(super) fn put_off(&mut self, place: u32) -> Outcome {
-        self.shortage.waiting.push_back(place);
-        self.shortage.felt = true;
-        if self.shortage.retry_at <= self.turn.now {
-            self.shortage.retry_at = self.turn.now.after_ms(RETRY_MS);
+        self.resources.waiting.push_back(place);
+        self.resources.felt = true;
+        if self.resources.retry_at <= self.cx.now {
+            self.resources.retry_at = self.cx.now.after_ms(RETRY_MS);
         }
-        Outcome::Short
+        Outcome::NoResources
     }
 
     /// Those who waited longest try again.
     pub(super) fn end_shortage(&mut self) {
-        let now = self.turn.now;
-        if self.shortage.due().is_some_and(|due| due <= now) {
-            let first = self.shortage.waiting.len().min(BATCH);
-            for place in self.shortage.waiting.drain(..first).collect::<Vec<_>>() {
+        let now = self.cx.now;
+        if self.resources.due().is_some_and(|due| due <= now) {
+            let first = self.resources.waiting.len().min(BATCH);
+            for place in self.resources.waiting.drain(..first).collect::<Vec<_>>() {
                 if let Some(slot) = self.slots.at_mut(place) {
                     slot.session.on_room();
                     self.queue(place);
@@ -144,16 +144,16 @@ impl<K: Kernel> Worker<K> {
 
     /// A descriptor, and all that goes with it, is free.
     pub(super) fn gave_back(&mut self) {
-        if std::mem::take(&mut self.shortage.felt) {
+        if std::mem::take(&mut self.resources.felt) {
             self.hurry();
         }
     }
 
     #[cold]
     fn hurry(&mut self) {
-        let now = self.turn.now;
-        self.shortage.until = self.shortage.until.min(now);
-        self.shortage.retry_at = self.shortage.retry_at.min(now);
+        let now = self.cx.now;
+        self.resources.until = self.resources.until.min(now);
+        self.resources.retry_at = self.resources.retry_at.min(now);
         self.doors.iter_mut().for_each(|door| door.hurry(now));
     }
 
@@ -169,8 +169,8 @@ impl<K: Kernel> Worker<K> {
         victim.is_some()
     }
 
-    pub(super) fn tell_short(&self, replica: ReplicaId, lack: Lack) {
-        self.reporter.report(Fact::Short { replica, lack });
+    pub(super) fn tell_short(&self, replica: ReplicaId, resource: Resource) {
+        self.events.send(WorkerEvent::Short { replica, resource });
     }
 }
 
@@ -180,21 +180,21 @@ mod tests {
 
     #[test]
     fn a_barred_replica_is_tried_again_after_a_while() {
-        let mut shortage = Shortage::new(100);
+        let mut resources = ResourceLimits::new(100);
         let (now, later) = (Tick(5), Tick(5).after_ms(RETRY_MS));
-        shortage.bar(ReplicaId(1), now);
-        assert!(shortage.bars(ReplicaId(1), now) && !shortage.bars(ReplicaId(2), now));
-        assert!(!shortage.bars(ReplicaId(1), later));
-        shortage.bar(ReplicaId(2), later);
-        assert_eq!(shortage.ports.len(), 1, "what has passed is forgotten");
+        resources.bar(ReplicaId(1), now);
+        assert!(resources.bars(ReplicaId(1), now) && !resources.bars(ReplicaId(2), now));
+        assert!(!resources.bars(ReplicaId(1), later));
+        resources.bar(ReplicaId(2), later);
+        assert_eq!(resources.ports.len(), 1, "what has passed is forgotten");
     }
 
     #[test]
     fn what_is_ours_to_lack_is_told_from_what_a_replica_does() {
-        let code = |code| lack(&io::Error::from_raw_os_error(code));
-        assert_eq!([code(24), code(23)], [Some(Lack::Descriptors); 2]);
-        assert_eq!([code(12), code(105), code(28)], [Some(Lack::Memory); 3]);
-        assert_eq!(code(99), Some(Lack::Ports));
+        let code = |code| resource(&io::Error::from_raw_os_error(code));
+        assert_eq!([code(24), code(23)], [Some(Resource::Descriptors); 2]);
+        assert_eq!([code(12), code(105), code(28)], [Some(Resource::Memory); 3]);
+        assert_eq!(code(99), Some(Resource::Ports));
         assert_eq!([code(111), code(113), code(110), code(13)], [None; 4], "refused, no route, timed out, forbidden");
     }
 }

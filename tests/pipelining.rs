@@ -32,7 +32,7 @@ fn body(client: &mut TcpStream) -> String {
     String::from_utf8(body).expect("a path")
 }
 
-const COALESCE: [&str; 4] = ["--workers", "1", "--coalesce", "8"];
+const PIPELINING: [&str; 4] = ["--workers", "1", "--upstream-pipelining", "8"];
 
 #[test]
 fn two_requests_are_on_one_connection_before_either_is_answered() {
@@ -40,7 +40,7 @@ fn two_requests_are_on_one_connection_before_either_is_answered() {
         let second = read_head(stream);
         answer(first, stream) && answer(&second, stream)
     });
-    let balancer = Process::balancer(&[both], &COALESCE);
+    let balancer = Process::balancer(&[both], &PIPELINING);
     let (mut a, mut b) = (ask(&balancer, "/a"), ask(&balancer, "/b"));
     assert_eq!((body(&mut a), body(&mut b)), ("/a".into(), "/b".into()));
 }
@@ -58,7 +58,7 @@ fn a_long_answer_behind_a_short_one_comes_whole_and_in_order() {
         let answers = bodies.map(|body| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
         stream.write_all(answers.concat().as_bytes()).is_ok()
     });
-    let balancer = Process::balancer(&[both], &COALESCE);
+    let balancer = Process::balancer(&[both], &PIPELINING);
     let (mut a, mut b) = (ask(&balancer, "/short"), ask(&balancer, "/long"));
     assert_eq!(body(&mut a), "short");
     assert!(body(&mut b) == long, "bytes out of order");
@@ -76,7 +76,7 @@ fn who_stood_behind_an_answer_that_was_the_last_is_answered_elsewhere() {
         answer(first, stream);
         false
     });
-    let balancer = Process::balancer(&[short], &COALESCE);
+    let balancer = Process::balancer(&[short], &PIPELINING);
     let (mut a, mut b) = (ask(&balancer, "/a"), ask(&balancer, "/b"));
     assert_eq!((body(&mut a), body(&mut b)), ("/a".into(), "/b".into()));
     assert_eq!(seen.load(Ordering::SeqCst), 2, "the second one was asked for again");
@@ -84,7 +84,7 @@ fn who_stood_behind_an_answer_that_was_the_last_is_answered_elsewhere() {
 
 #[test]
 fn many_clients_in_line_each_get_their_own() {
-    let balancer = Process::balancer(&[origin::start(answer)], &COALESCE);
+    let balancer = Process::balancer(&[origin::start(answer)], &PIPELINING);
     std::thread::scope(|scope| {
         for number in 0..32 {
             let mut client = connect(balancer.address);
@@ -109,7 +109,7 @@ fn a_post_never_stands_in_line() {
         assert!(!(head.starts_with("POST ") && company), "a request behind a POST");
         answer(head, stream)
     });
-    let balancer = Process::balancer(&[alone], &COALESCE);
+    let balancer = Process::balancer(&[alone], &PIPELINING);
     std::thread::scope(|scope| {
         for number in 0..16 {
             let mut client = connect(balancer.address);

@@ -8,15 +8,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::core::net::client_block;
 
 #[derive(Debug)]
-pub struct Crowd {
+pub struct ConnectionLimiter {
     most: usize,
     open: Mutex<HashMap<IpAddr, usize>>,
 }
 
-impl Crowd {
+impl ConnectionLimiter {
     /// At most `most` connections of each client.
-    pub fn new(most: usize) -> Crowd {
-        Crowd { most, open: Mutex::default() }
+    pub fn new(most: usize) -> ConnectionLimiter {
+        ConnectionLimiter { most, open: Mutex::default() }
     }
 
     /// Takes one more connection of `client` in; false if it has as many as it may.
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn each_client_has_its_own_count_and_leaves_nothing_behind() {
-        let crowd = Crowd::new(2);
+        let crowd = ConnectionLimiter::new(2);
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         assert!(crowd.enter(ip("192.0.2.1")) && crowd.enter(ip("::ffff:192.0.2.1")));
         assert!(!crowd.enter(ip("192.0.2.1")), "the third of one client");

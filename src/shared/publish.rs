@@ -1,4 +1,4 @@
-//! One publisher, a viewer per worker: the only arrow from the control plane down.
+//! One publisher, a reader per worker: the only arrow from the control plane down.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,38 +11,38 @@ use crate::core::snapshot::Snapshot;
 pub use crate::kernel::Wake;
 
 /// Held by the control plane alone.
-pub struct Publisher {
+pub struct SnapshotPublisher {
     current: Arc<ArcSwap<Snapshot>>,
-    seats: Vec<Seat>,
+    readers: Vec<ReaderSlot>,
 }
 
-struct Seat {
+struct ReaderSlot {
     seen: Arc<AtomicU64>,
     wake: Wake,
 }
 
 /// A worker's view: `load` once per turn, `seen` after it acted on what it loaded.
-pub struct Viewer {
+pub struct SnapshotReader {
     cache: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     seen: Arc<AtomicU64>,
 }
 
-impl Publisher {
-    pub fn new(first: Snapshot) -> Publisher {
-        Publisher { current: Arc::new(ArcSwap::from_pointee(first)), seats: Vec::new() }
+impl SnapshotPublisher {
+    pub fn new(first: Snapshot) -> SnapshotPublisher {
+        SnapshotPublisher { current: Arc::new(ArcSwap::from_pointee(first)), readers: Vec::new() }
     }
 
-    /// A seat for one more worker, woken by `wake` whenever something is published.
-    pub fn viewer(&mut self, wake: Wake) -> Viewer {
+    /// A reader for one more worker, woken by `wake` whenever something is published.
+    pub fn reader(&mut self, wake: Wake) -> SnapshotReader {
         let seen = Arc::new(AtomicU64::new(0));
-        self.seats.push(Seat { seen: seen.clone(), wake });
-        Viewer { cache: Cache::new(self.current.clone()), seen }
+        self.readers.push(ReaderSlot { seen: seen.clone(), wake });
+        SnapshotReader { cache: Cache::new(self.current.clone()), seen }
     }
 
     pub fn publish(&self, snapshot: Snapshot) {
         self.current.store(Arc::new(snapshot));
-        for seat in &self.seats {
-            (seat.wake)();
+        for reader in &self.readers {
+            (reader.wake)();
         }
     }
 
@@ -52,22 +52,22 @@ impl Publisher {
 
     /// The newest epoch that every worker has acted on.
     pub fn live_epoch(&self) -> u64 {
-        self.seats.iter().map(|seat| seat.seen.load(Ordering::Acquire)).min().unwrap_or(u64::MAX)
+        self.readers.iter().map(|reader| reader.seen.load(Ordering::Acquire)).min().unwrap_or(u64::MAX)
     }
 }
 
-impl Viewer {
+impl SnapshotReader {
     pub fn load(&mut self) -> &Arc<Snapshot> {
         self.cache.load()
     }
 
     /// Says that no later choice of this worker comes from an older snapshot than `epoch`.
-    pub fn saw(&self, epoch: u64) {
+    pub fn ack(&self, epoch: u64) {
         self.seen.store(epoch, Ordering::Release);
     }
 
     /// A worker that ended holds nobody up.
-    pub fn left(&self) {
-        self.saw(u64::MAX);
+    pub fn detach(&self) {
+        self.ack(u64::MAX);
     }
 }

@@ -1,0 +1,42 @@
+//! What a session is lent for one call: the time, the snapshot, buffers, pseudo-random numbers and the `Date` line.
+
+use std::sync::Arc;
+
+use super::buffer::Pool;
+use super::rewrite::Edits;
+use super::snapshot::Snapshot;
+use super::tick::Tick;
+
+#[derive(Debug)]
+pub struct Context {
+    pub now: Tick,
+    pub snapshot: Arc<Snapshot>,
+    pub pool: Pool,
+    pub edits: Edits,
+    pub prng: Prng,
+    /// `Date`, as it stands in a head in this second (RFC 9110 section 6.6.1), with its CRLF.
+    pub date_line: String,
+}
+
+impl Context {
+    pub fn new(now: Tick, snapshot: Arc<Snapshot>, pool: Pool, seed: u64) -> Context {
+        Context { now, snapshot, pool, edits: Edits::default(), prng: Prng::new(seed), date_line: String::new() }
+    }
+}
+
+/// Pseudo-random numbers from one seed; equal seeds give equal numbers (xorshift64*, Vigna 2016).
+#[derive(Clone, Debug)]
+pub struct Prng(u64);
+
+impl Prng {
+    pub fn new(seed: u64) -> Prng {
+        Prng(seed | 1)
+    }
+
+    pub fn next_u32(&mut self) -> u32 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
+    }
+}
