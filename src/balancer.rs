@@ -7,12 +7,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::{self, Config, Runtime};
-use crate::control::door::Door;
+use crate::control::admin_listener::AdminListener;
 use crate::control::registry::{ADD_LIMIT_MS, Plan, Registry};
 use crate::control::runtime::docker;
 use crate::control::runtime::fixed::Fixed;
 use crate::control::runtime::process::Processes;
-use crate::control::{self, Bell, Boot, End};
+use crate::control::{self, ControlInit, End, Wakeup};
 use crate::core::limits::Limits;
 use crate::core::ring::{Kind, Member, Ring};
 use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Replica, ReplicaId, ReplicaLoad, Routes, Service, State};
@@ -32,14 +32,14 @@ const ADMIN_PATIENCE_MS: u64 = 2 * ADD_LIMIT_MS;
 
 /// Runs until a signal ends it. `Err` is bad usage, in one line: what, where, what to do.
 pub fn run(config: Config) -> Result<End, String> {
-    let door = Door::bind(&config.admin.listen)?;
-    let bell = Bell::default();
+    let door = AdminListener::bind(&config.admin.listen)?;
+    let bell = Wakeup::default();
     let (events, worker_events) = events::channel(bell.wake());
-    let (registry, first) = Registry::new(plan(&config, door.as_ref().map(Door::endpoint)));
+    let (registry, first) = Registry::new(plan(&config, door.as_ref().map(AdminListener::endpoint)));
     let mut publisher = SnapshotPublisher::new(first);
     let fleet = worker::start(&settings(&config), &mut publisher, &events)?;
     warn_of_few(fleet.descriptors);
-    let boot = Boot {
+    let init = ControlInit {
         banner: banner(&config, &fleet.bound, door.as_ref()),
         registry,
         publisher,
@@ -54,9 +54,9 @@ pub fn run(config: Config) -> Result<End, String> {
         workers: fleet.threads,
     };
     let end = match config.runtime {
-        Runtime::Process => control::serve(async || Ok(Processes::default()), boot),
-        Runtime::Fixed(replicas) => control::serve(async || Ok(Fixed::new(replicas)), boot),
-        Runtime::Docker(docker) => control::serve(async || docker::Docker::open(containers(docker)).await, boot),
+        Runtime::Process => control::serve(async || Ok(Processes::default()), init),
+        Runtime::Fixed(replicas) => control::serve(async || Ok(Fixed::new(replicas)), init),
+        Runtime::Docker(docker) => control::serve(async || docker::Docker::open(containers(docker)).await, init),
     };
     match end {
         End::NotStarted(why) => Err(why),
@@ -168,7 +168,7 @@ fn containers(said: config::Docker) -> docker::Settings {
 }
 
 /// The first line of every run: where to point a client. Nobody reading it is no reason to end.
-fn banner(config: &Config, bound: &[SocketAddr], door: Option<&Door>) -> String {
+fn banner(config: &Config, bound: &[SocketAddr], door: Option<&AdminListener>) -> String {
     let listeners: Vec<String> = bound
         .iter()
         .map(|address| match config.mode {
@@ -176,7 +176,7 @@ fn banner(config: &Config, bound: &[SocketAddr], door: Option<&Door>) -> String 
             Mode::Tcp => format!("{address} (tcp)"),
         })
         .collect();
-    let admin = match door.map(Door::endpoint) {
+    let admin = match door.map(AdminListener::endpoint) {
         Some(Endpoint::Tcp(address)) => format!(", admin API at http://{address}"),
         Some(Endpoint::Unix(path)) => format!(", admin API at unix:{}", path.display()),
         None => String::new(),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::builder::RangedU64ValueParser as Number;
 use clap::{Args, Parser, Subcommand};
 
-use super::{AdminListen, FixedReplica, Heartbeat, OnExit, Reach, study, values};
+use super::{AdminListen, FixedReplica, Heartbeat, OnExit, Reach, ring_args, values};
 use crate::core::head;
 use crate::core::limits::{Limits, Trust};
 use crate::core::net::Net;
@@ -38,9 +38,9 @@ pub enum Verb {
     /// Answer as a replica does: /home, /heartbeat, and 404 to anything else
     Replica(Replica),
     /// Say what a ring looks like and why: shares, explanations, what-ifs, flaws
-    Ring(study::Ring),
+    Ring(ring_args::Ring),
     /// Measure what a balancer does and draw it beside what the ring predicts
-    Experiment(study::Experiment),
+    Experiment(ring_args::Experiment),
 }
 
 const RUN_NOTES: &str = "\

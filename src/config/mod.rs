@@ -9,8 +9,8 @@ mod file;
 mod flags;
 pub mod fuzz;
 mod read;
+mod ring_args;
 mod settle;
-mod study;
 mod values;
 
 use std::net::SocketAddr;

@@ -43,15 +43,15 @@ pub enum AdminListen {
 }
 
 /// A call on its way to the registry.
-pub struct Order {
+pub struct AdminRequest {
     pub call: Call,
     pub reply: oneshot::Sender<Answer>,
 }
 
 /// All that an answer can be made from.
 #[derive(Clone)]
-pub struct Desk {
-    pub orders: UnboundedSender<Order>,
+pub struct AdminState {
+    pub requests: UnboundedSender<AdminRequest>,
     pub publisher: Arc<SnapshotPublisher>,
     pub counters: Arc<[Arc<Counters>]>,
     pub dropped: Arc<AtomicU64>,
@@ -62,24 +62,24 @@ pub struct Desk {
     pub token: Option<Arc<str>>,
 }
 
-pub fn router(desk: Desk) -> Router {
+pub fn router(state: AdminState) -> Router {
     Router::new()
         .route(PAGE, only(&[Method::GET], any(async || page::document())))
-        .route("/live", only(&[Method::GET], any(async |State(desk): State<Desk>| page::stream(desk))))
+        .route("/live", only(&[Method::GET], any(async |State(state): State<AdminState>| page::stream(state))))
         .route("/rep", only(&[Method::GET], any(list)))
         .route("/add", only(&[Method::POST], any(add)))
         .route("/rm", only(&[Method::DELETE, Method::POST], any(remove)))
-        .route("/ring", only(&[Method::GET], any(async |desk, uri| question(desk, uri, questions::ring))))
-        .route("/explain", only(&[Method::GET], any(async |desk, uri| question(desk, uri, questions::explain))))
-        .route("/what-if", only(&[Method::GET], any(async |desk, uri| question(desk, uri, questions::what_if))))
+        .route("/ring", only(&[Method::GET], any(async |state, uri| question(state, uri, questions::ring))))
+        .route("/explain", only(&[Method::GET], any(async |state, uri| question(state, uri, questions::explain))))
+        .route("/what-if", only(&[Method::GET], any(async |state, uri| question(state, uri, questions::what_if))))
         .route("/metrics", only(&[Method::GET], any(show_metrics)))
         .fallback(nothing_here)
-        .layer(from_fn_with_state(desk.clone(), guard))
-        .with_state(desk)
+        .layer(from_fn_with_state(state.clone(), guard))
+        .with_state(state)
 }
 
 /// 405 with `Allow` for every other method. HEAD goes where GET goes.
-fn only(methods: &'static [Method], route: MethodRouter<Desk>) -> MethodRouter<Desk> {
+fn only(methods: &'static [Method], route: MethodRouter<AdminState>) -> MethodRouter<AdminState> {
     route.layer(axum::middleware::from_fn(move |request: Request, next: Next| async move {
         let method = request.method();
         let head = method == Method::HEAD && methods.contains(&Method::GET);
@@ -96,32 +96,32 @@ fn only(methods: &'static [Method], route: MethodRouter<Desk>) -> MethodRouter<D
     }))
 }
 
-async fn list(State(desk): State<Desk>) -> Response {
-    desk.ask(Call::List).await
+async fn list(State(state): State<AdminState>) -> Response {
+    state.ask(Call::List).await
 }
 
-async fn add(State(desk): State<Desk>, request: Request) -> Response {
-    desk.change(request, Call::Add).await
+async fn add(State(state): State<AdminState>, request: Request) -> Response {
+    state.change(request, Call::Add).await
 }
 
-async fn remove(State(desk): State<Desk>, request: Request) -> Response {
-    desk.change(request, Call::Remove).await
+async fn remove(State(state): State<AdminState>, request: Request) -> Response {
+    state.change(request, Call::Remove).await
 }
 
 type Answering = fn(&Snapshot, Kind, &questions::Query) -> Result<String, String>;
 
-fn question(State(desk): State<Desk>, uri: Uri, answer: Answering) -> Response {
-    let asked = query(&uri).and_then(|query| answer(&desk.publisher.current(), desk.ring, &query));
+fn question(State(state): State<AdminState>, uri: Uri, answer: Answering) -> Response {
+    let asked = query(&uri).and_then(|query| answer(&state.publisher.current(), state.ring, &query));
     match asked {
         Ok(json) => reply(StatusCode::OK, json),
         Err(why) => reply(StatusCode::BAD_REQUEST, wire::failure(&why)),
     }
 }
 
-async fn show_metrics(State(desk): State<Desk>) -> Response {
-    let snapshot = desk.publisher.current();
-    let dropped = desk.dropped.load(Ordering::Relaxed);
-    let page = metrics::page(&snapshot, &desk.counters, &desk.status.borrow(), dropped);
+async fn show_metrics(State(state): State<AdminState>) -> Response {
+    let snapshot = state.publisher.current();
+    let dropped = state.dropped.load(Ordering::Relaxed);
+    let page = metrics::page(&snapshot, &state.counters, &state.status.borrow(), dropped);
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response()
 }
 
@@ -133,7 +133,7 @@ async fn nothing_here(request: Request) -> Response {
     reply(StatusCode::NOT_FOUND, wire::failure(&why))
 }
 
-impl Desk {
+impl AdminState {
     async fn change(&self, request: Request, call: fn(Change) -> Call) -> Response {
         let dry_run = match dry_run(request.uri()) {
             Ok(dry_run) => dry_run,
@@ -151,7 +151,7 @@ impl Desk {
 
     async fn ask(&self, call: Call) -> Response {
         let (sender, answer) = oneshot::channel();
-        let sent = self.orders.send(Order { call, reply: sender });
+        let sent = self.requests.send(AdminRequest { call, reply: sender });
         let answer = match sent {
             Ok(()) => answer.await.ok(),
             Err(_) => None,
@@ -216,8 +216,8 @@ fn is_too_long(error: &axum::Error) -> bool {
 
 /// Who may ask: whoever has the token where there is one (the live page's document comes before it is typed in), and no web page of somebody else's. A browser says which
 /// page asks (`Origin`); without this check any page that an operator looks at could add and remove replicas.
-async fn guard(State(desk): State<Desk>, request: Request, next: Next) -> Response {
-    if let Some(token) = &desk.token
+async fn guard(State(state): State<AdminState>, request: Request, next: Next) -> Response {
+    if let Some(token) = &state.token
         && request.uri().path() != PAGE
         && !bears(request.headers(), token)
     {

@@ -3,9 +3,9 @@
 //! The registry decides and does nothing; everything here carries its effects out and feeds commands back.
 
 pub mod admin;
-pub mod door;
+pub mod admin_listener;
 pub mod fuzz;
-pub mod journal;
+pub mod log_throttle;
 pub mod metrics;
 pub mod page;
 pub mod probe;
@@ -14,6 +14,6 @@ pub mod registry;
 pub mod runtime;
 pub mod wire;
 
-mod plane;
+mod control_loop;
 
-pub use plane::{Bell, Boot, End, serve};
+pub use control_loop::{ControlInit, End, Wakeup, serve};

@@ -4,11 +4,11 @@
 //! `scripts/sim --seeds N` runs as many as wanted, `scripts/sim --replay SEED` prints one world's whole trace.
 
 mod client;
+mod control;
 mod faults;
 mod kernel;
 mod ledger;
 mod net;
-mod plane;
 mod random;
 mod regressions;
 mod replica;

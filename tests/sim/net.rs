@@ -32,7 +32,7 @@ pub enum Event {
     /// An edge that was held back.
     Edge(End),
     /// Something of the control plane's.
-    Plane(u64),
+    Control(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

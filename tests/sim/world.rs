@@ -13,11 +13,11 @@ use ringway::shared::events;
 use ringway::worker::{BoundListener, Worker, WorkerInit};
 
 use super::client::Client;
+use super::control::Control;
 use super::faults::Faults;
 use super::kernel::{SimKernel, would_wait};
 use super::ledger::Tally;
 use super::net::{Bound, Event, Net, Owner, Shared};
-use super::plane::Plane;
 use super::regressions;
 
 /// Turns in a row that move nothing: a worker that spins.
@@ -37,7 +37,7 @@ pub struct Ended {
 
 struct World {
     net: Shared,
-    plane: Plane,
+    control: Control,
     hands: Vec<Option<Hand>>,
     clients: Vec<Client>,
     counters: Vec<Arc<Counters>>,
@@ -78,7 +78,7 @@ impl World {
         let (events, worker_events) = events::channel(Arc::new(|| {}));
         let mut net = shared.borrow_mut();
         let count = net.random.world().range(1, 20) as usize;
-        let mut plane = Plane::new(&mut net, workers, count, worker_events);
+        let mut control = Control::new(&mut net, workers, count, worker_events);
         let clients = draw_clients(&mut net, workers, count);
         let stop_us = if net.faults.early_stop { net.random.world().range(500_000, 5_000_000) } else { u64::MAX / 2 };
         let stop_at_us = net.now_us + stop_us;
@@ -100,7 +100,7 @@ impl World {
                 index,
                 kernel: SimKernel::new(shared.clone(), index, patience.clone(), wake.clone()),
                 listeners: vec![entry(&shared, index, None), entry(&shared, index, Some(1))],
-                reader: plane.publisher.reader(bell),
+                reader: control.publisher.reader(bell),
                 counters: counters.clone(),
                 events: events.clone(),
                 seed: seed + index as u64,
@@ -122,7 +122,7 @@ impl World {
             }));
             shared.borrow_mut().after(1, Event::Turn(index, 0));
         }
-        World { net: shared, plane, hands, clients, counters: all_counters, stop_at_us }
+        World { net: shared, control, hands, clients, counters: all_counters, stop_at_us }
     }
 
     /// Until every client has come to its end.
@@ -139,7 +139,7 @@ impl World {
                 net.note("s.faults end", 0, 0, 0);
             }
             if net.now_us >= self.stop_at_us {
-                self.plane.stop(net);
+                self.control.stop(net);
             }
             if steps.is_multiple_of(64) {
                 let open = net.ledger.client_sockets().filter(|end| matches!(net.owner(*end), Owner::Worker(_)));
@@ -156,13 +156,13 @@ impl World {
             }
         }
         if self.net.borrow().ledger.stopping.is_none() {
-            self.plane.check_in_flight();
+            self.control.check_in_flight();
         }
     }
 
     /// The balancer stops: everything that was opened is closed.
     fn end(&mut self) {
-        self.plane.stop(&mut self.net.borrow_mut());
+        self.control.stop(&mut self.net.borrow_mut());
         let stopped = self.net.borrow().ledger.stopping;
         let by = stopped.map_or(0, |(at, drain_ms)| at + drain_ms * 1000) + END_SLACK_US;
         let by = by.max(self.net.borrow().now_us + END_SLACK_US);
@@ -170,12 +170,12 @@ impl World {
             self.step();
             assert!(self.net.borrow().now_us < by, "a worker does not stop");
         }
-        self.plane.drained(&mut self.net.borrow_mut());
-        while !self.plane.finished {
+        self.control.drained(&mut self.net.borrow_mut());
+        while !self.control.finished {
             self.step();
-            assert!(self.net.borrow().now_us < by + END_SLACK_US, "the control plane does not finish");
+            assert!(self.net.borrow().now_us < by + END_SLACK_US, "the control control does not finish");
         }
-        self.plane.check_end();
+        self.control.check_end();
         for counters in &self.counters {
             assert_eq!(counters.accepted.value(), counters.closed.value(), "clients accepted and closed");
         }
@@ -195,17 +195,17 @@ impl World {
                     Event::Deliver(end) => net.deliver(end),
                     Event::Arrive(end) => net.arrive(end),
                     Event::Edge(end) => net.edge(end),
-                    Event::Plane(number) => self.plane.come(net, number),
+                    Event::Control(number) => self.control.come(net, number),
                     Event::Wake(actor) => match self.clients.get_mut(actor) {
                         Some(client) => client.step(net),
-                        None => self.plane.wake(net, actor),
+                        None => self.control.wake(net, actor),
                     },
                     Event::Turn(..) => {}
                 }
             }
         }
         let net = &mut *self.net.borrow_mut();
-        self.plane.listen(net);
+        self.control.listen(net);
         for (index, hand) in self.hands.iter_mut().enumerate() {
             if let Some(hand) = hand
                 && hand.blocked

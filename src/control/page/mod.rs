@@ -17,7 +17,7 @@ use hyper::body::{Bytes, Frame};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::admin::Desk;
+use super::admin::AdminState;
 
 const DOCUMENT: &str = include_str!("live.html");
 /// Nothing from elsewhere, nothing that a replica's name could bring in, and no page around the one that asks for a token.
@@ -65,33 +65,33 @@ pub fn document() -> Response {
 }
 
 /// Goes on until the reader leaves or the balancer ends.
-pub fn stream(desk: Desk) -> Response {
+pub fn stream(state: AdminState) -> Response {
     let (sender, events) = channel(BACKLOG);
-    tokio::spawn(feed(desk, sender));
+    tokio::spawn(feed(state, sender));
     let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
     (headers, Body::new(Events(events))).into_response()
 }
 
-async fn feed(desk: Desk, events: Sender<Bytes>) {
+async fn feed(state: AdminState, events: Sender<Bytes>) {
     let (began, mut drawn, mut seen) = (Instant::now(), None, 0);
     let mut clock = interval(PERIOD);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         clock.tick().await;
-        let snapshot = desk.publisher.current();
+        let snapshot = state.publisher.current();
         let mut text = String::new();
         let ring = snapshot.services.first().map(|service| service.ring.clone());
         // The same ring, not an equal one: a health flip shares it.
         if let Some(ring) = ring
             && !drawn.as_ref().is_some_and(|drawn| Arc::ptr_eq(drawn, &ring))
         {
-            text += &events::ring(&snapshot, desk.ring);
+            text += &events::ring(&snapshot, state.ring);
             drawn = Some(ring);
         }
-        let (lines, count) = desk.recent.after(seen);
+        let (lines, count) = state.recent.after(seen);
         seen = count;
         lines.iter().for_each(|line| text += &events::line(line));
-        text += &events::now(&snapshot, &desk, began.elapsed());
+        text += &events::now(&snapshot, &state, began.elapsed());
         if events.send(text.into()).await.is_err() {
             return;
         }

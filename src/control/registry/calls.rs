@@ -159,7 +159,7 @@ impl Registry {
         let Some(addition) = self.addition.take() else { return };
         let names: Vec<Arc<str>> = addition.slots.iter().map(|slot| slot.name.clone()).collect();
         self.members.extend(addition.slots);
-        self.press.reshape();
+        self.builder.mark_ring_dirty();
         let line = format!("add: {} joined in {}; {}", join(&names), since(now, addition.since), self.tally());
         self.log(Level::Info, line);
         self.reply_when_live(addition.ticket, Vec::new(), now);
@@ -197,7 +197,7 @@ impl Registry {
         self.random = random;
         let (leaving, stay): (Vec<_>, Vec<_>) = self.members.drain(..).partition(|slot| names.contains(&slot.name));
         self.members = stay;
-        self.press.reshape();
+        self.builder.mark_ring_dirty();
         let gone = leaving.iter().filter_map(Slot::instance).collect();
         for slot in leaving {
             self.take_leave(slot, now);
@@ -232,7 +232,7 @@ impl Registry {
 
     /// The answer is what `/rep` says now; it is sent when the next snapshot is live in every worker.
     fn reply_when_live(&mut self, ticket: u64, gone: Vec<u64>, now: Tick) {
-        let epoch = self.press.next_epoch();
+        let epoch = self.builder.next_epoch();
         let (deadline, gone_by) = (now.after_ms(LIVE_LIMIT_MS), now.after_ms(GONE_LIMIT_MS));
         let answer = self.roster();
         self.waiting.push_back(Waiting { ticket, epoch, deadline, answer, gone, gone_by });

@@ -108,7 +108,7 @@ impl Registry {
             Phase::Up { .. } | Phase::Draining { .. } => {
                 let replica = Replica { state: State::Draining, ..slot.replica() };
                 let deadline = now.after_ms(self.plan.limits.drain_timeout_ms);
-                (Stage::Fading { replica, epoch: self.press.next_epoch(), deadline }, false)
+                (Stage::Fading { replica, epoch: self.builder.next_epoch(), deadline }, false)
             }
             _ => (Stage::Ending, true),
         };

@@ -38,7 +38,7 @@ impl Registry {
                 self.members.push(Slot::vacant(name, self.plan.workers, now));
             }
         }
-        self.press.reshape();
+        self.builder.mark_ring_dirty();
     }
 
     /// How many members we started ourselves: what `--max-replicas` limits.
@@ -289,14 +289,14 @@ impl Registry {
         let taken = self.name_taken(&name);
         match self.members.iter_mut().find(|slot| slot.name == name) {
             Some(slot) if !slot.ours => {
-                self.press.reshape_if(slot.weight != started.weight);
+                self.builder.mark_ring_dirty_if(slot.weight != started.weight);
                 slot.weight = started.weight;
                 slot.fill(instance, started, now, now);
             }
             None if !taken => {
                 let slot = Slot::filled(name.clone(), instance, started, false, self.plan.workers, now);
                 self.members.push(slot);
-                self.press.reshape();
+                self.builder.mark_ring_dirty();
             }
             _ => return self.log(Level::Warn, format!("{name}: {handle} cannot join: that name is taken")),
         }
@@ -308,7 +308,7 @@ impl Registry {
             return;
         };
         let slot = self.members.remove(at);
-        self.press.reshape();
+        self.builder.mark_ring_dirty();
         let line = format!("{}: {} left: {why}; {}", slot.name, slot.handle, self.tally());
         self.log(Level::Info, line);
     }

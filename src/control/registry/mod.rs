@@ -10,7 +10,7 @@ mod command;
 mod leaving;
 mod members;
 mod slot;
-mod snapshots;
+mod snapshot_builder;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -30,13 +30,13 @@ use crate::core::tick::Tick;
 use calls::{Addition, Pending, Waiting};
 use leaving::Leaving;
 use slot::Slot;
-use snapshots::Press;
+use snapshot_builder::SnapshotBuilder;
 
 /// Invariants: names are unique over members, the addition and those leaving; an instance number is in one place only.
 pub struct Registry {
     plan: Plan,
     random: fastrand::Rng,
-    press: Press,
+    builder: SnapshotBuilder,
     members: Vec<Slot>,
     /// The `/add` under way: its slots are no members until all of them answer.
     addition: Option<Addition>,
@@ -62,11 +62,11 @@ pub struct Registry {
 impl Registry {
     /// Also the first snapshot, epoch 1, with no replica in it: they come with `Command::Found`.
     pub fn new(plan: Plan) -> (Registry, Snapshot) {
-        let press = Press::new(&plan);
+        let builder = SnapshotBuilder::new(&plan);
         let registry = Registry {
             random: fastrand::Rng::with_seed(plan.seed),
             plan,
-            press,
+            builder,
             members: Vec::new(),
             addition: None,
             leaving: Vec::new(),
@@ -81,7 +81,7 @@ impl Registry {
             heals: 0,
             effects: Vec::new(),
         };
-        let first = registry.press.first(&registry.plan);
+        let first = registry.builder.first(&registry.plan);
         (registry, first)
     }
 

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use bollard::models::ContainerSummaryStateEnum as State;
 
 use super::OnExit;
-use super::hand::{Hand, short};
+use super::driver::{Driver, short};
 use super::plan::{self, Mark};
 use crate::control::runtime::{Failure, Spec, Started};
 
-impl Hand {
+impl Driver {
     /// What an earlier life left: adopted if it serves and is what we would start, removed if not.
     pub async fn take_over(&self) -> Result<Vec<(Spec, Started)>, Failure> {
         let mut adopted: Vec<(Spec, Started)> = Vec::new();
@@ -24,7 +24,7 @@ impl Hand {
                 (None, Some(endpoint)) => {
                     let spec = Spec { name: mark.slot.into(), instance: mark.instance };
                     log::info!("{}: adopted {} at {endpoint:?}", spec.name, short(&container));
-                    self.book().adopt(spec.instance, spec.name.clone(), container.clone());
+                    self.table().adopt(spec.instance, spec.name.clone(), container.clone());
                     adopted.push((spec, Started { endpoint, handle: short(&container).to_owned(), weight: 1 }));
                 }
                 (unfit, _) => {

@@ -15,11 +15,11 @@
 //! - Ringway removes only containers whose label names its cluster. Those of others it balances at most.
 
 mod adopt;
-mod book;
-mod claim;
+mod cluster_lock;
 mod discovery;
+mod driver;
 mod engine;
-mod hand;
+mod instance_table;
 mod network;
 mod plan;
 mod watch;
@@ -31,9 +31,9 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use self::claim::Claim;
+use self::cluster_lock::ClusterLock;
+use self::driver::Driver;
 use self::engine::{Engine, no_image, status};
-use self::hand::Hand;
 use self::plan::Plan;
 use super::{Event, Failure, FailureKind, Runtime, Spec, Started};
 
@@ -103,14 +103,14 @@ impl Default for Settings {
 
 /// The Docker runtime.
 pub struct Docker {
-    hand: Arc<Hand>,
+    hand: Arc<Driver>,
 }
 
 impl Docker {
     /// Connects, and makes sure of the network and the image, so that a first start cannot fail for want of them.
     pub async fn open(settings: Settings) -> Result<Docker, Failure> {
         let engine = Engine::connect(settings.host.as_deref()).await?;
-        let claim = Claim::stake(&engine, &settings.cluster).await?;
+        let claim = ClusterLock::stake(&engine, &settings.cluster).await?;
         let image = image_id(&engine, &settings.image).await?;
         let network = network::ensure(&engine, &settings).await?;
         let reach = network::choose(settings.reach, &network)?;
@@ -123,16 +123,16 @@ impl Docker {
         let plan = Plan::new(&settings, &network.name, &image, publish);
         let life = format!("{:016x}", fastrand::u64(..));
         log::info!("Docker engine at {}, image {}, network {}", engine.host, settings.image, network.name);
-        let (book, turned) = Default::default();
+        let (table, turned) = Default::default();
         Ok(Docker {
-            hand: Arc::new(Hand { engine, settings, network, plan, reach, host, life, _claim: claim, book, turned }),
+            hand: Arc::new(Driver { engine, settings, network, plan, reach, host, life, _claim: claim, table, turned }),
         })
     }
 }
 
 impl Runtime for Docker {
     async fn start(&self, spec: &Spec) -> Result<Started, Failure> {
-        self.hand.book().begin(spec.instance, spec.name.clone());
+        self.hand.table().begin(spec.instance, spec.name.clone());
         self.hand.turned.notify_waiters();
         let result = self.hand.start(spec).await;
         if result.is_err() {

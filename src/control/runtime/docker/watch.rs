@@ -12,10 +12,10 @@ use bollard::query_parameters::{EventsOptionsBuilder, LogsOptionsBuilder};
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::book::{Notice, Seen, Verdict, ending};
 use super::discovery::{ENABLE, Standpoint, Wish};
+use super::driver::{Driver, short};
 use super::engine::{Engine, status};
-use super::hand::{Hand, short};
+use super::instance_table::{Notice, Seen, Verdict, ending};
 use super::network::{self, Addresses};
 use super::plan::{self, Mark};
 use crate::control::runtime::{Event, Failure, Spec, Started};
@@ -35,7 +35,7 @@ const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
 const ACTIONS: [&str; 7] = ["start", "kill", "die", "pause", "unpause", "disconnect", "connect"];
 
 /// Runs until nobody listens.
-pub async fn run(hand: Arc<Hand>, events: UnboundedSender<Event>) {
+pub async fn run(hand: Arc<Driver>, events: UnboundedSender<Event>) {
     let watch = Watch { hand, events };
     while !watch.events.is_closed() {
         let why = watch.follow().await;
@@ -49,7 +49,7 @@ pub async fn run(hand: Arc<Hand>, events: UnboundedSender<Event>) {
 
 #[derive(Clone)]
 struct Watch {
-    hand: Arc<Hand>,
+    hand: Arc<Driver>,
     events: UnboundedSender<Event>,
 }
 
@@ -88,7 +88,7 @@ impl Watch {
 
     async fn hear(&self, message: EventMessage) {
         if let Some((container, notice)) = read(&message, &self.hand.network.id) {
-            let verdict = self.hand.book().notice(&container, notice);
+            let verdict = self.hand.table().notice(&container, notice);
             self.act(verdict).await;
         }
     }
@@ -100,7 +100,7 @@ impl Watch {
             list.extend(hand.list(&format!("{ENABLE}=true")).await?);
         }
         let seen: Vec<Seen> = list.into_iter().map(|found| seen(found, &hand.settings.cluster)).collect();
-        let verdicts = hand.book().compare(&seen, &hand.life);
+        let verdicts = hand.table().compare(&seen, &hand.life);
         for verdict in verdicts {
             self.act(Some(verdict)).await;
         }
@@ -113,7 +113,7 @@ impl Watch {
             Some(Verdict::Exited { instance, why }) => self.exited(instance, why),
             Some(Verdict::Stopping { instance, why }) => self.stopping(instance, why),
             Some(Verdict::Left { instance, why }) => {
-                self.hand.book().part(instance);
+                self.hand.table().part(instance);
                 self.tell(Event::Left { instance, why });
             }
             // Not in line: an engine that is slow to inspect must not hold up the news of a death.
@@ -144,7 +144,7 @@ impl Watch {
         tokio::spawn(async move {
             tokio::time::sleep(STOP_PATIENCE).await;
             let why = format!("asked to stop, it went on for {} s", STOP_PATIENCE.as_secs());
-            let verdict = watch.hand.book().confirm_gone(instance, why);
+            let verdict = watch.hand.table().confirm_gone(instance, why);
             watch.act_late(verdict);
         });
     }
@@ -170,7 +170,7 @@ impl Watch {
             // No answer is no death.
             Err(_) => return,
         };
-        let verdict = self.hand.book().confirm_gone(instance, why);
+        let verdict = self.hand.table().confirm_gone(instance, why);
         self.act_late(verdict);
     }
 
@@ -203,7 +203,7 @@ impl Watch {
                 log::warn!("{} is this balancer itself: not balanced", wish.name);
             }
             Ok(((address, why), wish)) => {
-                let Some(instance) = hand.book().welcome(container) else { return };
+                let Some(instance) = hand.table().welcome(container) else { return };
                 log::info!("{} ({}) is dialled at {address}: {why}", wish.name, short(container));
                 let started = Started {
                     endpoint: Endpoint::Tcp(address),

@@ -1,4 +1,4 @@
-//! The control plane of a simulated world: the real registry, with a runtime, probes and an operator who live in
+//! The control control of a simulated world: the real registry, with a runtime, probes and an operator who live in
 //! virtual time. What it publishes, workers and oracles read.
 
 use std::collections::BTreeMap;
@@ -39,7 +39,7 @@ enum Coming {
     Fate,
 }
 
-pub struct Plane {
+pub struct Control {
     pub publisher: SnapshotPublisher,
     pub finished: bool,
     registry: Registry,
@@ -61,8 +61,8 @@ pub struct Plane {
     names: u64,
 }
 
-impl Plane {
-    pub fn new(net: &mut Net, workers: usize, first_actor: Actor, worker_events: EventReceiver) -> Plane {
+impl Control {
+    pub fn new(net: &mut Net, workers: usize, first_actor: Actor, worker_events: EventReceiver) -> Control {
         let c = net.random.control();
         let mut limits = Limits {
             head_timeout_ms: c.range(2_000, 10_000),
@@ -116,7 +116,7 @@ impl Plane {
         let (registry, first) = Registry::new(plan);
         let now_us = net.now_us;
         net.ledger.snapshots.push((now_us, Arc::new(first.clone())));
-        let mut plane = Plane {
+        let mut control = Control {
             publisher: SnapshotPublisher::new(first),
             finished: false,
             registry,
@@ -137,11 +137,11 @@ impl Plane {
             names: 0,
         };
         for number in 0..TCP_REPLICAS {
-            plane.spawn(net, format!("tcp{number}"), u64::MAX - number, tcp_address(number), true);
+            control.spawn(net, format!("tcp{number}"), u64::MAX - number, tcp_address(number), true);
         }
-        plane.apply(net, Command::Found(Vec::new()));
-        plane.later(net, 1_000_000, Coming::Fate);
-        plane
+        control.apply(net, Command::Found(Vec::new()));
+        control.later(net, 1_000_000, Coming::Fate);
+        control
     }
 
     pub fn wake(&mut self, net: &mut Net, actor: Actor) {
@@ -159,7 +159,7 @@ impl Plane {
     fn later(&mut self, net: &mut Net, us: u64, coming: Coming) {
         self.number += 1;
         self.coming.insert(self.number, coming);
-        net.after(us, Event::Plane(self.number));
+        net.after(us, Event::Control(self.number));
     }
 
     fn tell_later(&mut self, net: &mut Net, us: u64, command: Command) {
@@ -207,7 +207,7 @@ impl Plane {
 
     fn apply(&mut self, net: &mut Net, command: Command) {
         net.say(|| format!("command {command:?}"));
-        for effect in self.registry.apply(command, Plane::tick_of(net)) {
+        for effect in self.registry.apply(command, Control::tick_of(net)) {
             self.perform(net, effect);
         }
         if self.registry.awaits_live() && !self.looking {

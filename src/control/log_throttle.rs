@@ -19,7 +19,7 @@ const NAMES_LIMIT: usize = 1024;
 const KINDS_LIMIT: usize = 1024;
 
 #[derive(Default)]
-pub struct Journal {
+pub struct LogThrottle {
     names: VecDeque<(ReplicaId, Arc<str>)>,
     open: BTreeMap<Kind, Window>,
 }
@@ -34,7 +34,7 @@ struct Window {
     line: String,
 }
 
-impl Journal {
+impl LogThrottle {
     /// Learns the names that facts will speak of.
     pub fn learn(&mut self, snapshot: &Snapshot) {
         for replica in snapshot.services.iter().flat_map(|service| &service.replicas) {
@@ -177,26 +177,26 @@ mod tests {
     #[test]
     fn running_out_of_descriptors_is_said_in_words() {
         let fact = WorkerEvent::AcceptPaused { worker: 0, resource: Resource::Descriptors };
-        let (_, line) = Journal::default().note(&fact, Tick(0)).unwrap();
+        let (_, line) = LogThrottle::default().note(&fact, Tick(0)).unwrap();
         assert_eq!(line, "worker 0: accepting paused: no file descriptor is left (see ulimit -n)");
     }
 
     #[test]
     fn the_first_of_a_kind_is_a_line_at_once_and_the_rest_is_counted() {
-        let mut journal = Journal::default();
-        assert!(journal.note(&hungup(1), Tick(0)).is_some());
-        assert!(journal.note(&hungup(2), Tick(1)).is_some(), "another replica is another kind");
+        let mut log_throttle = LogThrottle::default();
+        assert!(log_throttle.note(&hungup(1), Tick(0)).is_some());
+        assert!(log_throttle.note(&hungup(2), Tick(1)).is_some(), "another replica is another kind");
         for at in 2..60 {
-            assert!(journal.note(&hungup(1), Tick(at)).is_none());
+            assert!(log_throttle.note(&hungup(1), Tick(at)).is_none());
         }
-        assert!(journal.flush(Tick(999)).is_empty());
-        assert_eq!(journal.due(), Tick(1_000));
-        let lines = journal.flush(Tick(1_001));
+        assert!(log_throttle.flush(Tick(999)).is_empty());
+        assert_eq!(log_throttle.due(), Tick(1_000));
+        let lines = log_throttle.flush(Tick(1_001));
         assert_eq!(lines.len(), 1);
         assert!(lines[0].1.ends_with("(and 57 more in the last second)"), "{}", lines[0].1);
-        assert!(journal.note(&hungup(1), Tick(1_500)).is_none(), "a flood stays at one line a second");
-        assert_eq!(journal.flush(Tick(2_001)).len(), 1);
-        assert!(journal.flush(Tick(3_001)).is_empty());
-        assert_eq!(journal.due(), Tick::NEVER);
+        assert!(log_throttle.note(&hungup(1), Tick(1_500)).is_none(), "a flood stays at one line a second");
+        assert_eq!(log_throttle.flush(Tick(2_001)).len(), 1);
+        assert!(log_throttle.flush(Tick(3_001)).is_empty());
+        assert_eq!(log_throttle.due(), Tick::NEVER);
     }
 }

@@ -1,4 +1,4 @@
-//! The hand that makes and unmakes containers: one call after another to the engine, noted in the book.
+//! The hand that makes and unmakes containers: one call after another to the engine, noted in the table.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -13,9 +13,9 @@ use bollard::query_parameters::{
 };
 use tokio::sync::Notify;
 
-use super::book::{Book, Phase};
-use super::claim::Claim;
+use super::cluster_lock::ClusterLock;
 use super::engine::{self, Engine, no_image, status};
+use super::instance_table::{InstanceTable, Phase};
 use super::network::{self, Addresses, Network};
 use super::plan::{self, Mark, Plan};
 use super::{OnExit, Reach, Settings, watch};
@@ -33,7 +33,7 @@ const HEIR_WAIT: Duration = Duration::from_millis(500);
 /// What removals under way get when Ringway ends.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
-pub struct Hand {
+pub struct Driver {
     pub engine: Engine,
     pub settings: Settings,
     pub network: Network,
@@ -43,24 +43,24 @@ pub struct Hand {
     pub host: IpAddr,
     /// A random name for this life of Ringway.
     pub life: String,
-    pub _claim: Claim,
-    pub book: Mutex<Book>,
-    /// Rung after each change of the book.
+    pub _claim: ClusterLock,
+    pub table: Mutex<InstanceTable>,
+    /// Rung after each change of the table.
     pub turned: Notify,
 }
 
-impl Hand {
-    pub fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+impl Driver {
+    pub fn table(&self) -> MutexGuard<'_, InstanceTable> {
+        self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub async fn start(self: &Arc<Self>, spec: &Spec) -> Result<Started, Failure> {
-        let is_heir = !self.book().holders(&spec.name, spec.instance).is_empty();
+        let is_heir = !self.table().holders(&spec.name, spec.instance).is_empty();
         let container = match is_heir {
             true => self.create_aside(spec).await?,
             false => self.create(spec).await?,
         };
-        self.book().made(spec.instance, &container);
+        self.table().made(spec.instance, &container);
         if let Err(error) = self.engine.client.start_container(&container, None).await {
             if status(&error) != Some(404) {
                 return Err(self.engine.failure(&format!("start {}", spec.name), &error));
@@ -72,7 +72,7 @@ impl Hand {
         }
         // An address is worth only as much as the start it was read after: the engine hands them out again at once.
         let endpoint = self.endpoint(&container).await?;
-        let alive = self.book().started(spec.instance);
+        let alive = self.table().started(spec.instance);
         match endpoint {
             Some(endpoint) if alive => {
                 let handle = short(&container).to_owned();
@@ -120,7 +120,7 @@ impl Hand {
     /// Gives a running heir its slot's name, taken from whatever an earlier instance left.
     async fn inherit(&self, spec: &Spec, container: &str) {
         for _ in 0..NAME_TRIES {
-            let holders = self.book().holders(&spec.name, spec.instance);
+            let holders = self.table().holders(&spec.name, spec.instance);
             for (instance, holder) in holders {
                 self.retire(&spec.name, instance, &holder).await;
             }
@@ -165,7 +165,7 @@ impl Hand {
     }
 
     fn is_left_over(&self, instance: u64) -> bool {
-        self.book().entry(instance).is_none_or(|entry| matches!(entry.phase, Phase::Ending | Phase::Gone))
+        self.table().entry(instance).is_none_or(|entry| matches!(entry.phase, Phase::Ending | Phase::Gone))
     }
 
     /// Takes the name away from a container that is on its way out.
@@ -202,7 +202,7 @@ impl Hand {
 
     /// After a failed start: nothing of it stays.
     pub async fn clean(&self, instance: u64) {
-        let container = self.book().entry(instance).and_then(|entry| entry.container.clone());
+        let container = self.table().entry(instance).and_then(|entry| entry.container.clone());
         let is_removed = match container {
             Some(id) => self.remove(&id).await.is_ok(),
             None => true,
@@ -211,7 +211,7 @@ impl Hand {
     }
 
     pub async fn stop(self: &Arc<Self>, instance: u64, grace: Duration) -> Result<(), Failure> {
-        let Some(before) = self.book().end(instance) else { return Ok(()) };
+        let Some(before) = self.table().end(instance) else { return Ok(()) };
         let Some(container) = before.container.filter(|_| before.phase != Phase::Starting) else {
             return self.gone(instance).await;
         };
@@ -226,9 +226,9 @@ impl Hand {
     }
 
     /// Removes what is left of an instance, once its slot has its next one.
-    pub fn bury(self: Arc<Hand>, instance: u64) {
+    pub fn bury(self: Arc<Driver>, instance: u64) {
         tokio::spawn(async move {
-            let Some(entry) = self.book().entry(instance).cloned() else { return };
+            let Some(entry) = self.table().entry(instance).cloned() else { return };
             let Some(container) = entry.container else { return };
             // Nothing is asked of the engine that the replacement would have to wait for.
             self.hold_address(instance).await;
@@ -246,8 +246,8 @@ impl Hand {
 
     pub fn settle(&self, instance: u64, is_removed: bool) {
         match is_removed {
-            true => self.book().forget(instance),
-            false => self.book().give_up(instance),
+            true => self.table().forget(instance),
+            false => self.table().give_up(instance),
         }
         self.turned.notify_waiters();
     }
@@ -276,24 +276,24 @@ impl Hand {
 
     /// Waits until the start of `instance`, which sees that it is not wanted, has cleaned up.
     async fn gone(&self, instance: u64) -> Result<(), Failure> {
-        self.until(|book| book.entry(instance).is_none_or(|entry| entry.phase == Phase::Gone)).await;
+        self.until(|table| table.entry(instance).is_none_or(|entry| entry.phase == Phase::Gone)).await;
         Ok(())
     }
 
     /// Waits, within a limit, until the slot's next instance has an address of its own, if there is to be one.
     pub async fn hold_address(&self, instance: u64) {
-        let heir = self.until(|book| book.closing || book.has_heir(instance));
+        let heir = self.until(|table| table.closing || table.has_heir(instance));
         if tokio::time::timeout(HEIR_WAIT, heir).await.is_err() {
             return;
         }
-        let _ = tokio::time::timeout(ADDRESS_HOLD, self.until(|book| book.is_replaced(instance))).await;
+        let _ = tokio::time::timeout(ADDRESS_HOLD, self.until(|table| table.is_replaced(instance))).await;
     }
 
     /// Waits, within a limit, for removals under way, and takes the network down if it is ours and nobody is on it.
     pub async fn close(&self) {
-        self.book().closing = true;
+        self.table().closing = true;
         self.turned.notify_waiters();
-        let _ = tokio::time::timeout(CLOSE_LIMIT, self.until(|book| !book.is_clearing())).await;
+        let _ = tokio::time::timeout(CLOSE_LIMIT, self.until(|table| !table.is_clearing())).await;
         if self.network.is_ours && self.settings.on_exit == OnExit::Remove {
             match self.engine.client.remove_network(&self.network.id).await {
                 Ok(()) => log::info!("removed the network {}", self.network.name),
@@ -304,12 +304,12 @@ impl Hand {
         }
     }
 
-    async fn until(&self, is_so: impl Fn(&Book) -> bool) {
+    async fn until(&self, is_so: impl Fn(&InstanceTable) -> bool) {
         loop {
             let turned = self.turned.notified();
             tokio::pin!(turned);
             turned.as_mut().enable();
-            if is_so(&self.book()) {
+            if is_so(&self.table()) {
                 return;
             }
             turned.await;

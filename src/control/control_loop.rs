@@ -16,9 +16,9 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::admin::{Desk, Order, router};
-use super::door::Door;
-use super::journal::Journal;
+use super::admin::{AdminRequest, AdminState, router};
+use super::admin_listener::AdminListener;
+use super::log_throttle::LogThrottle;
 use super::page::Recent;
 use super::probe::{Fault, Heartbeat, ask};
 use super::registry::{Answer, Command, Effect, Registry, Status};
@@ -37,9 +37,9 @@ const FACTS_PER_TURN: usize = 1024;
 
 /// Rung by workers when they report something.
 #[derive(Clone, Default)]
-pub struct Bell(Arc<Notify>);
+pub struct Wakeup(Arc<Notify>);
 
-impl Bell {
+impl Wakeup {
     pub fn wake(&self) -> Wake {
         let bell = self.0.clone();
         Arc::new(move || bell.notify_one())
@@ -47,14 +47,14 @@ impl Bell {
 }
 
 /// All that the admin thread runs on; the workers run already.
-pub struct Boot {
+pub struct ControlInit {
     /// Printed once signals are heeded and the runtime answers: who reads it may go on.
     pub banner: String,
     pub registry: Registry,
     pub publisher: SnapshotPublisher,
     pub worker_events: EventReceiver,
-    pub bell: Bell,
-    pub door: Option<Door>,
+    pub bell: Wakeup,
+    pub door: Option<AdminListener>,
     pub token: Option<String>,
     pub mode: Mode,
     pub ring: Kind,
@@ -75,13 +75,13 @@ pub enum End {
 }
 
 /// Runs the control plane on this thread until it ends. `open` makes the runtime, on the admin thread's own tokio.
-pub fn serve<R: Runtime + 'static>(open: impl AsyncFnOnce() -> Result<R, Failure>, boot: Boot) -> End {
+pub fn serve<R: Runtime + 'static>(open: impl AsyncFnOnce() -> Result<R, Failure>, init: ControlInit) -> End {
     let tokio = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(tokio) => tokio,
         Err(error) => return End::NotStarted(format!("the admin thread cannot start: {error}")),
     };
     let end = LocalSet::new().block_on(&tokio, async {
-        match begin(open, boot).await {
+        match begin(open, init).await {
             Ok(plane) => plane.run().await,
             Err(why) => End::NotStarted(why),
         }
@@ -93,28 +93,28 @@ pub fn serve<R: Runtime + 'static>(open: impl AsyncFnOnce() -> Result<R, Failure
 
 async fn begin<R: Runtime + 'static>(
     open: impl AsyncFnOnce() -> Result<R, Failure>,
-    boot: Boot,
-) -> Result<Plane<R>, String> {
+    init: ControlInit,
+) -> Result<ControlLoop<R>, String> {
     let runtime = open().await.map_err(|failure| failure.message)?;
-    Plane::new(runtime, boot).await
+    ControlLoop::new(runtime, init).await
 }
 
-struct Plane<R> {
+struct ControlLoop<R> {
     runtime: Rc<R>,
     registry: Registry,
     publisher: Arc<SnapshotPublisher>,
     worker_events: EventReceiver,
-    bell: Bell,
+    bell: Wakeup,
     heartbeat: Rc<Heartbeat>,
     mode: Mode,
-    journal: Journal,
+    log_throttle: LogThrottle,
     dropped: Arc<AtomicU64>,
     recent: Recent,
     status: watch::Sender<Status>,
     began: Instant,
     commands: UnboundedSender<Command>,
     inbox: UnboundedReceiver<Command>,
-    orders: UnboundedReceiver<Order>,
+    requests: UnboundedReceiver<AdminRequest>,
     replies: HashMap<u64, oneshot::Sender<Answer>>,
     next_ticket: u64,
     signals: [Signal; 2],
@@ -123,8 +123,8 @@ struct Plane<R> {
     stopping: bool,
 }
 
-impl<R: Runtime + 'static> Plane<R> {
-    async fn new(runtime: R, boot: Boot) -> Result<Plane<R>, String> {
+impl<R: Runtime + 'static> ControlLoop<R> {
+    async fn new(runtime: R, init: ControlInit) -> Result<ControlLoop<R>, String> {
         let no_signals = |error: std::io::Error| format!("signals cannot be listened for: {error}");
         let signals = [
             signal(SignalKind::terminate()).map_err(no_signals)?,
@@ -140,54 +140,54 @@ impl<R: Runtime + 'static> Plane<R> {
         });
         let found = runtime.attach(events).await.map_err(|failure| failure.message)?;
         // Nobody has to read it: a closed stdout stops nothing.
-        let _ = writeln!(std::io::stdout(), "{}", boot.banner);
+        let _ = writeln!(std::io::stdout(), "{}", init.banner);
         let _ = commands.send(Command::Found(found));
-        let (orders_in, orders) = unbounded_channel();
+        let (orders_in, requests) = unbounded_channel();
         let (status, status_seen) = watch::channel(Status::default());
-        let publisher = Arc::new(boot.publisher);
+        let publisher = Arc::new(init.publisher);
         let dropped = Arc::new(AtomicU64::new(0));
         let recent = Recent::default();
-        let desk = Desk {
-            orders: orders_in,
+        let state = AdminState {
+            requests: orders_in,
             publisher: publisher.clone(),
-            counters: boot.counters.into(),
+            counters: init.counters.into(),
             dropped: dropped.clone(),
             status: status_seen,
-            ring: boot.ring,
+            ring: init.ring,
             recent: recent.clone(),
-            token: boot.token.map(Arc::from),
+            token: init.token.map(Arc::from),
         };
-        if let Some(door) = boot.door {
-            spawn_local(open(door, desk));
+        if let Some(door) = init.door {
+            spawn_local(open(door, state));
         }
-        Ok(Plane {
+        Ok(ControlLoop {
             runtime: Rc::new(runtime),
-            registry: boot.registry,
+            registry: init.registry,
             publisher,
-            worker_events: boot.worker_events,
-            bell: boot.bell,
-            heartbeat: Rc::new(boot.heartbeat),
-            mode: boot.mode,
-            journal: Journal::default(),
+            worker_events: init.worker_events,
+            bell: init.bell,
+            heartbeat: Rc::new(init.heartbeat),
+            mode: init.mode,
+            log_throttle: LogThrottle::default(),
             dropped,
             recent,
             status,
             began: Instant::now(),
             commands,
             inbox,
-            orders,
+            requests,
             replies: HashMap::new(),
             next_ticket: 1,
             signals,
-            workers: boot.workers.len(),
-            worker_ends: watch_workers(boot.workers),
+            workers: init.workers.len(),
+            worker_ends: watch_workers(init.workers),
             stopping: false,
         })
     }
 
     async fn run(mut self) -> End {
         loop {
-            let due = self.instant(self.registry.due().min(self.journal.due()));
+            let due = self.instant(self.registry.due().min(self.log_throttle.due()));
             let awaits_live = self.registry.awaits_live();
             let bell = self.bell.0.clone();
             let [terminate, interrupt] = &mut self.signals;
@@ -195,7 +195,7 @@ impl<R: Runtime + 'static> Plane<R> {
                 _ = terminate.recv() => Turn::Signal("SIGTERM"),
                 _ = interrupt.recv() => Turn::Signal("SIGINT"),
                 Some(command) = self.inbox.recv() => Turn::Apply(command),
-                Some(order) = self.orders.recv() => Turn::Apply(self.enter(order)),
+                Some(order) = self.requests.recv() => Turn::Apply(self.enter(order)),
                 () = bell.notified() => Turn::Facts,
                 Some(whole) = self.worker_ends.recv() => Turn::WorkerEnded { whole },
                 () = sleep(LIVE_LOOK), if awaits_live => Turn::Look,
@@ -218,7 +218,7 @@ impl<R: Runtime + 'static> Plane<R> {
             Turn::Signal(name) => self.signalled(name),
             Turn::WorkerEnded { whole } => self.worker_ended(whole),
         };
-        let lines = self.journal.flush(self.now());
+        let lines = self.log_throttle.flush(self.now());
         lines.into_iter().for_each(write);
         end.or_else(|| self.look_for_live())
     }
@@ -247,7 +247,7 @@ impl<R: Runtime + 'static> Plane<R> {
         let (runtime, commands) = (self.runtime.clone(), self.commands.clone());
         match effect {
             Effect::Publish(snapshot) => {
-                self.journal.learn(&snapshot);
+                self.log_throttle.learn(&snapshot);
                 self.publisher.publish(snapshot);
             }
             Effect::Start(spec) => self.task(async move {
@@ -290,11 +290,11 @@ impl<R: Runtime + 'static> Plane<R> {
         spawn_local(work);
     }
 
-    fn enter(&mut self, order: Order) -> Command {
+    fn enter(&mut self, request: AdminRequest) -> Command {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        self.replies.insert(ticket, order.reply);
-        Command::Call { ticket, call: order.call }
+        self.replies.insert(ticket, request.reply);
+        Command::Call { ticket, call: request.call }
     }
 
     fn take_facts(&mut self) -> Option<End> {
@@ -305,7 +305,7 @@ impl<R: Runtime + 'static> Plane<R> {
         }
         let now = self.now();
         for fact in facts {
-            self.journal.note(&fact, now).into_iter().for_each(write);
+            self.log_throttle.note(&fact, now).into_iter().for_each(write);
             if fact.suspect().is_some() {
                 let end = self.apply(Command::WorkerEvent(fact));
                 if end.is_some() {
@@ -370,12 +370,12 @@ fn write((level, line): (Level, String)) {
     log::log!(target: "ringway", level, "{line}");
 }
 
-async fn open(door: Door, desk: Desk) {
+async fn open(door: AdminListener, state: AdminState) {
     let place = match door.endpoint() {
         Endpoint::Tcp(address) => address.to_string(),
         Endpoint::Unix(path) => path.display().to_string(),
     };
-    if let Err(error) = door.serve(router(desk)).await {
+    if let Err(error) = door.serve(router(state)).await {
         log::error!("the admin API at {place} ended: {error}");
     }
 }

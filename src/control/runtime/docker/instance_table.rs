@@ -13,7 +13,7 @@ const ENDING_SIGNALS: [u32; 4] = [2, 3, 9, 15];
 
 /// Ours by instance number, guests (started by others) by theirs.
 #[derive(Debug, Default)]
-pub struct Book {
+pub struct InstanceTable {
     ours: BTreeMap<u64, Entry>,
     guests: BTreeMap<u64, Guest>,
     guests_ever: u64,
@@ -105,7 +105,7 @@ pub enum Verdict {
     },
 }
 
-impl Book {
+impl InstanceTable {
     pub fn begin(&mut self, instance: u64, name: Arc<str>) {
         self.ours.insert(instance, Entry { name, container: None, phase: Phase::Starting });
     }
@@ -315,12 +315,12 @@ mod tests {
 
     const LIFE: &str = "now";
 
-    fn running() -> Book {
-        let mut book = Book::default();
-        book.begin(1, "server1".into());
-        book.made(1, "aaa");
-        assert!(book.started(1));
-        book
+    fn running() -> InstanceTable {
+        let mut table = InstanceTable::default();
+        table.begin(1, "server1".into());
+        table.made(1, "aaa");
+        assert!(table.started(1));
+        table
     }
 
     fn mark(instance: u64, life: &str) -> Option<Mark> {
@@ -333,26 +333,26 @@ mod tests {
 
     #[test]
     fn a_death_is_told_once() {
-        let mut book = running();
+        let mut table = running();
         let why = "killed by signal 9".to_owned();
-        assert_eq!(book.notice("aaa", Notice::Died { status: 137 }), Some(Verdict::Exited { instance: 1, why }));
-        assert_eq!(book.notice("aaa", Notice::Disconnected), None);
-        assert_eq!(book.confirm_gone(1, "gone".into()), None);
-        assert_eq!(book.compare(&[], LIFE), []);
+        assert_eq!(table.notice("aaa", Notice::Died { status: 137 }), Some(Verdict::Exited { instance: 1, why }));
+        assert_eq!(table.notice("aaa", Notice::Disconnected), None);
+        assert_eq!(table.confirm_gone(1, "gone".into()), None);
+        assert_eq!(table.compare(&[], LIFE), []);
     }
 
     #[test]
     fn a_stop_by_somebody_else_drains_first_and_our_own_does_not() {
-        let mut book = running();
+        let mut table = running();
         let why = "somebody sent it signal 15".to_owned();
-        assert_eq!(book.notice("aaa", Notice::Killed { signal: 1 }), None);
-        assert_eq!(book.notice("aaa", Notice::Killed { signal: 15 }), Some(Verdict::Stopping { instance: 1, why }));
-        assert_eq!(book.notice("aaa", Notice::Killed { signal: 9 }), None);
-        assert!(matches!(book.notice("aaa", Notice::Died { status: 0 }), Some(Verdict::Exited { .. })));
-        let mut book = running();
-        assert_eq!(book.end(1).unwrap().phase, Phase::Running);
-        assert_eq!(book.notice("aaa", Notice::Killed { signal: 15 }), None);
-        assert_eq!(book.notice("aaa", Notice::Died { status: 0 }), None);
+        assert_eq!(table.notice("aaa", Notice::Killed { signal: 1 }), None);
+        assert_eq!(table.notice("aaa", Notice::Killed { signal: 15 }), Some(Verdict::Stopping { instance: 1, why }));
+        assert_eq!(table.notice("aaa", Notice::Killed { signal: 9 }), None);
+        assert!(matches!(table.notice("aaa", Notice::Died { status: 0 }), Some(Verdict::Exited { .. })));
+        let mut table = running();
+        assert_eq!(table.end(1).unwrap().phase, Phase::Running);
+        assert_eq!(table.notice("aaa", Notice::Killed { signal: 15 }), None);
+        assert_eq!(table.notice("aaa", Notice::Died { status: 0 }), None);
     }
 
     #[test]
@@ -364,67 +364,67 @@ mod tests {
 
     #[test]
     fn one_that_dies_while_it_starts_fails_its_start() {
-        let mut book = Book::default();
-        book.begin(1, "server1".into());
-        book.made(1, "aaa");
-        assert_eq!(book.notice("aaa", Notice::Died { status: 1 }), None);
-        assert!(!book.started(1));
+        let mut table = InstanceTable::default();
+        table.begin(1, "server1".into());
+        table.made(1, "aaa");
+        assert_eq!(table.notice("aaa", Notice::Died { status: 1 }), None);
+        assert!(!table.started(1));
     }
 
     #[test]
     fn a_list_casts_doubt_on_what_it_lacks_and_finds_strays() {
-        let mut book = running();
+        let mut table = running();
         let doubt = [Verdict::Doubt { instance: 1, container: "aaa".into() }];
-        assert_eq!(book.compare(&[seen("aaa", true, mark(1, LIFE))], LIFE), []);
-        assert_eq!(book.compare(&[seen("aaa", false, mark(1, LIFE))], LIFE), doubt);
-        assert_eq!(book.compare(&[], LIFE), doubt);
+        assert_eq!(table.compare(&[seen("aaa", true, mark(1, LIFE))], LIFE), []);
+        assert_eq!(table.compare(&[seen("aaa", false, mark(1, LIFE))], LIFE), doubt);
+        assert_eq!(table.compare(&[], LIFE), doubt);
         let stray = Verdict::Stray { container: "bbb".into() };
         let list =
             [seen("aaa", true, mark(1, LIFE)), seen("bbb", true, mark(9, LIFE)), seen("ccc", true, mark(9, "other"))];
-        assert_eq!(book.compare(&list, LIFE), [stray]);
-        book.begin(9, "server9".into());
-        assert_eq!(book.compare(&list, LIFE), [], "made a moment ago, its id not yet known to us");
-        book.end(1);
-        book.give_up(1);
-        assert_eq!(book.compare(&list[..1], LIFE), [Verdict::Stray { container: "aaa".into() }]);
+        assert_eq!(table.compare(&list, LIFE), [stray]);
+        table.begin(9, "server9".into());
+        assert_eq!(table.compare(&list, LIFE), [], "made a moment ago, its id not yet known to us");
+        table.end(1);
+        table.give_up(1);
+        assert_eq!(table.compare(&list[..1], LIFE), [Verdict::Stray { container: "aaa".into() }]);
     }
 
     #[test]
     fn adopted_ones_are_ours_whatever_life_made_them() {
-        let mut book = Book::default();
-        book.adopt(4, "server1".into(), "aaa".into());
-        assert_eq!(book.compare(&[seen("aaa", true, mark(4, "earlier"))], LIFE), []);
-        assert!(matches!(book.notice("aaa", Notice::Died { status: 1 }), Some(Verdict::Exited { instance: 4, .. })));
+        let mut table = InstanceTable::default();
+        table.adopt(4, "server1".into(), "aaa".into());
+        assert_eq!(table.compare(&[seen("aaa", true, mark(4, "earlier"))], LIFE), []);
+        assert!(matches!(table.notice("aaa", Notice::Died { status: 1 }), Some(Verdict::Exited { instance: 4, .. })));
     }
 
     #[test]
     fn guests_come_and_go_under_numbers_of_their_own() {
-        let mut book = Book::default();
+        let mut table = InstanceTable::default();
         let look = Verdict::Look { container: "zzz".into() };
-        assert_eq!(book.notice("zzz", Notice::Died { status: 0 }), None);
-        assert_eq!(book.notice("zzz", Notice::Started), Some(look.clone()));
-        assert_eq!(book.compare(&[seen("zzz", true, None)], LIFE), [look]);
-        let first = book.welcome("zzz").unwrap();
+        assert_eq!(table.notice("zzz", Notice::Died { status: 0 }), None);
+        assert_eq!(table.notice("zzz", Notice::Started), Some(look.clone()));
+        assert_eq!(table.compare(&[seen("zzz", true, None)], LIFE), [look]);
+        let first = table.welcome("zzz").unwrap();
         assert!(first >= FOREIGN_FROM);
-        assert_eq!(book.welcome("zzz"), None);
-        assert!(matches!(book.notice("zzz", Notice::Killed { signal: 15 }), Some(Verdict::Stopping { .. })));
+        assert_eq!(table.welcome("zzz"), None);
+        assert!(matches!(table.notice("zzz", Notice::Killed { signal: 15 }), Some(Verdict::Stopping { .. })));
         let why = "exit status 0".to_owned();
-        assert_eq!(book.notice("zzz", Notice::Died { status: 0 }), Some(Verdict::Left { instance: first, why }));
-        book.part(first);
-        assert_ne!(book.welcome("zzz"), Some(first), "a number is never used twice");
+        assert_eq!(table.notice("zzz", Notice::Died { status: 0 }), Some(Verdict::Left { instance: first, why }));
+        table.part(first);
+        assert_ne!(table.welcome("zzz"), Some(first), "a number is never used twice");
     }
 
     #[test]
     fn a_name_is_handed_over_when_the_next_instance_runs() {
-        let mut book = running();
-        book.notice("aaa", Notice::Paused);
-        book.begin(2, "server1".into());
-        assert_eq!(book.holders("server1", 2), [(1, "aaa".to_owned())]);
-        assert_eq!(book.holders("server1", 1), [], "nobody takes it from one that came later");
-        assert!(book.has_heir(1) && !book.has_heir(2));
-        assert!(!book.is_replaced(1));
-        book.made(2, "bbb");
-        assert!(book.started(2));
-        assert!(book.is_replaced(1));
+        let mut table = running();
+        table.notice("aaa", Notice::Paused);
+        table.begin(2, "server1".into());
+        assert_eq!(table.holders("server1", 2), [(1, "aaa".to_owned())]);
+        assert_eq!(table.holders("server1", 1), [], "nobody takes it from one that came later");
+        assert!(table.has_heir(1) && !table.has_heir(2));
+        assert!(!table.is_replaced(1));
+        table.made(2, "bbb");
+        assert!(table.started(2));
+        assert!(table.is_replaced(1));
     }
 }

@@ -11,32 +11,32 @@ use crate::core::ring::{Member, Ring};
 use crate::core::snapshot::{Replica, ReplicaId, Service, Snapshot, State};
 
 #[derive(Debug)]
-pub struct Press {
+pub struct SnapshotBuilder {
     epoch: u64,
     ring: Arc<Ring>,
     /// The ring's members changed since it was built.
-    reshaped: bool,
+    ring_dirty: bool,
     /// What the last snapshot showed.
     shown: Vec<(ReplicaId, State)>,
     stopping: bool,
 }
 
-impl Press {
-    pub fn new(plan: &Plan) -> Press {
+impl SnapshotBuilder {
+    pub fn new(plan: &Plan) -> SnapshotBuilder {
         let ring = Arc::new(Ring::build(plan.ring, &[]));
-        Press { epoch: 1, ring, reshaped: false, shown: Vec::new(), stopping: false }
+        SnapshotBuilder { epoch: 1, ring, ring_dirty: false, shown: Vec::new(), stopping: false }
     }
 
     pub fn first(&self, plan: &Plan) -> Snapshot {
-        self.print(plan, Vec::new())
+        self.build(plan, Vec::new())
     }
 
-    pub fn reshape(&mut self) {
-        self.reshaped = true;
+    pub fn mark_ring_dirty(&mut self) {
+        self.ring_dirty = true;
     }
 
-    pub fn reshape_if(&mut self, changed: bool) {
-        self.reshaped |= changed;
+    pub fn mark_ring_dirty_if(&mut self, changed: bool) {
+        self.ring_dirty |= changed;
     }
 
     /// The epoch that a change made now becomes visible with.
@@ -44,7 +44,7 @@ impl Press {
         self.epoch + 1
     }
 
-    fn print(&self, plan: &Plan, replicas: Vec<Replica>) -> Snapshot {
+    fn build(&self, plan: &Plan, replicas: Vec<Replica>) -> Snapshot {
         let ours = Service {
             name: plan.service.clone(),
             mode: plan.mode,
@@ -61,18 +61,18 @@ impl Press {
 
 impl Registry {
     pub(super) fn publish_changes(&mut self) {
-        let same = self.seen().eq(self.press.shown.iter().copied());
-        if same && !self.press.reshaped && self.press.stopping == self.stopping {
+        let same = self.seen().eq(self.builder.shown.iter().copied());
+        if same && !self.builder.ring_dirty && self.builder.stopping == self.stopping {
             return;
         }
-        if std::mem::take(&mut self.press.reshaped) {
+        if std::mem::take(&mut self.builder.ring_dirty) {
             let members: Vec<Member> = self.members.iter().map(|slot| Member::new(&*slot.name, slot.weight)).collect();
-            self.press.ring = Arc::new(Ring::build(self.plan.ring, &members));
+            self.builder.ring = Arc::new(Ring::build(self.plan.ring, &members));
         }
-        self.press.shown = self.seen().collect();
-        self.press.stopping = self.stopping;
-        self.press.epoch += 1;
-        let snapshot = self.press.print(&self.plan, self.replicas().collect());
+        self.builder.shown = self.seen().collect();
+        self.builder.stopping = self.stopping;
+        self.builder.epoch += 1;
+        let snapshot = self.builder.build(&self.plan, self.replicas().collect());
         // Before anything else: no reply, start or stop overtakes what the workers choose from.
         self.effects.insert(0, Effect::Publish(snapshot));
     }

@@ -12,15 +12,15 @@ use super::engine::Engine;
 use crate::control::runtime::{Failure, FailureKind};
 
 /// Holds for as long as it lives. Nobody reads from it.
-pub struct Claim {
+pub struct ClusterLock {
     _held: Option<UnixDatagram>,
 }
 
-impl Claim {
-    pub async fn stake(engine: &Engine, cluster: &str) -> Result<Claim, Failure> {
+impl ClusterLock {
+    pub async fn stake(engine: &Engine, cluster: &str) -> Result<ClusterLock, Failure> {
         let id = engine.id().await?;
         match hold(&id, cluster) {
-            Ok(held) => Ok(Claim { _held: Some(held) }),
+            Ok(held) => Ok(ClusterLock { _held: Some(held) }),
             Err(error) if error.kind() == ErrorKind::AddrInUse => Err(Failure {
                 kind: FailureKind::Refused,
                 message: format!(
@@ -31,7 +31,7 @@ impl Claim {
             }),
             Err(error) => {
                 log::warn!("cannot make sure that no other Ringway runs the cluster {cluster}: {error}");
-                Ok(Claim { _held: None })
+                Ok(ClusterLock { _held: None })
             }
         }
     }

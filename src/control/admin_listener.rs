@@ -28,7 +28,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// A bound admin listener. A Unix socket's file goes with it.
 #[derive(Debug)]
-pub struct Door {
+pub struct AdminListener {
     listener: Listener,
     endpoint: Endpoint,
 }
@@ -48,22 +48,22 @@ impl Drop for SocketFile {
     }
 }
 
-impl Door {
+impl AdminListener {
     /// None where there is to be none. `Err` says what could not be bound and why, in one line.
-    pub fn bind(listen: &AdminListen) -> Result<Option<Door>, String> {
+    pub fn bind(listen: &AdminListen) -> Result<Option<AdminListener>, String> {
         match listen {
             AdminListen::Tcp(address) => {
                 let listener = StdTcpListener::bind(address)
                     .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
                     .map_err(|error| format!("cannot listen on {address} for the admin API: {error}"))?;
                 let bound = listener.local_addr().map_err(|error| error.to_string())?;
-                Ok(Some(Door { listener: Listener::Tcp(listener), endpoint: Endpoint::Tcp(bound) }))
+                Ok(Some(AdminListener { listener: Listener::Tcp(listener), endpoint: Endpoint::Tcp(bound) }))
             }
             AdminListen::Unix(path) => {
                 let listener = bind_unix(path)
                     .map_err(|error| format!("cannot listen on {} for the admin API: {error}", path.display()))?;
                 let listener = Listener::Unix(listener, SocketFile(path.clone()));
-                Ok(Some(Door { listener, endpoint: Endpoint::Unix(Arc::from(path.as_path())) }))
+                Ok(Some(AdminListener { listener, endpoint: Endpoint::Unix(Arc::from(path.as_path())) }))
             }
             AdminListen::Off => Ok(None),
         }
@@ -148,7 +148,7 @@ mod tests {
     fn a_port_in_use_is_one_line() {
         let taken = StdTcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let error = Door::bind(&AdminListen::Tcp(address)).unwrap_err();
+        let error = AdminListener::bind(&AdminListen::Tcp(address)).unwrap_err();
         assert!(error.starts_with(&format!("cannot listen on {address} for the admin API: ")), "{error}");
     }
 
@@ -157,8 +157,8 @@ mod tests {
         let path = std::env::temp_dir().join(format!("ringway-door-{}.sock", std::process::id()));
         let listen = AdminListen::Unix(path.clone());
         drop(StdUnixListener::bind(&path).unwrap());
-        let door = Door::bind(&listen).unwrap();
-        assert!(Door::bind(&listen).unwrap_err().contains(path.to_str().unwrap()));
+        let door = AdminListener::bind(&listen).unwrap();
+        assert!(AdminListener::bind(&listen).unwrap_err().contains(path.to_str().unwrap()));
         drop(door);
         assert!(!path.exists());
     }
