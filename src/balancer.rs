@@ -15,7 +15,9 @@ use crate::control::runtime::process::Processes;
 use crate::control::{self, ControlInit, End, Wakeup};
 use crate::core::limits::Limits;
 use crate::core::ring::{Kind, Member, Ring};
-use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Replica, ReplicaId, ReplicaLoad, Routes, Service, State};
+use crate::core::snapshot::{
+    Endpoint, KeyPolicy, Mode, Replica, ReplicaId, ReplicaLoad, Routes, Service, ServiceId, State,
+};
 use crate::shared::events;
 use crate::shared::publish::SnapshotPublisher;
 use crate::worker::{self, Listen, Settings};
@@ -78,7 +80,7 @@ fn warn_of_few(descriptors: u64) {
 }
 
 fn settings(config: &Config) -> Settings {
-    let tunnel_to = (config.mode == Mode::Tcp).then_some(0);
+    let tunnel_to = (config.mode == Mode::Tcp).then_some(ServiceId(0));
     Settings {
         listen: vec![Listen { address: config.listen, tunnel_to, proxies: config.accept_proxy_from.clone() }],
         workers: config.workers,
@@ -90,7 +92,7 @@ fn settings(config: &Config) -> Settings {
 
 fn plan(config: &Config, admin: Option<&Endpoint>) -> Plan {
     let admin = admin.filter(|_| config.admin.on_data_port && config.mode == Mode::Http);
-    let exact = admin.iter().flat_map(|_| ADMIN_PATHS.map(|path| (path.to_string(), 1))).collect();
+    let exact = admin.iter().flat_map(|_| ADMIN_PATHS.map(|path| (path.to_string(), ServiceId(1)))).collect();
     Plan {
         service: SERVICE.into(),
         mode: config.mode,
@@ -106,7 +108,7 @@ fn plan(config: &Config, admin: Option<&Endpoint>) -> Plan {
         heartbeat_interval_ms: config.heartbeat.interval_ms,
         heartbeat_misses: config.heartbeat.misses,
         others: admin.map(|endpoint| Arc::new(admin_service(config, endpoint))).into_iter().collect(),
-        routes: Routes { exact, default: 0 },
+        routes: Routes { exact, default: ServiceId(0) },
         seed: fastrand::u64(..),
     }
 }

@@ -2,7 +2,7 @@
 //! request may be sent again.
 
 use super::response::Asked;
-use super::snapshot::ReplicaId;
+use super::snapshot::{ReplicaId, ServiceId};
 use super::tick::Tick;
 
 /// Replicas that one request may be tried on, whatever the configuration says.
@@ -18,7 +18,7 @@ pub const INTERIM_LIMIT: u8 = 32;
 pub struct Exchange {
     /// From the request's head to the last byte of the answer.
     pub active: bool,
-    pub service: usize,
+    pub service: ServiceId,
     pub key: u32,
     pub minor: u8,
     pub keep_alive: bool,
@@ -60,7 +60,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// A request begins: nothing of the one before it stays.
-    pub fn begin(&mut self, service: usize, key: u32) {
+    pub fn begin(&mut self, service: ServiceId, key: u32) {
         *self = Exchange { active: true, service, key, ..Exchange::default() };
     }
 

@@ -22,6 +22,11 @@ pub enum Endpoint {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaId(pub u64);
 
+/// A service, by its place in `Snapshot::services`. It keeps its id in every later snapshot for as long as anything may
+/// refer to it, so that an id never means another service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceId(pub u32);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Takes requests.
@@ -129,13 +134,13 @@ pub struct Service {
 /// Which service answers a path on the data port. Exact paths first, then the default.
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
-    pub exact: Vec<(String, usize)>,
-    pub default: usize,
+    pub exact: Vec<(String, ServiceId)>,
+    pub default: ServiceId,
 }
 
 impl Routes {
     /// Where a request for this target goes, in origin-form.
-    pub fn service(&self, target: &[u8]) -> usize {
+    pub fn service(&self, target: &[u8]) -> ServiceId {
         if self.exact.is_empty() {
             return self.default;
         }
@@ -155,12 +160,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub fn service(&self, index: usize) -> Option<&Service> {
-        self.services.get(index).map(|service| &**service)
+    pub fn service(&self, id: ServiceId) -> Option<&Service> {
+        self.services.get(id.0 as usize).map(|service| &**service)
     }
 
     /// A service that left the snapshot while it was in use leaves the defaults behind.
-    pub fn limits(&self, service: usize) -> &Limits {
+    pub fn limits(&self, service: ServiceId) -> &Limits {
         self.service(service).map_or(&Limits::DEFAULT, |service| &service.limits)
     }
 

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::net::IpAddr;
 
-use super::snapshot::ReplicaId;
+use super::snapshot::{ReplicaId, ServiceId};
 
 /// One socket's side of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct Ready {
 /// A replica is wanted for a request or a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
-    pub service: usize,
+    pub service: ServiceId,
     /// Where on the ring the walk begins.
     pub key: u32,
     /// This replica again, on a new connection: a pooled one of it had gone stale.

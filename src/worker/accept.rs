@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::core::net::Net;
 use crate::core::session::Arrival;
+use crate::core::snapshot::ServiceId;
 use crate::core::tick::Tick;
 use crate::kernel::Kernel;
 use crate::shared::events::{Cap, Resource, WorkerEvent};
@@ -24,7 +25,7 @@ pub struct BoundListener<K: Kernel> {
     pub listener: K::Listener,
     pub local: SocketAddr,
     /// `None`: HTTP, routed by `Routes`. `Some(n)`: bytes, all to service n of the snapshot.
-    pub tunnel_to: Option<usize>,
+    pub tunnel_to: Option<ServiceId>,
     /// Balancers that name their client by a PROXY header, and must.
     pub proxies: Vec<Net>,
 }

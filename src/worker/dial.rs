@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use crate::core::snapshot::{Replica, ReplicaId, State};
+use crate::core::snapshot::{Replica, ReplicaId, ServiceId, State};
 use crate::core::step::{Call, Leg, Outcome};
 use crate::kernel::{Kernel, Token};
 use crate::shared::events::{Resource, WorkerEvent};
@@ -94,7 +94,7 @@ impl<K: Kernel> Worker<K> {
         Some(PoolKey { service: call.service, member, replica: replica.id })
     }
 
-    fn live(&self, service: usize, replica: ReplicaId) -> Option<PoolKey> {
+    fn live(&self, service: ServiceId, replica: ReplicaId) -> Option<PoolKey> {
         let replicas = &self.cx.snapshot.service(service)?.replicas;
         let member = replicas.iter().position(|r| r.id == replica && r.state == State::Up)?;
         Some(PoolKey { service, member, replica })
@@ -142,10 +142,10 @@ impl<K: Kernel> Worker<K> {
 
     /// Closes upstream connections that were idle for too long.
     pub(super) fn sweep(&mut self) {
-        let (now, conns, services) = (self.cx.now, &self.conns, &self.cx.snapshot.services);
+        let (now, conns, snapshot) = (self.cx.now, &self.conns, &self.cx.snapshot);
         let stale = self.pools.expire(|number| {
             conns.at(number).is_some_and(|conn| {
-                let limit = services.get(conn.key.service).map_or(0, |service| service.limits.pool_idle_timeout_ms);
+                let limit = snapshot.service(conn.key.service).map_or(0, |service| service.limits.pool_idle_timeout_ms);
                 now.ms_since(conn.idle_since) >= limit
             })
         });

@@ -1,6 +1,6 @@
 //! Idle upstream connections of one worker, per replica, last in first out: the one used last is the warm one.
 
-use crate::core::snapshot::{ReplicaId, Snapshot, State};
+use crate::core::snapshot::{ReplicaId, ServiceId, Snapshot, State};
 use crate::core::tick::Tick;
 
 /// By service and member, as the snapshot numbers them.
@@ -24,7 +24,7 @@ struct Pool {
 /// Where a connection waits between requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolKey {
-    pub service: usize,
+    pub service: ServiceId,
     /// The replica's number, as the snapshot had it when the connection was opened.
     pub member: usize,
     pub replica: ReplicaId,
@@ -106,7 +106,7 @@ impl Pools {
     }
 
     fn find(&mut self, key: PoolKey) -> Option<&mut Pool> {
-        let pools = self.services.get_mut(key.service)?;
+        let pools = self.services.get_mut(key.service.0 as usize)?;
         let stays = pools.get(key.member).is_some_and(|pool| pool.replica == key.replica);
         let moved = || pools.iter().position(|pool| pool.replica == key.replica);
         let at = if stays { key.member } else { moved()? };

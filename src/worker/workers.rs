@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::core::net::Net;
+use crate::core::snapshot::ServiceId;
 use crate::kernel::linux::{self, FirstWord, Linux};
 use crate::shared::connection_limiter::ConnectionLimiter;
 use crate::shared::counters::Counters;
@@ -20,7 +21,7 @@ use super::{BoundListener, Worker, WorkerInit};
 pub struct Listen {
     pub address: SocketAddr,
     /// `None`: HTTP, routed by `Routes`. `Some(n)`: bytes, all to service n of the snapshot.
-    pub tunnel_to: Option<usize>,
+    pub tunnel_to: Option<ServiceId>,
     /// Balancers that name their client by a PROXY header, and must.
     pub proxies: Vec<Net>,
 }

@@ -10,7 +10,7 @@ use ringway::control::runtime::{Event as Happening, Failure, FailureKind, Spec, 
 use ringway::core::limits::Limits;
 use ringway::core::ring::{Kind, Member, Ring};
 use ringway::core::snapshot::{
-    Endpoint, KeyPolicy, Mode, Replica as Entry, ReplicaId, ReplicaLoad, Routes, Service, State,
+    Endpoint, KeyPolicy, Mode, Replica as Entry, ReplicaId, ReplicaLoad, Routes, Service, ServiceId, State,
 };
 use ringway::core::tick::Tick;
 use ringway::shared::events::EventReceiver;
@@ -109,7 +109,7 @@ impl Control {
             heartbeat_interval_ms: c.range(100, 1_000),
             heartbeat_misses: c.range(1, 3) as u32,
             others: vec![Arc::new(tcp)],
-            routes: Routes { exact: Vec::new(), default: 0 },
+            routes: Routes { exact: Vec::new(), default: ServiceId(0) },
             seed: c.draw(),
         };
         let reuse_addresses = c.one_in(2);

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ringway::core::snapshot::ServiceId;
 use ringway::kernel::Wake;
 use ringway::shared::counters::Counters;
 use ringway::shared::events;
@@ -99,7 +100,7 @@ impl World {
             let init = WorkerInit {
                 index,
                 kernel: SimKernel::new(shared.clone(), index, patience.clone(), wake.clone()),
-                listeners: vec![entry(&shared, index, None), entry(&shared, index, Some(1))],
+                listeners: vec![entry(&shared, index, None), entry(&shared, index, Some(ServiceId(1)))],
                 reader: control.publisher.reader(bell),
                 counters: counters.clone(),
                 events: events.clone(),
@@ -251,7 +252,7 @@ impl World {
     }
 }
 
-fn entry(net: &Shared, worker: usize, tunnel_to: Option<usize>) -> BoundListener<SimKernel> {
+fn entry(net: &Shared, worker: usize, tunnel_to: Option<ServiceId>) -> BoundListener<SimKernel> {
     let local = SocketAddr::from((Ipv4Addr::new(10, 0, worker as u8, 1), 80));
     BoundListener { listener: SimKernel::listener(net, worker), local, tunnel_to, proxies: Vec::new() }
 }

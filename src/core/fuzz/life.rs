@@ -12,7 +12,7 @@ use crate::core::limits::Limits;
 use crate::core::proxy::Version;
 use crate::core::ring::{Kind, Member, Ring};
 use crate::core::session::{Arrival, Session};
-use crate::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, Snapshot};
+use crate::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, ServiceId, Snapshot};
 use crate::core::step::{Leg, Outcome, Ready, Step};
 use crate::core::tick::Tick;
 
@@ -33,7 +33,7 @@ pub fn session(bytes: &[u8]) {
     cx.date_line = DATE_LINE.into();
     let mut sent = Sent::default();
     let local = SocketAddr::from(([127, 0, 0, 1], 80));
-    let tunnel_to = (kind & TUNNEL != 0).then_some(0);
+    let tunnel_to = (kind & TUNNEL != 0).then_some(ServiceId(0));
     let arrival = Arrival { peer: local, local, proxied: kind & PROXIED == PROXIED, tunnel_to };
     let mut session = Session::new(arrival, &mut cx);
     while let Some(event) = input.event() {

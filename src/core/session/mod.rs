@@ -21,7 +21,7 @@ use super::lane::{Lane, Phase};
 use super::limits::Limits;
 use super::proxy::{self, Ends};
 use super::reply;
-use super::snapshot::{ReplicaId, Snapshot};
+use super::snapshot::{ReplicaId, ServiceId, Snapshot};
 use super::step::{Call, Leg, Notice, Outcome, Ready, Step};
 use super::tick::Tick;
 
@@ -65,7 +65,7 @@ pub struct Arrival {
     /// The peer is a balancer that we trust to name the client, and has to.
     pub proxied: bool,
     /// The service whose tunnel this is; `None`: HTTP.
-    pub tunnel_to: Option<usize>,
+    pub tunnel_to: Option<ServiceId>,
 }
 
 /// A leg's side, as far as edges and short transfers told.
