@@ -14,7 +14,7 @@ use ringway::core::limits::Limits;
 use ringway::core::ring::{Kind, Member, Ring};
 use ringway::core::session::{Arrival, Session};
 use ringway::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, Snapshot};
-use ringway::core::step::{Leg, Outcome, Ready, Step};
+use ringway::core::step::{Connect, Connection, Io, Leg, Ready, Step};
 use ringway::core::tick::Tick;
 use ringway::shared::publish::SnapshotPublisher;
 
@@ -81,17 +81,23 @@ fn request_through_a_session(bencher: Bencher, request: &[u8]) {
         let mut steps = 0;
         while let Some(step) = session.next_step() {
             steps += 1;
-            let outcome = match step {
+            match step {
                 Step::Recv(leg) => {
                     let bytes = if leg == Leg::Client { request } else { RESPONSE };
                     session.lane_from(leg).space(&mut cx.pool)[..bytes.len()].copy_from_slice(bytes);
-                    Outcome::Moved(bytes.len() as u64)
+                    session.received(leg, Io::Moved(bytes.len() as u64), &mut cx);
                 }
-                Step::Send { leg, .. } => Outcome::Moved(session.lane_to(leg).pending().len() as u64),
-                Step::Connect => Outcome::Connected { replica: ReplicaId(1), reused: true, shared: false },
-                _ => Outcome::Done,
-            };
-            session.complete(step, outcome, &mut cx);
+                Step::Send { leg, last } => {
+                    let sent = session.lane_to(leg).pending().len() as u64;
+                    session.sent(leg, last, Io::Moved(sent), &mut cx);
+                }
+                Step::Connect(_) => {
+                    let outcome = Connect::Connected { replica: ReplicaId(1), connection: Connection::Reused };
+                    session.connected(outcome, &mut cx);
+                }
+                Step::ReleaseUpstream => session.upstream_released(&mut cx),
+                step => panic!("{step:?} in steady state"),
+            }
             if matches!(step, Step::Send { leg: Leg::Upstream, .. }) {
                 session.on_ready(Leg::Upstream, readable, &cx);
             }

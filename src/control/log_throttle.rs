@@ -92,7 +92,7 @@ impl LogThrottle {
 
     fn line(&self, fact: &WorkerEvent) -> String {
         match fact {
-            WorkerEvent::Ill { replica, kind } => format!("{}: {}", self.name(*replica), complaint(*kind)),
+            WorkerEvent::Fault(fault) => format!("{}: {}", self.name(fault.replica), complaint(fault.kind)),
             WorkerEvent::Retried { from, to } if from == to => {
                 format!("{}: a request was retried on a new connection", self.name(*from))
             }
@@ -105,7 +105,7 @@ impl LogThrottle {
             WorkerEvent::Capped { client, cap: Cap::PerClient } => {
                 format!("{client}: refused: --max-connections-per-client of this client are open")
             }
-            WorkerEvent::Short { replica, resource } => {
+            WorkerEvent::Exhausted { replica, resource } => {
                 format!("{}: no connection can be opened: {}; requests wait", self.name(*replica), shortage(*resource))
             }
             WorkerEvent::AcceptPaused { worker, resource } => {
@@ -122,9 +122,9 @@ fn complaint(kind: FaultKind) -> String {
     match kind {
         FaultKind::ConnectFailed(why) => format!("connect failed: {why}"),
         FaultKind::ConnectTimedOut { after_ms } => format!("connect timed out after {}", readable(after_ms)),
-        FaultKind::Silent { after_ms } => format!("a request waits for its answer since {}", readable(after_ms)),
+        FaultKind::Slow { after_ms } => format!("a request waits for its answer since {}", readable(after_ms)),
         FaultKind::ResponseTimedOut { after_ms } => format!("no answer to a request within {}", readable(after_ms)),
-        FaultKind::Hungup => "closed a connection before it answered".into(),
+        FaultKind::ConnectionClosed => "closed a connection before it answered".into(),
         FaultKind::BadResponse(why) => format!("bad response: {why}"),
     }
 }
@@ -134,9 +134,9 @@ fn short(kind: FaultKind) -> &'static str {
     match kind {
         FaultKind::ConnectFailed(_) => "connect failed",
         FaultKind::ConnectTimedOut { .. } => "connect timed out",
-        FaultKind::Silent { .. } => "silent",
+        FaultKind::Slow { .. } => "silent",
         FaultKind::ResponseTimedOut { .. } => "response timed out",
-        FaultKind::Hungup => "hung up",
+        FaultKind::ConnectionClosed => "hung up",
         FaultKind::BadResponse(why) => why,
     }
 }
@@ -154,13 +154,13 @@ const NOBODY: ReplicaId = ReplicaId(0);
 
 fn kind_of(fact: &WorkerEvent) -> (Kind, Level) {
     match fact {
-        WorkerEvent::Ill { replica, kind } => ((short(*kind), *replica), Level::Warn),
+        WorkerEvent::Fault(fault) => ((short(fault.kind), fault.replica), Level::Warn),
         WorkerEvent::Retried { from, .. } => (("retried", *from), Level::Info),
         WorkerEvent::Refused { status: 500.., why, .. } => ((why, NOBODY), Level::Warn),
         WorkerEvent::Refused { why, .. } => ((why, NOBODY), Level::Info),
         WorkerEvent::Capped { cap: Cap::All, .. } => (("capped", NOBODY), Level::Warn),
         WorkerEvent::Capped { cap: Cap::PerClient, .. } => (("capped per client", NOBODY), Level::Warn),
-        WorkerEvent::Short { replica, .. } => (("short", *replica), Level::Warn),
+        WorkerEvent::Exhausted { replica, .. } => (("short", *replica), Level::Warn),
         WorkerEvent::AcceptPaused { .. } => (("accept paused", NOBODY), Level::Warn),
         WorkerEvent::AcceptResumed { .. } => (("accept resumed", NOBODY), Level::Info),
     }
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     fn hungup(n: u64) -> WorkerEvent {
-        WorkerEvent::Ill { replica: ReplicaId(n), kind: FaultKind::Hungup }
+        WorkerEvent::Fault(crate::core::step::ReplicaFault { replica: ReplicaId(n), kind: FaultKind::ConnectionClosed })
     }
 
     #[test]

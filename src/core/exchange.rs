@@ -1,5 +1,5 @@
-//! One request and its response (or one tunnel): what must be known until both are through, and the rule of when a
-//! request may be sent again.
+//! One request and its response, or one tunnel, as states; and the rule of when a request may be sent again. It holds
+//! facts and states only: bytes are in the lanes, deadlines and sockets elsewhere.
 
 use super::response::Asked;
 use super::snapshot::{ReplicaId, ServiceId};
@@ -7,89 +7,223 @@ use super::tick::Tick;
 
 /// Replicas that one request may be tried on, whatever the configuration says.
 pub const ATTEMPTS_MAX: usize = 8;
-/// Requests up to this size are kept until their response begins, to be sent again if the connection dies.
+/// Requests up to this size, in bytes, are kept until their response begins, to be sent again if the connection fails.
 pub const REPLAY_LIMIT: usize = 16 * 1024;
-/// Heads up to this size may leave together with others: they are copied once more.
-pub const SHAREABLE_MAX: usize = 2 * 1024;
+/// Request heads up to this size, in bytes, may be pipelined: pipelining copies them once more.
+pub const PIPELINED_HEAD_MAX: usize = 2 * 1024;
 /// Interim responses to one request (RFC 9110 section 15.2 sets no bound; a flood has to end).
 pub const INTERIM_LIMIT: u8 = 32;
 
 #[derive(Debug, Default)]
 pub struct Exchange {
-    /// From the request's head to the last byte of the answer.
-    pub active: bool,
+    pub kind: ExchangeKind,
     pub service: ServiceId,
     pub key: u32,
+    pub head: RequestFacts,
+    pub request: RequestState,
+    pub response: ResponseState,
+    pub client_end: ClientEnd,
+    pub upstream_end: UpstreamEnd,
+    pub retained: Retained,
+    pub interims: u8,
+    /// The last attempt ended by a deadline.
+    pub timed_out: bool,
+    /// The control plane was told that the response is slow.
+    pub slow_reported: bool,
+    pub tried: Attempts,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExchangeKind {
+    /// Between two exchanges.
+    #[default]
+    Idle,
+    /// From the request's head to the last byte of the response.
+    Http,
+    /// Bytes pass both ways as they are.
+    Tunnel,
+}
+
+/// What the request's head says.
+#[derive(Debug, Default)]
+pub struct RequestFacts {
     pub minor: u8,
-    pub keep_alive: bool,
-    /// The client may be sending more when its connection is closed: it must be able to read the answer all the same.
-    pub lingers: bool,
     pub is_head: bool,
     pub idempotent: bool,
-    pub upgrade: bool,
-    /// What to: the `Upgrade` that went on.
-    pub protocols: Vec<u8>,
-    /// The client waits for 100 before it sends its body, and none has come yet.
+    /// It may share a connection with other requests in flight.
+    pub pipelinable: bool,
+    /// The protocols of `Upgrade`, as they were forwarded. `None`: no upgrade was asked for.
+    pub upgrade: Option<Vec<u8>>,
+    /// The client waits for 100 before it sends its content (RFC 9110 section 10.1.1), and none has come yet.
     pub expects_continue: bool,
-    /// May leave together with other requests.
-    pub shareable: bool,
-    /// Does so: what comes behind its response is for somebody else.
-    pub pipelined: bool,
-    pub tunnel: bool,
-    /// The response began before the request was out whole.
-    pub response_before_request_end: bool,
-    /// The response broke off: the client must see that.
-    pub truncated: bool,
-    pub reusable: bool,
-    pub response_seen: bool,
-    pub interims: u8,
-    /// A byte of the request left on this connection.
-    pub bytes_sent_upstream: bool,
-    /// The last failure was a deadline.
-    pub timed_out: bool,
-    /// When the request was sent whole.
-    pub request_sent_at: Option<Tick>,
-    pub slow_reported: bool,
-    /// Where in the upload's buffer the request begins, while all of it is still there.
-    pub mark: Option<usize>,
-    /// The whole request, once the buffer was given back.
-    pub replay: Vec<u8>,
-    tried: [ReplicaId; ATTEMPTS_MAX],
-    tries: usize,
+}
+
+/// How much of the request was sent on the upstream connection in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RequestState {
+    #[default]
+    Unsent,
+    Sending,
+    /// All of it. The wait for the response head began `at` this time.
+    Sent {
+        at: Tick,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ResponseState {
+    #[default]
+    Awaited,
+    /// Bytes of it came, but no final head.
+    Begun,
+    /// The final head came behind the whole request.
+    InOrder,
+    /// The final head came before the request was sent whole.
+    Early,
+    /// It broke off behind its head: the client must see that.
+    Truncated,
+}
+
+/// What becomes of the client's connection behind the response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientEnd {
+    #[default]
+    Close,
+    /// The client may still be sending: the connection closes after it could read the response (RFC 9112 section 9.6).
+    Linger,
+    KeepAlive,
+}
+
+/// What becomes of the upstream connection behind the response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamEnd {
+    #[default]
+    Close,
+    Reuse,
+}
+
+/// The request, for as long as it can be sent again.
+#[derive(Debug, Default)]
+pub enum Retained {
+    #[default]
+    Nothing,
+    /// All of it lies in the upload's buffer, from this mark on.
+    InBuffer(usize),
+    /// A copy: the buffer went back to the pool.
+    Copy(Vec<u8>),
+}
+
+/// The replicas that a request was tried on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attempts {
+    replicas: [ReplicaId; ATTEMPTS_MAX],
+    len: u8,
 }
 
 impl Exchange {
-    /// A request begins: nothing of the one before it stays.
-    pub fn begin(&mut self, service: ServiceId, key: u32) {
-        *self = Exchange { active: true, service, key, ..Exchange::default() };
+    /// An exchange begins: nothing of the one before it stays.
+    pub fn begin(&mut self, kind: ExchangeKind, service: ServiceId, key: u32) {
+        *self = Exchange { kind, service, key, ..Exchange::default() };
     }
 
-    /// When a request may be sent again: nothing of the response was seen, and either no byte of it left (a connect
-    /// failed), or doing it twice does no harm (RFC 9110 section 9.2.2) and it is still whole in our hands.
+    /// When a request may be sent again: nothing of the response was seen, and either no byte of the request was sent
+    /// (a connect failed), or it is idempotent (RFC 9110 section 9.2.2) and still whole in memory.
     pub fn may_redial(&self, attempts: u32) -> bool {
         let attempts = (attempts as usize).min(ATTEMPTS_MAX);
-        let whole = self.mark.is_some() || !self.replay.is_empty();
-        !self.response_seen && self.tries < attempts && (!self.bytes_sent_upstream || (self.idempotent && whole))
+        let whole = !matches!(self.retained, Retained::Nothing);
+        let unsent = self.request == RequestState::Unsent;
+        self.response == ResponseState::Awaited
+            && self.tried.len() < attempts
+            && (unsent || (self.head.idempotent && whole))
     }
 
-    pub fn tried(&mut self, replica: ReplicaId) {
-        if !self.was_tried(replica)
-            && let Some(place) = self.tried.get_mut(self.tries)
-        {
-            *place = replica;
-            self.tries += 1;
+    pub fn is_active(&self) -> bool {
+        self.kind != ExchangeKind::Idle
+    }
+
+    pub fn is_tunnel(&self) -> bool {
+        self.kind == ExchangeKind::Tunnel
+    }
+
+    /// A byte of the response came.
+    pub fn has_response(&self) -> bool {
+        self.response != ResponseState::Awaited
+    }
+
+    /// A response byte, or the end of a tunnel's upstream, came.
+    pub fn note_response_byte(&mut self) {
+        if self.response == ResponseState::Awaited {
+            self.response = ResponseState::Begun;
         }
     }
 
-    pub fn tries(&self) -> usize {
-        self.tries
+    pub fn sent_at(&self) -> Option<Tick> {
+        match self.request {
+            RequestState::Sent { at } => Some(at),
+            RequestState::Unsent | RequestState::Sending => None,
+        }
     }
 
-    pub fn was_tried(&self, replica: ReplicaId) -> bool {
-        self.tried.iter().take(self.tries).any(|tried| *tried == replica)
+    /// The connection closes behind the response, and lingers where the client may still be sending.
+    pub fn close_after_response(&mut self) {
+        if self.client_end == ClientEnd::KeepAlive {
+            self.client_end = ClientEnd::Linger;
+        }
     }
 
-    pub fn request_summary(&self) -> Asked {
-        Asked { is_head: self.is_head, upgrade: self.upgrade, minor: self.minor, keep_alive: self.keep_alive }
+    /// What the response's head is read with.
+    pub fn asked(&self) -> Asked {
+        let RequestFacts { is_head, minor, upgrade, .. } = &self.head;
+        let keep_alive = self.client_end == ClientEnd::KeepAlive;
+        Asked { is_head: *is_head, upgrade: upgrade.is_some(), minor: *minor, keep_alive }
+    }
+}
+
+impl RequestState {
+    /// At least one byte was sent.
+    pub fn begin(&mut self) {
+        if *self == RequestState::Unsent {
+            *self = RequestState::Sending;
+        }
+    }
+}
+
+impl Retained {
+    /// The bytes of the copy, if there is one.
+    pub fn copied(&self) -> usize {
+        match self {
+            Retained::Copy(request) => request.len(),
+            Retained::Nothing | Retained::InBuffer(_) => 0,
+        }
+    }
+
+    /// The buffer changes: what lies there cannot be sent again.
+    pub fn leave_buffer(&mut self) {
+        if matches!(self, Retained::InBuffer(_)) {
+            *self = Retained::Nothing;
+        }
+    }
+}
+
+impl Attempts {
+    pub fn add(&mut self, replica: ReplicaId) {
+        if !self.contains(replica)
+            && let Some(free) = self.replicas.get_mut(usize::from(self.len))
+        {
+            *free = replica;
+            self.len += 1;
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len.into()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn contains(&self, replica: ReplicaId) -> bool {
+        self.replicas.iter().take(self.len()).any(|tried| *tried == replica)
     }
 }

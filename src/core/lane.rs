@@ -143,6 +143,11 @@ impl Lane {
         self.scanned < self.filled
     }
 
+    /// Drops all unscanned bytes.
+    pub fn skip_all(&mut self) {
+        self.skip(usize::MAX);
+    }
+
     /// Lets the next `n` unscanned bytes pass.
     pub fn release(&mut self, n: usize) {
         let n = n.min(self.filled - self.scanned);
@@ -205,12 +210,21 @@ impl Lane {
         Ok(())
     }
 
-    /// How much to ask of a splice, if one is worth it now. Where the framing promises no more than is here already,
-    /// or some of it may be elsewhere than in the socket (`sure` is false), a read that filled the buffer has to say so.
-    pub fn splice_len(&self, sure: bool) -> Option<u64> {
+    /// How many bytes to splice, if a splice is worth it now. Where the framing promises no more than the buffer holds,
+    /// only a read that filled the buffer shows that more is waiting.
+    pub fn splice_len(&self) -> Option<u64> {
+        if self.full || !self.body.is_open_ended() { self.spliceable() } else { None }
+    }
+
+    /// The same where some of the body may be elsewhere than in the socket: a read that filled the buffer has to show that
+    /// the socket holds more.
+    pub fn splice_len_after_full_read(&self) -> Option<u64> {
+        if self.full { self.spliceable() } else { None }
+    }
+
+    fn spliceable(&self) -> Option<u64> {
         let credit = if self.phase == Phase::Body { self.body.credit() } else { 0 };
-        let worth = credit >= SPLICE_MIN && (self.full || sure && !self.body.is_open_ended());
-        (worth && !self.unspliceable && self.start == self.filled && self.prefix.is_empty())
+        (credit >= SPLICE_MIN && !self.unspliceable && self.start == self.filled && self.prefix.is_empty())
             .then_some(credit.min(SPLICE_MAX))
     }
 

@@ -69,7 +69,7 @@ impl ReplicaLoad {
     }
 
     /// Counts one request. A worker writes only its own cell.
-    pub fn count(&self, worker: usize) {
+    pub fn start(&self, worker: usize) {
         if let Some(cell) = self.cells.get(worker) {
             bump(&cell.chosen);
         }

@@ -1,123 +1,184 @@
-//! What a session asks for, and how it went. The session never sees a socket, a pool of them, or the ring.
+//! The steps that a session asks for and their outcomes, one outcome type for each kind of step. A session never sees
+//! a socket, a pool of them, or the ring; no I/O is done here.
 
 use std::io::ErrorKind;
 use std::net::IpAddr;
 
+use super::exchange::Attempts;
 use super::snapshot::{ReplicaId, ServiceId};
 
-/// One socket's side of a session.
+/// One of the two connections of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leg {
     Client,
     Upstream,
 }
 
-/// What the loop learned of a socket: edges, each told once.
+impl Leg {
+    pub fn other(self) -> Leg {
+        match self {
+            Leg::Client => Leg::Upstream,
+            Leg::Upstream => Leg::Client,
+        }
+    }
+}
+
+/// What the event loop learned of a socket. Each edge is reported once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ready {
     pub readable: bool,
     pub writable: bool,
-    /// The peer will send no more, or the socket is in error: reading says which.
+    /// The peer sends no more, or the socket is in error: a read says which.
     pub hangup: bool,
-    /// The connection is gone in both directions.
+    /// The connection is closed in both directions.
     pub dead: bool,
 }
 
-/// A replica is wanted for a request or a tunnel.
+impl Ready {
+    pub const READABLE: Ready = Ready { readable: true, writable: false, hangup: false, dead: false };
+    pub const HANGUP: Ready = Ready { readable: true, writable: false, hangup: true, dead: false };
+
+    /// A read may find bytes, the end of the stream or an error.
+    pub fn may_read(self) -> bool {
+        self.readable || self.hangup || self.dead
+    }
+}
+
+/// What a replica is picked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Call {
+pub struct Pick {
     pub service: ServiceId,
-    /// Where on the ring the walk begins.
+    /// Where the walk on the ring begins.
     pub key: u32,
-    /// This replica again, on a new connection: a pooled one of it had gone stale.
+    /// Replicas that this request was tried on.
+    pub tried: Attempts,
+    /// This replica again, on a new connection: the pooled connection to it was stale.
     pub again: Option<ReplicaId>,
-    /// The request may stand in line with others on one connection: it is safe, short and has no body.
-    pub shareable: bool,
+    /// The request may share a connection with other requests in flight: it is safe, short and has no content.
+    pub pipelinable: bool,
+}
+
+/// How a client's connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Clean,
+    /// The client must not take what it received for complete.
+    Reset,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Read into the buffer of the lane whose source this leg is.
+    /// Read into the buffer of the lane whose source this leg is: [`Io`].
     Recv(Leg),
-    /// Write what is pending in the lane whose sink this leg is. After the `last` of a connection its end follows in
-    /// the same cx, and may leave with it.
+    /// Write what is pending in the lane whose sink this leg is: [`Io`]. After the `last` bytes of a connection its
+    /// shutdown or close follows in the same turn, so that the end of the stream may leave in the same segment.
     Send { leg: Leg, last: bool },
-    /// Splice at most so many bytes from this leg into its lane's pipe.
+    /// Splice at most this many bytes from this leg into its lane's pipe: [`SpliceIn`].
     SpliceIn(Leg, u64),
-    /// Splice from the lane's pipe into this leg.
+    /// Splice at most this many bytes from the lane's pipe into this leg: [`Io`].
     SpliceOut(Leg, u64),
-    /// Connect to a replica: [`Session::call`](super::session::Session::call) says for what.
-    Connect,
+    /// Connect to a replica: [`Connect`].
+    Connect(Pick),
     /// The upstream connection is clean: it may serve other requests.
     ReleaseUpstream,
-    /// The upstream connection must never be used again.
+    /// The upstream connection must not be used again.
     CloseUpstream,
-    /// Nothing more will be sent to this leg.
+    /// Send no more to this leg (shutdown(2), SHUT_WR).
     ShutdownWrite(Leg),
-    /// The session is over. With `reset`, the client must not take what it got for complete.
-    Close { reset: bool },
+    /// The session is over.
+    Close(Ending),
 }
 
+/// The outcome of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Io {
     Moved(u64),
+    /// The socket is not ready: an edge follows.
     Blocked,
-    /// The source will give no more.
+    /// The source sends no more.
     Ended,
     Failed(ErrorKind),
-    /// The kernel will not splice here, or no pipe is left: copy.
-    Unspliceable,
+}
+
+/// The outcome of a splice from a socket into a pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpliceIn {
+    Io(Io),
+    /// The kernel does not splice from this socket.
+    Unsupported,
+}
+
+/// The outcome of `Step::Connect`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connect {
     Connected {
         replica: ReplicaId,
-        reused: bool,
-        /// Others may stand in line on the connection: what comes behind this response is for them.
-        shared: bool,
+        connection: Connection,
     },
-    /// The connection could not even be begun.
-    ConnectFailed {
+    /// The connection could not be begun.
+    Failed {
         replica: ReplicaId,
         why: ErrorKind,
     },
-    /// This side lacks a descriptor, memory or a local port for another connection: the session waits for room.
+    /// The balancer lacks a descriptor, memory or a local port for another connection: the session waits.
     NoResources,
     /// No live replica is left to try.
     NoReplica,
-    Done,
 }
 
-/// What a session noticed for people and for the control plane.
+/// What kind of connection a session got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// Begun now; not established yet.
+    New,
+    /// From the pool, for this session alone.
+    Reused,
+    /// From the pool, and other requests may be in flight on it: bytes behind this response belong to them.
+    Pipelined,
+}
+
+impl Connection {
+    pub fn is_reused(self) -> bool {
+        self != Connection::New
+    }
+}
+
+/// What a session reports to its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// A PROXY header named the client.
-    Named {
+    ClientNamed {
         client: IpAddr,
     },
-    /// Something speaks against a replica.
-    Ill {
-        replica: ReplicaId,
-        kind: FaultKind,
-    },
+    Fault(ReplicaFault),
+    /// The balancer answered by itself, or closed without an answer (status 0).
     Refused {
         status: u16,
         why: &'static str,
     },
 }
 
-/// What speaks against a replica.
+/// A fault that a request met at a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaFault {
+    pub replica: ReplicaId,
+    pub kind: FaultKind,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
     ConnectFailed(ErrorKind),
     ConnectTimedOut {
         after_ms: u64,
     },
-    /// A request waits for its response head for longer than is usual; the replica may be silent.
-    Silent {
+    /// The response head is overdue; the request still waits for it.
+    Slow {
         after_ms: u64,
     },
     ResponseTimedOut {
         after_ms: u64,
     },
-    /// It closed or reset a connection before it answered.
-    Hungup,
+    /// The replica closed or reset a connection before it answered.
+    ConnectionClosed,
     BadResponse(&'static str),
 }

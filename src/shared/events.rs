@@ -8,15 +8,12 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::publish::Wake;
 use crate::core::snapshot::ReplicaId;
-use crate::core::step::FaultKind;
+use crate::core::step::ReplicaFault;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkerEvent {
-    /// Something speaks against a replica.
-    Ill {
-        replica: ReplicaId,
-        kind: FaultKind,
-    },
+    /// A request met a fault at a replica.
+    Fault(ReplicaFault),
     /// A request that met a fault went to the next replica on the ring.
     Retried {
         from: ReplicaId,
@@ -34,7 +31,7 @@ pub enum WorkerEvent {
         cap: Cap,
     },
     /// A connection to this replica lacked something of ours: a descriptor, memory, a local port.
-    Short {
+    Exhausted {
         replica: ReplicaId,
         resource: Resource,
     },
@@ -72,7 +69,7 @@ impl WorkerEvent {
     /// The replica that this fact speaks against, if it does.
     pub fn suspect(&self) -> Option<ReplicaId> {
         match self {
-            WorkerEvent::Ill { replica, .. } => Some(*replica),
+            WorkerEvent::Fault(fault) => Some(fault.replica),
             _ => None,
         }
     }

@@ -1,62 +1,65 @@
-//! Taking connections in: in bounded batches, not over the caps, and not at all while descriptors run short.
+//! Accepts connections: in bounded batches, within the caps, and not while descriptors run short. What a client then sends
+//! is a session's business.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::core::net::Net;
-use crate::core::session::Arrival;
+use crate::core::session::{Arrival, Session};
 use crate::core::snapshot::ServiceId;
 use crate::core::tick::Tick;
 use crate::kernel::Kernel;
 use crate::shared::events::{Cap, Resource, WorkerEvent};
 
 use super::Worker;
-use super::resources::resource;
+use super::clients::Client;
+use super::resources::exhausted;
+use super::slab::SessionId;
 
-/// Connections taken from one listener in one turn.
+/// Connections accepted from one listener in one turn.
 const BATCH: usize = 64;
-/// How long accepting rests when the system has no room for another connection.
+/// How long accepting pauses when the system has no room for another connection.
 const PAUSE_MS: u64 = 100;
-/// Pauses are told at most so often, however many there are.
-const TELL_MS: u64 = 1_000;
+/// Pauses are reported at most this often.
+const REPORT_MS: u64 = 1_000;
 
-/// A bound listener and who comes in by it.
+/// A bound listener and what its connections are.
 pub struct BoundListener<K: Kernel> {
-    pub listener: K::Listener,
+    pub socket: K::Listener,
     pub local: SocketAddr,
-    /// `None`: HTTP, routed by `Routes`. `Some(n)`: bytes, all to service n of the snapshot.
+    /// `None`: HTTP, routed by `Routes`. Otherwise all bytes go to this service.
     pub tunnel_to: Option<ServiceId>,
-    /// Balancers that name their client by a PROXY header, and must.
+    /// Balancers that must name their client by a PROXY header.
     pub proxies: Vec<Net>,
 }
 
-/// An entry, and whether somebody stands before it.
-pub struct Door<K: Kernel> {
-    entry: BoundListener<K>,
+/// A listener and whether connections wait in its queue.
+pub struct Listener<K: Kernel> {
+    bound: BoundListener<K>,
     readable: bool,
     pause: Option<Pause>,
-    /// When a pause was told last.
-    told: Option<Tick>,
+    /// When a pause was last reported.
+    reported: Option<Tick>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Pause {
     since: Tick,
     until: Tick,
-    told: bool,
+    reported: bool,
 }
 
-impl<K: Kernel> Door<K> {
-    pub fn new(entry: BoundListener<K>) -> Door<K> {
-        Door { entry, readable: false, pause: None, told: None }
+impl<K: Kernel> Listener<K> {
+    pub fn new(bound: BoundListener<K>) -> Listener<K> {
+        Listener { bound, readable: false, pause: None, reported: None }
     }
 
     fn arrival(&self, peer: SocketAddr) -> Arrival {
-        let proxied = self.entry.proxies.iter().any(|net| net.contains(peer.ip()));
-        Arrival { peer, local: self.entry.local, proxied, tunnel_to: self.entry.tunnel_to }
+        let proxied = self.bound.proxies.iter().any(|net| net.contains(peer.ip()));
+        Arrival { peer, local: self.bound.local, proxied, tunnel_to: self.bound.tunnel_to }
     }
 
-    /// The edge: stays until accepting finds nobody left.
+    /// An edge. It stands until accept finds the queue empty.
     pub fn set_readable(&mut self) {
         self.readable = true;
     }
@@ -65,87 +68,107 @@ impl<K: Kernel> Door<K> {
         self.readable && self.pause.is_none_or(|pause| pause.until <= now)
     }
 
-    /// What was lacking may be there again.
-    pub fn hurry(&mut self, now: Tick) {
+    /// What was exhausted may be available again.
+    pub fn retry_now(&mut self, now: Tick) {
         if let Some(pause) = &mut self.pause {
             pause.until = now;
         }
     }
 
-    pub fn opens_at(&self) -> Option<Tick> {
+    pub fn paused_until(&self) -> Option<Tick> {
         self.pause.map(|pause| pause.until)
     }
 }
 
 impl<K: Kernel> Worker<K> {
     pub(super) fn accept(&mut self) {
-        for number in 0..self.doors.len() {
+        for number in 0..self.listeners.len() {
             for _ in 0..BATCH {
-                let Some(door) = self.doors.get(number).filter(|door| door.is_ready(self.cx.now)) else { break };
+                let ready = self.listeners.get(number).filter(|listener| listener.is_ready(self.cx.now));
+                let Some(listener) = ready else { break };
                 if !self.has_room_for_client() {
                     self.pause(number, Resource::Descriptors);
                     break;
                 }
-                match self.kernel.accept(&door.entry.listener) {
+                match self.kernel.accept(&listener.bound.socket) {
                     Ok((socket, peer)) => {
-                        let arrival = door.arrival(peer);
+                        let arrival = listener.arrival(peer);
                         self.resume(number);
-                        self.welcome(socket, arrival);
+                        self.admit(socket, arrival);
                     }
-                    Err(error) => self.not_accepted(number, &error),
+                    Err(error) => self.accept_failed(number, &error),
                 }
             }
         }
     }
 
-    fn not_accepted(&mut self, number: usize, error: &io::Error) {
+    fn accept_failed(&mut self, number: usize, error: &io::Error) {
         match error.kind() {
             ErrorKind::WouldBlock => {
                 self.resume(number);
-                if let Some(door) = self.doors.get_mut(number) {
-                    door.readable = false;
+                if let Some(listener) = self.listeners.get_mut(number) {
+                    listener.readable = false;
                 }
             }
-            // The client left before it was taken in; the next one may be fine (accept(2), "Error handling").
+            // The client closed before it was accepted; the next one may be fine (accept(2), "Error handling").
             ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
-            _ if resource(error) == Some(Resource::Descriptors) && self.evict() => {}
-            kind => self.pause(number, resource(error).unwrap_or(Resource::Other(kind))),
+            _ if exhausted(error) == Some(Resource::Descriptors) && self.evict() => {}
+            kind => self.pause(number, exhausted(error).unwrap_or(Resource::Other(kind))),
         }
     }
 
     fn pause(&mut self, number: usize, resource: Resource) {
         let now = self.cx.now;
-        self.resources.feel();
-        let Some(door) = self.doors.get_mut(number) else { return };
-        let before = door.pause;
-        let due = door.told.is_none_or(|told| now.ms_since(told) >= TELL_MS);
-        door.pause = Some(Pause {
+        self.resources.await_next();
+        let Some(listener) = self.listeners.get_mut(number) else { return };
+        let before = listener.pause;
+        let due = listener.reported.is_none_or(|reported| now.ms_since(reported) >= REPORT_MS);
+        listener.pause = Some(Pause {
             since: before.map_or(now, |pause| pause.since),
             until: now.after_ms(PAUSE_MS),
-            told: due || before.is_some_and(|pause| pause.told),
+            reported: due || before.is_some_and(|pause| pause.reported),
         });
         if due {
-            door.told = Some(now);
+            listener.reported = Some(now);
             self.events.send(WorkerEvent::AcceptPaused { worker: self.index, resource });
         }
     }
 
     fn resume(&mut self, number: usize) {
-        if let Some(pause) = self.doors.get_mut(number).and_then(|door| door.pause.take()).filter(|pause| pause.told) {
+        let pause = self.listeners.get_mut(number).and_then(|listener| listener.pause.take());
+        if let Some(pause) = pause.filter(|pause| pause.reported) {
             let after_ms = self.cx.now.ms_since(pause.since);
             self.events.send(WorkerEvent::AcceptResumed { worker: self.index, after_ms });
         }
     }
 
-    /// Whether the caps let another client in, and whether it counts for its address. A balancer that names its client
-    /// by a PROXY header counts for nobody: the one that it names does, as soon as it is named.
-    pub(super) fn enter(&self, arrival: &Arrival) -> Result<bool, Cap> {
-        if self.slots.len() >= self.max_slots {
+    /// A session for an accepted connection, if the caps allow one.
+    fn admit(&mut self, socket: K::Socket, mut arrival: Arrival) {
+        self.counters.accepted.count();
+        let limited = match self.check_caps(&arrival) {
+            Ok(limited) => limited,
+            Err(cap) => return self.refuse(socket, arrival.peer.ip(), cap),
+        };
+        let introduces = self.cx.snapshot.services.iter().any(|service| service.send_proxy.is_some());
+        if introduces && arrival.local.ip().is_unspecified() {
+            arrival.local = self.kernel.local(&socket).unwrap_or(arrival.local);
+        }
+        let session = Session::new(arrival, &mut self.cx);
+        let deadline = session.deadline();
+        let id = self.clients.insert(Client::new(session, socket, arrival.peer.ip(), limited));
+        self.timers.hint(id, deadline);
+        self.clients.queue(id);
+    }
+
+    /// Whether the caps allow another client, and whether it counts for its address. A balancer that names its client by a
+    /// PROXY header does not count: the client that it names does.
+    fn check_caps(&self, arrival: &Arrival) -> Result<bool, Cap> {
+        if self.clients.len() >= self.max_clients {
             return Err(Cap::All);
         }
-        match &self.crowd {
-            Some(crowd) if !arrival.proxied => {
-                if crowd.enter(arrival.peer.ip()) {
+        match &self.connection_limiter {
+            Some(limiter) if !arrival.proxied => {
+                if limiter.enter(arrival.peer.ip()) {
                     Ok(true)
                 } else {
                     Err(Cap::PerClient)
@@ -156,43 +179,41 @@ impl<K: Kernel> Worker<K> {
     }
 
     /// A PROXY header named the client.
-    pub(super) fn name(&mut self, place: u32, client: IpAddr) {
-        let Some(slot) = self.slots.at_mut(place) else { return };
-        slot.client = client;
-        if let Some(crowd) = &self.crowd {
-            slot.counted = crowd.enter(client);
-            if !slot.counted {
-                slot.session.on_cap();
+    pub(super) fn name_client(&mut self, id: SessionId, address: IpAddr) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.address = address;
+        if let Some(limiter) = &self.connection_limiter {
+            client.limited = limiter.enter(address);
+            if !client.limited {
+                client.session.on_connection_limit();
                 self.counters.capped_per_client.count();
-                self.events.send(WorkerEvent::Capped { client, cap: Cap::PerClient });
+                self.events.send(WorkerEvent::Capped { client: address, cap: Cap::PerClient });
             }
         }
     }
 
-    /// A client is gone, with all that was counted for it.
-    pub(super) fn left(&mut self, client: IpAddr, counted: bool, asked: bool) {
-        self.fresh -= usize::from(!asked);
-        if let Some(crowd) = self.crowd.as_ref().filter(|_| counted) {
-            crowd.leave(client);
+    /// A client that counted for its address is gone.
+    pub(super) fn release_limit(&self, address: IpAddr) {
+        if let Some(limiter) = &self.connection_limiter {
+            limiter.leave(address);
         }
-        self.gave_back();
     }
 
-    pub(super) fn turn_away(&mut self, socket: K::Socket, client: IpAddr, cap: Cap) {
+    fn refuse(&mut self, socket: K::Socket, client: IpAddr, cap: Cap) {
         match cap {
             Cap::All => self.counters.capped.count(),
             Cap::PerClient => self.counters.capped_per_client.count(),
         }
         self.events.send(WorkerEvent::Capped { client, cap });
         self.counters.closed.count();
-        // A refusal, not an end.
+        // A reset: the client must not take the close for the end of a response.
         let _ = self.kernel.abort(&socket);
         self.kernel.close(socket);
     }
 
-    /// No more sockets can be watched: the system's own cap.
-    pub(super) fn tell_unwatched(&self, error: &io::Error) {
-        let resource = resource(error).unwrap_or(Resource::Other(error.kind()));
+    /// The kernel watches no more sockets.
+    pub(super) fn report_unwatched(&self, error: &io::Error) {
+        let resource = exhausted(error).unwrap_or(Resource::Other(error.kind()));
         self.counters.capped.count();
         self.events.send(WorkerEvent::AcceptPaused { worker: self.index, resource });
     }

@@ -1,142 +1,169 @@
-//! Driving a session: steps are taken until it waits or is over, and what it noticed is told.
+//! Drives a session: its steps are taken until it waits or is over, and its notices are reported. What a step does is
+//! elsewhere.
 
 use std::net::IpAddr;
 
-use crate::core::step::{Leg, Notice, Outcome, Step};
+use crate::core::step::{Connect, Connection, Ending, Notice, Step};
 use crate::kernel::{Kernel, Token};
 use crate::shared::events::WorkerEvent;
 
 use super::Worker;
+use super::clients::ClientIo;
+use super::slab::SessionId;
 
-/// Steps a session may take before others have their turn.
+/// Steps that a session may take in one turn.
 const STEPS: usize = 64;
 
 impl<K: Kernel> Worker<K> {
     pub(super) fn drive_resumed(&mut self) {
-        while let Some(place) = self.resumed.pop() {
-            self.drive(place);
+        while let Some(id) = self.clients.take_resumed() {
+            self.drive(id);
         }
     }
 
-    /// Takes steps until the session waits, is over, or had its share of this turn.
-    pub(super) fn drive(&mut self, place: u32) {
-        if let Some(slot) = self.slots.at_mut(place) {
-            slot.queued = false;
-        }
+    /// Takes steps until the session waits, is over, or used its budget of this turn.
+    pub(super) fn drive(&mut self, id: SessionId) {
+        self.clients.unqueue(id);
         let mut budget = STEPS;
         while budget > 0 {
-            let Some(step) = self.slots.at_mut(place).and_then(|slot| slot.session.next_step()) else {
-                return self.rest(place);
+            let Some(step) = self.clients.get(id).and_then(|client| client.session.next_step()) else {
+                return self.rest(id);
             };
-            let outcome = match step {
-                Step::Close { reset } => return self.close(place, reset),
-                Step::Connect => self.dial(place),
-                Step::ReleaseUpstream => self.park(place),
-                Step::CloseUpstream => self.hang_up(place),
-                _ => self.transfer(place, step),
-            };
-            if let Some(slot) = self.slots.at_mut(place) {
-                slot.session.complete(step, outcome, &mut self.cx);
-                if cfg!(debug_assertions) {
-                    slot.session.check();
-                }
-                let shared = slot.shared;
-                if slot.session.has_notice() {
-                    self.announce(place);
-                }
-                if shared {
-                    self.remind(place);
-                }
+            if let Step::Close(ending) = step {
+                return self.close(id, ending);
             }
-            // Who joined a batch sends before the batch leaves.
-            budget -= usize::from(!matches!(outcome, Outcome::Connected { shared: true, .. }));
+            let joined = self.take(id, step);
+            self.after_step(id);
+            // A session that joined a pipeline must send before the pipeline is flushed.
+            budget -= usize::from(!joined);
         }
-        self.rest(place);
-        self.queue(place);
+        self.rest(id);
+        self.clients.queue(id);
     }
 
-    /// The session waits: what it noticed is told, its deadline is hinted, pipes it does not need go back.
-    fn rest(&mut self, place: u32) {
-        let Some(slot) = self.slots.at_mut(place) else { return };
-        self.timers.hint(place, slot.session.deadline());
-        let shared = slot.shared;
-        let unwatched = !slot.watched && slot.session.wants_client_events();
-        if slot.session.has_notice() {
-            self.announce(place);
+    /// Takes one step; true if it joined a pipeline.
+    fn take(&mut self, id: SessionId, step: Step) -> bool {
+        match step {
+            Step::Connect(pick) => {
+                let outcome = self.connect(id, &pick);
+                if let Some(client) = self.clients.get_mut(id) {
+                    client.session.connected(outcome, &mut self.cx);
+                }
+                return matches!(outcome, Connect::Connected { connection: Connection::Pipelined, .. });
+            }
+            Step::ReleaseUpstream => {
+                self.release_upstream(id);
+                if let Some(client) = self.clients.get_mut(id) {
+                    client.session.upstream_released(&mut self.cx);
+                }
+            }
+            Step::CloseUpstream => {
+                self.close_upstream(id);
+                if let Some(client) = self.clients.get_mut(id) {
+                    client.session.upstream_closed(&mut self.cx);
+                }
+            }
+            _ => self.transfer(id, step),
         }
-        self.spare(place);
+        false
+    }
+
+    fn after_step(&mut self, id: SessionId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if cfg!(debug_assertions) {
+            client.session.check();
+        }
+        let pipelined = client.upstream.pipelined().is_some();
+        if client.session.has_notice() {
+            self.report_notices(id);
+        }
+        if pipelined {
+            self.remind(id);
+        }
+    }
+
+    /// The session waits: its notices are reported, its deadline is set, pipes that it does not need are given back.
+    fn rest(&mut self, id: SessionId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        self.timers.hint(id, client.session.deadline());
+        let pipelined = client.upstream.pipelined().is_some();
+        let unwatched = !client.watched && client.session.wants_client_events();
+        if client.session.has_notice() {
+            self.report_notices(id);
+        }
+        self.release_pipes(id);
         if unwatched {
-            self.watch(place);
+            self.watch(id);
         }
-        if shared {
-            self.requeue_behind(place);
+        if pipelined {
+            self.requeue_behind(id);
         }
     }
 
     /// A client is watched from when it is first waited for: one whose only request came with it never is.
-    fn watch(&mut self, place: u32) {
-        let Some(generation) = self.slots.generation(place) else { return };
-        let Some(slot) = self.slots.at_mut(place) else { return };
-        slot.watched = true;
-        if let Err(error) = self.kernel.watch(&slot.socket, Token::Client { place, generation }) {
-            self.tell_unwatched(&error);
-            self.close(place, true);
+    fn watch(&mut self, id: SessionId) {
+        let Some((place, generation)) = self.clients.token(id) else { return };
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.watched = true;
+        let ClientIo::Transport(transport) = &client.io;
+        if let Err(error) = transport.watch(&mut self.kernel, Token::Client { place, generation }) {
+            self.report_unwatched(&error);
+            self.close(id, Ending::Reset);
         }
     }
 
-    fn announce(&mut self, place: u32) {
+    fn report_notices(&mut self, id: SessionId) {
         while let Some((notice, client)) =
-            self.slots.at_mut(place).and_then(|slot| Some((slot.session.take_notice()?, slot.client)))
+            self.clients.get_mut(id).and_then(|client| Some((client.session.take_notice()?, client.address)))
         {
             match notice {
-                Notice::Named { client } => self.name(place, client),
-                notice => self.tell(notice, client),
+                Notice::ClientNamed { client } => self.name_client(id, client),
+                notice => self.report(notice, client),
             }
         }
     }
 
-    pub(super) fn close(&mut self, place: u32, reset: bool) {
-        if reset {
-            self.cut_tunnel(place);
+    pub(super) fn close(&mut self, id: SessionId, ending: Ending) {
+        if ending == Ending::Reset {
+            self.abort_tunnel(id);
         }
-        self.hang_up(place);
-        let Some(mut slot) = self.slots.remove(place) else { return };
-        for leg in [Leg::Client, Leg::Upstream] {
-            slot.session.lane_from(leg).drop_all();
-            slot.session.lane_from(leg).reclaim(&mut self.cx.pool);
+        self.close_upstream(id);
+        let Some(mut client) = self.clients.remove(id) else { return };
+        client.session.release_buffers(&mut self.cx);
+        let ClientIo::Transport(transport) = client.io;
+        if ending == Ending::Reset {
+            transport.abort(&mut self.kernel);
         }
-        if reset {
-            // A socket that is gone already is as cut as it can be.
-            let _ = self.kernel.abort(&slot.socket);
+        while let Some(notice) = client.session.take_notice() {
+            self.report(notice, client.address);
         }
-        while let Some(notice) = slot.session.take_notice() {
-            self.tell(notice, slot.client);
-        }
-        self.kernel.close(slot.socket);
+        transport.close(&mut self.kernel);
         self.counters.closed.count();
-        self.left(slot.client, slot.counted, slot.asked);
+        if client.limited {
+            self.release_limit(client.address);
+        }
+        self.on_freed();
     }
 
-    /// A tunnel that broke on the client's side must not look to the replica as if it had ended.
-    fn cut_tunnel(&mut self, place: u32) {
-        if let Some(slot) = self.slots.at(place)
-            && slot.session.is_tunnel()
-            && let Some(conn) = slot.conn.and_then(|conn| self.conns.at(conn))
+    /// A tunnel that failed on the client's side must not look to the replica as if it had ended.
+    fn abort_tunnel(&mut self, id: SessionId) {
+        if let Some(client) = self.clients.get(id)
+            && client.session.is_tunnel()
+            && let Some(transport) = self.upstreams.transport(client.upstream)
         {
-            // A socket that is gone already is as cut as it can be.
-            let _ = self.kernel.abort(&conn.socket);
+            transport.abort(&mut self.kernel);
         }
     }
 
-    fn tell(&self, notice: Notice, client: IpAddr) {
-        let fact = match notice {
-            Notice::Named { .. } => return,
-            Notice::Ill { replica, kind } => WorkerEvent::Ill { replica, kind },
+    fn report(&self, notice: Notice, client: IpAddr) {
+        let event = match notice {
+            Notice::ClientNamed { .. } => return,
+            Notice::Fault(fault) => WorkerEvent::Fault(fault),
             Notice::Refused { status, why } => {
                 self.counters.refused.count();
                 WorkerEvent::Refused { client, status, why }
             }
         };
-        self.events.send(fact);
+        self.events.send(event);
     }
 }

@@ -1,17 +1,39 @@
-//! The data plane: one event loop per core. A [turn](Worker::turn) waits, reads the clock once, loads the snapshot
-//! once, marks who is ready, and then drives the sessions that can go on. Events only mark; driving acts.
+//! The data plane: one event loop per core. A [turn](Worker::turn) waits, reads the clock once, loads the snapshot once,
+//! marks readiness, and then drives the sessions that can go on. Events only mark; driving acts. The ring, health and
+//! desired state never enter: they come in with the snapshot.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `workers` | binds the listeners and starts one thread for each worker |
+//! | `accept` | listeners, caps, and the session of a new connection |
+//! | `clients` | client connections, their sessions, and which of them can go on |
+//! | `drive` | takes a session's steps within its budget |
+//! | `transfer` | steps that move bytes |
+//! | `connect` | steps that open, release or close an upstream connection |
+//! | `upstreams` | upstream connections and who uses them |
+//! | `pipeline` | several requests in flight on one upstream connection |
+//! | `pool` | idle upstream connections per replica |
+//! | `transport` | the byte stream of one connection over its socket |
+//! | `pipes` | pipes for splicing |
+//! | `resources` | descriptors, memory and ports that run out |
+//! | `timers` | when to look at a session again |
+//! | `slab` | typed keys with generations |
+//! | `check` | invariants between the parts, for tests |
 
 mod accept;
 mod check;
-mod dial;
+mod clients;
+mod connect;
 mod drive;
-mod perform;
 mod pipeline;
+mod pipes;
 mod pool;
 mod resources;
 mod slab;
-mod slot;
 mod timers;
+mod transfer;
+mod transport;
+mod upstreams;
 mod workers;
 
 pub use accept::BoundListener;
@@ -23,66 +45,56 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::core::buffer::Pool;
 use crate::core::context::Context;
-use crate::core::session::{Arrival, Session};
 use crate::core::snapshot::{Snapshot, State};
-use crate::core::step::{Leg, Outcome};
+use crate::core::step::{Ending, Leg, Ready};
 use crate::core::tick::Tick;
 use crate::kernel::{Event, Kernel, Token};
 use crate::shared::connection_limiter::ConnectionLimiter;
 use crate::shared::counters::Counters;
 use crate::shared::events::EventSender;
 use crate::shared::publish::SnapshotReader;
-use accept::Door;
-use pool::Pools;
+use accept::Listener;
+use clients::Clients;
+use pipes::PipePool;
 use resources::ResourceLimits;
-use slab::Slab;
-use slot::{Conn, Pipe, Slot};
+use slab::UpstreamId;
 use timers::Timers;
+use upstreams::{Mux, Upstreams};
 
-/// Buffers that stay allocated while nothing is on its way.
+/// Buffers that stay allocated while no bytes are in transit.
 const SPARE_BUFFERS: usize = 64;
-/// How often idle upstream connections are looked over for age.
+/// How often idle upstream connections are checked for age.
 const SWEEP_MS: u64 = 1_000;
 
-/// One event loop and all that it owns. Nothing in it is shared but the snapshot, the counters and the events.
+/// One event loop and its parts. Only the snapshot, the counters, the connection limiter and the event channel are shared
+/// with other threads.
 pub struct Worker<K: Kernel> {
     index: usize,
     kernel: K,
-    doors: Vec<Door<K>>,
-    slots: Slab<Slot<K>>,
-    conns: Slab<Conn<K>>,
-    pools: Pools,
+    listeners: Vec<Listener<K>>,
+    clients: Clients<K>,
+    upstreams: Upstreams<K>,
+    pipes: PipePool<K::Pipe>,
     timers: Timers,
-    runnable: Vec<u32>,
-    /// Sessions whose turn in the pipeline came while others were driven.
-    resumed: Vec<u32>,
-    /// Upstream connections on which this turn's requests gather.
-    to_flush: Vec<u32>,
-    ready: Vec<Event>,
-    spare_pipes: Vec<Pipe<K::Pipe>>,
-    /// Each pipe holds one more of it.
-    pipes: Arc<()>,
-    /// Apart from the other parts, so that a session and what it is lent can be used at once.
+    resources: ResourceLimits,
+    /// What sessions are lent, apart from the other parts so that both can be borrowed at once.
     cx: Context,
-    /// The second that the turn's date is of.
-    dated: u64,
+    /// The second that `cx.date_line` is of.
+    date_seconds: u64,
+    /// The memory of the list of events, kept over turns.
+    events_buffer: Vec<Event>,
     reader: SnapshotReader,
     counters: Arc<Counters>,
     events: EventSender,
-    max_slots: usize,
-    /// Where each client is capped: how many connections it has, in all workers.
-    crowd: Option<Arc<ConnectionLimiter>>,
-    resources: ResourceLimits,
-    /// Clients that have not asked for anything yet.
-    fresh: usize,
-    /// Upstream connections in use.
-    busy: usize,
+    max_clients: usize,
+    /// Connections of each client address over all workers, where they are capped.
+    connection_limiter: Option<Arc<ConnectionLimiter>>,
     swept: Tick,
-    /// When a stop no longer waits for what is under way.
+    /// When a stop no longer waits for what is in progress.
     stop_by: Option<Tick>,
 }
 
-/// What a worker is made with.
+/// What a worker is made from.
 pub struct WorkerInit<K: Kernel> {
     pub index: usize,
     pub kernel: K,
@@ -93,46 +105,39 @@ pub struct WorkerInit<K: Kernel> {
     pub seed: u64,
     /// Client connections at most. 0: no cap.
     pub max_connections: usize,
-    /// Shared by all workers where connections of each client are capped.
-    pub crowd: Option<Arc<ConnectionLimiter>>,
+    /// Shared by all workers where the connections of each client address are capped.
+    pub connection_limiter: Option<Arc<ConnectionLimiter>>,
     /// Descriptors that connections and pipes of this worker may take.
     pub descriptors: usize,
 }
 
 impl<K: Kernel> Worker<K> {
     pub fn new(init: WorkerInit<K>) -> io::Result<Worker<K>> {
-        let WorkerInit { index, mut kernel, listeners, mut reader, counters, events, seed, .. } = init;
-        let mut doors = Vec::with_capacity(listeners.len());
-        for (number, entry) in listeners.into_iter().enumerate() {
-            kernel.watch_listener(&entry.listener, Token::Listener(number as u32))?;
-            doors.push(Door::new(entry));
+        let WorkerInit { index, mut kernel, listeners: bound, mut reader, counters, events, seed, .. } = init;
+        let mut listeners = Vec::with_capacity(bound.len());
+        for (number, bound) in bound.into_iter().enumerate() {
+            kernel.watch_listener(&bound.socket, Token::Listener(number as u32))?;
+            listeners.push(Listener::new(bound));
         }
         let snapshot = reader.load().clone();
         let now = kernel.now();
         let mut worker = Worker {
             index,
             kernel,
-            doors,
-            slots: Slab::new(),
-            conns: Slab::new(),
-            pools: Pools::default(),
+            listeners,
+            clients: Clients::new(),
+            upstreams: Upstreams::new(),
+            pipes: PipePool::new(),
             timers: Timers::default(),
-            runnable: Vec::new(),
-            resumed: Vec::new(),
-            to_flush: Vec::new(),
-            ready: Vec::new(),
-            spare_pipes: Vec::new(),
-            pipes: Arc::new(()),
+            resources: ResourceLimits::new(init.descriptors),
             cx: Context::new(now, snapshot, Pool::new(SPARE_BUFFERS), seed),
-            dated: 0,
+            date_seconds: 0,
+            events_buffer: Vec::new(),
             reader,
             counters,
             events,
-            max_slots: if init.max_connections == 0 { usize::MAX } else { init.max_connections },
-            crowd: init.crowd,
-            resources: ResourceLimits::new(init.descriptors),
-            fresh: 0,
-            busy: 0,
+            max_clients: if init.max_connections == 0 { usize::MAX } else { init.max_connections },
+            connection_limiter: init.connection_limiter,
             swept: now,
             stop_by: None,
         };
@@ -141,7 +146,7 @@ impl<K: Kernel> Worker<K> {
         Ok(worker)
     }
 
-    /// Turns until the snapshot says stop and everything under way is over.
+    /// Turns until the snapshot says stop and everything in progress is over.
     pub fn run(mut self) -> io::Result<()> {
         while self.turn()? {}
         self.reader.detach();
@@ -150,28 +155,25 @@ impl<K: Kernel> Worker<K> {
 
     /// One pass of the loop; false when the worker is done.
     pub fn turn(&mut self) -> io::Result<bool> {
-        let mut ready = std::mem::take(&mut self.ready);
-        self.kernel.wait(self.patience_ms(), &mut ready)?;
+        let mut events = std::mem::take(&mut self.events_buffer);
+        self.kernel.wait(self.wait_ms(), &mut events)?;
         self.read_clocks();
         self.follow_snapshot();
-        for event in &ready {
+        for event in &events {
             self.mark(event);
         }
-        self.ready = ready;
+        self.events_buffer = events;
         self.accept();
         self.expire();
-        self.end_shortage();
-        let mut due = std::mem::take(&mut self.runnable);
-        for place in due.drain(..) {
-            self.drive(place);
+        self.retry_connects();
+        let mut runnable = self.clients.take_runnable();
+        for id in runnable.drain(..) {
+            self.drive(id);
             self.drive_resumed();
         }
-        if self.runnable.is_empty() {
-            // The list's memory serves the next turn.
-            self.runnable = due;
-        }
-        while !self.to_flush.is_empty() {
-            self.flush_pipelined();
+        self.clients.give_back_list(runnable);
+        while !self.upstreams.to_flush.is_empty() {
+            self.flush_pipelines();
             self.drive_resumed();
         }
         if self.is_over() {
@@ -181,40 +183,40 @@ impl<K: Kernel> Worker<K> {
         Ok(true)
     }
 
-    /// What is still under way when a stop no longer waits is cut, visibly, and booked out.
+    /// What is still in progress when a stop no longer waits is reset.
     fn end(&mut self) {
-        for place in self.slots.taken().collect::<Vec<_>>() {
-            self.close(place, true);
+        for id in self.clients.ids() {
+            self.close(id, Ending::Reset);
         }
     }
 
     fn is_over(&self) -> bool {
-        self.stop_by.is_some_and(|by| self.slots.len() == 0 || self.cx.now >= by)
+        self.stop_by.is_some_and(|by| self.clients.len() == 0 || self.cx.now >= by)
     }
 
     /// How long the next wait may last.
-    fn patience_ms(&self) -> Option<u64> {
-        if !self.runnable.is_empty() || self.doors.iter().any(|door| door.is_ready(self.cx.now)) {
+    fn wait_ms(&self) -> Option<u64> {
+        if self.clients.has_runnable() || self.listeners.iter().any(|listener| listener.is_ready(self.cx.now)) {
             return Some(0);
         }
-        let sweep = (self.conns.len() > 0).then(|| self.swept.after_ms(SWEEP_MS));
-        let doors = self.doors.iter().filter_map(Door::opens_at);
+        let sweep = (self.upstreams.len() > 0).then(|| self.swept.after_ms(SWEEP_MS));
+        let listeners = self.listeners.iter().filter_map(Listener::paused_until);
         let next =
-            doors.chain(self.timers.next()).chain(sweep).chain(self.stop_by).chain(self.resources.due()).min()?;
+            listeners.chain(self.timers.next()).chain(sweep).chain(self.stop_by).chain(self.resources.due()).min()?;
         Some(next.ms_since(self.cx.now).max(1))
     }
 
     fn read_clocks(&mut self) {
         self.cx.now = self.kernel.now();
         let seconds = self.kernel.unix_seconds();
-        if seconds != self.dated {
-            self.dated = seconds;
+        if seconds != self.date_seconds {
+            self.date_seconds = seconds;
             let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
             self.cx.date_line = format!("Date: {date}\r\n");
         }
     }
 
-    /// The turn's one look at what the control plane says.
+    /// The only load of the snapshot in a turn.
     fn follow_snapshot(&mut self) {
         if self.reader.load().epoch != self.cx.snapshot.epoch {
             self.cx.snapshot = self.reader.load().clone();
@@ -224,41 +226,42 @@ impl<K: Kernel> Worker<K> {
 
     fn adopt_snapshot(&mut self) {
         let snapshot = self.cx.snapshot.clone();
-        for conn in self.pools.follow(&snapshot) {
-            self.discard(conn);
+        for id in self.upstreams.pools.follow(&snapshot) {
+            self.discard_upstream(id);
         }
-        self.leave_the_dead(&snapshot);
+        self.leave_down_replicas(&snapshot);
         if snapshot.stopping && self.stop_by.is_none() {
-            self.begin_stop(&snapshot);
+            self.begin_drain(&snapshot);
         }
         self.reader.ack(snapshot.epoch);
     }
 
-    /// Requests at a replica that is down go elsewhere where that is safe.
-    fn leave_the_dead(&mut self, snapshot: &Snapshot) {
+    /// Requests at a replica that is down go to another one where that is safe.
+    fn leave_down_replicas(&mut self, snapshot: &Snapshot) {
         let replicas = snapshot.services.iter().flat_map(|service| &service.replicas);
         let down: Vec<_> = replicas.filter(|replica| replica.state == State::Down).map(|replica| replica.id).collect();
         if down.is_empty() {
             return;
         }
-        for place in self.slots.taken().collect::<Vec<_>>() {
-            let Some(slot) = self.slots.at_mut(place) else { continue };
-            if slot.session.replica().is_some_and(|replica| down.contains(&replica)) {
-                slot.session.on_replica_down(&mut self.cx);
-                self.queue(place);
+        for id in self.clients.ids() {
+            let Some(client) = self.clients.get_mut(id) else { continue };
+            if client.session.replica().is_some_and(|replica| down.contains(&replica)) {
+                client.session.on_replica_down(&mut self.cx);
+                self.clients.queue(id);
             }
         }
     }
 
-    fn begin_stop(&mut self, snapshot: &Snapshot) {
+    /// Accepts what is in the listeners' queues, closes them, and lets the sessions finish.
+    fn begin_drain(&mut self, snapshot: &Snapshot) {
         self.accept();
-        self.doors.clear();
+        self.listeners.clear();
         let drain_ms = snapshot.services.iter().map(|service| service.limits.drain_timeout_ms).max().unwrap_or(0);
         self.stop_by = Some(self.cx.now.after_ms(drain_ms));
-        for place in self.slots.taken().collect::<Vec<_>>() {
-            if let Some(slot) = self.slots.at_mut(place) {
-                slot.session.on_drain();
-                self.queue(place);
+        for id in self.clients.ids() {
+            if let Some(client) = self.clients.get_mut(id) {
+                client.session.on_drain();
+                self.clients.queue(id);
             }
         }
     }
@@ -266,82 +269,61 @@ impl<K: Kernel> Worker<K> {
     fn mark(&mut self, event: &Event) {
         match event.token {
             Token::Listener(number) => {
-                if let Some(door) = self.doors.get_mut(number as usize) {
-                    door.set_readable();
+                if let Some(listener) = self.listeners.get_mut(number as usize) {
+                    listener.set_readable();
                 }
             }
             Token::Client { place, generation } => {
-                if let Some(slot) = self.slots.tenant(place, generation) {
-                    slot.session.on_ready(Leg::Client, event.ready, &self.cx);
-                    self.queue(place);
+                if let Some(id) = self.clients.key_of(place, generation) {
+                    self.clients.on_ready(id, Leg::Client, event.ready, &self.cx);
                 }
             }
             Token::Upstream { place, generation } => {
-                let Some(conn) = self.conns.tenant(place, generation) else { return };
-                match conn.queue.front().copied() {
-                    Some(owner) => {
-                        if conn.batch.is_some() {
-                            self.mark_batch(place, event.ready);
-                        }
-                        if let Some(slot) = self.slots.at_mut(owner) {
-                            slot.session.on_ready(Leg::Upstream, event.ready, &self.cx);
-                            self.queue(owner);
-                        }
-                    }
-                    // An idle connection that has something to say is dead or poisoned.
-                    None if event.ready.readable || event.ready.hangup || event.ready.dead => {
-                        self.pools.forget(conn.key, place);
-                        self.discard(place);
-                    }
-                    None => {}
+                if let Some(id) = self.upstreams.key_of(place, generation) {
+                    self.mark_upstream(id, event.ready);
                 }
             }
         }
     }
 
-    fn queue(&mut self, place: u32) {
-        if let Some(slot) = self.slots.at_mut(place)
-            && !slot.queued
-        {
-            slot.queued = true;
-            self.runnable.push(place);
+    fn mark_upstream(&mut self, id: UpstreamId, ready: Ready) {
+        let Some(upstream) = self.upstreams.get(id) else { return };
+        match &upstream.mux {
+            // An idle connection that becomes readable was closed by its replica, or carries bytes that belong to no request.
+            Mux::Idle => {
+                if ready.may_read() {
+                    let key = upstream.key;
+                    self.upstreams.pools.forget(key, id);
+                    self.discard_upstream(id);
+                }
+            }
+            Mux::Exclusive(session) => self.clients.on_ready(*session, Leg::Upstream, ready, &self.cx),
+            Mux::Pipelined(pipeline) => {
+                let first = pipeline.first();
+                self.on_pipeline_ready(id, ready);
+                if let Some(first) = first {
+                    self.clients.on_ready(first, Leg::Upstream, ready, &self.cx);
+                }
+            }
         }
     }
 
     fn expire(&mut self) {
         let now = self.cx.now;
-        while let Some(place) = self.timers.due(now) {
-            if let Some(slot) = self.slots.at_mut(place) {
-                let waited = slot.session.deadline() <= now;
-                slot.session.on_deadline(&mut self.cx);
-                if waited && self.is_queued_behind(place) {
-                    self.requeue_from(place);
+        while let Some(id) = self.timers.due(now) {
+            if let Some(client) = self.clients.get_mut(id) {
+                let late = client.session.deadline() <= now;
+                client.session.on_deadline(&mut self.cx);
+                if late && self.is_queued_behind(id) {
+                    self.requeue_from(id);
                 }
-                self.queue(place);
+                self.clients.queue(id);
             }
         }
         if now.ms_since(self.swept) >= SWEEP_MS {
             self.swept = now;
-            self.sweep();
+            self.sweep_pools();
         }
-    }
-
-    fn welcome(&mut self, socket: K::Socket, mut arrival: Arrival) {
-        self.counters.accepted.count();
-        let counted = match self.enter(&arrival) {
-            Ok(counted) => counted,
-            Err(cap) => return self.turn_away(socket, arrival.peer.ip(), cap),
-        };
-        let told = self.cx.snapshot.services.iter().any(|service| service.send_proxy.is_some());
-        if told && arrival.local.ip().is_unspecified() {
-            arrival.local = self.kernel.local(&socket).unwrap_or(arrival.local);
-        }
-        let session = Session::new(arrival, &mut self.cx);
-        let deadline = session.deadline();
-        let place = self.slots.insert(Slot::new(session, socket, arrival.peer.ip(), counted));
-        self.fresh += 1;
-        self.timers.hint(place, deadline);
-        self.queue(place);
     }
 }
 
@@ -350,6 +332,3 @@ impl<K: Kernel> Drop for Worker<K> {
         self.reader.detach();
     }
 }
-
-/// What a dial came to, for steps that have no other outcome.
-const DONE: Outcome = Outcome::Done;

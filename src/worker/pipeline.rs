@@ -1,325 +1,368 @@
-//! Coalescing: requests that became ready in one turn for one replica leave in one write on one upstream connection,
-//! and their sessions stand in queue for the responses, which come in the same order (RFC 9112 section 9.3.2).
+//! Pipelining: requests that became ready in one turn for one replica leave in one write on one upstream connection, and
+//! their sessions are queued for the responses, which come in the same order (RFC 9112 section 9.3.2).
 //!
-//! A session knows nothing of the queue: what it reads is what is meant for it, because the connection keeps what came
-//! behind a response for the next in queue. Whoever leaves the queue before its response came takes everybody behind it
-//! along; they ask again, each on a connection of its own, which is safe because only safe requests stand in queue. So a
-//! large or slow response, a fault and a client that goes away all end the same way: the queue behind it dissolves.
+//! A session does not see the queue: the connection keeps bytes behind a response for the next session. A session that
+//! leaves the queue before its response came takes all sessions behind it out: their requests are sent again, each on a
+//! connection of its own, which is safe because only safe requests (RFC 9110 section 9.2.1) are pipelined. A large or slow
+//! response, a fault and a client that disconnects all end so.
 //!
-//! Two rules keep the order of bytes. Nobody joins a queue whose first response has begun: it may be long, or the
-//! connection's last. And the first in queue splices only from the socket itself, never past what was read ahead.
+//! Two rules keep the order of bytes. No request is queued behind a response that has begun: that response may be long, or
+//! the connection's last. And the first session splices only from the socket itself, never past bytes that were read ahead.
 
 use std::collections::VecDeque;
 
-use crate::core::step::{Call, Leg, Outcome, Ready, Step};
+use crate::core::step::{Connect, Connection, Io, Leg, Pick, Ready, SpliceIn};
 use crate::kernel::Kernel;
 
 use super::Worker;
-use super::perform::{given, gone, taken, uninterrupted};
+use super::clients::UpstreamIo;
 use super::pool::PoolKey;
-use super::slot::Conn;
+use super::slab::{SessionId, UpstreamId};
+use super::transport::Transport;
+use super::upstreams::{GONE, Mux, Upstream};
 
-/// A replica where the queue dissolved gets requests one by one for so long.
-const APART_MS: u64 = 1_000;
-/// A session takes so much at once of what came for those behind it, too: small responses are copied once.
-const GULP: usize = 2 * 1024;
+/// After a queue was broken up, requests to that replica are not pipelined for this long.
+const SUSPEND_MS: u64 = 1_000;
+/// At most this much of what was read ahead is copied to a session at once, so that small responses are copied once.
+const COPY_MAX: usize = 2 * 1024;
 
-/// What a connection owns while sessions stand in queue on it.
+/// The requests in flight on one connection.
 #[derive(Debug, Default)]
-pub struct Batch {
-    /// The connection is used in queue; otherwise whoever has it has it alone.
-    open: bool,
-    /// Something joined in this turn.
+pub struct Pipeline {
+    /// Sessions in the order of their requests. The first one reads.
+    queue: VecDeque<SessionId>,
+    /// Requests may be added in this turn.
     gathering: bool,
-    /// Requests on their way out, and how many at the end of the queue they belong to.
+    /// Requests not sent yet, and how many sessions at the end of the queue they belong to.
     out: Vec<u8>,
     unsent: usize,
-    /// Responses that came behind others, and where the first in queue goes on reading.
+    /// Bytes read behind the response that they were read with, and how many of them the first session took.
     ahead: Vec<u8>,
-    at: usize,
-    /// The socket may hold more: an edge that no read has used up.
+    taken: usize,
+    /// The socket may hold more: an edge that no read has consumed.
     more: bool,
-    /// The replica will send no more, or the connection broke: reading tells.
-    hung: bool,
-    /// Somebody left the queue: what would come behind it is for nobody.
-    spent: bool,
+    /// The replica sends no more, or the connection failed: a read says which.
+    hung_up: bool,
+    /// A session left the queue: no session waits for what comes behind it.
+    broken: bool,
 }
 
-impl Batch {
+impl Pipeline {
+    /// Ready for the next connection; memory stays allocated.
+    pub fn clear(&mut self) {
+        self.queue.clear();
+        self.out.clear();
+        self.ahead.clear();
+        (self.unsent, self.taken) = (0, 0);
+        (self.gathering, self.more, self.hung_up, self.broken) = (false, false, false, false);
+    }
+
+    pub fn first(&self) -> Option<SessionId> {
+        self.queue.front().copied()
+    }
+
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub fn contains(&self, session: SessionId) -> bool {
+        self.queue.contains(&session)
+    }
+
     /// Nothing is left that the next user of the connection could take for its own.
     fn is_clean(&self) -> bool {
-        self.at == self.ahead.len() && self.out.is_empty() && !self.more && !self.hung && !self.spent
+        !self.has_ahead() && self.out.is_empty() && !self.more && !self.hung_up && !self.broken
+    }
+
+    fn has_ahead(&self) -> bool {
+        self.taken < self.ahead.len()
+    }
+
+    /// What is there for the first session already is as good as an edge.
+    fn readiness(&self) -> Option<Ready> {
+        let ready = Ready { hangup: self.hung_up, ..Ready::READABLE };
+        (self.has_ahead() || self.more || self.hung_up).then_some(ready)
+    }
+
+    /// The request of `session` leaves with the others of this turn.
+    pub fn add(&mut self, session: SessionId, request: &[u8]) -> Io {
+        if !self.gathering {
+            return GONE;
+        }
+        self.out.extend_from_slice(request);
+        self.unsent += 1;
+        self.queue.push_back(session);
+        Io::Moved(request.len() as u64)
+    }
+
+    pub fn recv<K: Kernel>(
+        &mut self,
+        session: SessionId,
+        transport: &mut Transport<K>,
+        kernel: &mut K,
+        space: &mut [u8],
+    ) -> Io {
+        if self.first() != Some(session) {
+            return GONE;
+        }
+        let ahead = self.ahead.get(self.taken..).unwrap_or_default();
+        if !ahead.is_empty() {
+            let n = ahead.len().min(COPY_MAX).min(space.len());
+            if let (Some(to), Some(from)) = (space.get_mut(..n), ahead.get(..n)) {
+                to.copy_from_slice(from);
+            }
+            self.taken += n;
+            return Io::Moved(n as u64);
+        }
+        self.ahead.clear();
+        self.taken = 0;
+        let room = space.len() as u64;
+        let io = transport.recv(kernel, space);
+        self.more = io == Io::Moved(room);
+        io
+    }
+
+    pub fn splice_in<K: Kernel>(
+        &mut self,
+        session: SessionId,
+        transport: &mut Transport<K>,
+        kernel: &mut K,
+        pipe: &K::Pipe,
+        len: u64,
+    ) -> SpliceIn {
+        if self.first() != Some(session) {
+            return SpliceIn::Io(GONE);
+        }
+        let outcome = transport.splice_in(kernel, pipe, len);
+        // The socket may hold more until it says that it does not.
+        self.more = matches!(outcome, SpliceIn::Io(Io::Moved(_)));
+        outcome
+    }
+
+    /// Sends what was gathered, as far as the socket takes it; false if the connection failed.
+    fn flush<K: Kernel>(&mut self, transport: &mut Transport<K>, kernel: &mut K) -> bool {
+        match transport.send(kernel, &self.out, false) {
+            Io::Moved(n) => {
+                self.out.drain(..(n as usize).min(self.out.len()));
+                if self.out.is_empty() {
+                    self.unsent = 0;
+                }
+                true
+            }
+            Io::Blocked => true,
+            Io::Ended | Io::Failed(_) => {
+                self.out.clear();
+                (self.unsent, self.hung_up) = (0, true);
+                false
+            }
+        }
+    }
+
+    /// The response of the first session was read whole; `behind` was read with it.
+    fn pop_first(&mut self, behind: &[u8]) {
+        if self.ahead.is_empty() {
+            self.ahead.extend_from_slice(behind);
+        } else {
+            self.taken = self.taken.saturating_sub(behind.len());
+        }
+        self.queue.pop_front();
+    }
+
+    /// Bytes came although none of the queued requests was sent: they are no response.
+    fn is_ahead_of_requests(&self) -> bool {
+        self.readiness().is_some() && self.queue.len() <= self.unsent
+    }
+
+    /// Takes `session` out, and all sessions behind it, which are returned. A session that has sent nothing is not in the
+    /// queue. `None`: it is not there.
+    fn break_at(&mut self, session: SessionId) -> Option<VecDeque<SessionId>> {
+        let behind = if self.queue.back() == Some(&session) {
+            VecDeque::new()
+        } else {
+            let at = self.queue.iter().position(|queued| *queued == session)?;
+            self.queue.split_off(at + 1)
+        };
+        self.queue.pop_back();
+        self.broken = true;
+        Some(behind)
     }
 }
 
 impl<K: Kernel> Worker<K> {
-    /// Stands `place` in queue for this replica, if a warm connection to it gathers requests or can begin to.
-    pub(super) fn join(&mut self, place: u32, call: Call, key: PoolKey) -> Option<Outcome> {
+    /// Pipelines `session`'s request to this replica, if a warm connection gathers requests or can begin to.
+    pub(super) fn join_pipeline(&mut self, session: SessionId, pick: &Pick, key: PoolKey) -> Option<Connect> {
         let depth = self.cx.snapshot.service(key.service)?.limits.upstream_pipelining;
-        if depth < 2 || !call.shareable || call.again.is_some() {
+        if depth < 2 || !pick.pipelinable || pick.again.is_some() {
             return None;
         }
-        let gathering = self.pools.gathering(key, self.cx.now)?;
-        let gathers = |conn: &Conn<K>| {
-            let ours = (conn.key.service, conn.key.replica) == (key.service, key.replica);
-            let open = conn.batch.as_ref().is_some_and(|batch| batch.open && !batch.spent && !batch.hung);
-            let first = conn.queue.front().and_then(|first| self.slots.at(*first));
-            ours && open && conn.queue.len() < depth && first.is_some_and(|first| first.session.may_pipeline_behind())
-        };
-        let open = gathering.filter(|number| self.conns.at(*number).is_some_and(gathers));
-        let number = match open {
-            Some(number) => number,
-            None => {
-                let number = self.pools.take(key)?;
-                *self.pools.gathering(key, self.cx.now)? = Some(number);
-                self.busy += 1;
-                number
-            }
-        };
-        let (Some(conn), Some(slot)) = (self.conns.at_mut(number), self.slots.at_mut(place)) else { return None };
-        let batch = conn.batch.get_or_insert_default();
-        if open.is_none() {
-            (batch.open, batch.more, batch.hung, batch.spent) = (true, false, false, false);
-        }
-        if !std::mem::replace(&mut batch.gathering, true) {
-            self.to_flush.push(number);
-        }
-        slot.conn = Some(number);
-        slot.shared = true;
-        conn.load.count(self.index);
-        self.counters.reused.count();
-        Some(Outcome::Connected { replica: conn.key.replica, reused: true, shared: true })
-    }
-
-    /// The steps that are different for a session in queue; `None`: as for any other.
-    pub(super) fn transfer_pipelined(&mut self, place: u32, step: Step) -> Option<Outcome> {
-        let slot = self.slots.at_mut(place)?;
-        let conn = slot.conn.and_then(|conn| self.conns.at_mut(conn))?;
-        let is_first = conn.queue.front() == Some(&place);
-        let batch = conn.batch.as_mut()?;
-        match step {
-            Step::Send { leg: Leg::Upstream, .. } if batch.gathering => {
-                let request = slot.session.lane_to(Leg::Upstream).pending();
-                batch.out.extend_from_slice(request);
-                batch.unsent += 1;
-                conn.queue.push_back(place);
-                self.counters.bytes_up.add(request.len() as u64);
-                Some(Outcome::Moved(request.len() as u64))
-            }
-            Step::Send { leg: Leg::Upstream, .. } => Some(gone()),
-            Step::Recv(Leg::Upstream) | Step::SpliceIn(Leg::Upstream, _) if !is_first => Some(gone()),
-            Step::Recv(Leg::Upstream) => {
-                let space = slot.session.lane_from(Leg::Upstream).space(&mut self.cx.pool);
-                let ahead = batch.ahead.get(batch.at..).unwrap_or_default();
-                if !ahead.is_empty() {
-                    let n = ahead.len().min(GULP).min(space.len());
-                    if let (Some(to), Some(from)) = (space.get_mut(..n), ahead.get(..n)) {
-                        to.copy_from_slice(from);
-                    }
-                    batch.at += n;
-                    return Some(Outcome::Moved(n as u64));
-                }
-                batch.ahead.clear();
-                batch.at = 0;
-                let room = space.len() as u64;
-                let outcome = taken(uninterrupted(|| self.kernel.recv(&conn.socket, space)));
-                batch.more = outcome == Outcome::Moved(room);
-                Some(outcome)
-            }
-            _ => None,
-        }
-    }
-
-    /// The first in queue spliced past the buffers: the socket may hold more until it says that it does not.
-    pub(super) fn spliced_pipelined(&mut self, place: u32, outcome: Outcome) {
-        let conn = self.slots.at(place).and_then(|slot| slot.conn).and_then(|conn| self.conns.at_mut(conn));
-        if let Some(batch) = conn.and_then(|conn| conn.batch.as_mut()) {
-            batch.more = matches!(outcome, Outcome::Moved(_));
-        }
-    }
-
-    /// After a read of the first in queue: what else is there for it already is no less ready than an edge.
-    pub(super) fn remind(&mut self, place: u32) {
-        let Some(slot) = self.slots.at_mut(place).filter(|slot| slot.shared) else { return };
-        let Some(conn) = slot.conn.and_then(|conn| self.conns.at(conn)) else { return };
-        if let Some(batch) = &conn.batch
-            && conn.queue.front() == Some(&place)
-            && (batch.at < batch.ahead.len() || batch.more)
+        let id = match (*self.upstreams.pools.pipelined(key, self.cx.now)?).filter(|id| self.can_join(*id, key, depth))
         {
-            slot.session.on_ready(Leg::Upstream, READABLE, &self.cx);
-        }
-    }
-
-    /// An edge of a connection with a queue: the first reads, and what did not fit before goes out.
-    pub(super) fn mark_batch(&mut self, number: u32, ready: Ready) {
-        let Some(batch) = self.conns.at_mut(number).and_then(|conn| conn.batch.as_mut()) else { return };
-        batch.more |= ready.readable;
-        batch.hung |= ready.hangup || ready.dead;
-        if ready.writable && !batch.out.is_empty() {
-            self.flush(number);
-        }
-    }
-
-    /// The first in queue has its response: what came behind it is the next one's. True if the connection is taken care of.
-    pub(super) fn advance_queue(&mut self, place: u32) -> bool {
-        let Some(slot) = self.slots.at_mut(place) else { return false };
-        let Some(conn) = slot.conn.and_then(|conn| self.conns.at_mut(conn)) else { return false };
-        let Some(batch) = conn.batch.as_mut() else { return false };
-        let behind = slot.session.lane_from(Leg::Upstream).unscanned();
-        if batch.ahead.is_empty() {
-            batch.ahead.extend_from_slice(behind);
-        } else {
-            batch.at = batch.at.saturating_sub(behind.len());
-        }
-        let (ready, hung) = (batch.at < batch.ahead.len() || batch.more || batch.hung, batch.hung);
-        conn.queue.pop_front();
-        // What is there cannot be the answer to a request that has not left.
-        let spoilt = ready && conn.queue.len() <= batch.unsent;
-        conn.load.finish(self.index);
-        let next = conn.queue.front().copied();
-        let (number, clean) = (slot.conn.take(), batch.is_clean());
-        slot.shared = false;
-        if next.is_none() {
-            batch.open = false;
-            self.rests();
-        }
-        match (next, number) {
-            (Some(next), _) if spoilt => self.requeue_from(next),
-            (Some(next), _) => {
-                if ready && let Some(slot) = self.slots.at_mut(next) {
-                    let ready = Ready { hangup: hung, ..READABLE };
-                    slot.session.on_ready(Leg::Upstream, ready, &self.cx);
-                    self.resumed.push(next);
-                }
-            }
-            (None, Some(number)) if clean => self.put_back(number),
-            (None, Some(number)) => self.discard(number),
-            (None, None) => {}
-        }
-        true
-    }
-
-    /// Takes `place` out of the queue, and everybody behind it. What is left of the connection, if nobody stands before it.
-    pub(super) fn leave_queue(&mut self, place: u32) -> Option<u32> {
-        let slot = self.slots.at_mut(place)?;
-        slot.shared = false;
-        let number = slot.conn.take()?;
-        let conn = self.conns.at_mut(number)?;
-        conn.load.finish(self.index);
-        let behind = if conn.queue.back() == Some(&place) {
-            VecDeque::new()
-        } else {
-            // Whoever joined and sent nothing leaves no trace.
-            let at = conn.queue.iter().position(|stands| *stands == place)?;
-            conn.queue.split_off(at + 1)
+            Some(id) => id,
+            None => self.begin_pipeline(key)?,
         };
-        conn.queue.pop_back();
-        if let Some(batch) = &mut conn.batch {
-            batch.spent = true;
+        let (upstream, client) = (self.upstreams.get_mut(id)?, self.clients.get_mut(session)?);
+        let replica = upstream.key.replica;
+        let newly = upstream.mux.pipeline().is_some_and(|pipeline| !std::mem::replace(&mut pipeline.gathering, true));
+        upstream.load.start(self.index);
+        client.upstream = UpstreamIo::Pipelined(id);
+        if newly {
+            self.upstreams.to_flush.push(id);
         }
-        let alone = conn.queue.is_empty();
-        let key = conn.key;
-        if !behind.is_empty() || !alone {
-            self.pools.suspend_pipelining(key, self.cx.now.after_ms(APART_MS));
-        }
-        if alone {
-            self.rests();
-        }
-        behind.into_iter().for_each(|place| self.requeue(place, number));
-        alone.then_some(number)
+        self.counters.reused.count();
+        Some(Connect::Connected { replica, connection: Connection::Pipelined })
     }
 
-    /// An upstream connection is no longer in use.
-    fn rests(&mut self) {
-        self.busy -= 1;
-        self.gave_back();
+    fn can_join(&self, id: UpstreamId, key: PoolKey, depth: usize) -> bool {
+        let Some(Upstream { key: own, mux: Mux::Pipelined(pipeline), .. }) = self.upstreams.get(id) else {
+            return false;
+        };
+        let first = pipeline.first().and_then(|first| self.clients.get(first));
+        (own.service, own.replica) == (key.service, key.replica)
+            && !pipeline.broken
+            && !pipeline.hung_up
+            && pipeline.len() < depth
+            && first.is_some_and(|first| first.session.may_pipeline_behind())
     }
 
-    /// A session in queue that is not the first has waited long enough.
-    pub(super) fn is_queued_behind(&self, place: u32) -> bool {
-        let conn = self.slots.at(place).filter(|slot| slot.shared).and_then(|slot| self.conns.at(slot.conn?));
-        conn.is_some_and(|conn| conn.queue.front() != Some(&place) && conn.queue.contains(&place))
+    /// Takes an idle connection for pipelining.
+    fn begin_pipeline(&mut self, key: PoolKey) -> Option<UpstreamId> {
+        let id = self.upstreams.pools.take(key)?;
+        *self.upstreams.pools.pipelined(key, self.cx.now)? = Some(id);
+        let pipeline = self.upstreams.pipeline();
+        self.upstreams.get_mut(id)?.mux = Mux::Pipelined(pipeline);
+        self.upstreams.in_use += 1;
+        Some(id)
     }
 
-    /// Nobody waits behind a response that will not be through soon.
-    pub(super) fn requeue_behind(&mut self, place: u32) {
-        let Some(slot) = self.slots.at(place).filter(|slot| slot.shared && slot.session.blocks_pipeline()) else {
+    /// After a step of the first session: what is there for it already is as good as an edge.
+    pub(super) fn remind(&mut self, session: SessionId) {
+        let Some(client) = self.clients.get_mut(session) else { return };
+        let Some(id) = client.upstream.pipelined() else { return };
+        let Some(pipeline) = self.upstreams.get_mut(id).and_then(|upstream| upstream.mux.pipeline()) else { return };
+        if pipeline.first() == Some(session) && (pipeline.has_ahead() || pipeline.more) {
+            client.session.on_ready(Leg::Upstream, Ready::READABLE, &self.cx);
+        }
+    }
+
+    /// An edge of a connection that carries several requests: what did not fit before is sent.
+    pub(super) fn on_pipeline_ready(&mut self, id: UpstreamId, ready: Ready) {
+        let Some(pipeline) = self.upstreams.get_mut(id).and_then(|upstream| upstream.mux.pipeline()) else { return };
+        pipeline.more |= ready.readable;
+        pipeline.hung_up |= ready.hangup || ready.dead;
+        if ready.writable && !pipeline.out.is_empty() {
+            self.flush_pipeline(id);
+        }
+    }
+
+    /// The first session has its response: the connection is the next one's, or goes back to the pool.
+    pub(super) fn advance_queue(&mut self, session: SessionId, id: UpstreamId) {
+        let (Some(client), Some(upstream)) = (self.clients.get_mut(session), self.upstreams.get_mut(id)) else {
             return;
         };
-        let second = slot.conn.and_then(|conn| self.conns.at(conn)).and_then(|conn| conn.queue.get(1).copied());
-        if let Some(second) = second {
+        client.upstream = UpstreamIo::None;
+        upstream.load.finish(self.index);
+        let Some(pipeline) = upstream.mux.pipeline() else { return };
+        pipeline.pop_first(client.session.lane_from(Leg::Upstream).unscanned());
+        let (next, ready, clean) = (pipeline.first(), pipeline.readiness(), pipeline.is_clean());
+        let unrequested = pipeline.is_ahead_of_requests();
+        match next {
+            Some(next) if unrequested => self.requeue_from(next),
+            Some(next) => {
+                if let Some(ready) = ready {
+                    self.clients.resume(next, ready, &self.cx);
+                }
+            }
+            None => {
+                self.on_upstream_unused();
+                if clean { self.park_upstream(id) } else { self.discard_upstream(id) }
+            }
+        }
+    }
+
+    /// Takes `session` out of the queue with all sessions behind it. Returns the connection if no session uses it any more.
+    pub(super) fn leave_pipeline(&mut self, session: SessionId, id: UpstreamId) -> Option<UpstreamId> {
+        let upstream = self.upstreams.get_mut(id)?;
+        upstream.load.finish(self.index);
+        let key = upstream.key;
+        let pipeline = upstream.mux.pipeline()?;
+        let behind = pipeline.break_at(session)?;
+        let unused = pipeline.len() == 0;
+        if !behind.is_empty() || !unused {
+            self.upstreams.pools.suspend_pipelining(key, self.cx.now.after_ms(SUSPEND_MS));
+        }
+        if unused {
+            self.on_upstream_unused();
+        }
+        behind.into_iter().for_each(|session| self.requeue(session, id));
+        unused.then_some(id)
+    }
+
+    /// The session is queued behind another one.
+    pub(super) fn is_queued_behind(&self, session: SessionId) -> bool {
+        let id = self.clients.get(session).and_then(|client| client.upstream.pipelined());
+        let mux = id.and_then(|id| self.upstreams.get(id)).map(|upstream| &upstream.mux);
+        mux.is_some_and(|mux| mux.reader() != Some(session) && mux.contains(session))
+    }
+
+    /// No request waits behind a response that takes long to read.
+    pub(super) fn requeue_behind(&mut self, session: SessionId) {
+        let Some(client) = self.clients.get(session).filter(|client| client.session.blocks_pipeline()) else { return };
+        let Some(id) = client.upstream.pipelined() else { return };
+        let pipeline = self.upstreams.get_mut(id).and_then(|upstream| upstream.mux.pipeline());
+        if let Some(second) = pipeline.and_then(|pipeline| pipeline.queue.get(1).copied()) {
             self.requeue_from(second);
         }
     }
 
-    /// Takes `place` and all behind it out of the queue; they ask again.
-    pub(super) fn requeue_from(&mut self, place: u32) {
-        let number = self.slots.at(place).and_then(|slot| slot.conn);
-        let alone = self.leave_queue(place);
-        if let Some(number) = number {
-            self.requeue(place, number);
-        }
-        if let Some(number) = alone {
-            self.discard(number);
+    /// Takes `session` and all behind it out of the queue; their requests are sent again.
+    pub(super) fn requeue_from(&mut self, session: SessionId) {
+        let Some(id) = self.clients.get_mut(session).and_then(|client| client.upstream.take()) else { return };
+        let unused = self.leave_pipeline(session, id);
+        self.requeue(session, id);
+        if let Some(id) = unused {
+            self.discard_upstream(id);
         }
     }
 
-    /// Everything that to_flush in this turn leaves, one write for each connection.
-    pub(super) fn flush_pipelined(&mut self) {
-        for number in std::mem::take(&mut self.to_flush) {
-            let Some(conn) = self.conns.at_mut(number) else { continue };
-            let Some(batch) = conn.batch.as_mut().filter(|batch| batch.gathering) else { continue };
-            batch.gathering = false;
-            if conn.queue.is_empty() {
-                batch.open = false;
-                self.rests();
-                self.put_back(number);
+    /// The session finds its connection gone, and its request is sent again.
+    fn requeue(&mut self, session: SessionId, from: UpstreamId) {
+        let Some(client) = self.clients.get_mut(session) else { return };
+        if client.upstream.id() == Some(from) {
+            client.upstream = UpstreamIo::None;
+            if let Some(upstream) = self.upstreams.get(from) {
+                upstream.load.finish(self.index);
+            }
+        }
+        self.clients.resume(session, Ready::HANGUP, &self.cx);
+    }
+
+    /// Sends what was pipelined in this turn, one write for each connection.
+    pub(super) fn flush_pipelines(&mut self) {
+        for id in std::mem::take(&mut self.upstreams.to_flush) {
+            let Some(pipeline) = self.upstreams.get_mut(id).and_then(|upstream| upstream.mux.pipeline()) else {
+                continue;
+            };
+            if !std::mem::take(&mut pipeline.gathering) {
+                continue;
+            }
+            if pipeline.len() == 0 {
+                self.on_upstream_unused();
+                self.park_upstream(id);
             } else {
-                self.flush(number);
+                self.flush_pipeline(id);
             }
         }
     }
 
-    fn flush(&mut self, number: u32) {
-        let Some(conn) = self.conns.at_mut(number) else { return };
-        let Some(batch) = conn.batch.as_mut() else { return };
-        match given(uninterrupted(|| self.kernel.send(&conn.socket, &batch.out, false)).map(|n| n as u64)) {
-            Outcome::Moved(n) => {
-                batch.out.drain(..(n as usize).min(batch.out.len()));
-                if batch.out.is_empty() {
-                    batch.unsent = 0;
-                }
-            }
-            Outcome::Blocked => {}
-            _ => {
-                // Reading tells the first in queue what is left to be known.
-                batch.out.clear();
-                (batch.unsent, batch.hung) = (0, true);
-                if let Some(first) = conn.queue.front().copied()
-                    && let Some(slot) = self.slots.at_mut(first)
-                {
-                    let ready = Ready { hangup: true, ..READABLE };
-                    slot.session.on_ready(Leg::Upstream, ready, &self.cx);
-                    self.resumed.push(first);
-                }
-            }
+    fn flush_pipeline(&mut self, id: UpstreamId) {
+        let Some(Upstream { transport, mux: Mux::Pipelined(pipeline), .. }) = self.upstreams.get_mut(id) else {
+            return;
+        };
+        if !pipeline.flush(transport, &mut self.kernel)
+            && let Some(first) = pipeline.first()
+        {
+            // Its read says what happened.
+            self.clients.resume(first, Ready::HANGUP, &self.cx);
         }
-    }
-
-    /// The session finds its connection gone, and asks again.
-    fn requeue(&mut self, place: u32, from: u32) {
-        let Some(slot) = self.slots.at_mut(place) else { return };
-        if slot.conn == Some(from) {
-            slot.conn = None;
-            slot.shared = false;
-            if let Some(conn) = self.conns.at(from) {
-                conn.load.finish(self.index);
-            }
-        }
-        let ready = Ready { hangup: true, ..READABLE };
-        slot.session.on_ready(Leg::Upstream, ready, &self.cx);
-        self.resumed.push(place);
     }
 }
-
-const READABLE: Ready = Ready { readable: true, writable: false, hangup: false, dead: false };

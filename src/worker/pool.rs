@@ -1,7 +1,10 @@
-//! Idle upstream connections of one worker, per replica, last in first out: the one used last is the warm one.
+//! Idle upstream connections of one worker, per replica, last in first out: the connection used last is the warm one.
+//! Connections in use, and sockets, never enter.
 
 use crate::core::snapshot::{ReplicaId, ServiceId, Snapshot, State};
 use crate::core::tick::Tick;
+
+use super::slab::UpstreamId;
 
 /// By service and member, as the snapshot numbers them.
 #[derive(Debug, Default)]
@@ -14,25 +17,25 @@ struct Pool {
     replica: ReplicaId,
     limit: usize,
     up: bool,
-    idle: Vec<u32>,
-    /// The connection on which requests gather.
-    gathering: Option<u32>,
-    /// Requests go one by one until then.
-    suspended_until: Tick,
+    idle: Vec<UpstreamId>,
+    /// The connection on which this turn's requests are pipelined.
+    pipelined: Option<UpstreamId>,
+    /// No request is pipelined before this.
+    pipelining_suspended_until: Tick,
 }
 
-/// Where a connection waits between requests.
+/// Which pool a connection belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolKey {
     pub service: ServiceId,
-    /// The replica's number, as the snapshot had it when the connection was opened.
+    /// The replica's index in the service, as the snapshot had it when the connection was opened.
     pub member: usize,
     pub replica: ReplicaId,
 }
 
 impl Pools {
-    /// Lays the pools out as `snapshot` has them, and returns the connections whose replica takes no more requests.
-    pub fn follow(&mut self, snapshot: &Snapshot) -> Vec<u32> {
+    /// Arranges the pools as in `snapshot`, and returns the connections whose replica takes no more requests.
+    pub fn follow(&mut self, snapshot: &Snapshot) -> Vec<UpstreamId> {
         let mut before: Vec<Pool> = std::mem::take(&mut self.services).into_iter().flatten().collect();
         before.retain(|pool| !pool.idle.is_empty());
         for service in &snapshot.services {
@@ -43,8 +46,8 @@ impl Pools {
                     limit: service.limits.pool_size,
                     up: replica.state == State::Up,
                     idle: kept.map(|pool| std::mem::take(&mut pool.idle)).unwrap_or_default(),
-                    gathering: None,
-                    suspended_until: Tick::default(),
+                    pipelined: None,
+                    pipelining_suspended_until: Tick::default(),
                 }
             });
             self.services.push(pools.collect());
@@ -53,53 +56,53 @@ impl Pools {
     }
 
     /// The idle connection used last.
-    pub fn take(&mut self, key: PoolKey) -> Option<u32> {
+    pub fn take(&mut self, key: PoolKey) -> Option<UpstreamId> {
         self.find(key)?.idle.pop()
     }
 
-    /// Where requests for this replica gather, if they may.
-    pub fn gathering(&mut self, key: PoolKey, now: Tick) -> Option<&mut Option<u32>> {
+    /// The connection on which requests for this replica are pipelined now, unless pipelining is suspended.
+    pub fn pipelined(&mut self, key: PoolKey, now: Tick) -> Option<&mut Option<UpstreamId>> {
         let pool = self.find(key)?;
-        (pool.suspended_until <= now).then_some(&mut pool.gathering)
+        (pool.pipelining_suspended_until <= now).then_some(&mut pool.pipelined)
     }
 
-    /// Standing in queue at this replica cost more than it saved: not again before `until`.
+    /// Pipelining to this replica cost more than it saved: not again before `until`.
     pub fn suspend_pipelining(&mut self, key: PoolKey, until: Tick) {
         if let Some(pool) = self.find(key) {
-            pool.suspended_until = until;
+            pool.pipelining_suspended_until = until;
         }
     }
 
-    /// Keeps `conn` for later; false if it should be closed instead.
-    pub fn give(&mut self, key: PoolKey, conn: u32) -> bool {
+    /// Keeps a connection that became idle; false if it should be closed instead.
+    pub fn give(&mut self, key: PoolKey, upstream: UpstreamId) -> bool {
         let Some(pool) = self.find(key) else { return false };
         let keep = pool.up && pool.idle.len() < pool.limit;
         if keep {
-            pool.idle.push(conn);
+            pool.idle.push(upstream);
         }
         keep
     }
 
-    /// `conn` died while it was idle.
-    pub fn forget(&mut self, key: PoolKey, conn: u32) {
+    /// An idle connection was closed by its replica.
+    pub fn forget(&mut self, key: PoolKey, upstream: UpstreamId) {
         if let Some(pool) = self.find(key)
-            && let Some(at) = pool.idle.iter().rposition(|c| *c == conn)
+            && let Some(at) = pool.idle.iter().rposition(|idle| *idle == upstream)
         {
             pool.idle.remove(at);
         }
     }
 
-    /// Any idle connection, the coldest of the largest pool: its descriptor is needed elsewhere.
-    pub fn evict(&mut self) -> Option<u32> {
+    /// The idle connection of the largest pool that was unused for longest: its descriptor is needed elsewhere.
+    pub fn evict(&mut self) -> Option<UpstreamId> {
         let largest = self.services.iter_mut().flatten().max_by_key(|pool| pool.idle.len())?;
         if largest.idle.is_empty() { None } else { Some(largest.idle.remove(0)) }
     }
 
-    /// The coldest connections, as long as `is_stale` says so.
-    pub fn expire(&mut self, is_stale: impl Fn(u32) -> bool) -> Vec<u32> {
+    /// Removes the idle connections that are stale, oldest first.
+    pub fn expire(&mut self, is_stale: impl Fn(UpstreamId) -> bool) -> Vec<UpstreamId> {
         let mut stale = Vec::new();
         for pool in self.services.iter_mut().flatten() {
-            let n = pool.idle.iter().take_while(|conn| is_stale(**conn)).count();
+            let n = pool.idle.iter().take_while(|idle| is_stale(**idle)).count();
             stale.extend(pool.idle.drain(..n));
         }
         stale

@@ -1,80 +1,116 @@
-//! Places for connections: numbered, reused last in first out, each with a generation that tells its tenants apart.
+//! A slab with typed keys: vacant entries are used last in first out, and each has a generation, so that an event of a
+//! closed connection never reaches the one that follows it at the same key.
 
-#[derive(Debug)]
-pub struct Slab<T> {
-    places: Vec<Place<T>>,
-    free: Vec<u32>,
+use std::marker::PhantomData;
+
+/// A key of one slab, which no other slab takes.
+pub trait Key: Copy + Eq {
+    fn from_index(index: u32) -> Self;
+    fn index(self) -> u32;
+}
+
+/// Defines a key type.
+macro_rules! key {
+    ($(#[doc = $doc:literal])* $name:ident) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub struct $name(u32);
+
+        impl Key for $name {
+            fn from_index(index: u32) -> $name {
+                $name(index)
+            }
+
+            fn index(self) -> u32 {
+                self.0
+            }
+        }
+    };
+}
+
+key! {
+    /// A client connection and its session.
+    SessionId
+}
+
+key! {
+    /// An upstream connection.
+    UpstreamId
 }
 
 #[derive(Debug)]
-struct Place<T> {
+pub struct Slab<K, T> {
+    entries: Vec<Entry<T>>,
+    vacant: Vec<u32>,
+    key: PhantomData<K>,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
     generation: u32,
-    tenant: Option<T>,
+    value: Option<T>,
 }
 
 /// Generations wrap where tokens wrap.
 const GENERATION_MASK: u32 = (1 << 30) - 1;
 
-impl<T> Slab<T> {
-    pub fn new() -> Slab<T> {
-        Slab { places: Vec::new(), free: Vec::new() }
+impl<K: Key, T> Slab<K, T> {
+    pub fn new() -> Slab<K, T> {
+        Slab { entries: Vec::new(), vacant: Vec::new(), key: PhantomData }
     }
 
-    /// The place and generation that the next `insert` will use.
-    pub fn vacant(&self) -> (u32, u32) {
-        match self.free.last() {
-            Some(&place) => (place, self.places.get(place as usize).map_or(0, |p| p.generation)),
-            None => (self.places.len() as u32, 0),
+    /// The key and generation that the next `insert` will use.
+    pub fn next_key(&self) -> (K, u32) {
+        let index = self.vacant.last().copied().unwrap_or(self.entries.len() as u32);
+        (K::from_index(index), self.entries.get(index as usize).map_or(0, |entry| entry.generation))
+    }
+
+    pub fn insert(&mut self, value: T) -> K {
+        let index = self.vacant.pop().unwrap_or(self.entries.len() as u32);
+        match self.entries.get_mut(index as usize) {
+            Some(entry) => entry.value = Some(value),
+            None => self.entries.push(Entry { generation: 0, value: Some(value) }),
         }
+        K::from_index(index)
     }
 
-    pub fn insert(&mut self, tenant: T) -> u32 {
-        match self.free.pop() {
-            Some(place) => {
-                if let Some(slot) = self.places.get_mut(place as usize) {
-                    slot.tenant = Some(tenant);
-                }
-                place
-            }
-            None => {
-                self.places.push(Place { generation: 0, tenant: Some(tenant) });
-                self.places.len() as u32 - 1
-            }
-        }
+    pub fn generation(&self, key: K) -> Option<u32> {
+        self.entries.get(key.index() as usize).map(|entry| entry.generation)
     }
 
-    pub fn generation(&self, place: u32) -> Option<u32> {
-        self.places.get(place as usize).map(|slot| slot.generation)
+    pub fn remove(&mut self, key: K) -> Option<T> {
+        let entry = self.entries.get_mut(key.index() as usize)?;
+        let value = entry.value.take()?;
+        entry.generation = (entry.generation + 1) & GENERATION_MASK;
+        self.vacant.push(key.index());
+        Some(value)
     }
 
-    pub fn remove(&mut self, place: u32) -> Option<T> {
-        let slot = self.places.get_mut(place as usize)?;
-        let tenant = slot.tenant.take()?;
-        slot.generation = (slot.generation + 1) & GENERATION_MASK;
-        self.free.push(place);
-        Some(tenant)
+    pub fn get(&self, key: K) -> Option<&T> {
+        self.entries.get(key.index() as usize)?.value.as_ref()
     }
 
-    pub fn at(&self, place: u32) -> Option<&T> {
-        self.places.get(place as usize)?.tenant.as_ref()
+    pub fn get_mut(&mut self, key: K) -> Option<&mut T> {
+        self.entries.get_mut(key.index() as usize)?.value.as_mut()
     }
 
-    pub fn at_mut(&mut self, place: u32) -> Option<&mut T> {
-        self.places.get_mut(place as usize)?.tenant.as_mut()
-    }
-
-    /// The tenant, if it is still the one that `generation` was given for.
-    pub fn tenant(&mut self, place: u32, generation: u32) -> Option<&mut T> {
-        let slot = self.places.get_mut(place as usize)?;
-        if slot.generation == generation { slot.tenant.as_mut() } else { None }
+    /// The key of the entry at `index`, if it is still of this generation.
+    pub fn key_of(&self, index: u32, generation: u32) -> Option<K> {
+        let entry = self.entries.get(index as usize)?;
+        (entry.generation == generation && entry.value.is_some()).then(|| K::from_index(index))
     }
 
     pub fn len(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.entries.len() - self.vacant.len()
     }
 
-    /// Places in use, lowest first.
-    pub fn taken(&self) -> impl Iterator<Item = u32> + '_ {
-        self.places.iter().enumerate().filter(|(_, p)| p.tenant.is_some()).map(|(place, _)| place as u32)
+    /// Keys in use, lowest first.
+    pub fn keys(&self) -> impl Iterator<Item = K> + '_ {
+        let used = self.entries.iter().enumerate().filter(|(_, entry)| entry.value.is_some());
+        used.map(|(index, _)| K::from_index(index as u32))
+    }
+
+    pub fn values(&self) -> impl Iterator<Item = &T> + '_ {
+        self.entries.iter().filter_map(|entry| entry.value.as_ref())
     }
 }

@@ -1,22 +1,24 @@
-//! Hints of when to look at a connection again. The session's own deadline is the truth, so a request that only puts
-//! its deadline off costs nothing here; each place has one hint that counts, and a hint that comes early is renewed.
+//! Lazy timers: hints of when to look at a session. The session's own deadline is the truth, so that a deadline that is
+//! only extended costs nothing here. Each session has one valid hint; a hint that comes early is renewed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::core::tick::Tick;
 
+use super::slab::{Key, SessionId};
+
 #[derive(Debug, Default)]
 pub struct Timers {
-    heap: BinaryHeap<Reverse<(Tick, u32)>>,
-    /// The earliest hint of each place.
+    heap: BinaryHeap<Reverse<(Tick, SessionId)>>,
+    /// The earliest hint of each session.
     hints: Vec<Tick>,
 }
 
 impl Timers {
-    /// Makes sure that `place` is looked at by `deadline`.
-    pub fn hint(&mut self, place: u32, deadline: Tick) {
-        let index = place as usize;
+    /// Makes sure that the session is looked at by `deadline`.
+    pub fn hint(&mut self, id: SessionId, deadline: Tick) {
+        let index = id.index() as usize;
         if index >= self.hints.len() {
             self.hints.resize(index + 1, Tick::NEVER);
         }
@@ -24,22 +26,22 @@ impl Timers {
             && deadline < *hint
         {
             *hint = deadline;
-            self.heap.push(Reverse((deadline, place)));
+            self.heap.push(Reverse((deadline, id)));
         }
     }
 
-    /// A place whose hint has passed. It has none now.
-    pub fn due(&mut self, now: Tick) -> Option<u32> {
-        while let Some(Reverse((tick, place))) = self.heap.peek().copied() {
+    /// A session whose hint has passed; it has none now.
+    pub fn due(&mut self, now: Tick) -> Option<SessionId> {
+        while let Some(Reverse((tick, id))) = self.heap.peek().copied() {
             if tick > now {
                 return None;
             }
             self.heap.pop();
-            if let Some(hint) = self.hints.get_mut(place as usize)
+            if let Some(hint) = self.hints.get_mut(id.index() as usize)
                 && *hint == tick
             {
                 *hint = Tick::NEVER;
-                return Some(place);
+                return Some(id);
             }
         }
         None

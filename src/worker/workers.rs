@@ -60,14 +60,14 @@ pub fn start(settings: &Settings, publisher: &mut SnapshotPublisher, events: &Ev
         let (address, sockets) = bind(listen, count)
             .map_err(|error| format!("cannot listen on {}: {error}; choose another --listen", listen.address))?;
         bound.push(address);
-        for (own, listener) in listeners.iter_mut().zip(sockets) {
+        for (own, socket) in listeners.iter_mut().zip(sockets) {
             let (tunnel_to, proxies) = (listen.tunnel_to, listen.proxies.clone());
-            own.push(BoundListener { listener, local: address, tunnel_to, proxies });
+            own.push(BoundListener { socket, local: address, tunnel_to, proxies });
         }
     }
     let share = share(descriptors, count);
     let cap = settings.max_connections_per_client;
-    let crowd = (cap > 0).then(|| Arc::new(ConnectionLimiter::new(cap)));
+    let limiter = (cap > 0).then(|| Arc::new(ConnectionLimiter::new(cap)));
     let mut workers = Workers { bound, counters: Vec::new(), threads: Vec::new(), descriptors };
     for (index, listeners) in listeners.into_iter().enumerate() {
         let counters = Arc::new(Counters::default());
@@ -82,7 +82,7 @@ pub fn start(settings: &Settings, publisher: &mut SnapshotPublisher, events: &Ev
             events: events.clone(),
             seed: fastrand::u64(..),
             max_connections: settings.max_connections.div_ceil(count),
-            crowd: crowd.clone(),
+            connection_limiter: limiter.clone(),
             descriptors: share,
         });
         let thread = worker.and_then(|worker| spawn(index, settings.pin, worker));

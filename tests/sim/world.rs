@@ -106,7 +106,7 @@ impl World {
                 events: events.clone(),
                 seed: seed + index as u64,
                 max_connections: cap,
-                crowd: None,
+                connection_limiter: None,
                 descriptors: if seed.is_multiple_of(2) { share } else { usize::MAX },
             };
             let worker = Worker::new(init).unwrap_or_else(|error| panic!("worker {index} cannot begin: {error}"));
@@ -254,7 +254,7 @@ impl World {
 
 fn entry(net: &Shared, worker: usize, tunnel_to: Option<ServiceId>) -> BoundListener<SimKernel> {
     let local = SocketAddr::from((Ipv4Addr::new(10, 0, worker as u8, 1), 80));
-    BoundListener { listener: SimKernel::listener(net, worker), local, tunnel_to, proxies: Vec::new() }
+    BoundListener { socket: SimKernel::listener(net, worker), local, tunnel_to, proxies: Vec::new() }
 }
 
 impl Hand {

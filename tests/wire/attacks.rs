@@ -1,7 +1,7 @@
 //! The attacks on HTTP/1 that are known by name, one test each: what a client sends, and that no replica is fooled.
 
 use ringway::core::limits::Limits;
-use ringway::core::step::Notice;
+use ringway::core::step::{Ending, Notice};
 
 use crate::rig::{Answer, Cut, End, Fate, Rig};
 use crate::row::{GET, OK};
@@ -19,10 +19,10 @@ fn refused(status: u16, attack: &str) {
         let answer = String::from_utf8_lossy(&rig.to_client).into_owned();
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{attack:?} cut {cut:?}: {answer:?}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{attack:?} cut {cut:?}: {answer:?}");
-        assert_eq!(rig.closed, Some(false), "{attack:?} cut {cut:?}");
+        assert_eq!(rig.closed, Some(Ending::Clean), "{attack:?} cut {cut:?}");
         let (requests, _) = strict::requests(&rig.received());
         assert!(requests.is_empty(), "{attack:?} cut {cut:?} reached a replica: {requests:?}");
-        assert!(rig.upstreams.iter().all(|u| u.fate == Fate::HungUp), "{attack:?} cut {cut:?}");
+        assert!(rig.upstreams.iter().all(|u| u.fate == Fate::Closed), "{attack:?} cut {cut:?}");
     }
 }
 
@@ -110,8 +110,8 @@ fn cl_0() {
     rig.replica_answers([Answer { early: true, ..ok() }], Cut::Whole);
     rig.run();
     assert_eq!(rig.upstreams.len(), 1);
-    assert_eq!(rig.upstreams[0].fate, Fate::HungUp, "a connection with half a request is not used again");
-    assert_eq!(rig.closed, Some(false), "and neither is the client's");
+    assert_eq!(rig.upstreams[0].fate, Fate::Closed, "a connection with half a request is not used again");
+    assert_eq!(rig.closed, Some(Ending::Clean), "and neither is the client's");
     assert_eq!(targets(&rig), ["/"]);
 }
 
@@ -219,8 +219,8 @@ fn expect_desync() {
     let received = String::from_utf8_lossy(&rig.received()).into_owned();
     assert!(received.starts_with("POST / ") && received.ends_with("\r\n\r\n"), "the head alone: {received:?}");
     assert!(!received.contains("smuggled"), "no byte of the body reaches whoever did not ask for it: {received:?}");
-    assert_eq!(rig.upstreams[0].fate, Fate::HungUp);
-    assert_eq!(rig.closed, Some(false));
+    assert_eq!(rig.upstreams[0].fate, Fate::Closed);
+    assert_eq!(rig.closed, Some(Ending::Clean));
     assert!(String::from_utf8_lossy(&rig.to_client).contains("Connection: close"));
 }
 
@@ -241,7 +241,7 @@ fn response_queue_poisoning() {
         let head_only = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: now\r\n\r\n";
         rig.replica_answers([Answer { bytes: [&head_only[..], poison].concat(), ..Answer::default() }], Cut::Whole);
         rig.run();
-        assert_eq!(rig.upstreams[0].fate, Fate::HungUp);
+        assert_eq!(rig.upstreams[0].fate, Fate::Closed);
         rig.client_sends(GET, Cut::Whole);
         rig.replica_answers([ok()], Cut::Whole);
         rig.run();
@@ -257,7 +257,7 @@ fn an_answer_before_its_request_is_not_taken() {
     rig.client_sends(GET, Cut::Whole);
     rig.replica_answers([ok()], Cut::Whole);
     rig.run();
-    assert_eq!(rig.upstreams[0].fate, Fate::Parked);
+    assert_eq!(rig.upstreams[0].fate, Fate::Released);
     rig.replica_says(0, b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n");
     rig.replica_ends(0, End::Fin);
     rig.break_sends(1);
@@ -265,7 +265,7 @@ fn an_answer_before_its_request_is_not_taken() {
     rig.replica_answers([ok()], Cut::Whole);
     rig.run();
     assert_eq!(rig.to_client, [OK, OK].concat());
-    assert_eq!(rig.upstreams[0].fate, Fate::HungUp);
+    assert_eq!(rig.upstreams[0].fate, Fate::Closed);
     assert_eq!(rig.upstreams.len(), 2);
 }
 
@@ -354,7 +354,7 @@ fn a_body_that_nobody_reads_is_not_the_next_request() {
         format!("OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\nContent-Length: {}\r\n\r\n", smuggled.len());
     rig.client_sends(format!("{head}{smuggled}").as_bytes(), Cut::Whole);
     rig.run();
-    assert_eq!((rig.upstreams.len(), rig.closed), (0, Some(false)));
+    assert_eq!((rig.upstreams.len(), rig.closed), (0, Some(Ending::Clean)));
     assert_eq!(String::from_utf8_lossy(&rig.to_client).matches("HTTP/1.1 ").count(), 1);
 }
 
@@ -391,10 +391,10 @@ fn pause_based_desync() {
     rig.client_sends(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 41\r\n\r\n", Cut::Whole);
     rig.run();
     rig.time_out();
-    assert_eq!(rig.upstreams[0].fate, Fate::HungUp, "the replica's connection is not used again");
+    assert_eq!(rig.upstreams[0].fate, Fate::Closed, "the replica's connection is not used again");
     rig.client_sends(b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n", Cut::Whole);
     rig.run();
-    assert_eq!(rig.closed, Some(false));
+    assert_eq!(rig.closed, Some(Ending::Clean));
     assert!(rig.to_client.starts_with(b"HTTP/1.1 408 "));
     assert!(!String::from_utf8_lossy(&rig.received()).contains("smuggled"));
 }

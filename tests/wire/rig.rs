@@ -11,7 +11,7 @@ use ringway::core::limits::Limits;
 use ringway::core::ring::{Kind, Member, Ring};
 use ringway::core::session::{Arrival, Session};
 use ringway::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, Snapshot};
-use ringway::core::step::{Leg, Notice, Outcome, Ready, Step};
+use ringway::core::step::{Connect, Connection, Ending, Io, Leg, Notice, Ready, SpliceIn, Step};
 use ringway::core::tick::Tick;
 
 use crate::strict;
@@ -70,16 +70,16 @@ impl Feed {
         None
     }
 
-    fn recv(&mut self, space: &mut [u8]) -> Outcome {
+    fn recv(&mut self, space: &mut [u8]) -> Io {
         let n = space.len().min(self.here.len());
         for (place, byte) in space.iter_mut().zip(self.here.drain(..n)) {
             *place = byte;
         }
         match (n, self.ended, self.end) {
-            (0, true, Some(End::Fin)) => Outcome::Ended,
-            (0, true, Some(End::Reset)) => Outcome::Failed(ErrorKind::ConnectionReset),
-            (0, _, _) => Outcome::Blocked,
-            _ => Outcome::Moved(n as u64),
+            (0, true, Some(End::Fin)) => Io::Ended,
+            (0, true, Some(End::Reset)) => Io::Failed(ErrorKind::ConnectionReset),
+            (0, _, _) => Io::Blocked,
+            _ => Io::Moved(n as u64),
         }
     }
 }
@@ -96,8 +96,8 @@ pub struct Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     InUse,
-    Parked,
-    HungUp,
+    Released,
+    Closed,
 }
 
 #[derive(Debug)]
@@ -114,12 +114,12 @@ pub struct Rig {
     pub session: Session,
     pub to_client: Vec<u8>,
     pub upstreams: Vec<Upstream>,
-    /// The client's connection is closed, and whether by a reset.
-    pub closed: Option<bool>,
+    /// How the client's connection was closed.
+    pub closed: Option<Ending>,
     pub client_finished: bool,
     pub notices: Vec<Notice>,
-    /// What the next dials come to; a connection where nothing is said.
-    pub dials: VecDeque<Outcome>,
+    /// What the next connects come to; a connection where nothing is said.
+    pub connects: VecDeque<Connect>,
     /// So many sends to replicas fail from now on.
     broken_sends: usize,
     /// The most that the session held.
@@ -158,7 +158,7 @@ impl Rig {
             closed: None,
             client_finished: false,
             notices: Vec::new(),
-            dials: VecDeque::new(),
+            connects: VecDeque::new(),
             broken_sends: 0,
             held_most: 0,
             client_room: usize::MAX,
@@ -258,11 +258,40 @@ impl Rig {
     }
 
     fn take(&mut self, step: Step) {
-        let outcome = self.perform(step);
-        if self.closed.is_some() {
-            return;
+        match step {
+            Step::Recv(leg) => {
+                let io = self.recv(leg);
+                self.with_context(|session, cx| session.received(leg, io, cx));
+            }
+            Step::Send { leg, last } => {
+                let io = self.send(leg);
+                self.with_context(|session, cx| session.sent(leg, last, io, cx));
+            }
+            Step::SpliceIn(leg, _) => {
+                self.with_context(|session, cx| session.spliced_in(leg, SpliceIn::Unsupported, cx));
+            }
+            Step::SpliceOut(..) => panic!("nothing was spliced"),
+            Step::Connect(_) => {
+                let outcome = self.connect();
+                self.with_context(|session, cx| session.connected(outcome, cx));
+            }
+            Step::ReleaseUpstream => {
+                current(&mut self.upstreams).fate = Fate::Released;
+                self.with_context(Session::upstream_released);
+            }
+            Step::CloseUpstream => {
+                current(&mut self.upstreams).fate = Fate::Closed;
+                self.with_context(Session::upstream_closed);
+            }
+            Step::ShutdownWrite(leg) => {
+                match leg {
+                    Leg::Client => self.client_finished = true,
+                    Leg::Upstream => current(&mut self.upstreams).finished = true,
+                }
+                self.with_context(|session, cx| session.write_shut_down(leg, cx));
+            }
+            Step::Close(ending) => return self.close(ending),
         }
-        self.with_context(|session, cx| session.complete(step, outcome, cx));
         self.session.check();
         self.held_most = self.held_most.max(self.session.held());
         while let Some(notice) = self.session.take_notice() {
@@ -271,65 +300,53 @@ impl Rig {
         self.answer_requests();
     }
 
-    fn perform(&mut self, step: Step) -> Outcome {
-        match step {
-            Step::Recv(Leg::Client) => self.client.recv(self.session.lane_from(Leg::Client).space(&mut self.cx.pool)),
-            Step::Recv(Leg::Upstream) => {
-                let space = self.session.lane_from(Leg::Upstream).space(&mut self.cx.pool);
-                current(&mut self.upstreams).feed.recv(space)
-            }
-            Step::Send { leg: Leg::Upstream, .. } if self.broken_sends > 0 => {
-                self.broken_sends -= 1;
-                current(&mut self.upstreams).feed.arrive();
-                Outcome::Failed(ErrorKind::BrokenPipe)
-            }
-            Step::Send { leg, .. } if *self.room(leg) == 0 => Outcome::Blocked,
-            Step::Send { leg, .. } => {
-                let mut bytes = self.session.lane_to(leg).pending().to_vec();
-                bytes.truncate(*self.room(leg));
-                *self.room(leg) -= bytes.len();
-                match leg {
-                    Leg::Client => self.to_client.extend_from_slice(&bytes),
-                    Leg::Upstream => current(&mut self.upstreams).received.extend_from_slice(&bytes),
-                }
-                Outcome::Moved(bytes.len() as u64)
-            }
-            Step::SpliceIn(..) => Outcome::Unspliceable,
-            Step::SpliceOut(..) => panic!("nothing was spliced"),
-            Step::Connect => self.dial(),
-            Step::ReleaseUpstream => self.leave(Fate::Parked),
-            Step::CloseUpstream => self.leave(Fate::HungUp),
-            Step::ShutdownWrite(Leg::Client) => {
-                self.client_finished = true;
-                Outcome::Done
-            }
-            Step::ShutdownWrite(Leg::Upstream) => {
-                current(&mut self.upstreams).finished = true;
-                Outcome::Done
-            }
-            Step::Close { reset } => {
-                self.closed = Some(reset);
-                if self.upstreams.last().is_some_and(|upstream| upstream.fate == Fate::InUse) {
-                    self.leave(Fate::HungUp);
-                }
-                Outcome::Done
-            }
+    fn recv(&mut self, leg: Leg) -> Io {
+        let space = self.session.lane_from(leg).space(&mut self.cx.pool);
+        match leg {
+            Leg::Client => self.client.recv(space),
+            Leg::Upstream => current(&mut self.upstreams).feed.recv(space),
         }
     }
 
-    fn dial(&mut self) -> Outcome {
-        if let Some(upstream) = self.upstreams.last_mut().filter(|upstream| upstream.fate == Fate::InUse) {
-            upstream.fate = Fate::HungUp;
+    fn send(&mut self, leg: Leg) -> Io {
+        if leg == Leg::Upstream && self.broken_sends > 0 {
+            self.broken_sends -= 1;
+            current(&mut self.upstreams).feed.arrive();
+            return Io::Failed(ErrorKind::BrokenPipe);
         }
-        if let Some(outcome) = self.dials.pop_front() {
-            if !matches!(outcome, Outcome::Connected { .. }) {
+        if *self.room(leg) == 0 {
+            return Io::Blocked;
+        }
+        let mut bytes = self.session.lane_to(leg).pending().to_vec();
+        bytes.truncate(*self.room(leg));
+        *self.room(leg) -= bytes.len();
+        match leg {
+            Leg::Client => self.to_client.extend_from_slice(&bytes),
+            Leg::Upstream => current(&mut self.upstreams).received.extend_from_slice(&bytes),
+        }
+        Io::Moved(bytes.len() as u64)
+    }
+
+    fn close(&mut self, ending: Ending) {
+        self.closed = Some(ending);
+        if let Some(upstream) = self.upstreams.last_mut().filter(|upstream| upstream.fate == Fate::InUse) {
+            upstream.fate = Fate::Closed;
+        }
+    }
+
+    fn connect(&mut self) -> Connect {
+        if let Some(upstream) = self.upstreams.last_mut().filter(|upstream| upstream.fate == Fate::InUse) {
+            upstream.fate = Fate::Closed;
+        }
+        if let Some(outcome) = self.connects.pop_front() {
+            if !matches!(outcome, Connect::Connected { .. }) {
                 return outcome;
             }
         } else if let Some(upstream) = self.upstreams.last_mut()
-            && upstream.fate == Fate::Parked
+            && upstream.fate == Fate::Released
         {
             upstream.fate = Fate::InUse;
-            return Outcome::Connected { replica: ReplicaId(1), reused: true, shared: false };
+            return Connect::Connected { replica: ReplicaId(1), connection: Connection::Reused };
         }
         self.upstreams.push(Upstream {
             received: Vec::new(),
@@ -339,12 +356,7 @@ impl Rig {
             looked_at: 0,
             feed: Feed::default(),
         });
-        Outcome::Connected { replica: ReplicaId(self.upstreams.len() as u64), reused: false, shared: false }
-    }
-
-    fn leave(&mut self, fate: Fate) -> Outcome {
-        current(&mut self.upstreams).fate = fate;
-        Outcome::Done
+        Connect::Connected { replica: ReplicaId(self.upstreams.len() as u64), connection: Connection::New }
     }
 
     /// The replica answers each request once it has it whole (or its head, where it is hasty).

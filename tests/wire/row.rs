@@ -22,6 +22,7 @@
 
 use ringway::core::limits::{Limits, Trust};
 use ringway::core::reply;
+use ringway::core::step::Ending;
 
 use crate::rig::{Answer, DATE_LINE, End, Fate};
 
@@ -41,7 +42,7 @@ pub struct Row {
     pub to_client: Vec<u8>,
     pub client_cut: bool,
     pub time_out: bool,
-    pub closed: Option<bool>,
+    pub closed: Option<Ending>,
     pub fate: Option<Fate>,
 }
 
@@ -146,7 +147,7 @@ fn row(name: String, block: &[&str], variant: &str) -> Row {
         row.to_replica = Some(Vec::new());
     }
     if !told_end {
-        (row.closed, row.fate) = if refused { (Some(false), None) } else { (None, Some(Fate::Parked)) };
+        (row.closed, row.fate) = if refused { (Some(Ending::Clean), None) } else { (None, Some(Fate::Released)) };
     }
     row
 }
@@ -166,18 +167,18 @@ fn end(text: &str) -> End {
     }
 }
 
-fn ending(text: &str) -> (Option<bool>, Option<Fate>) {
+fn ending(text: &str) -> (Option<Ending>, Option<Fate>) {
     let (client, upstream) = text.split_once(' ').unwrap_or((text, ""));
     let closed = match client {
         "open" => None,
-        "close" => Some(false),
-        "reset" => Some(true),
+        "close" => Some(Ending::Clean),
+        "reset" => Some(Ending::Reset),
         _ => panic!("what ending is {text:?}?"),
     };
     let fate = match upstream {
         "" => None,
-        "parked" => Some(Fate::Parked),
-        "hungup" => Some(Fate::HungUp),
+        "parked" => Some(Fate::Released),
+        "hungup" => Some(Fate::Closed),
         "used" => Some(Fate::InUse),
         _ => panic!("what ending is {text:?}?"),
     };

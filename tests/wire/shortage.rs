@@ -3,7 +3,7 @@
 
 use ringway::core::limits::Limits;
 use ringway::core::snapshot::ReplicaId;
-use ringway::core::step::{FaultKind, Notice, Outcome};
+use ringway::core::step::{Connect, Ending, FaultKind, Notice, ReplicaFault};
 
 use crate::rig::{Answer, Cut, End, Fate, Rig};
 use crate::row::{GET, OK};
@@ -16,7 +16,7 @@ fn ok() -> Answer {
 /// A rig whose first dials find no room.
 fn short(times: usize, request: &[u8], cut: Cut) -> Rig {
     let mut rig = Rig::new(Limits::DEFAULT);
-    rig.dials.extend(vec![Outcome::NoResources; times]);
+    rig.connects.extend(vec![Connect::NoResources; times]);
     rig.client_sends(request, cut);
     rig.replica_answers([ok()], Cut::Whole);
     rig.run();
@@ -31,7 +31,7 @@ fn a_request_waits_for_room_and_is_served() {
             let mut rig = short(3, request, cut);
             for _ in 0..3 {
                 assert!(rig.upstreams.is_empty() && rig.to_client.is_empty() && rig.closed.is_none());
-                rig.session.on_room();
+                rig.session.on_resources();
                 rig.run();
             }
             assert_eq!(rig.to_client, OK, "{cut:?}");
@@ -47,14 +47,14 @@ fn one_that_finds_none_in_time_is_told_to_come_again() {
     rig.time_out();
     let answer = String::from_utf8_lossy(&rig.to_client).into_owned();
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nRetry-After: 1\r\n"), "{answer}");
-    assert_eq!((rig.upstreams.len(), rig.closed), (0, Some(false)));
+    assert_eq!((rig.upstreams.len(), rig.closed), (0, Some(Ending::Clean)));
     assert!(
         rig.notices.iter().all(|notice| matches!(notice, Notice::Refused { status: 503, .. })),
         "{:?}",
         rig.notices
     );
     // Room that comes too late changes nothing.
-    rig.session.on_room();
+    rig.session.on_resources();
     assert!(rig.upstreams.is_empty());
 }
 
@@ -63,26 +63,29 @@ fn a_client_that_leaves_while_it_waits_leaves_nothing_behind() {
     let mut rig = short(1, GET, Cut::Whole);
     rig.client_ends(End::Fin);
     rig.run();
-    rig.session.on_room();
+    rig.session.on_resources();
     rig.run();
     // It closed its own side only, as far as anybody can tell: it gets its answer.
-    assert_eq!((rig.to_client.as_slice(), rig.upstreams[0].fate), (OK, Fate::Parked));
+    assert_eq!((rig.to_client.as_slice(), rig.upstreams[0].fate), (OK, Fate::Released));
 }
 
 #[test]
 fn room_is_waited_for_between_two_replicas_too() {
     let mut rig = Rig::new(Limits::DEFAULT);
-    rig.dials.push_back(Outcome::ConnectFailed { replica: ReplicaId(9), why: std::io::ErrorKind::ConnectionRefused });
-    rig.dials.push_back(Outcome::NoResources);
+    rig.connects.push_back(Connect::Failed { replica: ReplicaId(9), why: std::io::ErrorKind::ConnectionRefused });
+    rig.connects.push_back(Connect::NoResources);
     rig.client_sends(GET, Cut::Whole);
     rig.replica_answers([ok()], Cut::Whole);
     rig.run();
     assert!(rig.upstreams.is_empty() && rig.to_client.is_empty());
-    rig.session.on_room();
+    rig.session.on_resources();
     rig.run();
     assert_eq!(rig.to_client, OK);
     assert!(
-        matches!(rig.notices[..], [Notice::Ill { replica: ReplicaId(9), kind: FaultKind::ConnectFailed(_) }]),
+        matches!(
+            rig.notices[..],
+            [Notice::Fault(ReplicaFault { replica: ReplicaId(9), kind: FaultKind::ConnectFailed(_) })]
+        ),
         "{:?}",
         rig.notices
     );

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use ringway::core::limits::Limits;
-use ringway::core::step::{Leg, Outcome, Step};
+use ringway::core::step::{Ending, Io, Leg, Step};
 
 use crate::rig::{Answer, Cut, End, Rig};
 use crate::row::{GET, OK};
@@ -68,12 +68,10 @@ fn a_tunnel_that_was_reset_never_looks_ended() {
     rig.run();
     assert!(rig.session.is_tunnel());
     for kind in [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe] {
-        rig.with_context(|session, cx| {
-            session.complete(Step::Send { leg: Leg::Upstream, last: false }, Outcome::Failed(kind), cx)
-        });
+        rig.with_context(|session, cx| session.sent(Leg::Upstream, false, Io::Failed(kind), cx));
     }
-    rig.with_context(|session, cx| session.complete(Step::Recv(Leg::Upstream), Outcome::Ended, cx));
-    assert_eq!(rig.session.next_step(), Some(Step::Close { reset: true }));
+    rig.with_context(|session, cx| session.received(Leg::Upstream, Io::Ended, cx));
+    assert_eq!(rig.session.next_step(), Some(Step::Close(Ending::Reset)));
 }
 
 /// A client sends the body of a POST by so many bytes, each after a pause; what it gets for it.
@@ -143,7 +141,7 @@ fn a_client_that_sips_is_let_go() {
         }
         rig
     };
-    assert_eq!(sips(1).closed, Some(true), "a byte a second");
+    assert_eq!(sips(1).closed, Some(Ending::Reset), "a byte a second");
     let slow = sips(100);
     assert_eq!((slow.closed, slow.to_client.len() >= 10_000), (None, true), "100 bytes a second");
 }

@@ -117,7 +117,7 @@ fn judge(row: &Row, rig: &Rig) -> Result<(), String> {
     } else if !want.starts_with(got) || got.is_empty() {
         return Err(format!("to the client: want a part of\n  {:?}\ngot\n  {:?}", text(want), text(got)));
     }
-    let fate = rig.upstreams.last().map_or(Fate::HungUp, |upstream| upstream.fate);
+    let fate = rig.upstreams.last().map_or(Fate::Closed, |upstream| upstream.fate);
     same("the client's connection (a reset?)", &format!("{:?}", row.closed), &format!("{:?}", rig.closed))?;
     match row.fate {
         Some(want) => same("the upstream connection", &format!("{want:?}"), &format!("{fate:?}")),

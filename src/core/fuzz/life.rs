@@ -13,7 +13,7 @@ use crate::core::proxy::Version;
 use crate::core::ring::{Kind, Member, Ring};
 use crate::core::session::{Arrival, Session};
 use crate::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, ServiceId, Snapshot};
-use crate::core::step::{Leg, Outcome, Ready, Step};
+use crate::core::step::{Connect, Connection, Ending, Io, Leg, Ready, SpliceIn, Step};
 use crate::core::tick::Tick;
 
 /// Steps in a row that one arrival can lead to, generously.
@@ -39,7 +39,7 @@ pub fn session(bytes: &[u8]) {
     while let Some(event) = input.event() {
         match event {
             Event::Ready(leg, ready) => {
-                session.on_room();
+                session.on_resources();
                 session.on_ready(leg, ready, &cx);
             }
             Event::Late => {
@@ -58,42 +58,45 @@ pub fn session(bytes: &[u8]) {
         for number in 0.. {
             assert!(number < STEPS, "busy without end: {session:?}");
             let Some(step) = session.next_step() else { break };
-            let outcome = match step {
-                Step::Close { reset } => {
-                    assert!(!(held_back && reset), "the last bytes are cut off: {session:?}");
-                    return closed(&mut session, &mut cx.pool);
+            match step {
+                Step::Close(ending) => {
+                    assert!(!held_back || ending == Ending::Clean, "the last bytes are cut off: {session:?}");
+                    return closed(&mut session, &mut cx);
                 }
-                Step::Recv(leg) => input.recv(leg, session.lane_from(leg).space(&mut cx.pool)),
+                Step::Recv(leg) => {
+                    let io = input.recv(leg, session.lane_from(leg).space(&mut cx.pool));
+                    session.received(leg, io, &mut cx);
+                }
                 Step::Send { leg, last } => {
                     let tunnel = session.is_tunnel();
                     let pending = session.lane_to(leg).pending();
-                    let outcome = input.sent(pending.len() as u64);
+                    let io = input.sent(pending.len() as u64);
                     held_back &= leg == Leg::Upstream;
-                    held_back |= last && outcome == Outcome::Moved(pending.len() as u64);
-                    if let (Leg::Upstream, Outcome::Moved(n)) = (leg, outcome) {
+                    held_back |= last && io == Io::Moved(pending.len() as u64);
+                    if let (Leg::Upstream, Io::Moved(n)) = (leg, io) {
                         sent.send(&pending[..n as usize], tunnel);
                     }
-                    outcome
+                    session.sent(leg, last, io, &mut cx);
                 }
-                Step::SpliceIn(leg, most) => input.filled(leg, most),
-                Step::SpliceOut(leg, most) => input.drained(leg, most),
-                Step::Connect => {
-                    let same = session.was_tried(ReplicaId(input.dials));
+                Step::SpliceIn(leg, len) => session.spliced_in(leg, input.spliced_in(leg, len), &mut cx),
+                Step::SpliceOut(leg, len) => session.spliced_out(leg, input.spliced_out(leg, len), &mut cx),
+                Step::Connect(pick) => {
+                    let same = pick.tried.contains(ReplicaId(input.dials));
                     sent = if same { sent.again(introduced.is_some()) } else { Sent::new(introduced.is_some()) };
-                    // A connection that was introduced serves nobody else.
-                    input.dialled(introduced.is_none(), session.call().shareable)
+                    // A connection that began with a PROXY header serves one client.
+                    let outcome = input.connected(introduced.is_none(), pick.pipelinable);
+                    session.connected(outcome, &mut cx);
                 }
                 Step::CloseUpstream => {
                     input.pipes[0] = 0;
-                    Outcome::Done
+                    session.upstream_closed(&mut cx);
                 }
                 Step::ShutdownWrite(leg) => {
                     held_back &= leg == Leg::Upstream;
-                    Outcome::Done
+                    session.write_shut_down(leg, &mut cx);
                 }
-                Step::ReleaseUpstream => Outcome::Done,
-            };
-            session.complete(step, outcome, &mut cx);
+                Step::ReleaseUpstream => session.upstream_released(&mut cx),
+            }
             session.check();
             assert_eq!(cx.pool.lent(), session.buffers(), "buffers lent and held: {session:?}");
             while session.take_notice().is_some() {}
@@ -103,12 +106,9 @@ pub fn session(bytes: &[u8]) {
     }
 }
 
-fn closed(session: &mut Session, pool: &mut Pool) {
-    for leg in [Leg::Client, Leg::Upstream] {
-        session.lane_from(leg).drop_all();
-        session.lane_from(leg).reclaim(pool);
-    }
-    assert_eq!(pool.lent(), 0, "a buffer went with its session: {session:?}");
+fn closed(session: &mut Session, cx: &mut Context) {
+    session.release_buffers(cx);
+    assert_eq!(cx.pool.lent(), 0, "a buffer went with its session: {session:?}");
 }
 
 fn service(send_proxy: Option<Version>) -> Service {
@@ -144,7 +144,7 @@ struct Input<'b> {
 #[derive(Clone, Copy, Default)]
 struct Source<'b> {
     here: &'b [u8],
-    end: Option<Outcome>,
+    end: Option<Io>,
 }
 
 fn index(leg: Leg) -> usize {
@@ -171,8 +171,8 @@ impl<'b> Input<'b> {
         let mut ready = Ready { readable: true, writable: true, ..Ready::default() };
         match kind >> 1 & 7 {
             _ if kind >> 4 == 15 => return Some(if leg == Leg::Client { Event::Stop } else { Event::Down }),
-            0 => source.end = Some(Outcome::Ended),
-            1 => source.end = Some(Outcome::Failed(ErrorKind::ConnectionReset)),
+            0 => source.end = Some(Io::Ended),
+            1 => source.end = Some(Io::Failed(ErrorKind::ConnectionReset)),
             2 => return Some(Event::Late),
             3 => ready.hangup = true,
             _ => {
@@ -187,67 +187,68 @@ impl<'b> Input<'b> {
         Some(Event::Ready(leg, ready))
     }
 
-    fn recv(&mut self, leg: Leg, space: &mut [u8]) -> Outcome {
+    fn recv(&mut self, leg: Leg, space: &mut [u8]) -> Io {
         assert!(!space.is_empty(), "a read with no room can only look like the end");
         let source = &mut self.legs[index(leg)];
         let n = space.len().min(source.here.len());
         if n == 0 {
-            return source.end.unwrap_or(Outcome::Blocked);
+            return source.end.unwrap_or(Io::Blocked);
         }
         space[..n].copy_from_slice(&source.here[..n]);
         source.here = &source.here[n..];
-        Outcome::Moved(n as u64)
+        Io::Moved(n as u64)
     }
 
     /// Mostly all of it; now and then a part, nothing, or an error.
-    fn sent(&mut self, len: u64) -> Outcome {
+    fn sent(&mut self, len: u64) -> Io {
         assert!(len > 0, "nothing to send");
         match self.choice(16) {
-            Some(0) => Outcome::Moved(1),
-            Some(1) => Outcome::Blocked,
-            Some(2) => Outcome::Failed(ErrorKind::BrokenPipe),
-            Some(3) => Outcome::Failed(ErrorKind::ConnectionReset),
-            _ => Outcome::Moved(len),
+            Some(0) => Io::Moved(1),
+            Some(1) => Io::Blocked,
+            Some(2) => Io::Failed(ErrorKind::BrokenPipe),
+            Some(3) => Io::Failed(ErrorKind::ConnectionReset),
+            _ => Io::Moved(len),
         }
     }
 
-    fn filled(&mut self, leg: Leg, most: u64) -> Outcome {
-        assert!(most > 0, "a splice of nothing");
+    fn spliced_in(&mut self, leg: Leg, len: u64) -> SpliceIn {
+        assert!(len > 0, "a splice of nothing");
         if self.choice(4) == Some(0) {
-            return Outcome::Unspliceable;
+            return SpliceIn::Unsupported;
         }
         let source = &mut self.legs[index(leg)];
-        let n = source.here.len().min(usize::try_from(most).unwrap_or(usize::MAX));
+        let n = source.here.len().min(usize::try_from(len).unwrap_or(usize::MAX));
         if n == 0 {
-            return source.end.unwrap_or(Outcome::Blocked);
+            return SpliceIn::Io(source.end.unwrap_or(Io::Blocked));
         }
         source.here = &source.here[n..];
         self.pipes[index(leg)] += n as u64;
-        Outcome::Moved(n as u64)
+        SpliceIn::Io(Io::Moved(n as u64))
     }
 
-    fn drained(&mut self, to: Leg, most: u64) -> Outcome {
+    fn spliced_out(&mut self, to: Leg, len: u64) -> Io {
         let from = 1 - index(to);
-        assert!(most > 0 && most <= self.pipes[from], "{most} of {:?} in the pipe", self.pipes);
-        let outcome = self.sent(most);
-        if let Outcome::Moved(n) = outcome {
+        assert!(len > 0 && len <= self.pipes[from], "{len} of {:?} in the pipe", self.pipes);
+        let io = self.sent(len);
+        if let Io::Moved(n) = io {
             self.pipes[from] -= n;
         }
-        outcome
+        io
     }
 
-    /// `share`: what comes behind the response is for others.
-    fn dialled(&mut self, reuse: bool, share: bool) -> Outcome {
+    /// `may_reuse`: connections can serve another request. `may_pipeline`: this request may be pipelined.
+    fn connected(&mut self, may_reuse: bool, may_pipeline: bool) -> Connect {
         self.dials += 1;
         self.legs[1] = Source::default();
         let replica = ReplicaId(self.dials);
-        match self.choice(8) {
-            Some(0) => Outcome::NoReplica,
-            Some(1) => Outcome::ConnectFailed { replica, why: ErrorKind::ConnectionRefused },
-            Some(2) => Outcome::Connected { replica, reused: reuse, shared: false },
-            Some(3) => Outcome::NoResources,
-            Some(4) if reuse && share => Outcome::Connected { replica, reused: true, shared: true },
-            _ => Outcome::Connected { replica, reused: false, shared: false },
-        }
+        let connection = match self.choice(8) {
+            Some(0) => return Connect::NoReplica,
+            Some(1) => return Connect::Failed { replica, why: ErrorKind::ConnectionRefused },
+            Some(3) => return Connect::NoResources,
+            Some(2) if may_reuse => Connection::Reused,
+            Some(4) if may_reuse && may_pipeline => Connection::Pipelined,
+            _ => Connection::New,
+        };
+        Connect::Connected { replica, connection }
     }
 }

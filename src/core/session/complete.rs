@@ -1,47 +1,45 @@
-//! How a step went: what bytes that came or left mean for the exchange and its deadlines.
+//! The outcomes of steps: what bytes that were received or sent mean for the exchange and its deadlines. Which bytes
+//! they are is looked at elsewhere.
 
-use super::{Readiness, SILENT_MS, Session, Stage, UpstreamError, UpstreamState};
+use super::{Readiness, SLOW_MS, Session, Stage, UpstreamError, UpstreamState};
 use crate::core::context::Context;
-use crate::core::exchange::REPLAY_LIMIT;
+use crate::core::exchange::{REPLAY_LIMIT, RequestState, Retained};
 use crate::core::lane::Phase;
 use crate::core::proxy;
-use crate::core::step::{FaultKind, Leg, Notice, Outcome};
+use crate::core::snapshot::ReplicaId;
+use crate::core::step::{Connect, Connection, FaultKind, Io, Leg, Notice, ReplicaFault, SpliceIn};
 
 impl Session {
-    pub(super) fn received(&mut self, leg: Leg, outcome: Outcome, cx: &mut Context) {
-        match outcome {
-            Outcome::Moved(n) => {
-                let more = self.lane_from(leg).commit_read(n as usize);
-                let readiness = self.readiness(leg);
-                readiness.readable = more || readiness.hangup;
-                if leg == Leg::Upstream && !self.exchange.bytes_sent_upstream && !self.exchange.tunnel {
-                    // Nobody was asked anything yet: this cannot be the answer.
-                    return self.upstream_failed(UpstreamError::Closed, cx);
-                }
-                self.on_bytes_received(leg, n, cx);
-            }
-            Outcome::Ended => self.source_ended(leg, cx),
-            Outcome::Failed(kind) => self.leg_failed(leg, kind, cx),
-            _ => self.readiness(leg).readable = false,
+    /// `Step::Recv` came to this.
+    pub fn received(&mut self, leg: Leg, io: Io, cx: &mut Context) {
+        match io {
+            Io::Moved(n) => self.commit_read(leg, n, cx),
+            Io::Blocked => self.readiness(leg).readable = false,
+            Io::Ended => self.source_ended(leg, cx),
+            Io::Failed(kind) => self.source_failed(leg, kind, cx),
         }
+        self.advance(cx);
     }
 
-    pub(super) fn filled(&mut self, leg: Leg, outcome: Outcome, cx: &mut Context) {
+    /// `Step::SpliceIn` came to this.
+    pub fn spliced_in(&mut self, leg: Leg, outcome: SpliceIn, cx: &mut Context) {
         match outcome {
-            Outcome::Moved(n) => {
+            SpliceIn::Io(Io::Moved(n)) => {
                 self.lane_from(leg).spliced_in(n);
                 self.on_bytes_received(leg, n, cx);
             }
-            Outcome::Ended => self.source_ended(leg, cx),
-            Outcome::Failed(kind) => self.leg_failed(leg, kind, cx),
-            Outcome::Unspliceable => self.lane_from(leg).refuse_splice(),
-            _ => self.readiness(leg).readable = false,
+            SpliceIn::Io(Io::Blocked) => self.readiness(leg).readable = false,
+            SpliceIn::Io(Io::Ended) => self.source_ended(leg, cx),
+            SpliceIn::Io(Io::Failed(kind)) => self.source_failed(leg, kind, cx),
+            SpliceIn::Unsupported => self.lane_from(leg).refuse_splice(),
         }
+        self.advance(cx);
     }
 
-    pub(super) fn sent(&mut self, leg: Leg, last: bool, outcome: Outcome, cx: &mut Context) {
-        match outcome {
-            Outcome::Moved(n) => {
+    /// `Step::Send` came to this.
+    pub fn sent(&mut self, leg: Leg, last: bool, io: Io, cx: &mut Context) {
+        match io {
+            Io::Moved(n) => {
                 let lane = self.lane_to(leg);
                 let short = (n as usize) < lane.pending().len();
                 lane.sent(n as usize);
@@ -49,146 +47,191 @@ impl Session {
                 self.readiness(leg).writable = !short;
                 self.on_bytes_sent(leg, n, cx);
             }
-            Outcome::Failed(kind) => self.sink_failed(leg, kind, cx),
-            _ => self.readiness(leg).writable = false,
+            // A sink has no end of its own.
+            Io::Blocked | Io::Ended => self.readiness(leg).writable = false,
+            Io::Failed(kind) => self.sink_failed(leg, kind, cx),
         }
+        self.advance(cx);
     }
 
-    pub(super) fn drained(&mut self, leg: Leg, outcome: Outcome, cx: &mut Context) {
-        match outcome {
-            Outcome::Moved(n) => {
+    /// `Step::SpliceOut` came to this.
+    pub fn spliced_out(&mut self, leg: Leg, io: Io, cx: &mut Context) {
+        match io {
+            Io::Moved(n) => {
                 self.lane_to(leg).spliced_out(n);
                 self.on_bytes_sent(leg, n, cx);
             }
-            Outcome::Failed(kind) => self.sink_failed(leg, kind, cx),
-            _ => self.readiness(leg).writable = false,
+            Io::Blocked | Io::Ended => self.readiness(leg).writable = false,
+            Io::Failed(kind) => self.sink_failed(leg, kind, cx),
         }
+        self.advance(cx);
     }
 
-    pub(super) fn connected_to_upstream(&mut self, outcome: Outcome, cx: &mut Context) {
+    /// `Step::Connect` came to this.
+    pub fn connected(&mut self, outcome: Connect, cx: &mut Context) {
         match outcome {
-            Outcome::Connected { replica, reused, shared } => {
-                self.link = UpstreamState::Open { replica, reused, connected: reused, since: cx.now };
-                self.upstream = Readiness { writable: true, ..Readiness::default() };
-                self.download.ended = false;
-                self.exchange.tried(replica);
-                self.exchange.bytes_sent_upstream = false;
-                self.exchange.pipelined = shared;
-                if let Some(version) =
-                    cx.snapshot.service(self.exchange.service).and_then(|s| s.send_proxy).filter(|_| !reused)
-                {
-                    self.upload.prepend(&proxy::write(version, self.ends));
-                }
-                if !self.exchange.tunnel {
-                    self.download.restart(Phase::Head);
-                }
-                let limits = self.limits(&cx.snapshot);
-                self.arm(cx.now, if reused { limits.stall_timeout_ms } else { limits.connect_timeout_ms });
-            }
-            Outcome::ConnectFailed { replica, why } => {
-                self.exchange.tried(replica);
+            // No byte moved: the lanes stay as they are.
+            Connect::Connected { replica, connection } => return self.open_upstream(replica, connection, cx),
+            Connect::Failed { replica, why } => {
+                self.exchange.tried.add(replica);
                 self.exchange.timed_out = false;
-                self.notice = Some(Notice::Ill { replica, kind: FaultKind::ConnectFailed(why) });
+                self.notice = Some(Notice::Fault(ReplicaFault { replica, kind: FaultKind::ConnectFailed(why) }));
                 if self.exchange.may_redial(self.limits(&cx.snapshot).attempts) {
                     self.link = UpstreamState::Wanted { again: None, waits: false };
                 } else {
                     self.no_replica_reachable(cx);
                 }
             }
-            Outcome::NoResources => {
+            Connect::NoResources => {
                 if let UpstreamState::Wanted { waits, .. } = &mut self.link {
                     *waits = true;
                 }
             }
-            _ => self.no_replica_reachable(cx),
+            Connect::NoReplica => self.no_replica_reachable(cx),
         }
+        self.advance(cx);
     }
 
-    /// `n` bytes came in from `leg`.
+    /// `Step::ReleaseUpstream` was done: bytes behind the response belong to the next request on that connection.
+    pub fn upstream_released(&mut self, cx: &mut Context) {
+        self.link = UpstreamState::None;
+        self.download.skip_all();
+        self.advance(cx);
+    }
+
+    /// `Step::CloseUpstream` was done: what the replica did not take of the request, and what it sent behind the
+    /// response, is dropped.
+    pub fn upstream_closed(&mut self, cx: &mut Context) {
+        self.link = UpstreamState::None;
+        self.upload.drop_pending();
+        self.upload.piped_lost();
+        self.download.skip_all();
+        self.advance(cx);
+    }
+
+    /// `Step::ShutdownWrite` was done.
+    pub fn write_shut_down(&mut self, leg: Leg, cx: &mut Context) {
+        self.lane_to(leg).finished = true;
+        self.held_back &= leg == Leg::Upstream;
+        self.advance(cx);
+    }
+
+    fn commit_read(&mut self, leg: Leg, n: u64, cx: &mut Context) {
+        let more = self.lane_from(leg).commit_read(n as usize);
+        let readiness = self.readiness(leg);
+        readiness.readable = more || readiness.hangup;
+        if leg == Leg::Upstream && self.exchange.request == RequestState::Unsent && !self.exchange.is_tunnel() {
+            // Nothing was requested on this connection yet: these bytes cannot be the response.
+            return self.upstream_failed(UpstreamError::Closed, cx);
+        }
+        self.on_bytes_received(leg, n, cx);
+    }
+
+    fn open_upstream(&mut self, replica: ReplicaId, connection: Connection, cx: &Context) {
+        let reused = connection.is_reused();
+        self.link = UpstreamState::Open { replica, connection, connected: reused, since: cx.now };
+        self.upstream = Readiness { writable: true, ..Readiness::default() };
+        self.download.ended = false;
+        self.exchange.tried.add(replica);
+        self.exchange.request = RequestState::Unsent;
+        if let Some(version) = cx.snapshot.service(self.exchange.service).and_then(|s| s.send_proxy).filter(|_| !reused)
+        {
+            self.upload.prepend(&proxy::write(version, self.ends));
+        }
+        if !self.exchange.is_tunnel() {
+            self.download.restart(Phase::Head);
+        }
+        let limits = self.limits(&cx.snapshot);
+        self.arm(cx.now, if reused { limits.stall_timeout_ms } else { limits.connect_timeout_ms });
+    }
+
     fn on_bytes_received(&mut self, leg: Leg, n: u64, cx: &Context) {
         if self.stage == Stage::Lingering {
             self.upload.drop_all();
             return;
         }
         match leg {
-            Leg::Upstream => self.exchange.response_seen = true,
-            Leg::Client if self.exchange.active => self.exchange.mark = None,
-            Leg::Client if !self.head_begun => {
-                self.head_begun = true;
-                self.arm(cx.now, cx.snapshot.first_limits().head_timeout_ms);
+            Leg::Upstream => {
+                self.exchange.note_response_byte();
+                if self.download.phase != Phase::Head {
+                    self.extend_stall_deadline(cx);
+                }
             }
-            Leg::Client => {}
-        }
-        match leg {
-            Leg::Client => self.extend_by_rate(n, cx),
-            Leg::Upstream if self.download.phase != Phase::Head => self.extend_stall_deadline(cx),
-            Leg::Upstream => {}
+            Leg::Client => {
+                if self.exchange.is_active() {
+                    self.exchange.retained.leave_buffer();
+                } else if !self.head_begun {
+                    self.head_begun = true;
+                    self.arm(cx.now, cx.snapshot.first_limits().head_timeout_ms);
+                }
+                self.extend_by_rate(n, cx);
+            }
         }
     }
 
-    /// `n` bytes went out to `leg`.
     fn on_bytes_sent(&mut self, leg: Leg, n: u64, cx: &mut Context) {
-        let mut paid_for = false;
-        if leg == Leg::Upstream {
-            self.exchange.bytes_sent_upstream = true;
-            if let UpstreamState::Open { connected, .. } = &mut self.link {
-                paid_for = std::mem::replace(connected, true) && !self.exchange.tunnel;
-            }
-            if !self.exchange.tunnel && self.upload.phase == Phase::Done && self.upload.is_drained() {
-                self.on_request_sent(cx);
-                return;
-            }
-            if self.upload.is_drained() {
-                self.exchange.mark = None;
-            }
-        }
         match leg {
             Leg::Client if !self.download.is_drained() => self.extend_by_rate(n, cx),
-            // What the replica takes at once won its time when it came from the client.
-            Leg::Upstream if paid_for && self.upload.is_drained() => {}
-            _ => self.extend_stall_deadline(cx),
+            Leg::Client => self.extend_stall_deadline(cx),
+            Leg::Upstream => self.on_bytes_sent_upstream(cx),
         }
     }
 
-    /// The request is out, whole: the wait for its response begins.
+    fn on_bytes_sent_upstream(&mut self, cx: &mut Context) {
+        self.exchange.request.begin();
+        let was_connecting = self.is_connecting();
+        if let UpstreamState::Open { connected, .. } = &mut self.link {
+            *connected = true;
+        }
+        if !self.exchange.is_tunnel() && self.is_request_read() {
+            return self.on_request_sent(cx);
+        }
+        let drained = self.upload.is_drained();
+        if drained {
+            self.exchange.retained.leave_buffer();
+        }
+        // Bytes that the replica takes at once extended the deadline when they were received from the client.
+        if was_connecting || !drained || self.exchange.is_tunnel() {
+            self.extend_stall_deadline(cx);
+        }
+    }
+
+    /// The whole request was sent: the wait for its response head begins.
     fn on_request_sent(&mut self, cx: &mut Context) {
         if self.download.phase != Phase::Head {
             return self.extend_stall_deadline(cx);
         }
-        // An interim response, or the first bytes of the final one, may be here: its head is waited for all the same.
-        if let Some(mark) = self.exchange.mark.take()
-            && self.exchange.idempotent
-            && !self.exchange.response_seen
-        {
+        // An interim response, or the first bytes of the final one, may be here: its head is awaited all the same.
+        if let Retained::InBuffer(mark) = self.exchange.retained {
             let request = self.upload.sent_since(mark);
-            if request.len() <= REPLAY_LIMIT {
-                self.exchange.replay = cx.pool.copy(request);
-            }
+            let again = self.exchange.head.idempotent && !self.exchange.has_response();
+            self.exchange.retained = if again && request.len() <= REPLAY_LIMIT {
+                Retained::Copy(cx.pool.copy(request))
+            } else {
+                Retained::Nothing
+            };
         }
-        self.exchange.request_sent_at = Some(cx.now);
-        self.arm(cx.now, SILENT_MS.min(self.limits(&cx.snapshot).response_timeout_ms));
+        self.exchange.request = RequestState::Sent { at: cx.now };
+        self.arm(cx.now, SLOW_MS.min(self.limits(&cx.snapshot).response_timeout_ms));
     }
 
-    /// A body moves at the client's pace: its bytes put the stall deadline off by what they are worth.
+    /// n bytes that a client sent or took of a body extend the stall deadline by at most n / min_body_rate.
     fn extend_by_rate(&mut self, n: u64, cx: &Context) {
         let before = self.deadline;
         self.extend_stall_deadline(cx);
         let rate = self.limits(&cx.snapshot).min_body_rate;
-        if rate > 0 && !self.exchange.tunnel && self.deadline > before {
+        if rate > 0 && !self.exchange.is_tunnel() && self.deadline > before {
             self.deadline = self.deadline.min(before.after_ms(n.saturating_mul(1_000) / rate));
         }
     }
 
-    /// Progress puts the stall deadline off.
+    /// Progress extends the stall deadline, once the upstream connection is established.
     pub(super) fn extend_stall_deadline(&mut self, cx: &Context) {
-        let limits = self.limits(&cx.snapshot);
-        let connecting = matches!(self.link, UpstreamState::Open { connected: false, .. });
-        if self.exchange.tunnel {
-            if !connecting {
-                self.arm(cx.now, limits.tunnel_timeout_ms);
-            }
-        } else if self.exchange.active && !connecting {
-            self.arm(cx.now, limits.stall_timeout_ms);
+        if !self.exchange.is_active() || self.is_connecting() {
+            return;
         }
+        let limits = self.limits(&cx.snapshot);
+        let tunnel = self.exchange.is_tunnel();
+        self.arm(cx.now, if tunnel { limits.tunnel_timeout_ms } else { limits.stall_timeout_ms });
     }
 }

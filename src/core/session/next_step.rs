@@ -1,68 +1,100 @@
-//! What to do next: the order in which a session sends, lets its upstream connection go, and reads.
+//! What to do next: the order in which a session sends, releases its upstream connection, and reads. Nothing changes
+//! here.
 
-use super::{Session, UpstreamState};
+use super::{Session, Stage, UpstreamState};
+use crate::core::exchange::{ResponseState, UpstreamEnd};
 use crate::core::lane::Phase;
-use crate::core::step::{Leg, Step};
+use crate::core::step::{Ending, Leg, Step};
 
 impl Session {
-    /// Sends on what the lane to `leg` holds.
-    pub(super) fn push(&mut self, leg: Leg) -> Option<Step> {
-        if leg == Leg::Upstream && !matches!(self.link, UpstreamState::Open { .. }) {
-            return None;
+    /// What to do next. `None`: only readiness, the deadline or the control plane can change anything.
+    pub fn next_step(&self) -> Option<Step> {
+        match self.stage {
+            // Bytes that were held back leave with the end of the stream. A close alone would lose them if the client
+            // sent something that was not read (RFC 9112 section 9.6).
+            Stage::Closing(Ending::Clean) if self.held_back => return Some(Step::ShutdownWrite(Leg::Client)),
+            Stage::Closing(ending) => return Some(Step::Close(ending)),
+            Stage::Lingering => return self.linger(),
+            Stage::Serving => {}
         }
-        let tunnel = self.exchange.tunnel;
-        let writable = self.readiness(leg).writable;
-        let lane = self.lane_to(leg);
+        if let UpstreamState::Wanted { waits, again } = self.link {
+            return (!waits).then(|| Step::Connect(self.pick(again)));
+        }
+        self.send_to_client()
+            .or_else(|| self.finish_with_upstream())
+            .or_else(|| self.send_to_upstream())
+            .or_else(|| self.read_from(Leg::Upstream))
+            .or_else(|| self.read_from(Leg::Client))
+    }
+
+    fn send_to_client(&self) -> Option<Step> {
+        self.send_to(Leg::Client)
+    }
+
+    fn send_to_upstream(&self) -> Option<Step> {
+        if matches!(self.link, UpstreamState::Open { .. }) { self.send_to(Leg::Upstream) } else { None }
+    }
+
+    /// Sends what the lane to `leg` holds.
+    fn send_to(&self, leg: Leg) -> Option<Step> {
+        let (lane, writable) = match leg {
+            Leg::Client => (&self.download, self.client.writable),
+            Leg::Upstream => (&self.upload, self.upstream.writable),
+        };
         if lane.has_pending() {
             writable.then(|| Step::Send { leg, last: leg == Leg::Client && self.is_final_write() })
         } else if lane.piped() > 0 {
             writable.then_some(Step::SpliceOut(leg, lane.piped()))
         } else {
-            (tunnel && lane.ended && !lane.finished).then_some(Step::ShutdownWrite(leg))
+            (self.exchange.is_tunnel() && lane.ended && !lane.finished).then_some(Step::ShutdownWrite(leg))
         }
     }
 
     /// Reads from `leg` if its lane can take more.
-    pub(super) fn pull(&mut self, leg: Leg) -> Option<Step> {
+    fn read_from(&self, leg: Leg) -> Option<Step> {
         let linked = matches!(self.link, UpstreamState::Open { .. });
-        let open = leg == Leg::Client || linked;
-        let readable = self.readiness(leg).readable;
-        // In line, the connection may have read ahead; what fills a buffer comes from the socket.
-        let sure = leg == Leg::Client || !self.exchange.pipelined;
-        let lane = self.lane_from(leg);
+        let (lane, readable, open) = match leg {
+            Leg::Client => (&self.upload, self.client.readable, true),
+            Leg::Upstream => (&self.download, self.upstream.readable, linked),
+        };
         if !open || !readable || !lane.wants_read() {
             return None;
         }
-        // Without a replica there is nobody to empty a pipe.
-        Some(match lane.splice_len(sure).filter(|_| linked) {
-            Some(ask) => Step::SpliceIn(leg, ask),
+        // A pipelined connection may have read ahead: only a read that filled the buffer shows that more is in the socket.
+        let in_socket = leg == Leg::Client || !self.is_pipelined();
+        let splice = if in_socket { lane.splice_len() } else { lane.splice_len_after_full_read() };
+        // Without an upstream connection the pipe would not be emptied.
+        Some(match splice.filter(|_| linked) {
+            Some(len) => Step::SpliceIn(leg, len),
             None => Step::Recv(leg),
         })
     }
 
-    /// Lets the upstream connection go once the response was read whole. A request that is still on its way behind
-    /// its response goes on, for as long as the replica keeps the connection (RFC 9112 section 9.3).
-    pub(super) fn finish_with_upstream(&mut self) -> Option<Step> {
+    /// Releases or closes the upstream connection once the response was read whole. A request that is still being sent
+    /// behind its response goes on, for as long as the replica keeps the connection (RFC 9112 section 9.3).
+    fn finish_with_upstream(&self) -> Option<Step> {
         if !matches!(self.link, UpstreamState::Open { .. }) || self.download.phase != Phase::Done {
             return None;
         }
-        let asked = self.upload.phase == Phase::Done && self.upload.is_drained();
-        let quiet = !self.download.has_unscanned() && !self.download.ended && !self.upstream.hangup;
-        if self.exchange.pipelined && self.exchange.reusable && asked && !self.exchange.response_before_request_end {
+        let sent = self.is_request_read();
+        let early = self.exchange.response == ResponseState::Early;
+        let reusable = self.exchange.upstream_end == UpstreamEnd::Reuse;
+        if reusable && sent && !early && self.is_pipelined() {
             return Some(Step::ReleaseUpstream);
         }
-        match (self.exchange.reusable && quiet, asked) {
+        let quiet = !self.download.has_unscanned() && !self.download.ended && !self.upstream.hangup;
+        match (reusable && quiet, sent) {
             (false, _) => Some(Step::CloseUpstream),
             (true, false) => None,
-            // What a replica makes of a body that it answered before is not ours to guess.
-            (true, true) if self.exchange.response_before_request_end => Some(Step::CloseUpstream),
-            // Its edge was used up: what may be left in the socket would be taken for the next response.
+            // It is unknown what a replica does with content that came after its response.
+            (true, true) if early => Some(Step::CloseUpstream),
+            // The edge was consumed: what may be left in the socket would be taken for the next response.
             (true, true) if self.upstream.readable => Some(Step::Recv(Leg::Upstream)),
             (true, true) => Some(Step::ReleaseUpstream),
         }
     }
 
-    pub(super) fn linger(&mut self) -> Option<Step> {
+    fn linger(&self) -> Option<Step> {
         if !self.download.finished {
             return Some(Step::ShutdownWrite(Leg::Client));
         }

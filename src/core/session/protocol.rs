@@ -1,15 +1,20 @@
-//! The protocol: moves both lanes on, from one head to the next, as far as bytes at hand allow.
+//! Heads: reads them, has them rewritten, and moves both lanes from one message to the next as far as the bytes at hand
+//! allow. No I/O and no deadline is decided here beyond those that a head begins.
 
-use super::{LINGER_MS, Session, Stage, UpstreamState};
+use super::{LINGER_MS, ProxyHeader, Session, Stage, UpstreamState};
 use crate::core::body::Body;
 use crate::core::context::Context;
-use crate::core::exchange::{INTERIM_LIMIT, SHAREABLE_MAX};
+use crate::core::exchange::{
+    ClientEnd, ExchangeKind, INTERIM_LIMIT, PIPELINED_HEAD_MAX, RequestFacts, RequestState, ResponseState, Retained,
+    UpstreamEnd,
+};
 use crate::core::head::{self, HeadScan, Refusal};
 use crate::core::ip::IpText;
 use crate::core::lane::Phase;
-use crate::core::proxy;
+use crate::core::proxy::{self, Ends};
 use crate::core::request::{self, Origin, Own};
-use crate::core::step::Notice;
+use crate::core::snapshot::ServiceId;
+use crate::core::step::{Ending, Notice};
 use crate::core::{key, reply, response};
 
 impl Session {
@@ -18,13 +23,13 @@ impl Session {
         while self.stage == Stage::Serving {
             self.advance_upload(cx);
             self.advance_download(cx);
-            if self.exchange.tunnel {
+            if self.exchange.is_tunnel() {
                 if self.upload.finished && self.download.finished {
-                    self.stage = Stage::Closing { reset: false };
+                    self.stage = Stage::Closing(Ending::Clean);
                 }
                 break;
             }
-            let over = self.exchange.active && self.link == UpstreamState::None;
+            let over = self.exchange.is_active() && self.link == UpstreamState::None;
             if !over || self.download.phase != Phase::Done || !self.download.is_drained() {
                 break;
             }
@@ -38,49 +43,52 @@ impl Session {
     }
 
     /// The bytes of the client go to its service as they are.
-    pub(super) fn begin_tunnel(&mut self, cx: &mut Context) {
-        let service = self.exchange.service;
+    pub(super) fn begin_tunnel(&mut self, service: ServiceId, cx: &mut Context) {
         let fresh = cx.prng.next_u32();
-        let key =
-            cx.snapshot.service(service).map_or(fresh, |s| key::of(&s.key, b"", &[], self.client_ip.text(), fresh));
-        self.exchange.begin(service, key);
-        self.exchange.tunnel = true;
+        let key = cx.snapshot.service(service);
+        let key = key.map_or(fresh, |s| key::of(&s.key, b"", &[], self.client_ip.text(), fresh));
+        self.exchange.begin(ExchangeKind::Tunnel, service, key);
         self.open_tunnel();
         self.link = UpstreamState::Wanted { again: None, waits: false };
         self.arm(cx.now, cx.snapshot.limits(service).connect_timeout_ms);
     }
 
-    /// Takes a PROXY header off the front, if one is due.
-    fn read_proxy(&mut self, cx: &mut Context) -> Result<(), &'static str> {
-        let Some((len, ends)) = proxy::read(self.upload.unscanned())? else { return Ok(()) };
-        self.upload.skip(len);
-        self.proxy_first = false;
-        self.head_begun = self.upload.has_unscanned();
+    /// The client is the one that a PROXY header named. `None`: the peer itself (a health check of the balancer before).
+    fn introduce(&mut self, ends: Option<Ends>) {
         if let Some(ends) = ends {
             self.ends = ends;
             self.client_ip = IpText::new(ends.source.ip());
-            self.notice = Some(Notice::Named { client: ends.source.ip() });
+            self.notice = Some(Notice::ClientNamed { client: ends.source.ip() });
         }
-        if self.exchange.tunnel {
-            self.begin_tunnel(cx);
+    }
+
+    /// Takes the PROXY header off the front if it is here whole.
+    fn read_proxy_header(&mut self, tunnel_to: Option<ServiceId>, cx: &mut Context) -> Result<(), &'static str> {
+        let Some((len, ends)) = proxy::read(self.upload.unscanned())? else { return Ok(()) };
+        self.upload.skip(len);
+        self.proxy_header = ProxyHeader::Done;
+        self.head_begun = self.upload.has_unscanned();
+        self.introduce(ends);
+        if let Some(service) = tunnel_to {
+            self.begin_tunnel(service, cx);
         }
         Ok(())
     }
 
     fn advance_upload(&mut self, cx: &mut Context) {
-        if self.proxy_first {
+        if let ProxyHeader::Awaited { tunnel_to } = self.proxy_header {
             if self.upload.has_unscanned()
-                && let Err(why) = self.read_proxy(cx)
+                && let Err(why) = self.read_proxy_header(tunnel_to, cx)
             {
-                self.refused = Some(Notice::Refused { status: 0, why });
-                self.stage = Stage::Closing { reset: true };
+                self.refusal = Some(Notice::Refused { status: 0, why });
+                self.stage = Stage::Closing(Ending::Reset);
             }
-            if self.proxy_first {
+            if self.proxy_header != ProxyHeader::Done {
                 return;
             }
         }
         if self.upload.phase == Phase::Head
-            && !self.exchange.active
+            && !self.exchange.is_active()
             && self.upload.has_unscanned()
             && let Err(refusal) = self.read_request(cx)
         {
@@ -91,8 +99,8 @@ impl Session {
         {
             self.request_body_failed(fault.0, cx);
         }
-        // The answer is here and its replica has gone: the rest of the request is read, so that the client comes to
-        // hear it, and dropped.
+        // The response is here and its replica is gone: the rest of the request is read, so that the client gets the
+        // response, and dropped.
         if self.link == UpstreamState::None && self.is_answered() {
             self.upload.drop_pending();
         }
@@ -101,8 +109,8 @@ impl Session {
     fn advance_download(&mut self, cx: &mut Context) {
         while self.download.phase == Phase::Head && self.download.has_unscanned() && !self.download.has_pending() {
             match self.read_response(cx) {
-                Ok(true) => {}
-                Ok(false) => break,
+                Ok(Next::Head) => {}
+                Ok(Next::Bytes | Next::Body) => break,
                 Err(why) => return self.bad_response(why, cx),
             }
         }
@@ -111,8 +119,8 @@ impl Session {
         }
     }
 
-    /// Reads a request head if it is here whole, and asks for a replica. Kept out of `advance`, which mostly has no head
-    /// to read, for the room that a head's fields take on the stack.
+    /// Reads a request head if it is here whole, and asks for a replica. Not inlined into `advance`, which mostly has no
+    /// head to read, because of the stack space of a head's fields.
     #[inline(never)]
     fn read_request(&mut self, cx: &mut Context) -> Result<(), Refusal> {
         let limits = cx.snapshot.first_limits();
@@ -125,36 +133,36 @@ impl Session {
         }
         let whole = if HeadScan::is_blank_start(bytes) { None } else { scan.find(bytes, limits)? };
         self.upload.head = scan;
-        let Some(len) = whole else { return self.head_awaited(blank, cx) };
+        let Some(len) = whole else { return self.await_head(blank, cx) };
         let head = self.upload.unscanned().get(..len).unwrap_or_default();
         let mut room = head::room();
         let request = head::parse_request(head, &mut room, limits)?;
         let target = head::origin_form(request.target).as_bytes();
-        let index = cx.snapshot.routes.service(target);
-        let service = cx.snapshot.service(index).ok_or(head::refusal(503, "no service is configured"))?;
+        let id = cx.snapshot.routes.service(target);
+        let service = cx.snapshot.service(id).ok_or(head::refusal(503, "no service is configured"))?;
         let client_ip = self.client_ip.text();
         let origin = Origin { client_ip, service: &service.name };
         cx.edits.clear();
         let plan = request::plan(head, &request, limits, origin, &mut cx.edits)?;
-        let protocols = if plan.upgrade { head::value(request.fields, "upgrade").to_vec() } else { Vec::new() };
         let key = key::of(&service.key, target, request.fields, client_ip, cx.prng.next_u32());
+        let pipelinable = plan.safe && !plan.upgrade && len <= PIPELINED_HEAD_MAX && matches!(plan.body, Body::Empty);
+        let facts = RequestFacts {
+            minor: plan.minor,
+            is_head: plan.is_head,
+            idempotent: plan.idempotent,
+            pipelinable,
+            upgrade: plan.upgrade.then(|| head::value(request.fields, "upgrade").to_vec()),
+            expects_continue: plan.expects,
+        };
         let edits = &cx.edits;
         self.upload.release_head(len, |store, from, to| edits.apply(store, from, to));
         self.upload.body = plan.body;
         self.upload.phase = Phase::Body;
         self.head_begun = false;
-        self.exchange.begin(index, key);
-        self.exchange.minor = plan.minor;
-        self.exchange.keep_alive = plan.keep_alive;
-        self.exchange.lingers = plan.keep_alive;
-        self.exchange.is_head = plan.is_head;
-        self.exchange.idempotent = plan.idempotent;
-        self.exchange.upgrade = plan.upgrade;
-        self.exchange.protocols = protocols;
-        self.exchange.expects_continue = plan.expects;
-        self.exchange.shareable =
-            plan.safe && !plan.upgrade && len <= SHAREABLE_MAX && matches!(self.upload.body, Body::Empty);
-        self.exchange.mark = Some(self.upload.mark());
+        self.exchange.begin(ExchangeKind::Http, id, key);
+        self.exchange.head = facts;
+        self.exchange.client_end = if plan.keep_alive { ClientEnd::KeepAlive } else { ClientEnd::Close };
+        self.exchange.retained = Retained::InBuffer(self.upload.mark());
         match plan.own {
             Some(Own::Options) => self.answer_with(reply::options(&cx.date_line)),
             Some(Own::Trace(request)) => self.answer_with(reply::trace(&request, &cx.date_line)),
@@ -165,79 +173,100 @@ impl Session {
     }
 
     /// The head is not here whole.
-    fn head_awaited(&mut self, blank: usize, cx: &Context) -> Result<(), Refusal> {
+    fn await_head(&mut self, blank: usize, cx: &Context) -> Result<(), Refusal> {
         if self.upload.head.is_unversioned(self.upload.unscanned()) {
             return Err(head::UNVERSIONED);
         }
         if blank > 0 && !self.upload.has_unscanned() {
-            // Empty lines after a request are no beginning of another one.
+            // Empty lines behind a request do not begin another one (RFC 9112 section 2.2).
             self.head_begun = false;
             self.arm(cx.now, cx.snapshot.first_limits().idle_timeout_ms);
         }
         Ok(())
     }
 
-    /// Reads a response head if it is here whole; true if there may be another one behind it.
+    /// Reads a response head if it is here whole.
     #[inline(never)]
-    fn read_response(&mut self, cx: &mut Context) -> Result<bool, &'static str> {
+    fn read_response(&mut self, cx: &mut Context) -> Result<Next, &'static str> {
         let limits = self.limits(&cx.snapshot);
         let mut scan = self.download.head;
         let whole = scan.find(self.download.unscanned(), limits).map_err(|refusal| refusal.why)?;
         self.download.head = scan;
-        let Some(len) = whole else { return Ok(false) };
+        let Some(len) = whole else { return Ok(Next::Bytes) };
         let head = self.download.unscanned().get(..len).unwrap_or_default();
         let mut room = head::room();
         let parsed = head::parse_response(head, &mut room, limits)?;
-        let mut asked = self.exchange.request_summary();
+        let mut asked = self.exchange.asked();
         asked.keep_alive &= !cx.snapshot.stopping && self.upload.phase == Phase::Done && !self.upload.ended;
-        if parsed.status == 101 && !head::is_among(head::value(parsed.fields, "upgrade"), &self.exchange.protocols) {
-            return Err("101 that was not asked for");
+        if parsed.status == 101 {
+            let offered = self.exchange.head.upgrade.as_deref().unwrap_or_default();
+            if !head::is_among(head::value(parsed.fields, "upgrade"), offered) {
+                return Err("101 that was not asked for");
+            }
         }
         cx.edits.clear();
         let plan = response::plan(head, &parsed, asked, &cx.date_line, &mut cx.edits)?;
         self.download.head.reset();
         if plan.is_interim() {
-            self.exchange.expects_continue &= plan.status != 100;
-            self.exchange.interims += 1;
-            if self.exchange.interims > INTERIM_LIMIT {
-                return Err("too many interim responses");
-            }
-            self.exchange.request_sent_at = self.exchange.request_sent_at.map(|_| cx.now);
-            self.arm(cx.now, limits.response_timeout_ms);
-            if self.exchange.minor == 0 {
+            self.note_interim(plan.status, cx)?;
+            if self.exchange.head.minor == 0 {
+                // HTTP/1.0 has no interim responses (RFC 9110 section 15.2).
                 self.download.skip(len);
-                return Ok(true);
+                return Ok(Next::Head);
             }
         }
         let edits = &cx.edits;
         self.download.release_head(len, |store, from, to| edits.apply(store, from, to));
         if plan.is_interim() {
-            return Ok(true);
+            return Ok(Next::Head);
         }
-        cx.pool.forget(std::mem::take(&mut self.exchange.replay));
-        self.exchange.keep_alive = plan.keep_alive;
-        self.exchange.response_before_request_end = self.upload.phase != Phase::Done || !self.upload.is_drained();
-        self.exchange.reusable =
-            plan.reusable && cx.snapshot.service(self.exchange.service).is_some_and(|s| s.send_proxy.is_none());
-        if self.exchange.response_before_request_end && self.exchange.expects_continue {
-            self.refuse_body();
+        if let Retained::Copy(copy) = std::mem::take(&mut self.exchange.retained) {
+            cx.pool.forget(copy);
+        }
+        if !plan.keep_alive {
+            self.exchange.close_after_response();
+        }
+        let introduced = cx.snapshot.service(self.exchange.service).is_none_or(|s| s.send_proxy.is_some());
+        let reusable = plan.reusable && !introduced;
+        self.exchange.upstream_end = if reusable { UpstreamEnd::Reuse } else { UpstreamEnd::Close };
+        if self.is_request_read() {
+            self.exchange.response = ResponseState::InOrder;
+        } else {
+            self.exchange.response = ResponseState::Early;
+            if self.exchange.head.expects_continue {
+                self.refuse_body();
+            }
         }
         self.download.body = plan.body;
         self.download.phase = Phase::Body;
         if plan.status == 101 {
-            self.exchange.tunnel = true;
+            self.exchange.kind = ExchangeKind::Tunnel;
             self.open_tunnel();
         }
-        self.arm(cx.now, limits.stall_timeout_ms);
-        Ok(false)
+        self.arm(cx.now, self.limits(&cx.snapshot).stall_timeout_ms);
+        Ok(Next::Body)
     }
 
-    /// A final answer in the place of 100 ends the request: what a client sends all the same is for nobody (RFC 9110
-    /// section 10.1.1), and a replica that did not read it might take it for a request.
+    /// An interim response came: the wait for the final one begins anew.
+    fn note_interim(&mut self, status: u16, cx: &Context) -> Result<(), &'static str> {
+        self.exchange.head.expects_continue &= status != 100;
+        self.exchange.interims += 1;
+        if self.exchange.interims > INTERIM_LIMIT {
+            return Err("too many interim responses");
+        }
+        if let RequestState::Sent { at } = &mut self.exchange.request {
+            *at = cx.now;
+        }
+        self.arm(cx.now, self.limits(&cx.snapshot).response_timeout_ms);
+        Ok(())
+    }
+
+    /// A final response in the place of 100 ends the request: content that the client sends all the same is dropped (RFC
+    /// 9110 section 10.1.1), because a replica that did not read it might take it for a request.
     fn refuse_body(&mut self) {
         self.upload.drop_all();
         self.upload.phase = Phase::Done;
-        self.exchange.reusable = false;
+        self.exchange.upstream_end = UpstreamEnd::Close;
     }
 
     fn open_tunnel(&mut self) {
@@ -249,31 +278,48 @@ impl Session {
 
     fn end_exchange(&mut self, cx: &mut Context) {
         let whole = self.upload.phase == Phase::Done;
-        let exchange = &mut self.exchange;
-        exchange.active = false;
-        if exchange.truncated {
-            let reset = self.download.body.is_close_delimited();
-            self.stage = Stage::Closing { reset };
-        } else if exchange.keep_alive
+        let stopping = cx.snapshot.stopping;
+        self.exchange.kind = ExchangeKind::Idle;
+        if self.exchange.response == ResponseState::Truncated {
+            let cut = self.download.body.is_close_delimited();
+            self.stage = Stage::Closing(if cut { Ending::Reset } else { Ending::Clean });
+        } else if self.exchange.client_end == ClientEnd::KeepAlive
             && whole
             && !self.upload.ended
-            && (!cx.snapshot.stopping || self.upload.has_unscanned())
+            && (!stopping || self.upload.has_unscanned())
         {
-            // A request that was read already is answered, even by a balancer that stops: its answer is the last.
-            self.upload.restart(Phase::Head);
-            self.download.restart(Phase::Done);
-            self.arm(cx.now, cx.snapshot.first_limits().idle_timeout_ms);
-            if self.upload.has_unscanned() {
-                self.head_begun = true;
-                self.arm(cx.now, cx.snapshot.first_limits().head_timeout_ms);
-            }
-        } else if (exchange.lingers || !whole || self.client.readable) && !self.upload.ended {
+            // A request that was read already is served, even by a balancer that stops: its response is the last.
+            self.await_request(cx);
+        } else if (self.exchange.client_end != ClientEnd::Close || !whole || self.client.readable) && !self.upload.ended
+        {
             self.stage = Stage::Lingering;
             self.upload.restart(Phase::Body);
             self.upload.drop_all();
             self.arm(cx.now, LINGER_MS);
         } else {
-            self.stage = Stage::Closing { reset: false };
+            self.stage = Stage::Closing(Ending::Clean);
         }
     }
+
+    /// The connection is kept: the next request may be here in part or whole.
+    fn await_request(&mut self, cx: &Context) {
+        self.upload.restart(Phase::Head);
+        self.download.restart(Phase::Done);
+        let limits = cx.snapshot.first_limits();
+        if self.upload.has_unscanned() {
+            self.head_begun = true;
+            self.arm(cx.now, limits.head_timeout_ms);
+        } else {
+            self.arm(cx.now, limits.idle_timeout_ms);
+        }
+    }
+}
+
+/// What follows a response head that was looked for.
+enum Next {
+    /// More bytes of the head must come.
+    Bytes,
+    /// Another head: this one was interim.
+    Head,
+    Body,
 }

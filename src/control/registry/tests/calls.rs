@@ -110,7 +110,7 @@ fn rm_drains_it_leaves_the_ring_at_once_and_ends_when_its_requests_have() {
     let mut world = World::up();
     let leaving = world.instance("server2");
     let load = world.service().replicas[1].load.clone();
-    load.count(0);
+    load.start(0);
     let names = listed(world.answer(remove(1, &["server2"])));
     assert_eq!(names, ["server1", "server3"]);
     let replicas = &world.service().replicas;
@@ -128,14 +128,14 @@ fn rm_drains_it_leaves_the_ring_at_once_and_ends_when_its_requests_have() {
 fn the_answer_to_rm_waits_until_it_is_gone_but_not_for_a_long_drain() {
     let mut world = World::up();
     let load = world.service().replicas[1].load.clone();
-    load.count(0);
+    load.start(0);
     let ticket = world.call(remove(1, &["server2"]));
     world.pass(1_900);
     assert!(!world.replies.contains_key(&ticket), "a request is under way");
     load.finish(0);
     world.pass(20);
     assert!(world.replies.contains_key(&ticket));
-    world.service().replicas[1].load.count(0);
+    world.service().replicas[1].load.start(0);
     let ticket = world.call(remove(1, &["server3"]));
     world.pass(2_000);
     assert!(world.replies.contains_key(&ticket));
@@ -145,7 +145,7 @@ fn the_answer_to_rm_waits_until_it_is_gone_but_not_for_a_long_drain() {
 #[test]
 fn a_drain_has_an_end() {
     let mut world = World::up();
-    world.service().replicas[0].load.count(0);
+    world.service().replicas[0].load.start(0);
     listed(world.answer(remove(1, &["server1"])));
     world.pass(Limits::default().drain_timeout_ms);
     assert!(world.logged(&["server1: drained in 10.0 s, 1 requests still open"]), "{:?}", world.log);
@@ -168,7 +168,7 @@ fn no_replica_is_stopped_while_a_worker_may_still_choose_it() {
 fn a_name_that_still_drains_is_waited_for() {
     let mut world = World::up();
     let load = world.service().replicas[0].load.clone();
-    load.count(0);
+    load.start(0);
     listed(world.answer(remove(1, &["server1"])));
     let again = world.call(add(1, &["server1"]));
     world.pass(1_000);

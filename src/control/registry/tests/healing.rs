@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::core::snapshot::ReplicaId;
-use crate::core::step::FaultKind;
+use crate::core::step::{FaultKind, ReplicaFault};
 use crate::shared::events::WorkerEvent;
 
 #[test]
@@ -55,7 +55,12 @@ fn a_workers_fault_brings_the_next_heartbeat_forward_but_is_no_verdict() {
     let mut world = World::up();
     world.pass(60);
     let suspect = world.instance("server3");
-    let fact = || Command::WorkerEvent(WorkerEvent::Ill { replica: ReplicaId(suspect), kind: FaultKind::Hungup });
+    let fact = || {
+        Command::WorkerEvent(WorkerEvent::Fault(ReplicaFault {
+            replica: ReplicaId(suspect),
+            kind: FaultKind::ConnectionClosed,
+        }))
+    };
     let before = world.registry.due();
     world.tell(fact());
     assert_eq!(world.state("server3"), Some(State::Up));
@@ -74,8 +79,10 @@ fn a_workers_fault_brings_the_next_heartbeat_forward_but_is_no_verdict() {
 fn requests_go_around_one_that_is_suspected_and_silent_until_it_answers() {
     let mut world = World::up();
     let hung = world.instance("server1");
-    let suspected =
-        Command::WorkerEvent(WorkerEvent::Ill { replica: ReplicaId(hung), kind: FaultKind::Silent { after_ms: 250 } });
+    let suspected = Command::WorkerEvent(WorkerEvent::Fault(ReplicaFault {
+        replica: ReplicaId(hung),
+        kind: FaultKind::Slow { after_ms: 250 },
+    }));
     world.silent.insert(hung);
     world.pass(60);
     let effects = world.registry.apply(suspected, world.now);
@@ -102,18 +109,18 @@ fn where_most_are_slow_none_is_gone_around() {
     let all = ["server1", "server2", "server3"].map(|name| world.instance(name));
     world.pass(60);
     for hung in all {
-        world.tell(Command::WorkerEvent(WorkerEvent::Ill {
+        world.tell(Command::WorkerEvent(WorkerEvent::Fault(ReplicaFault {
             replica: ReplicaId(hung),
-            kind: FaultKind::Silent { after_ms: 250 },
-        }));
+            kind: FaultKind::Slow { after_ms: 250 },
+        })));
     }
     world.pass(1);
     assert_eq!(world.up_names().len(), 3, "suspected, but they answer");
     for hung in all {
-        let fact = Command::WorkerEvent(WorkerEvent::Ill {
+        let fact = Command::WorkerEvent(WorkerEvent::Fault(ReplicaFault {
             replica: ReplicaId(hung),
-            kind: FaultKind::Silent { after_ms: 250 },
-        });
+            kind: FaultKind::Slow { after_ms: 250 },
+        }));
         world.registry.apply(fact, world.now.after_ms(60));
         let effects =
             world.registry.apply(Command::Miss { instance: hung, why: "slow".into() }, world.now.after_ms(60));

@@ -1,0 +1,225 @@
+//! Connects a session to a replica: the snapshot's ring picks it, the connection is pipelined, taken from the pool or
+//! opened; and what becomes of connections afterwards. Bytes are moved elsewhere.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::core::snapshot::{Replica, ReplicaId, ServiceId, State};
+use crate::core::step::{Connect, Connection, Leg, Pick};
+use crate::kernel::{Kernel, Token};
+use crate::shared::events::{Resource, WorkerEvent};
+
+use super::Worker;
+use super::clients::UpstreamIo;
+use super::pool::PoolKey;
+use super::resources::exhausted;
+use super::slab::{SessionId, UpstreamId};
+use super::transport::Transport;
+use super::upstreams::{Mux, Upstream};
+
+impl<K: Kernel> Worker<K> {
+    /// Connects `session` to a replica: this turn's snapshot picks one that was not tried before.
+    pub(super) fn connect(&mut self, session: SessionId, pick: &Pick) -> Connect {
+        let used = self.clients.get(session).and_then(|client| client.upstream.id());
+        let from = used.and_then(|id| self.upstreams.get(id)).map(|upstream| upstream.key.replica);
+        if from.is_some() {
+            self.close_upstream(session);
+        }
+        self.clients.mark_requested(session);
+        let outcome = self.find(session, pick, from);
+        match outcome {
+            Connect::NoResources => self.counters.short.count(),
+            _ if from.is_none() && pick.tried.is_empty() => self.counters.requests.count(),
+            _ => {}
+        }
+        outcome
+    }
+
+    /// The replica asked for again, or else the first on the walk that a connection can be had to.
+    fn find(&mut self, session: SessionId, pick: &Pick, from: Option<ReplicaId>) -> Connect {
+        let mut again = pick.again.and_then(|replica| self.live(pick.service, replica));
+        // Replicas to which no local port is free.
+        let mut passed: Vec<ReplicaId> = Vec::new();
+        loop {
+            let (key, existing) = match again.take() {
+                Some(key) => (key, None),
+                None => match self.choose(pick, &passed) {
+                    Some(key) => (key, self.take_existing(session, pick, key, from)),
+                    None if passed.is_empty() => return Connect::NoReplica,
+                    None => return self.wait_for_resources(session),
+                },
+            };
+            match existing.or_else(|| self.open(session, key)) {
+                Some(outcome) => {
+                    self.count_retry(outcome, from);
+                    return outcome;
+                }
+                None => passed.push(key.replica),
+            }
+        }
+    }
+
+    /// The first live replica on the walk that was neither tried nor passed over.
+    fn choose(&self, pick: &Pick, passed: &[ReplicaId]) -> Option<PoolKey> {
+        let service = self.cx.snapshot.service(pick.service)?;
+        let unfit = |replica| pick.tried.contains(replica) || passed.contains(&replica);
+        let (member, replica) = service.pick(pick.key, unfit)?;
+        Some(PoolKey { service: pick.service, member, replica: replica.id })
+    }
+
+    fn live(&self, service: ServiceId, replica: ReplicaId) -> Option<PoolKey> {
+        let replicas = &self.cx.snapshot.service(service)?.replicas;
+        let member = replicas.iter().position(|r| r.id == replica && r.state == State::Up)?;
+        Some(PoolKey { service, member, replica })
+    }
+
+    /// A connection that is open already: one that requests are pipelined on, or an idle one.
+    fn take_existing(
+        &mut self,
+        session: SessionId,
+        pick: &Pick,
+        key: PoolKey,
+        from: Option<ReplicaId>,
+    ) -> Option<Connect> {
+        let pipelined = if from.is_none() { self.join_pipeline(session, pick, key) } else { None };
+        pipelined.or_else(|| self.reuse(session, key))
+    }
+
+    fn reuse(&mut self, session: SessionId, key: PoolKey) -> Option<Connect> {
+        let id = self.upstreams.pools.take(key)?;
+        let (upstream, client) = (self.upstreams.get_mut(id)?, self.clients.get_mut(session)?);
+        upstream.mux = Mux::Exclusive(session);
+        upstream.load.start(self.index);
+        client.upstream = UpstreamIo::Exclusive(id);
+        let replica = upstream.key.replica;
+        self.upstreams.in_use += 1;
+        self.counters.reused.count();
+        Some(Connect::Connected { replica, connection: Connection::Reused })
+    }
+
+    /// Opens a connection. `None`: no local port is free for it.
+    fn open(&mut self, session: SessionId, key: PoolKey) -> Option<Connect> {
+        let (now, replica) = (self.cx.now, key.replica);
+        if self.resources.is_replica_blocked(replica, now) {
+            return None;
+        }
+        if self.resources.is_blocked(now) {
+            return Some(self.wait_for_resources(session));
+        }
+        let error = match self.try_open(session, key) {
+            Ok(outcome) => return Some(outcome),
+            Err(error) => error,
+        };
+        let Some(resource) = exhausted(&error) else {
+            return Some(Connect::Failed { replica, why: error.kind() });
+        };
+        self.report_exhausted(replica, resource);
+        if resource == Resource::Ports {
+            self.resources.block_replica(replica, now);
+            return None;
+        }
+        self.resources.block(now);
+        Some(self.wait_for_resources(session))
+    }
+
+    fn try_open(&mut self, session: SessionId, key: PoolKey) -> io::Result<Connect> {
+        let snapshot = Arc::clone(&self.cx.snapshot);
+        let replica = snapshot.service(key.service).and_then(|service| service.replicas.get(key.member));
+        let replica = replica.ok_or(io::ErrorKind::NotFound)?;
+        let transport = Transport::new(self.connect_socket(replica)?);
+        let (place, generation) = self.upstreams.next_token();
+        if let Err(error) = transport.watch(&mut self.kernel, Token::Upstream { place, generation }) {
+            transport.close(&mut self.kernel);
+            return Err(error);
+        }
+        replica.load.start(self.index);
+        self.counters.dialled.count();
+        let (mux, load) = (Mux::Exclusive(session), Arc::clone(&replica.load));
+        let id = self.upstreams.insert(Upstream { transport, key, mux, idle_since: self.cx.now, load });
+        if let Some(client) = self.clients.get_mut(session) {
+            client.upstream = UpstreamIo::Exclusive(id);
+        }
+        self.upstreams.in_use += 1;
+        Ok(Connect::Connected { replica: replica.id, connection: Connection::New })
+    }
+
+    fn connect_socket(&mut self, replica: &Replica) -> io::Result<K::Socket> {
+        loop {
+            match self.kernel.connect(&replica.endpoint) {
+                Err(error) if exhausted(&error) == Some(Resource::Descriptors) && self.evict() => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn count_retry(&self, outcome: Connect, from: Option<ReplicaId>) {
+        if let Some(from) = from
+            && let Connect::Connected { replica: to, .. } | Connect::Failed { replica: to, .. } = outcome
+        {
+            self.counters.retried.count();
+            self.events.send(WorkerEvent::Retried { from, to });
+        }
+    }
+
+    /// The upstream connection is clean: it serves the next request.
+    pub(super) fn release_upstream(&mut self, session: SessionId) {
+        let Some(client) = self.clients.get(session) else { return };
+        match client.upstream {
+            UpstreamIo::None => {}
+            UpstreamIo::Pipelined(id) => self.advance_queue(session, id),
+            UpstreamIo::Exclusive(_) => {
+                if let Some(id) = self.leave_upstream(session) {
+                    self.park_upstream(id);
+                }
+            }
+        }
+    }
+
+    /// The upstream connection cannot be used again. A pipe that still holds bytes for it is closed with it.
+    pub(super) fn close_upstream(&mut self, session: SessionId) {
+        if let Some(id) = self.leave_upstream(session) {
+            self.discard_upstream(id);
+        }
+        if let Some(client) = self.clients.get_mut(session)
+            && client.session.piped(Leg::Client) > 0
+        {
+            *client.pipes.from(Leg::Client) = None;
+        }
+    }
+
+    /// The session uses its upstream connection no longer. Returns the connection if no other session uses it.
+    fn leave_upstream(&mut self, session: SessionId) -> Option<UpstreamId> {
+        let io = std::mem::replace(&mut self.clients.get_mut(session)?.upstream, UpstreamIo::None);
+        match io {
+            UpstreamIo::None => None,
+            UpstreamIo::Pipelined(id) => self.leave_pipeline(session, id),
+            UpstreamIo::Exclusive(id) => {
+                self.upstreams.get(id)?.load.finish(self.index);
+                self.on_upstream_unused();
+                Some(id)
+            }
+        }
+    }
+
+    /// An upstream connection is no longer in use.
+    pub(super) fn on_upstream_unused(&mut self) {
+        self.upstreams.in_use -= 1;
+        self.on_freed();
+    }
+
+    pub(super) fn park_upstream(&mut self, id: UpstreamId) {
+        self.upstreams.park(id, self.cx.now, &mut self.kernel);
+    }
+
+    pub(super) fn discard_upstream(&mut self, id: UpstreamId) {
+        self.upstreams.close(id, &mut self.kernel);
+    }
+
+    /// Closes upstream connections that were idle for too long.
+    pub(super) fn sweep_pools(&mut self) {
+        let (now, snapshot) = (self.cx.now, Arc::clone(&self.cx.snapshot));
+        for id in self.upstreams.take_stale(now, &snapshot) {
+            self.discard_upstream(id);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Carries out a session's transfers: which transport, which call, and the outcome back to the session. Connections are
+//! opened and closed elsewhere.
+
+use crate::core::step::{Io, Leg, SpliceIn, Step};
+use crate::kernel::Kernel;
+use crate::shared::counters::Counters;
+
+use super::Worker;
+use super::clients::{Client, ClientIo};
+use super::resources::PIPE;
+use super::slab::SessionId;
+use super::upstreams::GONE;
+
+impl<K: Kernel> Worker<K> {
+    pub(super) fn transfer(&mut self, id: SessionId, step: Step) {
+        match step {
+            Step::Recv(leg) => self.recv(id, leg),
+            Step::Send { leg, last } => self.send(id, leg, last),
+            Step::SpliceIn(leg, len) => self.splice_in(id, leg, len),
+            Step::SpliceOut(leg, len) => self.splice_out(id, leg, len),
+            Step::ShutdownWrite(leg) => self.shutdown_write(id, leg),
+            Step::Connect(_) | Step::ReleaseUpstream | Step::CloseUpstream | Step::Close(_) => {}
+        }
+    }
+
+    fn recv(&mut self, id: SessionId, leg: Leg) {
+        let Some(Client { session, io, upstream, .. }) = self.clients.get_mut(id) else { return };
+        let kernel = &mut self.kernel;
+        let space = session.lane_from(leg).space(&mut self.cx.pool);
+        let outcome = match (leg, io) {
+            (Leg::Client, ClientIo::Transport(transport)) => transport.recv(kernel, space),
+            (Leg::Upstream, _) => self.upstreams.recv(*upstream, id, kernel, space),
+        };
+        session.received(leg, outcome, &mut self.cx);
+    }
+
+    fn send(&mut self, id: SessionId, leg: Leg, last: bool) {
+        let Some(Client { session, io, upstream, .. }) = self.clients.get_mut(id) else { return };
+        let kernel = &mut self.kernel;
+        let bytes = session.lane_to(leg).pending();
+        let outcome = match (leg, io) {
+            (Leg::Client, ClientIo::Transport(transport)) => transport.send(kernel, bytes, last),
+            (Leg::Upstream, _) => self.upstreams.send(*upstream, id, kernel, bytes, last),
+        };
+        count_sent(&self.counters, leg, outcome);
+        session.sent(leg, last, outcome, &mut self.cx);
+    }
+
+    fn splice_in(&mut self, id: SessionId, leg: Leg, len: u64) {
+        let may_open = self.has_room(PIPE);
+        let Some(Client { session, io, upstream, pipes, .. }) = self.clients.get_mut(id) else { return };
+        let kernel = &mut self.kernel;
+        let pipe = pipes.from(leg);
+        if pipe.is_none() {
+            *pipe = self.pipes.take_spare();
+        }
+        if pipe.is_none() && may_open {
+            *pipe = self.pipes.open(kernel);
+        }
+        let outcome = match (pipe, leg, io) {
+            (None, _, _) => SpliceIn::Unsupported,
+            (Some(pipe), Leg::Client, ClientIo::Transport(transport)) => transport.splice_in(kernel, &pipe.pipe, len),
+            (Some(pipe), Leg::Upstream, _) => self.upstreams.splice_in(*upstream, id, kernel, &pipe.pipe, len),
+        };
+        session.spliced_in(leg, outcome, &mut self.cx);
+    }
+
+    fn splice_out(&mut self, id: SessionId, leg: Leg, len: u64) {
+        let Some(Client { session, io, upstream, pipes, .. }) = self.clients.get_mut(id) else { return };
+        let transport = match (leg, io) {
+            (Leg::Client, ClientIo::Transport(transport)) => Some(transport),
+            (Leg::Upstream, _) => self.upstreams.transport(*upstream),
+        };
+        let outcome = match (transport, pipes.from(leg.other())) {
+            (Some(transport), Some(pipe)) => transport.splice_out(&mut self.kernel, &pipe.pipe, len),
+            _ => GONE,
+        };
+        count_sent(&self.counters, leg, outcome);
+        session.spliced_out(leg, outcome, &mut self.cx);
+    }
+
+    fn shutdown_write(&mut self, id: SessionId, leg: Leg) {
+        let Some(Client { session, io, upstream, .. }) = self.clients.get_mut(id) else { return };
+        match (leg, io) {
+            (Leg::Client, ClientIo::Transport(transport)) => transport.shutdown_write(&mut self.kernel),
+            (Leg::Upstream, _) => {
+                if let Some(transport) = self.upstreams.transport(*upstream) {
+                    transport.shutdown_write(&mut self.kernel);
+                }
+            }
+        }
+        session.write_shut_down(leg, &mut self.cx);
+    }
+
+    /// Gives back pipes that hold nothing: an idle connection owns none.
+    pub(super) fn release_pipes(&mut self, id: SessionId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if client.pipes.is_empty() {
+            return;
+        }
+        for leg in [Leg::Client, Leg::Upstream] {
+            if client.session.piped(leg) == 0
+                && let Some(pipe) = client.pipes.from(leg).take()
+            {
+                self.pipes.give(pipe);
+            }
+        }
+    }
+}
+
+fn count_sent(counters: &Counters, leg: Leg, outcome: Io) {
+    if let Io::Moved(n) = outcome {
+        match leg {
+            Leg::Client => counters.bytes_down.add(n),
+            Leg::Upstream => counters.bytes_up.add(n),
+        }
+    }
+}

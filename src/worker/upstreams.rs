@@ -1,0 +1,210 @@
+//! Upstream connections, which outlive the sessions that use them: one object owns the transport, what was read ahead and
+//! who uses it. Which replica a request goes to is decided elsewhere.
+
+use std::sync::Arc;
+
+use crate::core::snapshot::{ReplicaLoad, Snapshot};
+use crate::core::step::{Io, SpliceIn};
+use crate::core::tick::Tick;
+use crate::kernel::Kernel;
+
+use super::clients::UpstreamIo;
+use super::pipeline::Pipeline;
+use super::pool::{PoolKey, Pools};
+use super::slab::{Key, SessionId, Slab, UpstreamId};
+use super::transport::Transport;
+
+/// Pipelines kept for connections that will carry several requests.
+const SPARE_PIPELINES: usize = 64;
+
+pub struct Upstream<K: Kernel> {
+    pub transport: Transport<K>,
+    pub key: PoolKey,
+    pub mux: Mux,
+    pub idle_since: Tick,
+    pub load: Arc<ReplicaLoad>,
+}
+
+/// How sessions share an upstream connection.
+pub enum Mux {
+    /// In the pool.
+    Idle,
+    /// One request at a time.
+    Exclusive(SessionId),
+    /// Requests one behind the other (RFC 9112 section 9.3.2).
+    Pipelined(Box<Pipeline>),
+}
+
+impl Mux {
+    pub fn pipeline(&mut self) -> Option<&mut Pipeline> {
+        match self {
+            Mux::Pipelined(pipeline) => Some(pipeline),
+            Mux::Idle | Mux::Exclusive(_) => None,
+        }
+    }
+
+    /// The session that reads from the connection.
+    pub fn reader(&self) -> Option<SessionId> {
+        match self {
+            Mux::Idle => None,
+            Mux::Exclusive(session) => Some(*session),
+            Mux::Pipelined(pipeline) => pipeline.first(),
+        }
+    }
+
+    /// Sessions whose requests are in flight.
+    pub fn sessions(&self) -> usize {
+        match self {
+            Mux::Idle => 0,
+            Mux::Exclusive(_) => 1,
+            Mux::Pipelined(pipeline) => pipeline.len(),
+        }
+    }
+
+    pub fn contains(&self, session: SessionId) -> bool {
+        match self {
+            Mux::Idle => false,
+            Mux::Exclusive(user) => *user == session,
+            Mux::Pipelined(pipeline) => pipeline.contains(session),
+        }
+    }
+}
+
+pub struct Upstreams<K: Kernel> {
+    slab: Slab<UpstreamId, Upstream<K>>,
+    pub pools: Pools,
+    /// Connections in use.
+    pub in_use: usize,
+    /// Connections on which this turn's requests were pipelined and not sent yet.
+    pub to_flush: Vec<UpstreamId>,
+    spare: Vec<Box<Pipeline>>,
+}
+
+impl<K: Kernel> Upstreams<K> {
+    pub fn new() -> Upstreams<K> {
+        Upstreams { slab: Slab::new(), pools: Pools::default(), in_use: 0, to_flush: Vec::new(), spare: Vec::new() }
+    }
+
+    /// The token of the next connection, as index and generation.
+    pub fn next_token(&self) -> (u32, u32) {
+        let (id, generation) = self.slab.next_key();
+        (id.index(), generation)
+    }
+
+    pub fn insert(&mut self, upstream: Upstream<K>) -> UpstreamId {
+        self.slab.insert(upstream)
+    }
+
+    pub fn get(&self, id: UpstreamId) -> Option<&Upstream<K>> {
+        self.slab.get(id)
+    }
+
+    pub fn get_mut(&mut self, id: UpstreamId) -> Option<&mut Upstream<K>> {
+        self.slab.get_mut(id)
+    }
+
+    pub fn key_of(&self, index: u32, generation: u32) -> Option<UpstreamId> {
+        self.slab.key_of(index, generation)
+    }
+
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Upstream<K>> {
+        self.slab.values()
+    }
+
+    /// Closes a connection that no session uses.
+    pub fn close(&mut self, id: UpstreamId, kernel: &mut K) {
+        if let Some(upstream) = self.slab.remove(id) {
+            if let Mux::Pipelined(pipeline) = upstream.mux {
+                self.give_back(pipeline);
+            }
+            upstream.transport.close(kernel);
+        }
+    }
+
+    /// The connection is clean and unused: it goes into the pool, or is closed if there is no room.
+    pub fn park(&mut self, id: UpstreamId, now: Tick, kernel: &mut K) {
+        let Some(upstream) = self.slab.get_mut(id) else { return };
+        upstream.idle_since = now;
+        let key = upstream.key;
+        if let Mux::Pipelined(pipeline) = std::mem::replace(&mut upstream.mux, Mux::Idle) {
+            self.give_back(pipeline);
+        }
+        if !self.pools.give(key, id) {
+            self.close(id, kernel);
+        }
+    }
+
+    /// Takes the connections out of the pools that were idle for too long.
+    pub fn take_stale(&mut self, now: Tick, snapshot: &Snapshot) -> Vec<UpstreamId> {
+        let slab = &self.slab;
+        self.pools.expire(|id| {
+            slab.get(id).is_some_and(|upstream| {
+                let service = snapshot.service(upstream.key.service);
+                let limit_ms = service.map_or(0, |service| service.limits.pool_idle_timeout_ms);
+                now.ms_since(upstream.idle_since) >= limit_ms
+            })
+        })
+    }
+
+    /// A pipeline for a connection that begins to carry several requests.
+    pub fn pipeline(&mut self) -> Box<Pipeline> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    fn give_back(&mut self, mut pipeline: Box<Pipeline>) {
+        if self.spare.len() < SPARE_PIPELINES {
+            pipeline.clear();
+            self.spare.push(pipeline);
+        }
+    }
+
+    /// A read for `session`'s response.
+    pub fn recv(&mut self, io: UpstreamIo, session: SessionId, kernel: &mut K, space: &mut [u8]) -> Io {
+        let Some(upstream) = io.id().and_then(|id| self.slab.get_mut(id)) else { return GONE };
+        match (io, &mut upstream.mux) {
+            (UpstreamIo::Pipelined(_), Mux::Pipelined(pipeline)) => {
+                pipeline.recv(session, &mut upstream.transport, kernel, space)
+            }
+            _ => upstream.transport.recv(kernel, space),
+        }
+    }
+
+    /// Sends bytes of `session`'s request.
+    pub fn send(&mut self, io: UpstreamIo, session: SessionId, kernel: &mut K, bytes: &[u8], last: bool) -> Io {
+        let Some(upstream) = io.id().and_then(|id| self.slab.get_mut(id)) else { return GONE };
+        match (io, &mut upstream.mux) {
+            (UpstreamIo::Pipelined(_), Mux::Pipelined(pipeline)) => pipeline.add(session, bytes),
+            _ => upstream.transport.send(kernel, bytes, last),
+        }
+    }
+
+    /// Splices `session`'s response from the connection into a pipe.
+    pub fn splice_in(
+        &mut self,
+        io: UpstreamIo,
+        session: SessionId,
+        kernel: &mut K,
+        pipe: &K::Pipe,
+        len: u64,
+    ) -> SpliceIn {
+        let Some(upstream) = io.id().and_then(|id| self.slab.get_mut(id)) else { return SpliceIn::Io(GONE) };
+        match (io, &mut upstream.mux) {
+            (UpstreamIo::Pipelined(_), Mux::Pipelined(pipeline)) => {
+                pipeline.splice_in(session, &mut upstream.transport, kernel, pipe, len)
+            }
+            _ => upstream.transport.splice_in(kernel, pipe, len),
+        }
+    }
+
+    /// The transport that `io` stands for.
+    pub fn transport(&mut self, io: UpstreamIo) -> Option<&mut Transport<K>> {
+        io.id().and_then(|id| self.slab.get_mut(id)).map(|upstream| &mut upstream.transport)
+    }
+}
+
+/// The connection was taken from the session.
+pub const GONE: Io = Io::Failed(std::io::ErrorKind::NotConnected);
