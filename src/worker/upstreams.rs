@@ -77,6 +77,7 @@ pub struct Upstreams<K: Kernel> {
     pub in_use: usize,
     /// Connections on which this turn's requests were pipelined and not sent yet.
     pub to_flush: Vec<UpstreamId>,
+    #[expect(clippy::vec_box, reason = "the boxes move into connections and back")]
     spare: Vec<Box<Pipeline>>,
 }
 
