@@ -52,6 +52,8 @@ pub struct Lane {
     filled: usize,
     piped: u64,
     unspliceable: bool,
+    /// No pipe could be had: the next read is copied.
+    copies_next_read: bool,
     /// The last read filled the whole buffer: more is likely to come than a buffer is worth.
     full: bool,
     /// Fills in a row that brought little.
@@ -74,6 +76,7 @@ impl Lane {
             filled: HEADROOM,
             piped: 0,
             unspliceable: false,
+            copies_next_read: false,
             full: false,
             lulls: 0,
         }
@@ -130,6 +133,7 @@ impl Lane {
     pub fn commit_read(&mut self, n: usize) -> bool {
         let room = HEADROOM + CAPACITY - self.filled;
         self.full = n >= room;
+        self.copies_next_read = false;
         self.filled += n.min(room);
         self.full
     }
@@ -224,7 +228,7 @@ impl Lane {
 
     fn spliceable(&self) -> Option<u64> {
         let credit = if self.phase == Phase::Body { self.body.credit() } else { 0 };
-        (credit >= SPLICE_MIN && !self.unspliceable && self.start == self.filled && self.prefix.is_empty())
+        (credit >= SPLICE_MIN && !self.unspliceable && !self.copies_next_read && self.start == self.filled && self.prefix.is_empty())
             .then_some(credit.min(SPLICE_MAX))
     }
 
@@ -253,6 +257,12 @@ impl Lane {
         self.piped = 0;
     }
 
+    /// No pipe could be had: the next read is copied, then a splice is offered again.
+    pub fn copy_next_read(&mut self) {
+        self.copies_next_read = true;
+    }
+
+    /// The kernel does not splice from the source.
     pub fn refuse_splice(&mut self) {
         self.unspliceable = true;
     }
@@ -368,5 +378,32 @@ impl Lane {
             (self.start, self.released) = (self.start - by, self.released - by);
             (self.scanned, self.filled) = (self.scanned - by, self.filled - by);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lack_of_pipes_copies_one_read_and_a_refusal_copies_all() {
+        let mut pool = Pool::new(1);
+        let mut lane = Lane::new(Phase::Body);
+        lane.body = Body::Tunnel;
+        let mut read_full = |lane: &mut Lane| {
+            let room = lane.space(&mut pool).len();
+            lane.commit_read(room);
+            lane.advance_body().unwrap();
+            lane.sent(room);
+        };
+        read_full(&mut lane);
+        assert!(lane.splice_len().is_some(), "a read that filled the buffer");
+        lane.copy_next_read();
+        assert!(lane.splice_len().is_none(), "no pipe: this read is copied");
+        read_full(&mut lane);
+        assert!(lane.splice_len().is_some(), "and a splice is offered again");
+        lane.refuse_splice();
+        read_full(&mut lane);
+        assert!(lane.splice_len().is_none(), "the kernel does not splice here");
     }
 }

@@ -104,7 +104,9 @@ pub enum Io {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpliceIn {
     Io(Io),
-    /// The kernel does not splice from this socket.
+    /// No pipe can be had now: this read is copied.
+    NoPipe,
+    /// The kernel does not splice from this socket: all reads are copied.
     Unsupported,
 }
 

@@ -58,7 +58,7 @@ impl<K: Kernel> Worker<K> {
             *pipe = self.pipes.open(kernel);
         }
         let outcome = match (pipe, leg, io) {
-            (None, _, _) => SpliceIn::Unsupported,
+            (None, _, _) => SpliceIn::NoPipe,
             (Some(pipe), Leg::Client, ClientIo::Transport(transport)) => transport.splice_in(kernel, &pipe.pipe, len),
             (Some(pipe), Leg::Upstream, _) => self.upstreams.splice_in(*upstream, id, kernel, &pipe.pipe, len),
         };

@@ -213,8 +213,10 @@ impl<'b> Input<'b> {
 
     fn spliced_in(&mut self, leg: Leg, len: u64) -> SpliceIn {
         assert!(len > 0, "a splice of nothing");
-        if self.choice(4) == Some(0) {
-            return SpliceIn::Unsupported;
+        match self.choice(4) {
+            Some(0) => return SpliceIn::Unsupported,
+            Some(1) => return SpliceIn::NoPipe,
+            _ => {}
         }
         let source = &mut self.legs[index(leg)];
         let n = source.here.len().min(usize::try_from(len).unwrap_or(usize::MAX));

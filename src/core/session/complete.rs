@@ -31,6 +31,7 @@ impl Session {
             SpliceIn::Io(Io::Blocked) => self.readiness(leg).readable = false,
             SpliceIn::Io(Io::Ended) => self.source_ended(leg, cx),
             SpliceIn::Io(Io::Failed(kind)) => self.source_failed(leg, kind, cx),
+            SpliceIn::NoPipe => self.lane_from(leg).copy_next_read(),
             SpliceIn::Unsupported => self.lane_from(leg).refuse_splice(),
         }
         self.advance(cx);
