@@ -228,8 +228,12 @@ impl Lane {
 
     fn spliceable(&self) -> Option<u64> {
         let credit = if self.phase == Phase::Body { self.body.credit() } else { 0 };
-        (credit >= SPLICE_MIN && !self.unspliceable && !self.copies_next_read && self.start == self.filled && self.prefix.is_empty())
-            .then_some(credit.min(SPLICE_MAX))
+        (credit >= SPLICE_MIN
+            && !self.unspliceable
+            && !self.copies_next_read
+            && self.start == self.filled
+            && self.prefix.is_empty())
+        .then_some(credit.min(SPLICE_MAX))
     }
 
     /// `n` bytes went from the source into the pipe.

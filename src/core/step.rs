@@ -100,6 +100,16 @@ pub enum Io {
     Failed(ErrorKind),
 }
 
+impl Io {
+    /// How many bytes moved.
+    pub fn moved(self) -> u64 {
+        match self {
+            Io::Moved(n) => n,
+            Io::Blocked | Io::Ended | Io::Failed(_) => 0,
+        }
+    }
+}
+
 /// The outcome of a splice from a socket into a pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpliceIn {
@@ -108,6 +118,16 @@ pub enum SpliceIn {
     NoPipe,
     /// The kernel does not splice from this socket: all reads are copied.
     Unsupported,
+}
+
+impl SpliceIn {
+    /// How many bytes moved.
+    pub fn moved(self) -> u64 {
+        match self {
+            SpliceIn::Io(io) => io.moved(),
+            SpliceIn::NoPipe | SpliceIn::Unsupported => 0,
+        }
+    }
 }
 
 /// The outcome of `Step::Connect`.

@@ -11,8 +11,39 @@ use super::Worker;
 use super::clients::ClientIo;
 use super::slab::SessionId;
 
-/// Steps that a session may take in one turn.
+/// What a session may do in one turn: 64 steps of a splice alone could be 32 MiB each way.
 const STEPS: usize = 64;
+const BYTES: u64 = 4 * 1024 * 1024;
+
+/// What one step did.
+enum Taken {
+    JoinedPipeline,
+    /// So many bytes were received or sent.
+    Moved(u64),
+}
+
+/// What a session may still do in this turn, so that others are not kept waiting.
+struct Budget {
+    steps: usize,
+    bytes: u64,
+}
+
+impl Budget {
+    fn is_left(&self) -> bool {
+        self.steps > 0 && self.bytes > 0
+    }
+
+    fn spend(&mut self, taken: Taken) {
+        match taken {
+            // It must send before the pipeline is flushed.
+            Taken::JoinedPipeline => {}
+            Taken::Moved(n) => {
+                self.steps -= 1;
+                self.bytes = self.bytes.saturating_sub(n);
+            }
+        }
+    }
+}
 
 impl<K: Kernel> Worker<K> {
     pub(super) fn drive_resumed(&mut self) {
@@ -24,32 +55,31 @@ impl<K: Kernel> Worker<K> {
     /// Takes steps until the session waits, is over, or used its budget of this turn.
     pub(super) fn drive(&mut self, id: SessionId) {
         self.clients.unqueue(id);
-        let mut budget = STEPS;
-        while budget > 0 {
+        let mut budget = Budget { steps: STEPS, bytes: BYTES };
+        while budget.is_left() {
             let Some(step) = self.clients.get(id).and_then(|client| client.session.next_step()) else {
                 return self.rest(id);
             };
             if let Step::Close(ending) = step {
                 return self.close(id, ending);
             }
-            let joined = self.take(id, step);
+            budget.spend(self.take(id, step));
             self.after_step(id);
-            // A session that joined a pipeline must send before the pipeline is flushed.
-            budget -= usize::from(!joined);
         }
         self.rest(id);
         self.clients.queue(id);
     }
 
-    /// Takes one step; true if it joined a pipeline.
-    fn take(&mut self, id: SessionId, step: Step) -> bool {
+    fn take(&mut self, id: SessionId, step: Step) -> Taken {
         match step {
             Step::Connect(pick) => {
                 let outcome = self.connect(id, &pick);
                 if let Some(client) = self.clients.get_mut(id) {
                     client.session.connected(outcome, &mut self.cx);
                 }
-                return matches!(outcome, Connect::Connected { connection: Connection::Pipelined, .. });
+                if let Connect::Connected { connection: Connection::Pipelined, .. } = outcome {
+                    return Taken::JoinedPipeline;
+                }
             }
             Step::ReleaseUpstream => {
                 self.release_upstream(id);
@@ -63,9 +93,9 @@ impl<K: Kernel> Worker<K> {
                     client.session.upstream_closed(&mut self.cx);
                 }
             }
-            _ => self.transfer(id, step),
+            _ => return Taken::Moved(self.transfer(id, step)),
         }
-        false
+        Taken::Moved(0)
     }
 
     fn after_step(&mut self, id: SessionId) {
@@ -165,5 +195,23 @@ impl<K: Kernel> Worker<K> {
             }
         };
         self.events.send(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_and_bytes_both_end_a_turn_of_a_session() {
+        let mut budget = Budget { steps: 2, bytes: 10 };
+        budget.spend(Taken::JoinedPipeline);
+        budget.spend(Taken::Moved(9));
+        assert!(budget.is_left());
+        budget.spend(Taken::Moved(0));
+        assert!(!budget.is_left(), "no step is left");
+        let mut budget = Budget { steps: 2, bytes: 10 };
+        budget.spend(Taken::Moved(11));
+        assert!(!budget.is_left(), "no byte is left");
     }
 }

@@ -12,19 +12,20 @@ use super::slab::SessionId;
 use super::upstreams::GONE;
 
 impl<K: Kernel> Worker<K> {
-    pub(super) fn transfer(&mut self, id: SessionId, step: Step) {
+    /// Returns how many bytes moved.
+    pub(super) fn transfer(&mut self, id: SessionId, step: Step) -> u64 {
         match step {
             Step::Recv(leg) => self.recv(id, leg),
             Step::Send { leg, last } => self.send(id, leg, last),
             Step::SpliceIn(leg, len) => self.splice_in(id, leg, len),
             Step::SpliceOut(leg, len) => self.splice_out(id, leg, len),
             Step::ShutdownWrite(leg) => self.shutdown_write(id, leg),
-            Step::Connect(_) | Step::ReleaseUpstream | Step::CloseUpstream | Step::Close(_) => {}
+            Step::Connect(_) | Step::ReleaseUpstream | Step::CloseUpstream | Step::Close(_) => 0,
         }
     }
 
-    fn recv(&mut self, id: SessionId, leg: Leg) {
-        let Some(Client { session, io, upstream, .. }) = self.clients.get_mut(id) else { return };
+    fn recv(&mut self, id: SessionId, leg: Leg) -> u64 {
+        let Some(Client { session, io, upstream, .. }) = self.clients.get_mut(id) else { return 0 };
         let kernel = &mut self.kernel;
         let space = session.lane_from(leg).space(&mut self.cx.pool);
         let outcome = match (leg, io) {
@@ -32,10 +33,11 @@ impl<K: Kernel> Worker<K> {
             (Leg::Upstream, _) => self.upstreams.recv(*upstream, id, kernel, space),
         };
         session.received(leg, outcome, &mut self.cx);
+        outcome.moved()
     }
 
-    fn send(&mut self, id: SessionId, leg: Leg, last: bool) {
-        let Some(Client { session, io, upstream, .. }) = self.clients.get_mut(id) else { return };
+    fn send(&mut self, id: SessionId, leg: Leg, last: bool) -> u64 {
+        let Some(Client { session, io, upstream, .. }) = self.clients.get_mut(id) else { return 0 };
         let kernel = &mut self.kernel;
         let bytes = session.lane_to(leg).pending();
         let outcome = match (leg, io) {
@@ -44,11 +46,12 @@ impl<K: Kernel> Worker<K> {
         };
         count_sent(&self.counters, leg, outcome);
         session.sent(leg, last, outcome, &mut self.cx);
+        outcome.moved()
     }
 
-    fn splice_in(&mut self, id: SessionId, leg: Leg, len: u64) {
+    fn splice_in(&mut self, id: SessionId, leg: Leg, len: u64) -> u64 {
         let may_open = self.has_room(PIPE);
-        let Some(Client { session, io, upstream, pipes, .. }) = self.clients.get_mut(id) else { return };
+        let Some(Client { session, io, upstream, pipes, .. }) = self.clients.get_mut(id) else { return 0 };
         let kernel = &mut self.kernel;
         let pipe = pipes.from(leg);
         if pipe.is_none() {
@@ -63,10 +66,11 @@ impl<K: Kernel> Worker<K> {
             (Some(pipe), Leg::Upstream, _) => self.upstreams.splice_in(*upstream, id, kernel, &pipe.pipe, len),
         };
         session.spliced_in(leg, outcome, &mut self.cx);
+        outcome.moved()
     }
 
-    fn splice_out(&mut self, id: SessionId, leg: Leg, len: u64) {
-        let Some(Client { session, io, upstream, pipes, .. }) = self.clients.get_mut(id) else { return };
+    fn splice_out(&mut self, id: SessionId, leg: Leg, len: u64) -> u64 {
+        let Some(Client { session, io, upstream, pipes, .. }) = self.clients.get_mut(id) else { return 0 };
         let transport = match (leg, io) {
             (Leg::Client, ClientIo::Transport(transport)) => Some(transport),
             (Leg::Upstream, _) => self.upstreams.transport(*upstream),
@@ -77,10 +81,11 @@ impl<K: Kernel> Worker<K> {
         };
         count_sent(&self.counters, leg, outcome);
         session.spliced_out(leg, outcome, &mut self.cx);
+        outcome.moved()
     }
 
-    fn shutdown_write(&mut self, id: SessionId, leg: Leg) {
-        let Some(Client { session, io, upstream, .. }) = self.clients.get_mut(id) else { return };
+    fn shutdown_write(&mut self, id: SessionId, leg: Leg) -> u64 {
+        let Some(Client { session, io, upstream, .. }) = self.clients.get_mut(id) else { return 0 };
         match (leg, io) {
             (Leg::Client, ClientIo::Transport(transport)) => transport.shutdown_write(&mut self.kernel),
             (Leg::Upstream, _) => {
@@ -90,6 +95,7 @@ impl<K: Kernel> Worker<K> {
             }
         }
         session.write_shut_down(leg, &mut self.cx);
+        0
     }
 
     /// Gives back pipes that hold nothing: an idle connection owns none.
