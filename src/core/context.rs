@@ -14,13 +14,39 @@ pub struct Context {
     pub pool: Pool,
     pub edits: Edits,
     pub prng: Prng,
+    pub tally: Tally,
     /// `Date`, as it stands in a head in this second (RFC 9110 section 6.6.1), with its CRLF.
     pub date_line: String,
 }
 
 impl Context {
     pub fn new(now: Tick, snapshot: Arc<Snapshot>, pool: Pool, seed: u64) -> Context {
-        Context { now, snapshot, pool, edits: Edits::default(), prng: Prng::new(seed), date_line: String::new() }
+        Context {
+            now,
+            snapshot,
+            pool,
+            edits: Edits::default(),
+            prng: Prng::new(seed),
+            tally: Tally::default(),
+            date_line: String::new(),
+        }
+    }
+}
+
+/// What sessions counted since their worker last took it over into its counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Requests whose head was read whole, and tunnels.
+    pub requests: u64,
+    /// Responses of replicas whose head was read whole, interim ones included, by class: 1xx first.
+    pub responses: [u64; 5],
+}
+
+impl Tally {
+    pub fn count_response(&mut self, status: u16) {
+        if let Some(class) = self.responses.get_mut(usize::from(status / 100).wrapping_sub(1)) {
+            *class += 1;
+        }
     }
 }
 

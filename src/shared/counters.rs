@@ -36,6 +36,13 @@ macro_rules! counters {
     };
 }
 
+impl Counters {
+    /// Responses by class, 1xx first.
+    pub fn responses(&self) -> [&Counter; 5] {
+        [&self.responses_1xx, &self.responses_2xx, &self.responses_3xx, &self.responses_4xx, &self.responses_5xx]
+    }
+}
+
 counters! {
     /// client connections accepted
     accepted,

@@ -27,10 +27,8 @@ impl<K: Kernel> Worker<K> {
         }
         self.clients.mark_requested(session);
         let outcome = self.find(session, pick, from);
-        match outcome {
-            Connect::NoResources => self.counters.short.count(),
-            _ if from.is_none() && pick.tried.is_empty() => self.counters.requests.count(),
-            _ => {}
+        if outcome == Connect::NoResources {
+            self.counters.short.count();
         }
         outcome
     }

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use crate::core::context::Tally;
 use crate::core::step::{Connect, Connection, Ending, Notice, Step};
 use crate::kernel::{Kernel, Token};
 use crate::shared::events::WorkerEvent;
@@ -98,7 +99,19 @@ impl<K: Kernel> Worker<K> {
         Taken::Moved(0)
     }
 
+    /// Counts what the step counted, before a client can see it.
+    fn take_tally(&mut self) {
+        if self.cx.tally != Tally::default() {
+            let Tally { requests, responses } = std::mem::take(&mut self.cx.tally);
+            self.counters.requests.add(requests);
+            for (counter, n) in self.counters.responses().into_iter().zip(responses) {
+                counter.add(n);
+            }
+        }
+    }
+
     fn after_step(&mut self, id: SessionId) {
+        self.take_tally();
         let Some(client) = self.clients.get_mut(id) else { return };
         if cfg!(debug_assertions) {
             client.session.check();

@@ -47,6 +47,7 @@ impl Session {
         let fresh = cx.prng.next_u32();
         let key = cx.snapshot.service(service);
         let key = key.map_or(fresh, |s| key::of(&s.key, b"", &[], self.client_ip.text(), fresh));
+        cx.tally.requests += 1;
         self.exchange.begin(ExchangeKind::Tunnel, service, key);
         self.open_tunnel();
         self.link = UpstreamState::Wanted { again: None, waits: false };
@@ -159,6 +160,7 @@ impl Session {
         self.upload.body = plan.body;
         self.upload.phase = Phase::Body;
         self.head_begun = false;
+        cx.tally.requests += 1;
         self.exchange.begin(ExchangeKind::Http, id, key);
         self.exchange.head = facts;
         self.exchange.client_end = if plan.keep_alive { ClientEnd::KeepAlive } else { ClientEnd::Close };
@@ -207,6 +209,7 @@ impl Session {
         cx.edits.clear();
         let plan = response::plan(head, &parsed, asked, &cx.date_line, &mut cx.edits)?;
         self.download.head.reset();
+        cx.tally.count_response(plan.status);
         if plan.is_interim() {
             self.note_interim(plan.status, cx)?;
             if self.exchange.head.minor == 0 {
