@@ -229,6 +229,12 @@ impl Maker<'_> {
             let body = c.pick(BAD_BODIES);
             request.bad = Bad::Body;
             request.method = "POST";
+            // The plan was drawn for another method: for HEAD it has no body and no length, which for POST would be a
+            // body that only a close ends.
+            let bodyless = matches!(request.plan.status, 204 | 304);
+            if request.plan.framing == Framing::None && !bodyless {
+                request.plan.framing = Framing::Length(0);
+            }
             request.host = "sim.example".into();
             let target = &request.target;
             request.text = format!(
