@@ -1,4 +1,4 @@
-//! The control control of a simulated world: the real registry, with a runtime, probes and an operator who live in
+//! The control plane of a simulated world: the real registry, with a runtime, probes and an operator who live in
 //! virtual time. What it publishes, workers and oracles read.
 
 use std::collections::BTreeMap;
@@ -82,8 +82,8 @@ impl Control {
         limits.min_body_rate = if limits.stall_timeout_ms.is_multiple_of(2) { 100 } else { 0 };
         let limits = Arc::new(limits);
         net.upstream_pipelining = limits.upstream_pipelining > 1;
-        net.ledger.drain_ms = limits.drain_timeout_ms;
-        net.ledger.idle_ms = limits.idle_timeout_ms;
+        net.history.drain_ms = limits.drain_timeout_ms;
+        net.history.idle_ms = limits.idle_timeout_ms;
         let c = net.random.control();
         let key = c.pick(&[0, 1, 2, 3, 4]);
         let key = match key {
@@ -115,7 +115,7 @@ impl Control {
         let reuse_addresses = c.one_in(2);
         let (registry, first) = Registry::new(plan);
         let now_us = net.now_us;
-        net.ledger.snapshots.push((now_us, Arc::new(first.clone())));
+        net.history.snapshots.push((now_us, Arc::new(first.clone())));
         let mut control = Control {
             publisher: SnapshotPublisher::new(first),
             finished: false,
@@ -137,7 +137,7 @@ impl Control {
             names: 0,
         };
         for number in 0..TCP_REPLICAS {
-            control.spawn(net, format!("tcp{number}"), u64::MAX - number, tcp_address(number), true);
+            control.spawn(net, format!("tcp{number}"), u64::MAX - number, tcp_address(number), Mode::Tcp);
         }
         control.apply(net, Command::Found(Vec::new()));
         control.later(net, 1_000_000, Coming::Fate);
@@ -150,10 +150,10 @@ impl Control {
         }
     }
 
-    fn spawn(&mut self, net: &mut Net, name: String, instance: u64, address: SocketAddr, tcp: bool) {
+    fn spawn(&mut self, net: &mut Net, name: String, instance: u64, address: SocketAddr, mode: Mode) {
         let me = self.next_actor;
         self.next_actor += 1;
-        self.replicas.push(Replica::new(me, name, instance, address, tcp, net));
+        self.replicas.push(Replica::new(me, name, instance, address, mode, net));
     }
 
     fn later(&mut self, net: &mut Net, us: u64, coming: Coming) {
@@ -183,7 +183,7 @@ impl Control {
                 self.facts_due = false;
                 let facts: Vec<_> = self.worker_events.events.try_iter().collect();
                 for fact in facts {
-                    net.say(|| format!("fact {fact:?}"));
+                    net.log(|| format!("fact {fact:?}"));
                     self.apply(net, Command::WorkerEvent(fact));
                 }
             }
@@ -206,7 +206,7 @@ impl Control {
     }
 
     fn apply(&mut self, net: &mut Net, command: Command) {
-        net.say(|| format!("command {command:?}"));
+        net.log(|| format!("command {command:?}"));
         for effect in self.registry.apply(command, Control::tick_of(net)) {
             self.perform(net, effect);
         }
@@ -227,7 +227,7 @@ impl Control {
             Effect::Publish(snapshot) => {
                 net.note("p.publish", snapshot.epoch, u64::from(snapshot.stopping), 0);
                 for replica in snapshot.services.iter().flat_map(|service| &service.replicas) {
-                    net.say(|| {
+                    net.log(|| {
                         format!("    {} {:?} {:?} {:?}", replica.name, replica.id, replica.endpoint, replica.state)
                     });
                     if !self.load.iter().any(|load| Arc::ptr_eq(load, &replica.load)) {
@@ -235,7 +235,7 @@ impl Control {
                     }
                 }
                 let now_us = net.now_us;
-                net.ledger.snapshots.push((now_us, Arc::new(snapshot.clone())));
+                net.history.snapshots.push((now_us, Arc::new(snapshot.clone())));
                 self.publisher.publish(snapshot);
             }
             Effect::Start(spec) => {
@@ -271,9 +271,9 @@ impl Control {
                 self.open_calls.retain(|open| *open != ticket);
                 assert!(self.open_calls.len() < before, "an answer to no open call: {answer:?}");
                 net.note("p.reply", ticket, u64::from(matches!(answer, Answer::Replicas(_))), 0);
-                net.say(|| format!("    {answer:?}"));
+                net.log(|| format!("    {answer:?}"));
             }
-            Effect::Log(_, line) => net.say(|| format!("log: {line}")),
+            Effect::Log(_, line) => net.log(|| format!("log: {line}")),
             Effect::Finished => self.finished = true,
         }
     }
@@ -286,7 +286,7 @@ impl Control {
             SocketAddr::from((Ipv4Addr::new(10, 1, 0, 1), self.next_port))
         });
         net.note("p.started", spec.instance, u64::from(address.port()), 0);
-        self.spawn(net, spec.name.to_string(), spec.instance, address, false);
+        self.spawn(net, spec.name.to_string(), spec.instance, address, Mode::Http);
         let started = Started { endpoint: Endpoint::Tcp(address), handle: format!("i{}", spec.instance), weight: 1 };
         self.apply(net, Command::Started { instance: spec.instance, started });
     }
@@ -302,7 +302,7 @@ impl Control {
         if net.random.control().per_mille(net.faults.death) {
             self.strike(net);
         }
-        if net.ledger.stopping.is_none() && net.random.control().per_mille(net.faults.calls) {
+        if net.history.stopping.is_none() && net.random.control().per_mille(net.faults.calls) {
             self.operator_calls(net);
         }
         self.later(net, 1_000_000, Coming::Fate);
@@ -348,8 +348,8 @@ impl Control {
     }
 
     pub fn stop(&mut self, net: &mut Net) {
-        if net.ledger.stopping.is_none() {
-            net.ledger.stopping = Some((net.now_us, self.drain_ms));
+        if net.history.stopping.is_none() {
+            net.history.stopping = Some((net.now_us, self.drain_ms));
             self.apply(net, Command::Stop);
         }
     }

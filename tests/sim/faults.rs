@@ -1,92 +1,94 @@
-//! What goes wrong, and how often: each world draws its own rates, so that some worlds have one fault in plenty and
-//! others have many together. Rates are per mille of the calls or connections they strike.
+//! The rates of faults, drawn per world (swarm testing): some worlds have one frequent fault, others many together.
+//! Rates are per mille of the calls, connections or seconds that they apply to. No fault is injected here.
 
 use super::random::Random;
 
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// Nothing below that a client could see: no refusal, reset, loss of a replica or of descriptors.
+    /// No fault that a client could see: no refusal, reset, failed replica or lack of descriptors.
     pub calm: bool,
-    /// A read or write takes less than it could.
-    pub short: u32,
-    /// EAGAIN although there was something; an edge follows.
-    pub blocked: u32,
-    /// EINTR.
+    /// A read or write moves less than it could.
+    pub short_io: u32,
+    /// A read or write returns EAGAIN although it could move bytes; an edge follows.
+    pub spurious_eagain: u32,
+    /// A call returns EINTR.
     pub interrupted: u32,
-    /// An event that means nothing.
-    pub spurious: u32,
-    /// `pipe` fails.
-    pub no_pipe: u32,
-    /// The kernel will not splice (EINVAL).
-    pub no_splice: u32,
-    /// `accept` fails: EMFILE, ENOBUFS, ECONNABORTED.
-    pub accept: u32,
-    /// `connect` fails at once: EADDRNOTAVAIL, ENETUNREACH.
-    pub connect: u32,
-    /// A connection attempt is refused or lost.
+    /// `wait` returns an event for a socket that is not ready.
+    pub spurious_event: u32,
+    /// `pipe` fails with EMFILE.
+    pub pipe_fails: u32,
+    /// `splice` fails with EINVAL.
+    pub splice_fails: u32,
+    /// `accept` fails with EMFILE, ENOBUFS or ECONNABORTED.
+    pub accept_fails: u32,
+    /// `connect` fails at once with EADDRNOTAVAIL, ENETUNREACH, EMFILE or ENOBUFS.
+    pub connect_fails: u32,
+    /// A connection attempt is refused.
     pub refused: u32,
+    /// A connection attempt gets no reply.
     pub black_hole: u32,
-    /// A request meets a fault at its replica.
-    pub replica: u32,
-    /// A replica closes a connection that is idle.
+    /// A response has a fault.
+    pub response: u32,
+    /// A replica closes an idle connection.
     pub idle_close: u32,
-    /// The network breaks a connection with nobody asking for it.
-    pub cut: u32,
-    /// Descriptors of the process. 0: enough.
-    pub descriptors: usize,
-    /// A replica process dies or hangs, per second.
+    /// A segment resets its connection. Per 20,000, not per mille.
+    pub broken_connection: u32,
+    /// Limit of open descriptors in the process. 0: none.
+    pub max_descriptors: usize,
+    /// A replica crashes or hangs, per second.
     pub death: u32,
     /// `/add` and `/rm`, per second.
     pub calls: u32,
-    /// A worker is held up between two turns.
-    pub held_up: u32,
-    /// The longest way of a segment through the network.
-    pub latency_us: u64,
-    /// The kernel's coarse clock moves in steps of so many ms.
-    pub clock_ms: u64,
-    /// A balancer that stops while clients still come.
+    /// A worker waits 1 to 60 ms for the processor between two turns.
+    pub delayed_turn: u32,
+    /// The largest one-way latency of a connection.
+    pub max_latency_us: u64,
+    /// Resolution of the workers' clock.
+    pub clock_step_ms: u64,
+    /// The balancer stops while clients still connect.
     pub early_stop: bool,
-    /// A reset takes away what the client has not read.
-    pub reset_eats: bool,
+    /// A reset discards what its receiver has not read.
+    pub reset_discards_unread: bool,
 }
 
 impl Faults {
     pub fn draw(random: &mut Random) -> Faults {
         let calm = random.one_in(4);
-        let harm = |most: u32, random: &mut Random| {
+        // Drawn in a calm world too, so that the draws that follow are the same.
+        let visible = |most: u32, random: &mut Random| {
             let rate = random.rate(most);
             if calm { 0 } else { rate }
         };
-        let descriptors = harm(1, random) as usize * random.range(8, 60) as usize;
+        let max_descriptors = visible(1, random) as usize * random.range(8, 60) as usize;
         Faults {
             calm,
-            short: random.rate(400),
-            blocked: random.rate(200),
+            short_io: random.rate(400),
+            spurious_eagain: random.rate(200),
             interrupted: random.rate(50),
-            spurious: random.rate(200),
-            no_pipe: random.rate(500),
-            no_splice: random.rate(200),
-            accept: harm(200, random),
-            connect: harm(100, random),
-            refused: harm(200, random),
-            black_hole: harm(60, random),
-            replica: harm(300, random),
-            idle_close: harm(500, random),
-            cut: harm(30, random),
-            descriptors: if random.one_in(3) { descriptors } else { 0 },
-            death: harm(400, random),
+            spurious_event: random.rate(200),
+            pipe_fails: random.rate(500),
+            splice_fails: random.rate(200),
+            accept_fails: visible(200, random),
+            connect_fails: visible(100, random),
+            refused: visible(200, random),
+            black_hole: visible(60, random),
+            response: visible(300, random),
+            idle_close: visible(500, random),
+            broken_connection: visible(30, random),
+            max_descriptors: if random.one_in(3) { max_descriptors } else { 0 },
+            death: visible(400, random),
             calls: random.rate(800),
-            held_up: random.rate(30),
-            latency_us: random.pick(&[50, 500, 2_000, 20_000]),
-            clock_ms: random.pick(&[1, 1, 4, 10]),
+            delayed_turn: random.rate(30),
+            max_latency_us: random.pick(&[50, 500, 2_000, 20_000]),
+            clock_step_ms: random.pick(&[1, 1, 4, 10]),
             early_stop: random.one_in(5),
-            reset_eats: random.one_in(2),
+            reset_discards_unread: random.one_in(2),
         }
     }
 
-    /// From now on nothing goes wrong that did not go wrong already.
+    /// Sets every rate to 0. The properties of network, clock and world stay.
     pub fn cease(&mut self) {
-        let Faults { calm, latency_us, clock_ms, early_stop, reset_eats, .. } = *self;
-        *self = Faults { calm, latency_us, clock_ms, early_stop, reset_eats, ..Faults::default() };
+        let Faults { calm, max_latency_us, clock_step_ms, early_stop, reset_discards_unread, .. } = *self;
+        *self = Faults { calm, max_latency_us, clock_step_ms, early_stop, reset_discards_unread, ..Faults::default() };
     }
 }

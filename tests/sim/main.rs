@@ -1,110 +1,186 @@
-//! Whole worlds from one number each: real workers and the real registry over a simulated kernel, in virtual time, with
-//! clients, replicas and faults drawn from the seed. Oracles watch both sides; a seed that fails replays.
+//! Simulated worlds: real workers and the real registry over a simulated kernel, in virtual time, with clients, replicas
+//! and faults drawn from a seed. A failed oracle panics, and the seed replays the same world. No socket, thread, clock or
+//! sleep of the machine enters a world.
 //!
-//! `scripts/sim --seeds N` runs as many as wanted, `scripts/sim --replay SEED` prints one world's whole trace.
+//! `scripts/sim --seeds N` runs N worlds and prints one hash over their traces; `scripts/sim --replay SEED` prints a trace.
+//!
+//! # Files
+//!
+//! - [`world`]: puts the parts together, runs them to the end
+//! - [`net`], [`kernel`]: the network and `trait Kernel` over it
+//! - [`control`]: the registry, with a runtime, probes and an operator
+//! - [`client`], [`replica`], [`tunnel`]: the scripted parties
+//! - [`request`], [`plan`], [`pattern`]: what is sent: requests, planned responses, body bytes
+//! - [`http`]: the parser of the scripted parties
+//! - [`history`]: what was sent, answered, published and failed
+//! - [`faults`], [`random`]: the rates of faults, the streams of random numbers
+//! - [`regressions`]: seeds that once failed
+//!
+//! # Oracles
+//!
+//! Requests, at the replica
+//! - Start line, Host, forwarding fields and framing are what the client meant; hop-by-hop fields are gone:
+//!   `replica::request_check::check_head`
+//! - The request was sent by a client, was begun before it arrives, and is not one that must be refused:
+//!   `History::head_arrived`
+//! - A non-idempotent request reaches replicas at most once: `History::head_arrived`
+//! - The replica is the first on the ring's walk that was up and had no fault: `History::check_choice`
+//! - A body is its pattern: `Connection::receive_body`; it is complete only if its client sent all of it:
+//!   `Connection::on_body_end`
+//! - Chunked bodies have no extension, bare LF or malformed trailer: `http::Body::feed`
+//! - Without pipelining a request comes only after the response to the one before: `Connection::may_begin`
+//!
+//! Responses, at the client
+//! - A response is that of the oldest outstanding request, after the request began, and none follows the last one; it has
+//!   a Date and no forwarded hop-by-hop field: `Client::on_head`
+//! - No interim response goes to HTTP/1.0: `Client::on_interim`
+//! - A replica gave this response to this request, its head is valid, its framing is kept; `Connection: close` has a
+//!   reason: `Client::check_replica_response`
+//! - A body is its pattern: `Client::parse`; it ends after all of its bytes: `Client::on_response_end`
+//! - Only malformed or truncated requests are refused; a local reply closes the connection: `Client::check_local_reply`
+//! - In a calm world a correct client gets every response: `Client::check_may_fail`
+//!
+//! Tunnels
+//! - Bytes are those that were sent, in order: `ClientTunnel::on_received`, `Echo::on_received`
+//! - A FIN comes only after all bytes and a FIN of the other end: `ClientTunnel::on_fin`, `Echo::on_fin`
+//! - A tunnel is opened at one replica, once: `Connection::open_tunnel`
+//!
+//! Workers
+//! - A worker dials only replicas that are up in the current snapshot: `History::check_dial`
+//! - Invariants of sessions, buffers and upstream connections hold after every turn: `Worker::check`, called in
+//!   `World::turn`
+//! - A worker does not spin: `SimWorker::check_progress`
+//! - No read or send has an empty buffer, no splice asks for no bytes, a pipe holds bytes of one source: `SimKernel`
+//! - Bytes sent with MSG_MORE do not wait for the next turn: `SimKernel::wait`; a reset does not discard them:
+//!   `Net::set_linger_zero`
+//!
+//! Worlds
+//! - Every client ends: `world::clients_ended`; then no request is in flight: `Control::check_in_flight`
+//! - Workers and registry stop in time; sockets, pipes and clients opened are closed: `World::stop`
+//! - Every admin call is answered once, no event is dropped, no request stays in flight: `Control::perform`,
+//!   `Control::check_end`
+//! - A seed has one trace: the test `a_seed_determines_its_trace`
 
 mod client;
 mod control;
 mod faults;
+mod history;
+mod http;
 mod kernel;
-mod ledger;
 mod net;
+mod pattern;
+mod plan;
 mod random;
 mod regressions;
 mod replica;
-mod script;
+mod request;
 mod tunnel;
-mod wire;
 mod world;
 
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Runs one world; what fails says which.
-fn run(seed: u64) -> Result<world::Ended, u64> {
-    catch_unwind(|| world::run(seed, false)).map_err(|_| {
+use history::Totals;
+
+/// Runs a world. `Err`: the seed, if an oracle failed.
+fn run(seed: u64) -> Result<world::Outcome, u64> {
+    catch_unwind(|| world::run(seed)).map_err(|_| {
         eprintln!("seed {seed} failed; replay it with: scripts/sim --replay {seed}");
         seed
     })
 }
 
-fn run_all(seeds: impl Iterator<Item = u64>) -> Vec<u64> {
+fn failing(seeds: impl Iterator<Item = u64>) -> Vec<u64> {
     seeds.filter_map(|seed| run(seed).err()).collect()
 }
 
 #[test]
-fn two_hundred_and_fifty_six_worlds() {
-    let failed = run_all(0..256);
+fn no_oracle_fails_in_256_worlds() {
+    let failed = failing(0..256);
     assert!(failed.is_empty(), "seeds {failed:?} failed");
 }
 
 #[test]
-fn worlds_that_once_found_something() {
-    let failed = run_all(regressions::OF_ONE_STREAM.iter().copied());
+fn no_oracle_fails_in_a_world_that_once_failed() {
+    let failed = failing(regressions::OF_ONE_STREAM.iter().copied());
     assert!(failed.is_empty(), "seeds {failed:?} failed");
 }
 
 #[test]
-fn a_seed_is_a_whole_world() {
+fn a_seed_determines_its_trace() {
     for seed in [1, 7, 42] {
-        let hashes = [world::run(seed, false).hash, world::run(seed, false).hash];
-        assert_eq!(hashes[0], hashes[1], "seed {seed} made two different worlds");
+        assert_eq!(world::run(seed).hash, world::run(seed).hash, "seed {seed} has two traces");
     }
 }
 
-fn number(name: &str) -> Option<u64> {
+fn env_number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-/// `scripts/sim` runs this: `SIM_SEEDS` worlds from `SIM_FROM` on, `SIM_THREADS` at a time, or `SIM_REPLAY` alone.
-#[test]
-#[ignore = "as long as wanted: run by scripts/sim"]
-fn as_many_worlds_as_wanted() {
-    if let Some(seed) = number("SIM_REPLAY") {
-        let ended = world::run(seed, true);
-        println!("seed {seed}: {:?}, trace {:016x}", ended.tally, ended.hash);
-        return;
+/// What several worlds gave.
+#[derive(Default)]
+struct Summary {
+    failed: Vec<u64>,
+    totals: Totals,
+    calm: u64,
+    /// Wrapping sum, since threads finish worlds in any order.
+    hash: u64,
+}
+
+impl Summary {
+    fn add_world(&mut self, seed: u64) {
+        match run(seed) {
+            Ok(outcome) => {
+                self.totals.add(&outcome.totals);
+                self.calm += u64::from(outcome.calm);
+                self.hash = self.hash.wrapping_add(random::mix(outcome.hash ^ seed));
+            }
+            Err(seed) => self.failed.push(seed),
+        }
     }
-    let from = number("SIM_FROM").unwrap_or(0);
-    let to = from + number("SIM_SEEDS").unwrap_or(1_000);
+
+    fn merge(mut self, other: Summary) -> Summary {
+        self.failed.extend(other.failed);
+        self.totals.add(&other.totals);
+        self.calm += other.calm;
+        self.hash = self.hash.wrapping_add(other.hash);
+        self
+    }
+}
+
+fn run_range(from: u64, to: u64, threads: u64) -> Summary {
     let next = AtomicU64::new(from);
     let work = || {
-        let mut failed = Vec::new();
-        let mut sum = ledger::Tally::default();
-        let mut calm = 0;
-        let mut hash = 0u64;
+        let mut summary = Summary::default();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= to {
-                return (failed, sum, calm, hash);
+                return summary;
             }
-            match run(seed) {
-                Ok(ended) => {
-                    sum.add(&ended.tally);
-                    calm += u64::from(ended.calm);
-                    // A sum: threads finish worlds in any order.
-                    hash = hash.wrapping_add(random::mix(ended.hash ^ seed));
-                }
-                Err(seed) => failed.push(seed),
-            }
+            summary.add_world(seed);
         }
     };
-    let threads = number("SIM_THREADS").unwrap_or(1);
-    let parts: Vec<_> = std::thread::scope(|scope| {
-        let hands: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        hands.into_iter().map(|hand| hand.join()).collect()
+    let summaries: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|thread| thread.join()).collect()
     });
-    let mut failed = Vec::new();
-    let mut sum = ledger::Tally::default();
-    let mut calm_worlds = 0;
-    let mut hash = 0u64;
-    for (lost, tally, calm, part) in parts.into_iter().flatten() {
-        failed.extend(lost);
-        sum.add(&tally);
-        calm_worlds += calm;
-        hash = hash.wrapping_add(part);
+    summaries.into_iter().flatten().fold(Summary::default(), Summary::merge)
+}
+
+/// `scripts/sim` runs this: `SIM_SEEDS` worlds from `SIM_FROM` on with `SIM_THREADS` threads, or `SIM_REPLAY` alone.
+#[test]
+#[ignore = "its duration is a parameter: run by scripts/sim"]
+fn no_oracle_fails_in_a_range_of_seeds() {
+    if let Some(seed) = env_number("SIM_REPLAY") {
+        let outcome = world::replay(seed);
+        println!("seed {seed}: {:?}, trace {:016x}", outcome.totals, outcome.hash);
+        return;
     }
-    failed.sort_unstable();
-    println!("{} worlds, {calm_worlds} of them calm: {sum:?}, traces {hash:016x}", to - from);
+    let from = env_number("SIM_FROM").unwrap_or(0);
+    let to = from + env_number("SIM_SEEDS").unwrap_or(1_000);
+    let mut summary = run_range(from, to, env_number("SIM_THREADS").unwrap_or(1));
+    summary.failed.sort_unstable();
+    let Summary { failed, totals, calm, hash } = summary;
+    println!("{} worlds, {calm} of them calm: {totals:?}, traces {hash:016x}", to - from);
     assert!(failed.is_empty(), "{} seeds failed: {failed:?}", failed.len());
 }

@@ -1,10 +1,10 @@
-//! Pseudo-random numbers from a seed alone (splitmix64), in one independent stream per concern: a choice that is added
-//! to one concern does not shift what the others draw, so that old seeds keep their worlds.
+//! Pseudo-random numbers from a seed (splitmix64), in one independent stream per concern: a draw added to one concern
+//! does not shift the draws of the others. No clock, address or hash order enters here, so a seed determines its world.
 
 #[derive(Clone, Debug)]
 pub struct Streams(Vec<Random>);
 
-/// The concerns, each with a stream of its own.
+/// What a draw is for.
 #[derive(Clone, Copy, Debug)]
 enum Concern {
     World,
@@ -24,26 +24,27 @@ impl Streams {
         Streams((0..CONCERNS).map(|concern| Random::new(mix(seed).wrapping_add(concern))).collect())
     }
 
-    /// One stream for every concern, as all worlds had it once: seeds of then keep their worlds.
+    /// One stream for all concerns, as every world had it before the streams were split.
     pub fn shared(seed: u64) -> Streams {
         Streams(vec![Random::new(seed)])
     }
 
-    /// Sizes, caps and times of the whole world.
+    /// Number of workers and clients, connection cap, time of the stop.
     pub fn world(&mut self) -> &mut Random {
         self.of(Concern::World)
     }
 
+    /// Rates of faults.
     pub fn faults(&mut self) -> &mut Random {
         self.of(Concern::Faults)
     }
 
-    /// What clients send, and how they behave.
+    /// Requests with their response plans, and the behaviour of clients.
     pub fn clients(&mut self) -> &mut Random {
         self.of(Concern::Clients)
     }
 
-    /// What replicas answer, and how they behave.
+    /// Responses as they are written, and the behaviour of replicas.
     pub fn replicas(&mut self) -> &mut Random {
         self.of(Concern::Replicas)
     }
@@ -53,17 +54,17 @@ impl Streams {
         self.of(Concern::Control)
     }
 
-    /// Latency, segments, losses.
+    /// Latency, segment sizes, connections that break.
     pub fn network(&mut self) -> &mut Random {
         self.of(Concern::Network)
     }
 
-    /// What the workers' system calls return.
+    /// Results of the workers' system calls.
     pub fn kernel(&mut self) -> &mut Random {
         self.of(Concern::Kernel)
     }
 
-    /// When workers get the processor.
+    /// Times of the workers' turns.
     pub fn schedule(&mut self) -> &mut Random {
         self.of(Concern::Schedule)
     }
@@ -109,14 +110,14 @@ impl Random {
         list[self.below(list.len() as u64) as usize]
     }
 
-    /// Small ones often, large ones seldom: a random number of bits.
+    /// 0 to `most`, with a uniform number of bits: small numbers are frequent.
     pub fn size(&mut self, most: u64) -> u64 {
         let bits = 64 - most.leading_zeros() as u64;
         let bits = self.range(0, bits);
         self.below(1 << bits.min(62)).min(most)
     }
 
-    /// A rate of a swarm: most faults are off in most worlds, and now and then one is frequent.
+    /// A fault's rate, 0 in half of the worlds (swarm testing).
     pub fn rate(&mut self, most: u32) -> u32 {
         if self.one_in(2) { 0 } else { self.range(1, u64::from(most)) as u32 }
     }

@@ -1,4 +1,4 @@
-//! Seeds that once failed, each with what it caught.
+//! Seeds that once failed.
 
 use super::random::Streams;
 

@@ -1,145 +1,167 @@
-//! Bytes both ways, after an upgrade or from the first one on: the client sends, the replica echoes. Each side knows
-//! what the other sent, so a tunnel that was cut can never pass for one that ended.
+//! Both ends of a tunnel, after an upgrade or from the first byte on: the client sends, the replica echoes. Each end
+//! checks bytes and end of stream against the history. Sockets do not enter here.
 
 use std::collections::VecDeque;
 
-use super::net::{End, Net};
-use super::wire;
+use super::history::TunnelRecord;
+use super::net::{Closing, Net, SocketId};
+use super::pattern;
 
-/// Data of tunnels is never that of a request's or an answer's body.
-const SEEDS: u64 = 1 << 40;
-/// `T` and seven digits and LF: which tunnel this is, where no head says so.
-pub const LABEL: usize = 9;
+/// Added to a tunnel's id, so that its pattern is not that of a body.
+const PATTERN_OFFSET: u64 = 1 << 40;
+/// The first bytes of a TCP connection name its tunnel: `T`, seven digits, LF.
+pub const LABEL_LEN: usize = 9;
+/// The client's buffer is filled up to so many bytes.
+const CHUNK: u64 = 64 * 1024;
 
-pub fn label(id: u64) -> String {
+fn label(id: u64) -> String {
     format!("T{id:07}\n")
 }
 
-/// The client's side.
 #[derive(Debug)]
-pub struct Tunnel {
+pub struct ClientTunnel {
     pub id: u64,
     label: Vec<u8>,
     total: u64,
-    /// Handed to the socket or waiting for it.
+    /// Data bytes moved to the client's send buffer.
     queued: u64,
+    /// Bytes written, the label included.
     sent: u64,
-    got: u64,
-    over: bool,
+    received: u64,
 }
 
-impl Tunnel {
-    pub fn client(id: u64, labelled: bool, net: &mut Net) -> Tunnel {
+impl ClientTunnel {
+    /// A tunnel that begins after a 101.
+    pub fn after_upgrade(id: u64, net: &mut Net) -> ClientTunnel {
+        ClientTunnel::new(id, Vec::new(), net)
+    }
+
+    /// A tunnel that begins with the connection.
+    pub fn labelled(id: u64, net: &mut Net) -> ClientTunnel {
+        ClientTunnel::new(id, label(id).into_bytes(), net)
+    }
+
+    fn new(id: u64, label: Vec<u8>, net: &mut Net) -> ClientTunnel {
         let total = if net.random.clients().one_in(4) {
             net.random.clients().size(400_000)
         } else {
             net.random.clients().size(4_000)
         };
-        let label = if labelled { label(id).into_bytes() } else { Vec::new() };
-        Tunnel { id, label, total, queued: 0, sent: 0, got: 0, over: false }
+        ClientTunnel { id, label, total, queued: 0, sent: 0, received: 0 }
     }
 
-    pub fn refill(&mut self, net: &Net, out: &mut VecDeque<u8>) {
-        let _ = net;
-        out.extend(self.label.drain(..));
-        if out.len() < 64 * 1024 && self.queued < self.total {
-            let n = (self.total - self.queued).min(64 * 1024);
-            out.extend(wire::data(SEEDS + self.id, self.queued, n as usize));
+    pub fn refill(&mut self, send_buffer: &mut VecDeque<u8>) {
+        send_buffer.extend(self.label.drain(..));
+        if (send_buffer.len() as u64) < CHUNK && self.queued < self.total {
+            let n = (self.total - self.queued).min(CHUNK);
+            send_buffer.extend(pattern::bytes(PATTERN_OFFSET + self.id, self.queued, n as usize));
             self.queued += n;
         }
     }
 
-    /// `n` bytes of what `refill` gave left.
-    pub fn sent(&mut self, net: &mut Net, n: usize) {
+    /// `n` bytes that `refill` gave were written.
+    pub fn on_sent(&mut self, net: &mut Net, n: usize) {
         self.sent += n as u64;
-        let request = &mut net.ledger.requests[self.id as usize];
-        request.sent_at.get_or_insert(net.now_us);
+        let request = &mut net.history.requests[self.id as usize];
+        request.sent_at_us.get_or_insert(net.now_us);
         request.sent_whole = true;
-        request.sent_whole_at = net.now_us;
-        net.ledger.tunnel(self.id).up = self.sent;
+        request.sent_whole_at_us = net.now_us;
+        net.history.tunnel(self.id).sent_up = self.sent;
     }
 
-    pub fn all_sent(&self) -> bool {
+    /// Everything was passed to the client's send buffer.
+    pub fn all_queued(&self) -> bool {
         self.queued == self.total && self.label.is_empty()
     }
 
-    /// The client says that it will send no more.
-    pub fn over(&mut self, net: &mut Net) {
-        self.over = true;
-        net.ledger.tunnel(self.id).up_over = true;
+    /// The client shuts down its direction.
+    pub fn end_up(&self, net: &mut Net) {
+        net.history.tunnel(self.id).up_ended = true;
     }
 
-    pub fn left(&mut self, net: &mut Net, end: End, reset: bool) {
-        if !reset && net.is_empty(end) {
-            self.over(net);
+    /// The client closes its socket. That is an orderly end unless it is, or becomes, a reset.
+    pub fn on_client_close(&self, net: &mut Net, socket: SocketId, closing: Closing) {
+        if closing == Closing::Fin && net.is_empty(socket) {
+            self.end_up(net);
         }
     }
 
-    pub fn got(&mut self, net: &mut Net, bytes: &[u8]) -> Result<(), String> {
-        wire::same(SEEDS + self.id, self.got, bytes).map_err(|why| format!("tunnel {}: {why}", self.id))?;
-        self.got += bytes.len() as u64;
-        let down = net.ledger.tunnel(self.id).down;
-        if self.got > down { Err(format!("tunnel {}: {} bytes of {down}", self.id, self.got)) } else { Ok(()) }
-    }
-
-    /// Oracle: the end of a tunnel is the end that its other side meant.
-    pub fn ended(&mut self, net: &mut Net, reset: bool) -> Result<(), String> {
-        let id = self.id;
-        let side = *net.ledger.tunnel(id);
-        net.ledger.tally.tunnels += u64::from(!reset);
-        let whole = side.down_over && self.got == side.down;
-        if !reset && !whole {
-            return Err(format!("tunnel {id} ended cleanly after {} bytes: {side:?}", self.got));
+    /// Oracle: bytes are those that the client sent, in order, and no more than the replica echoed.
+    pub fn on_received(&mut self, net: &mut Net, bytes: &[u8]) -> Result<(), String> {
+        pattern::check(PATTERN_OFFSET + self.id, self.received, bytes)
+            .map_err(|why| format!("tunnel {}: {why}", self.id))?;
+        self.received += bytes.len() as u64;
+        let sent = net.history.tunnel(self.id).sent_down;
+        if self.received > sent {
+            return Err(format!("tunnel {}: {} bytes received, {sent} sent", self.id, self.received));
         }
         Ok(())
     }
 
-    pub fn is_short(&self, net: &Net) -> bool {
-        let _ = net;
-        self.got < self.total
+    /// Oracle: a FIN comes only after all bytes and the end of a direction that the replica ended.
+    pub fn on_fin(&mut self, net: &mut Net) -> Result<(), String> {
+        let record = *net.history.tunnel(self.id);
+        net.history.totals.tunnels += 1;
+        if record.down_ended && self.received == record.sent_down {
+            return Ok(());
+        }
+        Err(format!("tunnel {} ended in order after {} bytes: {record:?}", self.id, self.received))
+    }
+
+    /// Bytes that were to be echoed are missing.
+    pub fn is_short(&self) -> bool {
+        self.received < self.total
     }
 }
 
-/// The replica's side: what it got is what it sends.
+/// The replica's end: it sends what it receives.
 #[derive(Debug)]
 pub struct Echo {
     id: u64,
-    got: u64,
-    /// A labelled tunnel's label counts as sent, not as data.
-    label: u64,
-    /// Bytes to be written first that are no data: a 101.
-    preface: usize,
-    pub over: bool,
+    received: u64,
+    /// Bytes of the label, which count as sent but are not echoed.
+    label_len: u64,
+    /// Bytes that are written before the data: a 101 response.
+    preface_len: usize,
+    /// The client's direction has ended.
+    pub ended: bool,
 }
 
 impl Echo {
-    pub fn new(id: u64, label: u64, preface: usize) -> Echo {
-        Echo { id, got: 0, label, preface, over: false }
+    pub fn after_label(id: u64) -> Echo {
+        Echo { id, received: 0, label_len: LABEL_LEN as u64, preface_len: 0, ended: false }
     }
 
-    pub fn got(&mut self, bytes: &[u8]) -> Result<(), String> {
-        wire::same(SEEDS + self.id, self.got, bytes).map_err(|why| format!("tunnel {} upwards: {why}", self.id))?;
-        self.got += bytes.len() as u64;
+    pub fn after_upgrade(id: u64, preface_len: usize) -> Echo {
+        Echo { id, received: 0, label_len: 0, preface_len, ended: false }
+    }
+
+    /// Oracle: bytes are those that the client sent, in order.
+    pub fn on_received(&mut self, bytes: &[u8]) -> Result<(), String> {
+        pattern::check(PATTERN_OFFSET + self.id, self.received, bytes)
+            .map_err(|why| format!("tunnel {} at the replica: {why}", self.id))?;
+        self.received += bytes.len() as u64;
         Ok(())
     }
 
-    pub fn sent(&mut self, net: &mut Net, n: usize) {
-        let data = n.saturating_sub(self.preface);
-        self.preface -= n - data;
-        net.ledger.tunnel(self.id).down += data as u64;
+    pub fn on_sent(&mut self, net: &mut Net, n: usize) {
+        let data = n.saturating_sub(self.preface_len);
+        self.preface_len -= n - data;
+        net.history.tunnel(self.id).sent_down += data as u64;
     }
 
-    /// Oracle, the same as for the client.
-    pub fn ended(&mut self, net: &mut Net) -> Result<(), String> {
-        self.over = true;
-        let side = *net.ledger.tunnel(self.id);
-        if !(side.up_over && self.got + self.label == side.up) {
-            return Err(format!("tunnel {} ended cleanly upwards after {} bytes: {side:?}", self.id, self.got));
+    /// Oracle: a FIN comes only after all bytes and the end of a direction that the client ended.
+    pub fn on_fin(&mut self, net: &mut Net) -> Result<(), String> {
+        self.ended = true;
+        let record: TunnelRecord = *net.history.tunnel(self.id);
+        if record.up_ended && self.received + self.label_len == record.sent_up {
+            return Ok(());
         }
-        Ok(())
+        Err(format!("tunnel {} ended in order at the replica after {} bytes: {record:?}", self.id, self.received))
     }
 
-    pub fn finished(&self, net: &mut Net) {
-        net.ledger.tunnel(self.id).down_over = true;
+    /// The replica shuts down its direction.
+    pub fn end_down(&self, net: &mut Net) {
+        net.history.tunnel(self.id).down_ended = true;
     }
 }

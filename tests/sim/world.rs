@@ -1,5 +1,5 @@
-//! One simulated world: workers, registry, clients and replicas on one thread, driven by the queue of what happens
-//! next. It ends when everything has ended, and what was opened is held against what was closed.
+//! One simulated world: workers, registry, clients and replicas on one thread, driven by the network's queue of events. It
+//! ends when all clients have ended and the balancer has stopped. What clients and replicas check does not enter here.
 
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ringway::core::snapshot::ServiceId;
+use ringway::core::snapshot::{Mode, ServiceId};
 use ringway::kernel::Wake;
 use ringway::shared::counters::Counters;
 use ringway::shared::events;
@@ -16,278 +16,306 @@ use ringway::worker::{BoundListener, Worker, WorkerInit};
 use super::client::Client;
 use super::control::Control;
 use super::faults::Faults;
-use super::kernel::{SimKernel, would_wait};
-use super::ledger::Tally;
-use super::net::{Bound, Event, Net, Owner, Shared};
+use super::history::Totals;
+use super::kernel::{SimKernel, WaitDeadline, would_wait};
+use super::net::{Bound, Event, Net, Owner, SharedNet, SocketId, Trace};
 use super::regressions;
 
-/// Turns in a row that move nothing: a worker that spins.
-const IDLE_TURNS: u64 = 500;
-/// Faults end then.
-const CALM_AFTER_US: u64 = 20_000_000;
-/// And by then every client has its answer or its end.
-const STUCK_AFTER_US: u64 = 400_000_000;
-/// How long the end may take beyond the drain timeout.
-const END_SLACK_US: u64 = 30_000_000;
+/// A worker spins if so many turns in a row move nothing, ...
+const IDLE_TURNS_MAX: u64 = 500;
+/// ... each less than this after the one before.
+const IDLE_TURN_GAP_US: u64 = 2_000;
+/// When faults end.
+const FAULTS_END_US: u64 = 20_000_000;
+/// By then every client has all of its responses, or its connection has ended.
+const CLIENTS_END_US: u64 = 400_000_000;
+/// How long a stop may take beyond the drain timeout.
+const STOP_SLACK_US: u64 = 30_000_000;
+/// How many events pass between two checks whether all clients have ended.
+const EVENTS_PER_CHECK: u64 = 64;
 
-pub struct Ended {
+/// The result of a world in which no oracle failed.
+pub struct Outcome {
     pub hash: u64,
-    pub tally: Tally,
+    pub totals: Totals,
     pub calm: bool,
 }
 
 struct World {
-    net: Shared,
+    net: SharedNet,
     control: Control,
-    hands: Vec<Option<Hand>>,
+    /// `None`: stopped.
+    workers: Vec<Option<SimWorker>>,
     clients: Vec<Client>,
     counters: Vec<Arc<Counters>>,
     stop_at_us: u64,
 }
 
-/// A worker and how it is driven.
-struct Hand {
+/// A worker and when its next turn is.
+struct SimWorker {
     worker: Worker<SimKernel>,
-    patience: Rc<RefCell<Option<u64>>>,
+    index: usize,
+    wait_until_us: WaitDeadline,
     wake: Arc<AtomicBool>,
-    /// The newest turn that was planned.
-    planned: u64,
+    /// The number of the last turn scheduled; events of earlier numbers are void.
+    scheduled: u64,
+    /// It waits for an edge, a wake-up or its deadline.
     blocked: bool,
-    turned_us: u64,
+    last_turn_us: u64,
     idle_turns: u64,
-    seen_progress: u64,
+    last_progress: u64,
 }
 
-pub fn run(seed: u64, loud: bool) -> Ended {
+/// Runs the world of a seed. A failed oracle panics.
+pub fn run(seed: u64) -> Outcome {
+    run_with(seed, Trace::Hashed)
+}
+
+/// Runs the world of a seed and prints its trace.
+pub fn replay(seed: u64) -> Outcome {
+    run_with(seed, Trace::Printed)
+}
+
+fn run_with(seed: u64, trace: Trace) -> Outcome {
     let mut random = regressions::streams(seed);
     let faults = Faults::draw(random.faults());
-    if loud {
+    if trace == Trace::Printed {
         println!("{faults:#?}");
     }
     let workers = random.world().range(1, 3) as usize;
     let calm = faults.calm;
-    let net: Shared = Rc::new(RefCell::new(Net::new(random, faults, workers, loud)));
+    let net = Rc::new(RefCell::new(Net::new(random, faults, workers, trace)));
     let mut world = World::new(net, workers);
-    world.live();
-    world.end();
+    world.run_until_clients_end();
+    world.stop();
     let net = world.net.borrow();
-    Ended { hash: net.hash(), tally: net.ledger.tally, calm }
+    Outcome { hash: net.hash(), totals: net.history.totals, calm }
 }
 
 impl World {
-    fn new(shared: Shared, workers: usize) -> World {
+    fn new(shared: SharedNet, workers: usize) -> World {
         let (events, worker_events) = events::channel(Arc::new(|| {}));
         let mut net = shared.borrow_mut();
-        let count = net.random.world().range(1, 20) as usize;
-        let mut control = Control::new(&mut net, workers, count, worker_events);
-        let clients = draw_clients(&mut net, workers, count);
+        let client_count = net.random.world().range(1, 20) as usize;
+        let mut control = Control::new(&mut net, workers, client_count, worker_events);
+        let clients = draw_clients(&mut net, workers, client_count);
         let stop_us = if net.faults.early_stop { net.random.world().range(500_000, 5_000_000) } else { u64::MAX / 2 };
         let stop_at_us = net.now_us + stop_us;
-        let cap =
+        let max_connections =
             if !net.faults.calm && net.random.world().one_in(6) { net.random.world().range(1, 10) as usize } else { 0 };
         let seed = net.random.world().draw();
-        // Half of the worlds that are short of descriptors know it.
-        let share = if net.faults.descriptors > 0 { (net.faults.descriptors / workers).max(16) } else { usize::MAX };
+        // Only half of the worlds with a descriptor limit announce it to the workers.
+        let limited = net.faults.max_descriptors > 0 && seed.is_multiple_of(2);
+        let descriptors = if limited { (net.faults.max_descriptors / workers).max(16) } else { usize::MAX };
         drop(net);
-        let mut hands = Vec::new();
-        let mut all_counters = Vec::new();
-        for index in 0..workers {
+        let counters: Vec<_> = (0..workers).map(|_| Arc::new(Counters::default())).collect();
+        let workers = counters.iter().enumerate().map(|(index, counters)| {
             let wake = Arc::new(AtomicBool::new(false));
-            let rung = wake.clone();
-            let bell: Wake = Arc::new(move || rung.store(true, Ordering::Relaxed));
-            let patience = Rc::new(RefCell::new(None));
-            let counters = Arc::new(Counters::default());
+            let flag = wake.clone();
+            let wake_reader: Wake = Arc::new(move || flag.store(true, Ordering::Relaxed));
+            let wait_until_us = WaitDeadline::default();
             let init = WorkerInit {
                 index,
-                kernel: SimKernel::new(shared.clone(), index, patience.clone(), wake.clone()),
-                listeners: vec![entry(&shared, index, None), entry(&shared, index, Some(ServiceId(1)))],
-                reader: control.publisher.reader(bell),
+                kernel: SimKernel::new(shared.clone(), index, wait_until_us.clone(), wake.clone()),
+                listeners: vec![listener(&shared, index, None), listener(&shared, index, Some(ServiceId(1)))],
+                reader: control.publisher.reader(wake_reader),
                 counters: counters.clone(),
                 events: events.clone(),
                 seed: seed + index as u64,
-                max_connections: cap,
+                max_connections,
                 connection_limiter: None,
-                descriptors: if seed.is_multiple_of(2) { share } else { usize::MAX },
+                descriptors,
             };
             let worker = Worker::new(init).unwrap_or_else(|error| panic!("worker {index} cannot begin: {error}"));
-            all_counters.push(counters);
-            hands.push(Some(Hand {
-                worker,
-                patience,
-                wake,
-                planned: 0,
-                blocked: true,
-                turned_us: 0,
-                idle_turns: 0,
-                seen_progress: 0,
-            }));
             shared.borrow_mut().after(1, Event::Turn(index, 0));
-        }
-        World { net: shared, control, hands, clients, counters: all_counters, stop_at_us }
+            Some(SimWorker::new(worker, index, wait_until_us, wake))
+        });
+        let workers = workers.collect();
+        World { net: shared, control, workers, clients, counters, stop_at_us }
     }
 
-    /// Until every client has come to its end.
-    fn live(&mut self) {
-        let mut steps = 0u64;
-        let mut calm = false;
+    /// Oracle: every client ends, and no request is in flight then.
+    fn run_until_clients_end(&mut self) {
+        let mut events = 0u64;
+        let mut faults_ended = false;
         loop {
             self.step();
-            steps += 1;
+            events += 1;
             let net = &mut *self.net.borrow_mut();
-            if !calm && net.now_us > CALM_AFTER_US {
-                calm = true;
+            if !faults_ended && net.now_us > FAULTS_END_US {
+                faults_ended = true;
                 net.faults.cease();
                 net.note("s.faults end", 0, 0, 0);
             }
             if net.now_us >= self.stop_at_us {
                 self.control.stop(net);
             }
-            if steps.is_multiple_of(64) {
-                let open = net.ledger.client_sockets().filter(|end| matches!(net.owner(*end), Owner::Worker(_)));
-                let open: Vec<_> = open.collect();
-                if open.is_empty() && self.clients.iter().all(|client| client.is_over(net)) {
-                    break;
-                }
-                if net.now_us > STUCK_AFTER_US {
-                    let open: Vec<_> = open.into_iter().map(|end| net.describe(end)).collect();
-                    let clients = self.clients.iter().filter(|client| !client.is_over(net));
-                    let clients: Vec<_> = clients.map(|client| client.describe(net)).collect();
-                    panic!("stuck: sockets {open:#?}, clients {clients:#?}");
-                }
+            if events.is_multiple_of(EVENTS_PER_CHECK) && clients_ended(net, &self.clients) {
+                break;
             }
         }
-        if self.net.borrow().ledger.stopping.is_none() {
+        if self.net.borrow().history.stopping.is_none() {
             self.control.check_in_flight();
         }
     }
 
-    /// The balancer stops: everything that was opened is closed.
-    fn end(&mut self) {
+    /// Oracle: workers and control plane stop in time, and everything that was opened is closed.
+    fn stop(&mut self) {
         self.control.stop(&mut self.net.borrow_mut());
-        let stopped = self.net.borrow().ledger.stopping;
-        let by = stopped.map_or(0, |(at, drain_ms)| at + drain_ms * 1000) + END_SLACK_US;
-        let by = by.max(self.net.borrow().now_us + END_SLACK_US);
-        while self.hands.iter().any(Option::is_some) {
+        let stopping = self.net.borrow().history.stopping;
+        let by = stopping.map_or(0, |(at, drain_ms)| at + drain_ms * 1000) + STOP_SLACK_US;
+        let by = by.max(self.net.borrow().now_us + STOP_SLACK_US);
+        while self.workers.iter().any(Option::is_some) {
             self.step();
             assert!(self.net.borrow().now_us < by, "a worker does not stop");
         }
         self.control.drained(&mut self.net.borrow_mut());
         while !self.control.finished {
             self.step();
-            assert!(self.net.borrow().now_us < by + END_SLACK_US, "the control control does not finish");
+            assert!(self.net.borrow().now_us < by + STOP_SLACK_US, "the control plane does not finish");
         }
         self.control.check_end();
         for counters in &self.counters {
             assert_eq!(counters.accepted.value(), counters.closed.value(), "clients accepted and closed");
         }
         let net = self.net.borrow();
-        let books = net.books;
-        assert_eq!(books.sockets_opened, books.sockets_closed, "sockets: {:?}", net.worker_sockets());
-        assert_eq!(books.pipes_opened, books.pipes_closed, "pipes");
+        let resources = net.resources;
+        assert_eq!(resources.sockets_opened, resources.sockets_closed, "sockets: {:?}", net.worker_sockets());
+        assert_eq!(resources.pipes_opened, resources.pipes_closed, "pipes");
     }
 
     fn step(&mut self) {
-        let event = self.net.borrow_mut().next_event().expect("something is always to come");
-        match event {
-            Event::Turn(worker, number) => self.turn(worker, number),
-            _ => {
-                let net = &mut *self.net.borrow_mut();
-                match event {
-                    Event::Deliver(end) => net.deliver(end),
-                    Event::Arrive(end) => net.arrive(end),
-                    Event::Edge(end) => net.edge(end),
-                    Event::Control(number) => self.control.come(net, number),
-                    Event::Wake(actor) => match self.clients.get_mut(actor) {
-                        Some(client) => client.step(net),
-                        None => self.control.wake(net, actor),
-                    },
-                    Event::Turn(..) => {}
-                }
-            }
+        let event = self.net.borrow_mut().next_event().expect("control events repeat for ever");
+        if let Event::Turn(worker, number) = event {
+            self.turn(worker, number);
+        } else {
+            self.handle(event);
         }
         let net = &mut *self.net.borrow_mut();
         self.control.listen(net);
-        for (index, hand) in self.hands.iter_mut().enumerate() {
-            if let Some(hand) = hand
-                && hand.blocked
-                && (hand.wake.load(Ordering::Relaxed) || net.has_edges(index))
-            {
+        for worker in self.workers.iter_mut().flatten() {
+            if worker.blocked && (worker.wake.load(Ordering::Relaxed) || net.has_edges(worker.index)) {
                 let us = net.random.schedule().range(1, 30);
-                hand.plan(net, index, net.now_us + us);
+                worker.schedule(net, net.now_us + us);
             }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let net = &mut *self.net.borrow_mut();
+        match event {
+            Event::Deliver(socket) => net.deliver(socket),
+            Event::ConnectArrives(socket) => net.connect_arrives(socket),
+            Event::Edge(socket) => net.edge(socket),
+            Event::Control(number) => self.control.come(net, number),
+            Event::Wake(actor) => match self.clients.get_mut(actor) {
+                Some(client) => client.step(net),
+                None => self.control.wake(net, actor),
+            },
+            Event::Turn(..) => {}
         }
     }
 
     fn turn(&mut self, index: usize, number: u64) {
-        let Some(hand) = self.hands[index].as_mut().filter(|hand| hand.planned == number) else { return };
-        let result = hand.worker.turn();
-        // Dropped last: its sockets are closed in a network that nobody else holds.
-        let _over;
+        let Some(worker) = self.workers[index].as_mut().filter(|worker| worker.scheduled == number) else { return };
+        let result = worker.worker.turn();
+        // Dropped after the borrow of the network, which closing its sockets needs.
+        let _stopped;
         let net = &mut *self.net.borrow_mut();
         match result {
             Ok(true) => {
-                hand.worker.check();
-                hand.watch_progress(net, index);
-                let held_up = net.random.schedule().per_mille(net.faults.held_up);
-                let us = if held_up {
-                    net.random.schedule().range(1_000, 60_000)
-                } else {
-                    net.random.schedule().range(2, 60)
-                };
-                hand.plan(net, index, net.now_us + us);
+                worker.worker.check();
+                worker.check_progress(net);
+                let delayed = net.random.schedule().per_mille(net.faults.delayed_turn);
+                let (min_us, max_us) = if delayed { (1_000, 60_000) } else { (2, 60) };
+                let us = net.random.schedule().range(min_us, max_us);
+                worker.schedule(net, net.now_us + us);
             }
             Ok(false) => {
                 net.note("w.over", index as u64, 0, 0);
-                _over = self.hands[index].take();
+                _stopped = self.workers[index].take();
             }
-            Err(error) if would_wait(&error) => {
-                let until = hand.patience.borrow().unwrap_or(u64::MAX);
-                if until < u64::MAX {
-                    hand.plan(net, index, until);
-                }
-                hand.blocked = true;
-            }
+            Err(error) if would_wait(&error) => worker.block(net),
             Err(error) => panic!("worker {index}: {error}"),
         }
     }
 }
 
-fn entry(net: &Shared, worker: usize, tunnel_to: Option<ServiceId>) -> BoundListener<SimKernel> {
+impl SimWorker {
+    fn new(worker: Worker<SimKernel>, index: usize, wait_until_us: WaitDeadline, wake: Arc<AtomicBool>) -> SimWorker {
+        SimWorker {
+            worker,
+            index,
+            wait_until_us,
+            wake,
+            scheduled: 0,
+            blocked: true,
+            last_turn_us: 0,
+            idle_turns: 0,
+            last_progress: 0,
+        }
+    }
+
+    fn schedule(&mut self, net: &mut Net, us: u64) {
+        self.blocked = false;
+        self.scheduled += 1;
+        net.at(us, Event::Turn(self.index, self.scheduled));
+    }
+
+    fn block(&mut self, net: &mut Net) {
+        let until = self.wait_until_us.borrow().unwrap_or(u64::MAX);
+        if until < u64::MAX {
+            self.schedule(net, until);
+        }
+        self.blocked = true;
+    }
+
+    /// Oracle: a worker does not spin.
+    fn check_progress(&mut self, net: &Net) {
+        let idle = net.now_us - self.last_turn_us < IDLE_TURN_GAP_US && net.progress == self.last_progress;
+        self.idle_turns = if idle { self.idle_turns + 1 } else { 0 };
+        (self.last_turn_us, self.last_progress) = (net.now_us, net.progress);
+        assert!(self.idle_turns < IDLE_TURNS_MAX, "worker {} spins", self.index);
+    }
+}
+
+/// Oracle: it is true before [`CLIENTS_END_US`].
+fn clients_ended(net: &Net, clients: &[Client]) -> bool {
+    let open = net.history.client_sockets().filter(|id| matches!(net.owner(*id), Owner::Worker(_)));
+    let open: Vec<SocketId> = open.collect();
+    if open.is_empty() && clients.iter().all(|client| client.is_over(net)) {
+        return true;
+    }
+    if net.now_us > CLIENTS_END_US {
+        let open: Vec<_> = open.into_iter().map(|id| net.describe(id)).collect();
+        let clients = clients.iter().filter(|client| !client.is_over(net));
+        let clients: Vec<_> = clients.map(|client| client.describe(net)).collect();
+        panic!("stuck: sockets {open:#?}, clients {clients:#?}");
+    }
+    false
+}
+
+fn listener(net: &SharedNet, worker: usize, tunnel_to: Option<ServiceId>) -> BoundListener<SimKernel> {
     let local = SocketAddr::from((Ipv4Addr::new(10, 0, worker as u8, 1), 80));
     BoundListener { socket: SimKernel::listener(net, worker), local, tunnel_to, proxies: Vec::new() }
 }
 
-impl Hand {
-    fn plan(&mut self, net: &mut Net, index: usize, us: u64) {
-        self.blocked = false;
-        self.planned += 1;
-        net.at(us, Event::Turn(index, self.planned));
-    }
-
-    /// Oracle: no worker turns and turns while nothing moves.
-    fn watch_progress(&mut self, net: &Net, index: usize) {
-        let at_once = net.now_us - self.turned_us < 2_000 && net.progress == self.seen_progress;
-        self.idle_turns = if at_once { self.idle_turns + 1 } else { 0 };
-        (self.turned_us, self.seen_progress) = (net.now_us, net.progress);
-        assert!(self.idle_turns < IDLE_TURNS, "worker {index} spins");
-    }
-}
-
+/// Each worker has a listener for HTTP and one for TCP. Half of the clients drawn for TCP use HTTP.
 fn draw_clients(net: &mut Net, workers: usize, count: usize) -> Vec<Client> {
     let mut addresses = Vec::new();
     for worker in 0..workers {
-        for listener in 0..2 {
+        for (listener, mode) in [Mode::Http, Mode::Tcp].into_iter().enumerate() {
             let address = SocketAddr::from((Ipv4Addr::new(10, 0, worker as u8, 1), 80 + listener as u16));
-            net.bound.insert(address, Bound::Door { worker, listener });
-            addresses.push((address, listener == 1));
+            net.bound.insert(address, Bound::Listener { worker, listener });
+            addresses.push((address, mode));
         }
     }
-    let mut draw = |me| {
-        let (address, tcp) = match net.random.clients().pick(&addresses) {
-            (_, true) if net.random.clients().one_in(2) => addresses[0],
+    let draw = |me| {
+        let (address, mode) = match net.random.clients().pick(&addresses) {
+            (_, Mode::Tcp) if net.random.clients().one_in(2) => addresses[0],
             other => other,
         };
-        Client::draw(me, address, tcp, net)
+        Client::draw(me, address, mode, net)
     };
-    (0..count).map(&mut draw).collect()
+    (0..count).map(draw).collect()
 }

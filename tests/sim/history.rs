@@ -1,0 +1,217 @@
+//! The record of a world: all requests, responses, tunnels and snapshots, when replicas had faults, and the oracles that
+//! need more than one party's view. It draws nothing and schedules nothing.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ringway::core::snapshot::{Endpoint, KeyPolicy, Replica, Service, Snapshot, State};
+
+use super::http::Framing;
+use super::net::{Actor, SocketId};
+use super::request::{Malformed, Request};
+
+/// For so long a worker avoids a replica to which it had no free local port.
+const NO_PORT_MS: u64 = 10;
+
+/// A response as a replica began to send it. Its index is its `X-Serve` and the number of its body.
+#[derive(Clone, Debug)]
+pub struct Response {
+    pub request: u64,
+    pub status: u16,
+    pub framing: Framing,
+    pub len: u64,
+    /// Its head must be refused: no client may receive it.
+    pub invalid: bool,
+}
+
+/// Bytes sent each way through a tunnel, and which sender ended its direction in order.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TunnelRecord {
+    pub sent_up: u64,
+    pub up_ended: bool,
+    pub sent_down: u64,
+    pub down_ended: bool,
+    /// How often a replica saw it begin.
+    pub opened: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// Complete responses of replicas.
+    pub answered: u64,
+    /// Local replies of the balancer.
+    pub refused: u64,
+    /// Responses that a client missed in part or whole.
+    pub cut: u64,
+    /// Tunnels whose client saw a FIN.
+    pub tunnels: u64,
+    /// Heads that reached a replica for the second time or later.
+    pub retried: u64,
+}
+
+impl Totals {
+    pub fn add(&mut self, other: &Totals) {
+        self.answered += other.answered;
+        self.refused += other.refused;
+        self.cut += other.cut;
+        self.tunnels += other.tunnels;
+        self.retried += other.retried;
+    }
+}
+
+#[derive(Default)]
+pub struct History {
+    pub requests: Vec<Request>,
+    pub responses: Vec<Response>,
+    pub tunnels: BTreeMap<u64, TunnelRecord>,
+    /// With the time of publication (us).
+    pub snapshots: Vec<(u64, Arc<Snapshot>)>,
+    pub totals: Totals,
+    /// When the balancer was stopped (us), and its drain timeout (ms).
+    pub stopping: Option<(u64, u64)>,
+    pub drain_ms: u64,
+    pub idle_ms: u64,
+    /// When a client's connection was closed at its idle timeout (us).
+    pub idle_closed: BTreeMap<Actor, u64>,
+    /// By the balancer's socket: when it moved bytes last (us).
+    last_transfer: BTreeMap<SocketId, u64>,
+    /// From when until when workers may avoid a replica (us).
+    replica_faults: BTreeMap<SocketAddr, Vec<(u64, u64)>>,
+    clients: BTreeMap<SocketId, Actor>,
+}
+
+impl History {
+    pub fn client_connected(&mut self, socket: SocketId, client: Actor) {
+        self.clients.insert(socket, client);
+    }
+
+    pub fn client_of(&self, socket: SocketId) -> Actor {
+        self.clients[&socket]
+    }
+
+    pub fn bytes_moved(&mut self, socket: SocketId, now_us: u64) {
+        self.last_transfer.insert(socket, now_us);
+    }
+
+    /// The balancer closed this socket. Its clock may be `clock_step_ms` behind.
+    pub fn balancer_closed(&mut self, socket: SocketId, now_us: u64, clock_step_ms: u64) {
+        let Some(client) = self.clients.get(&socket) else { return };
+        let since = self.last_transfer.remove(&socket).unwrap_or(now_us);
+        if now_us >= since + self.idle_ms.saturating_sub(clock_step_ms) * 1_000 {
+            self.idle_closed.insert(*client, now_us);
+        }
+    }
+
+    /// The balancer's sockets of all clients, open or not.
+    pub fn client_sockets(&self) -> impl Iterator<Item = SocketId> + '_ {
+        self.clients.keys().copied()
+    }
+
+    /// The replica at this address had a fault: a request in flight now may go to another one.
+    pub fn replica_fault(&mut self, address: SocketAddr, now_us: u64) {
+        self.replica_faults.entry(address).or_default().push((now_us, now_us));
+    }
+
+    /// A worker had no free local port to this address and avoids it for a while. Its clock may be `clock_step_ms` behind.
+    pub fn no_local_port(&mut self, address: SocketAddr, now_us: u64, clock_step_ms: u64) {
+        let until_us = now_us + (NO_PORT_MS + clock_step_ms) * 1_000;
+        self.replica_faults.entry(address).or_default().push((now_us, until_us));
+    }
+
+    fn had_fault(&self, address: &Endpoint, from: u64, to: u64) -> bool {
+        let Endpoint::Tcp(address) = address else { return false };
+        self.replica_faults
+            .get(address)
+            .is_some_and(|times| times.iter().any(|(begin, end)| *begin <= to && from <= *end))
+    }
+
+    /// Oracle: a worker dials only replicas that are up in the current snapshot.
+    pub fn check_dial(&self, address: SocketAddr) {
+        let (_, snapshot) = self.snapshots.last().expect("there is always a snapshot");
+        let up = snapshot.services.iter().flat_map(|s| &s.replicas).any(|r| is_up_at(r, address));
+        assert!(up, "a connection to {address}, which is not up in snapshot {}", snapshot.epoch);
+    }
+
+    /// Oracle: a head that reaches a replica is that of a request which a client has begun to send, is well-formed, has
+    /// the right replica, and reaches a replica a second time only if its method is idempotent.
+    pub fn head_arrived(&mut self, id: u64, address: SocketAddr, now_us: u64) -> Result<(), String> {
+        let Some(request) = self.requests.get_mut(id as usize) else {
+            return Err(format!("no client sends request {id}: bytes of a body were read as a request"));
+        };
+        request.arrivals += 1;
+        if request.arrivals > 1 {
+            self.totals.retried += 1;
+        }
+        let request = &self.requests[id as usize];
+        let Some(sent_at_us) = request.sent_at_us else { return Err(format!("request {id} was not sent yet")) };
+        if request.malformed == Malformed::Head {
+            return Err(format!("request {id} should have been refused"));
+        }
+        if request.arrivals > 1 && !request.is_idempotent() {
+            return Err(format!("{} {id} reached replicas {} times", request.method, request.arrivals));
+        }
+        self.check_choice(request, address, sent_at_us, now_us).map_err(|why| format!("request {id}: {why}"))
+    }
+
+    /// Oracle: in some snapshot since the request was sent, this replica was the first on the ring's walk of the request's
+    /// key that was up and had no fault.
+    fn check_choice(&self, request: &Request, at: SocketAddr, since: u64, now: u64) -> Result<(), String> {
+        let first = self.snapshots.iter().rposition(|(time, _)| *time <= since).unwrap_or(0);
+        let mut reasons = String::new();
+        for (_, snapshot) in &self.snapshots[first..] {
+            let Some(service) = snapshot.services.get(request.service) else { continue };
+            match self.choice(request, service, at, since, now) {
+                Choice::Right => return Ok(()),
+                Choice::NotUp => reasons += &format!("; {at} is not up in snapshot {}", snapshot.epoch),
+                Choice::Skipped(name) => reasons += &format!("; {name} was skipped in snapshot {}", snapshot.epoch),
+            }
+        }
+        Err(format!("arrived at {at}{reasons}"))
+    }
+
+    fn choice(&self, request: &Request, service: &Service, at: SocketAddr, since: u64, now: u64) -> Choice {
+        let Some(chosen) = service.replicas.iter().position(|replica| is_up_at(replica, at)) else {
+            return Choice::NotUp;
+        };
+        let Some(key) = key_of(request, service) else { return Choice::Right };
+        let before = service.ring.walk(key).take_while(|member| *member != chosen);
+        let up = before.map(|member| &service.replicas[member]).filter(|replica| replica.state == State::Up);
+        let mut skipped = up.filter(|replica| !self.had_fault(&replica.endpoint, since, now));
+        skipped.next().map_or(Choice::Right, |replica| Choice::Skipped(replica.name.to_string()))
+    }
+
+    pub fn add_response(&mut self, response: Response) -> u64 {
+        self.responses.push(response);
+        self.responses.len() as u64 - 1
+    }
+
+    pub fn tunnel(&mut self, id: u64) -> &mut TunnelRecord {
+        self.tunnels.entry(id).or_default()
+    }
+}
+
+/// The choice of a replica, judged by one snapshot.
+enum Choice {
+    Right,
+    NotUp,
+    /// This replica comes first on the walk.
+    Skipped(String),
+}
+
+fn is_up_at(replica: &Replica, address: SocketAddr) -> bool {
+    replica.state == State::Up && replica.endpoint == Endpoint::Tcp(address)
+}
+
+/// The request's ring key, computed independently. `None`: any replica is right.
+fn key_of(request: &Request, service: &Service) -> Option<u32> {
+    let path = || request.target.split('?').next().unwrap_or_default();
+    let text = match &service.key {
+        KeyPolicy::Uri => request.target.clone(),
+        KeyPolicy::Path => path().to_string(),
+        KeyPolicy::ClientIp => super::kernel::client_ip(request.client).to_string(),
+        KeyPolicy::Query(_) => request.target.split_once("k=")?.1.to_string(),
+        _ => return None,
+    };
+    Some(crc32fast::hash(text.as_bytes()))
+}

@@ -1,0 +1,189 @@
+//! A network in virtual time and the queue of future events. HTTP and policy never enter: sockets move bytes only.
+//!
+//! - `mod.rs`: events, trace, addresses
+//! - [`socket`]: TCP connections: windows, segments, FIN and RST as Linux shows them
+//! - [`readiness`]: listeners, edge-triggered events, and which actor is woken
+
+mod readiness;
+mod socket;
+
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use super::faults::Faults;
+use super::history::History;
+use super::random::Streams;
+use readiness::Poller;
+use socket::Socket;
+
+pub type SharedNet = Rc<RefCell<Net>>;
+/// One end of a connection: its index in the network.
+pub type SocketId = usize;
+/// A scripted client or replica.
+pub type Actor = usize;
+
+/// What happens at a point in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Event {
+    /// The next segment that this socket sends arrives.
+    Deliver(SocketId),
+    /// This socket's connection attempt arrives.
+    ConnectArrives(SocketId),
+    Wake(Actor),
+    /// A worker's turn, void if a later one was scheduled (worker, number of the turn).
+    Turn(usize, u64),
+    /// A delayed edge.
+    Edge(SocketId),
+    /// An event of the control plane, by its number.
+    Control(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    Worker(usize),
+    Actor(Actor),
+    /// The program closed the socket.
+    Closed,
+}
+
+/// How a program closes a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    Fin,
+    Reset,
+}
+
+/// What accepts connections to an address.
+#[derive(Clone, Copy, Debug)]
+pub enum Bound {
+    /// Listener `listener` of a worker.
+    Listener { worker: usize, listener: usize },
+    Replica {
+        actor: Actor,
+        /// Attempts get no reply.
+        hung: bool,
+    },
+}
+
+/// Kernel resources of all workers together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResourceCounts {
+    pub sockets_opened: u64,
+    pub sockets_closed: u64,
+    pub pipes_opened: u64,
+    pub pipes_closed: u64,
+}
+
+impl ResourceCounts {
+    /// Open descriptors.
+    pub fn descriptors(&self) -> usize {
+        (self.sockets_opened - self.sockets_closed + 2 * (self.pipes_opened - self.pipes_closed)) as usize
+    }
+}
+
+/// Whether the trace is printed or only hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trace {
+    Hashed,
+    Printed,
+}
+
+pub struct Net {
+    pub now_us: u64,
+    pub random: Streams,
+    pub faults: Faults,
+    /// Requests may be pipelined on a connection to a replica.
+    pub upstream_pipelining: bool,
+    pub history: History,
+    pub resources: ResourceCounts,
+    /// Rises with every byte, connection, FIN and RST.
+    pub progress: u64,
+    trace: Trace,
+    hash: u64,
+    sockets: Vec<Socket>,
+    pollers: Vec<Poller>,
+    pub bound: BTreeMap<SocketAddr, Bound>,
+    /// Connections that an actor has not accepted.
+    pub backlogs: BTreeMap<Actor, VecDeque<SocketId>>,
+    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    /// Breaks ties between events of the same time.
+    event_number: u64,
+    /// Actors with a wake-up on its way.
+    woken: BTreeSet<Actor>,
+    /// Sockets whose last bytes were sent with MSG_MORE.
+    pub corked: BTreeSet<SocketId>,
+}
+
+impl Net {
+    pub fn new(random: Streams, faults: Faults, workers: usize, trace: Trace) -> Net {
+        Net {
+            now_us: 1_000_000,
+            random,
+            faults,
+            upstream_pipelining: false,
+            history: History::default(),
+            resources: ResourceCounts::default(),
+            progress: 0,
+            trace,
+            hash: 0xCBF2_9CE4_8422_2325,
+            sockets: Vec::new(),
+            pollers: (0..workers).map(|_| Poller::default()).collect(),
+            bound: BTreeMap::new(),
+            backlogs: BTreeMap::new(),
+            events: BinaryHeap::new(),
+            event_number: 0,
+            woken: BTreeSet::new(),
+            corked: BTreeSet::new(),
+        }
+    }
+
+    // The trace.
+
+    /// Adds a line to the trace. The hash of a world is made of these lines, `what` included.
+    pub fn note(&mut self, what: &'static str, a: u64, b: u64, c: u64) {
+        for word in [self.now_us, what.len() as u64, what.as_bytes()[0].into(), a, b, c] {
+            self.hash = (self.hash ^ word).wrapping_mul(0x0000_0100_0000_01B3).rotate_left(23);
+        }
+        self.log(|| format!("{what} {a} {b} {c}"));
+    }
+
+    /// Prints a line that is no part of the hash.
+    pub fn log(&self, text: impl FnOnce() -> String) {
+        if self.trace == Trace::Printed {
+            println!("{:>6}.{:06} {}", self.now_us / 1_000_000, self.now_us % 1_000_000, text());
+        }
+    }
+
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    // Time.
+
+    pub fn at(&mut self, us: u64, event: Event) {
+        self.event_number += 1;
+        self.events.push(Reverse((us.max(self.now_us), self.event_number, event)));
+    }
+
+    pub fn after(&mut self, us: u64, event: Event) {
+        self.at(self.now_us + us, event);
+    }
+
+    pub fn next_event(&mut self) -> Option<Event> {
+        let Reverse((us, _, event)) = self.events.pop()?;
+        self.now_us = us;
+        if let Event::Wake(actor) = event {
+            self.woken.remove(&actor);
+        }
+        Some(event)
+    }
+
+    /// The workers' clock.
+    pub fn now_ms(&self) -> u64 {
+        let ms = self.now_us / 1000;
+        ms - ms % self.faults.clock_step_ms
+    }
+}
