@@ -1,0 +1,207 @@
+//! The grammar of parts of a head (RFC 9110, RFC 9112, RFC 3986), stricter than httparse where parsers differ.
+
+use std::net::Ipv6Addr;
+
+use httparse::Header;
+
+use super::{Connection, Fields};
+
+/// Where `part`, a slice of `whole`, begins in it.
+pub fn offset(whole: &[u8], part: &[u8]) -> usize {
+    (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize)
+}
+
+/// Where the line of field `i` begins and how long it is, its CRLF included.
+pub fn field_line(head: &[u8], fields: Fields, i: usize) -> (usize, usize) {
+    let at = |i: usize| fields.get(i).map(|f| offset(head, f.name.as_bytes()));
+    let start = at(i).unwrap_or(head.len());
+    let end = at(i + 1).unwrap_or(head.len().saturating_sub(2));
+    (start, end.saturating_sub(start))
+}
+
+/// The tokens of a comma-separated list (RFC 9110 section 5.6.1), empty elements left out.
+pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|b| *b == b',').map(|token| token.trim_ascii()).filter(|token| !token.is_empty())
+}
+
+/// The value of the last field of that name, or nothing.
+pub fn value<'b>(fields: Fields<'b>, name: &str) -> &'b [u8] {
+    fields.iter().rev().find(|field| field.name.eq_ignore_ascii_case(name)).map_or(b"", |field| field.value)
+}
+
+/// Every token of one list stands in the other, in any case.
+pub fn is_among(list: &[u8], other: &[u8]) -> bool {
+    tokens(list).all(|token| tokens(other).any(|known| known.eq_ignore_ascii_case(token)))
+}
+
+/// The part of a target that origin-form has: of an absolute-form, what follows the authority.
+pub fn origin_form(target: &str) -> &str {
+    if target.starts_with('/') {
+        return target;
+    }
+    let Some((_, rest)) = target.split_once("://") else { return target };
+    rest.find(['/', '?']).and_then(|i| rest.get(i..)).unwrap_or("/")
+}
+
+/// `Content-Length`: digits, nothing else, within a u64 (RFC 9110 section 8.6).
+pub fn parse_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() {
+        return None;
+    }
+    value.iter().try_fold(0u64, |sum, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        sum.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+impl Connection {
+    pub fn read(&mut self, value: &[u8]) -> Result<(), &'static str> {
+        for token in tokens(value) {
+            if !is_token(token) {
+                return Err("malformed Connection");
+            }
+            if token.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if token.eq_ignore_ascii_case(b"upgrade") {
+                self.upgrade = true;
+            } else if !HOP_BY_HOP.iter().any(|known| token.eq_ignore_ascii_case(known)) {
+                self.nominates = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the sender keeps the connection after this message (RFC 9112 section 9.3).
+    pub fn persists(&self, minor: u8) -> bool {
+        !self.close && (minor == 1 || self.keep_alive)
+    }
+}
+
+/// Names that are usual in `Connection` and are dealt with one by one.
+const HOP_BY_HOP: [&[u8]; 4] = [b"te", b"trailer", b"http2-settings", b"proxy-connection"];
+
+pub fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|b| is_tchar(*b))
+}
+
+pub fn is_tchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Bytes of a request target that every parser reads alike. httparse lets more through.
+pub fn target_is_safe(target: &str) -> bool {
+    target.bytes().all(|b| TARGET_BYTES[usize::from(b)])
+}
+
+const TARGET_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        table[byte as usize] = !matches!(byte, b'#' | b'"' | b'<' | b'>' | b'\\');
+        byte += 1;
+    }
+    table
+};
+
+/// The bytes of a reg-name (RFC 3986 section 3.2.2), save the comma, with which some join two `Host` lines.
+const HOST_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut i = 0;
+    while i < 128 {
+        table[i] = (i as u8).is_ascii_alphanumeric();
+        i += 1;
+    }
+    let marks = b"-._~%!$&'()*+;=";
+    let mut i = 0;
+    while i < marks.len() {
+        table[marks[i] as usize] = true;
+        i += 1;
+    }
+    table
+};
+
+/// Reads `name` with `_` for `-`, as servers do that turn fields into environment variables (RFC 3875 section 4.1.18).
+pub fn resembles(name: &str, known: &str) -> bool {
+    let dashed = name.bytes().map(|b| if b == b'_' { b'-' } else { b.to_ascii_lowercase() });
+    name.len() == known.len() && dashed.eq(known.bytes())
+}
+
+/// The one spelling of a field's line that every parser reads alike: at most a space after the colon, none behind.
+pub fn is_tidy(head: &[u8], field: &Header) -> bool {
+    let colon = offset(head, field.name.as_bytes()) + field.name.len();
+    let value = offset(head, field.value);
+    let before = head.get(colon..value).unwrap_or_default();
+    let after = head.get(value + field.value.len()..).unwrap_or_default();
+    matches!(before, b":" | b": ") && after.starts_with(b"\r\n")
+}
+
+/// `uri-host [ ":" port ]` (RFC 9110 section 4.2.1), with a name, and not longer than one can be.
+pub fn host_is_valid(host: &[u8]) -> bool {
+    const HOST_LIMIT: usize = 262;
+    let (named, rest) = match host.strip_prefix(b"[") {
+        Some(inside) => {
+            let (ip, rest) = inside.split_at(memchr::memchr(b']', inside).unwrap_or(inside.len()));
+            let ip = std::str::from_utf8(ip).ok().and_then(|ip| ip.parse::<Ipv6Addr>().ok());
+            (ip.is_some(), rest.strip_prefix(b"]").unwrap_or(b"["))
+        }
+        None => {
+            let (name, rest) =
+                host.split_at(host.iter().position(|b| !HOST_BYTES[usize::from(*b)]).unwrap_or(host.len()));
+            (!name.is_empty(), rest)
+        }
+    };
+    let ported = match rest.strip_prefix(b":") {
+        Some(port) if port.len() <= 5 => port.is_empty() || parse_length(port).is_some_and(|port| port <= 65_535),
+        Some(_) => false,
+        None => rest.is_empty(),
+    };
+    named && ported && host.len() <= HOST_LIMIT
+}
+
+/// `Some(false)` for a trailer that framing, routing, or the connection depends on (RFC 9110 section 6.5.1);
+/// `None` for a line that is no field.
+pub fn trailer_allowed(line: &[u8]) -> Option<bool> {
+    let colon = memchr::memchr(b':', line)?;
+    let (name, value) = line.split_at(colon);
+    let clean = value.iter().all(|b| *b == b'\t' || (*b >= b' ' && *b != 0x7f));
+    (is_token(name) && clean).then(|| {
+        let prefixed = |prefix: &[u8]| name.get(..prefix.len()).is_some_and(|n| n.eq_ignore_ascii_case(prefix));
+        let known = FORBIDDEN_TRAILERS.iter().any(|f| name.eq_ignore_ascii_case(f.as_bytes()));
+        !known && !prefixed(b"x-forwarded-") && !prefixed(b"if-") && !name.contains(&b'_')
+    })
+}
+
+const FORBIDDEN_TRAILERS: [&str; 30] = [
+    "age",
+    "authorization",
+    "cache-control",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "expires",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "location",
+    "max-forwards",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "retry-after",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "vary",
+    "via",
+    "www-authenticate",
+];

@@ -1,0 +1,98 @@
+//! Parses a whole head with httparse, and says why one is refused.
+
+use std::mem::MaybeUninit;
+
+use httparse::{Error, Header, ParserConfig, Status};
+
+use super::{FIELDS_MAX, Refusal, Request, Response, bad, refusal};
+use crate::core::limits::Limits;
+
+/// Uninitialised room for a head's fields: no head pays for clearing it.
+pub type Room<'b> = [MaybeUninit<Header<'b>>; FIELDS_MAX];
+
+pub fn room<'b>() -> Room<'b> {
+    [const { MaybeUninit::uninit() }; FIELDS_MAX]
+}
+
+/// Parses a whole request head (as found by `HeadScan`).
+pub fn parse_request<'b>(head: &'b [u8], room: &'b mut Room<'b>, limits: &Limits) -> Result<Request<'b>, Refusal> {
+    let room = room.get_mut(..limits.field_limit.min(FIELDS_MAX)).unwrap_or_default();
+    let mut parsed = httparse::Request::new(&mut []);
+    match ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, head, room) {
+        Ok(Status::Complete(n)) if n == head.len() => {}
+        Ok(_) => return Err(bad("malformed head")),
+        Err(error) => return Err(request_refusal(error, head)),
+    }
+    match (parsed.method, parsed.path, parsed.version) {
+        (Some(method), Some(target), Some(minor)) => Ok(Request { method, target, minor, fields: parsed.headers }),
+        _ => Err(bad("malformed request line")),
+    }
+}
+
+/// Parses a whole response head.
+pub fn parse_response<'b>(
+    head: &'b [u8],
+    room: &'b mut Room<'b>,
+    limits: &Limits,
+) -> Result<Response<'b>, &'static str> {
+    let room = room.get_mut(..limits.field_limit.min(FIELDS_MAX)).unwrap_or_default();
+    let mut parsed = httparse::Response::new(&mut []);
+    match ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, head, room) {
+        Ok(Status::Complete(n)) if n == head.len() => {}
+        Ok(_) => return Err("malformed response head"),
+        Err(Error::TooManyHeaders) => return Err("too many fields"),
+        Err(_) => return Err("malformed response head"),
+    }
+    let (Some(status), Some(minor)) = (parsed.code, parsed.version) else {
+        return Err("malformed status line");
+    };
+    if !(100..600).contains(&status) || !status_line_is_strict(head) {
+        return Err("malformed status line");
+    }
+    Ok(Response { status, minor, fields: parsed.headers })
+}
+
+/// `HTTP/1.x SP 3DIGIT SP reason` (RFC 9112 section 4): the space before an empty reason may be missing.
+fn status_line_is_strict(head: &[u8]) -> bool {
+    head.get(8) == Some(&b' ') && matches!(head.get(12), Some(b' ' | b'\r'))
+}
+
+pub const UNVERSIONED: Refusal = bad("no HTTP version in the request line");
+
+pub fn is_unversioned(head: &[u8]) -> bool {
+    let line = head.split(|b| *b == b'\n').next().unwrap_or_default();
+    memchr::memmem::find(line, b" HTTP/").is_none()
+}
+
+fn request_refusal(error: Error, head: &[u8]) -> Refusal {
+    match error {
+        Error::Token | Error::Version if is_unversioned(head) => UNVERSIONED,
+        Error::TooManyHeaders => refusal(431, "too many fields"),
+        Error::Version if has_our_version(head) => bad("malformed request line"),
+        Error::Version if has_http_version(head) => refusal(505, "HTTP version not supported"),
+        Error::Version => bad("malformed HTTP version"),
+        Error::HeaderName => bad("malformed field name"),
+        Error::HeaderValue => bad("malformed field value"),
+        Error::Token => bad("malformed request line"),
+        Error::NewLine | Error::Status => bad("malformed head"),
+    }
+}
+
+fn has_our_version(head: &[u8]) -> bool {
+    matches!(version(head), Some((b'1', b'0' | b'1')))
+}
+
+fn has_http_version(head: &[u8]) -> bool {
+    version(head).is_some()
+}
+
+/// The digits of a request line that ends in `HTTP/` DIGIT `.` DIGIT.
+fn version(head: &[u8]) -> Option<(u8, u8)> {
+    let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
+    match line.last_chunk::<9>() {
+        Some([b' ', b'H', b'T', b'T', b'P', b'/', major @ b'0'..=b'9', b'.', minor @ b'0'..=b'9']) => {
+            Some((*major, *minor))
+        }
+        _ => None,
+    }
+}
