@@ -36,7 +36,7 @@ fn head_found_and_parsed(bencher: Bencher, bytes: &[u8]) {
     let limits = Limits::default();
     bencher.counter(BytesCount::new(bytes.len())).bench_local(|| {
         let len = HeadScan::default().find(black_box(bytes), &limits).ok().flatten().unwrap_or(0);
-        let mut room = head::room();
+        let mut room = head::field_storage();
         head::parse_request(&bytes[..len], &mut room, &limits).map_or(0, |request| request.fields.len())
     });
 }

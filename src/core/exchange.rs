@@ -1,7 +1,7 @@
 //! One request and its response, or one tunnel, as states; and the rule of when a request may be sent again. It holds
 //! facts and states only: bytes are in the lanes, deadlines and sockets elsewhere.
 
-use super::response::Asked;
+use super::response::RequestSummary;
 use super::snapshot::{ReplicaId, ServiceId};
 use super::tick::Tick;
 
@@ -172,10 +172,10 @@ impl Exchange {
     }
 
     /// What the response's head is read with.
-    pub fn asked(&self) -> Asked {
+    pub fn asked(&self) -> RequestSummary {
         let RequestFacts { is_head, minor, upgrade, .. } = &self.head;
         let keep_alive = self.client_end == ClientEnd::KeepAlive;
-        Asked { is_head: *is_head, upgrade: upgrade.is_some(), minor: *minor, keep_alive }
+        RequestSummary { is_head: *is_head, upgrade: upgrade.is_some(), minor: *minor, keep_alive }
     }
 }
 

@@ -1,215 +1,194 @@
 //! What a response head means to an intermediary: where it ends, whether its connection may be used again, and what
-//! changes before the client sees it. Replicas are held to the grammar as clients are: what is ambiguous is 502.
+//! changes before the client sees it. A replica is held to the grammar as a client is: what is ambiguous is 502.
 
 use super::body::Body;
-use super::head::{self, Connection, Fields, Framing, Response};
-use super::rewrite::Edits;
+use super::head::Response;
+use super::rewrite::{CodingError, Edits, Rewriter};
 
-/// What the request tells us about its response.
+/// What a response head depends on of its request.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub struct RequestSummary {
     pub is_head: bool,
     pub upgrade: bool,
     pub minor: u8,
-    /// The client connection may go on after this exchange, as far as we know now.
+    /// Nothing known so far ends the client connection after this exchange.
     pub keep_alive: bool,
 }
 
+/// What an exchange keeps of a response head. The head itself is rewritten in place and sent.
 #[derive(Debug)]
-pub struct Plan {
+pub struct ResponseAnalysis {
     pub status: u16,
     pub body: Body,
-    /// The replica keeps its connection, and nothing about its framing was odd.
+    /// The replica keeps its connection, and the framing is unambiguous.
     pub reusable: bool,
-    /// The client connection goes on.
+    /// The client connection is kept after this exchange.
     pub keep_alive: bool,
 }
 
-impl Plan {
+impl ResponseAnalysis {
+    /// Another response to the same request follows (RFC 9110 section 15.2).
     pub fn is_interim(&self) -> bool {
-        self.status < 200 && self.status != 101
+        self.status < 200 && self.status != SWITCHING_PROTOCOLS
     }
 }
 
-pub fn plan(
-    head: &[u8],
-    response: &Response,
-    asked: Asked,
-    date_line: &str,
-    edits: &mut Edits,
-) -> Result<Plan, &'static str> {
-    let mut reading = Reading { head, fields: response.fields, ..Reading::default() };
-    for i in 0..response.fields.len() {
-        reading.field(i, response.minor, edits)?;
-    }
-    let status = response.status;
-    let interim = status < 200;
-    if status == 101 && !(asked.upgrade && reading.connection.upgrade && reading.upgrade_line.is_some()) {
-        return Err("101 that was not asked for");
-    }
-    let bodyless = asked.is_head || interim || status == 204 || status == 304;
-    let framing = reading.framing;
-    let body = match framing {
-        _ if status == 101 => Body::Tunnel,
-        _ if bodyless => Body::Empty,
-        Framing { chunked: true, .. } if asked.minor == 0 => Body::stripped(),
-        Framing { chunked: true, .. } if reading.connection.nominates => Body::chunked_without_trailers(),
-        Framing { chunked: true, .. } => Body::chunked(),
-        Framing { length: Some(length), .. } => Body::Length(length),
-        Framing { .. } => Body::UntilClose,
-    };
-    reading.settle_framing(status, interim, &asked, edits);
-    let keep_alive = asked.keep_alive && !body.is_close_delimited();
-    let odd = framing.chunked && framing.length.is_some();
-    if head.get(7) != Some(&b'1') {
-        edits.replace(7, 1, &[b"1"]);
-    }
-    if head.get(STATUS_END) == Some(&b'\r') {
-        edits.replace(STATUS_END, 0, &[b" "]);
-    }
-    if status == 101 {
-        edits.replace(reading.end(), 0, &[b"Connection: upgrade\r\n"]);
-    } else if !interim {
-        let upgrade = status == UPGRADE_REQUIRED && reading.upgrade_line.is_some();
-        reading.added(&asked, keep_alive, upgrade, date_line, edits);
-    }
-    let reusable = reading.connection.persists(response.minor) && !odd && !matches!(body, Body::UntilClose);
-    Ok(Plan { status, body, reusable, keep_alive })
-}
-
-/// Where `HTTP/1.1 200` ends: a space follows, whether or not there is a reason (RFC 9112 section 4).
-const STATUS_END: usize = 12;
+const SWITCHING_PROTOCOLS: u16 = 101;
+const NO_CONTENT: u16 = 204;
+const NOT_MODIFIED: u16 = 304;
 /// Names in `Upgrade` what the client has to speak (RFC 9110 section 15.5.22).
 const UPGRADE_REQUIRED: u16 = 426;
+/// Where the minor version stands in `HTTP/1.1 200`.
+const MINOR_AT: usize = 7;
+/// Where `HTTP/1.1 200` ends: a space follows, with or without a reason (RFC 9112 section 4).
+const STATUS_END: usize = 12;
 
-#[derive(Default)]
-struct Reading<'b> {
-    head: &'b [u8],
-    fields: Fields<'b>,
-    framing: Framing,
-    connection: Connection,
-    dated: bool,
-    coding_line: Option<usize>,
-    length_line: Option<usize>,
-    upgrade_line: Option<usize>,
+/// Reads every field once, refuses what is ambiguous, and writes the changes into `edits`.
+pub fn analyze(
+    head: &[u8],
+    response: &Response,
+    request: RequestSummary,
+    date_line: &str,
+    edits: &mut Edits,
+) -> Result<ResponseAnalysis, &'static str> {
+    let rewriter = Rewriter::new(head, response.fields, response.minor, edits);
+    let mut analyzer = ResponseAnalyzer { response, request, rewriter, has_date: false };
+    for i in 0..response.fields.len() {
+        analyzer.field(i)?;
+    }
+    let status = response.status;
+    let body = analyzer.body()?;
+    analyzer.request.keep_alive &= !body.is_close_delimited();
+    analyzer.framing_fields();
+    analyzer.upgrade_field();
+    analyzer.rewriter.cut_nominated(is_exempt);
+    analyzer.status_line(head);
+    if status >= 200 || status == SWITCHING_PROTOCOLS {
+        analyzer.added_fields(date_line);
+    }
+    let ambiguous = analyzer.rewriter.has_length() && analyzer.rewriter.is_chunked();
+    let reusable = analyzer.rewriter.persists() && !ambiguous && !matches!(body, Body::UntilClose);
+    Ok(ResponseAnalysis { status, body, reusable, keep_alive: analyzer.request.keep_alive })
 }
 
-impl Reading<'_> {
-    fn field(&mut self, i: usize, minor: u8, edits: &mut Edits) -> Result<(), &'static str> {
-        let Some(field) = self.fields.get(i) else { return Ok(()) };
+/// Fields that `Connection` cannot take away by naming them: those that are a server's to set, and those with rules of
+/// their own.
+fn is_exempt(name: &str) -> bool {
+    const EXEMPT: [&str; 9] = [
+        "connection",
+        "content-length",
+        "date",
+        "keep-alive",
+        "proxy-connection",
+        "set-cookie",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+    ];
+    EXEMPT.iter().any(|exempt| name.eq_ignore_ascii_case(exempt))
+}
+
+struct ResponseAnalyzer<'h, 'e> {
+    response: &'h Response<'h>,
+    /// `keep_alive` as the body leaves it.
+    request: RequestSummary,
+    rewriter: Rewriter<'h, 'e>,
+    has_date: bool,
+}
+
+impl ResponseAnalyzer<'_, '_> {
+    fn field(&mut self, i: usize) -> Result<(), &'static str> {
+        let Some(field) = self.response.fields.get(i) else { return Ok(()) };
         let (name, value) = (field.name, field.value);
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         match name.len() {
-            4 if is("date") => self.dated = true,
+            4 if is("date") => self.has_date = true,
             7 if is("upgrade") => {
-                if let Some(earlier) = self.upgrade_line.replace(i) {
-                    self.cut(earlier, edits);
-                }
+                self.rewriter.upgrade(i);
             }
-            10 if is("connection") => {
-                self.connection.read(value)?;
-                self.cut(i, edits);
-            }
-            10 if is("keep-alive") => self.cut(i, edits),
-            14 if is("content-length") => {
-                let length = head::parse_length(value).ok_or("malformed Content-Length")?;
-                match self.framing.length.replace(length) {
-                    None => self.length_line = Some(i),
-                    Some(earlier) if earlier == length => self.cut(i, edits),
-                    Some(_) => return Err("conflicting Content-Length"),
-                }
-            }
-            16 if is("proxy-connection") => self.cut(i, edits),
-            17 if is("transfer-encoding") => {
-                if minor == 0 {
-                    return Err("Transfer-Encoding in HTTP/1.0");
-                }
-                if self.framing.chunked || !value.eq_ignore_ascii_case(b"chunked") {
-                    return Err("unknown transfer coding");
-                }
-                self.framing.chunked = true;
-                self.coding_line = Some(i);
-            }
+            10 if is("connection") => self.rewriter.connection(i, value)?,
+            10 if is("keep-alive") => self.rewriter.cut(i),
+            14 if is("content-length") => self.rewriter.content_length(i, value)?,
+            16 if is("proxy-connection") => self.rewriter.cut(i),
+            17 if is("transfer-encoding") => self.rewriter.transfer_encoding(i, value).map_err(coding_error)?,
             _ => {}
         }
         Ok(())
     }
 
-    fn cut(&self, i: usize, edits: &mut Edits) {
-        let (at, len) = head::field_line(self.head, self.fields, i);
-        edits.cut(at, len);
+    /// RFC 9112 section 6.3.
+    fn body(&self) -> Result<Body, &'static str> {
+        let (status, rewriter) = (self.response.status, &self.rewriter);
+        if status == SWITCHING_PROTOCOLS {
+            let asked = self.request.upgrade && rewriter.connection_upgrades() && rewriter.has_upgrade();
+            return if asked { Ok(Body::Tunnel) } else { Err("101 that was not asked for") };
+        }
+        if self.request.is_head || status < 200 || status == NO_CONTENT || status == NOT_MODIFIED {
+            return Ok(Body::Empty);
+        }
+        if rewriter.is_chunked() && self.request.minor == 0 {
+            return Ok(Body::stripped());
+        }
+        Ok(rewriter.framed_body().unwrap_or(Body::UntilClose))
     }
 
-    /// Framing fields that must not go on (RFC 9112 section 6, RFC 9110 section 8.6), and nominated ones.
-    fn settle_framing(&self, status: u16, interim: bool, asked: &Asked, edits: &mut Edits) {
-        let never = interim || status == 204;
-        if let Some(i) = self.length_line {
-            self.keep_if(!never && !self.framing.chunked, i, edits);
+    /// Each framing field is sent in one spelling, or cut (RFC 9112 section 6, RFC 9110 section 8.6).
+    fn framing_fields(&mut self) {
+        let status = self.response.status;
+        let forbidden = status < 200 || status == NO_CONTENT;
+        if forbidden || self.rewriter.is_chunked() {
+            self.rewriter.cut_length();
+        } else {
+            self.rewriter.canonicalize_length();
         }
-        if let Some(i) = self.coding_line {
-            self.keep_if(!never && asked.minor == 1, i, edits);
-        }
-        if let Some(i) = self.upgrade_line
-            && status != 101
-            && !(status == UPGRADE_REQUIRED && asked.minor == 1)
-        {
-            self.cut(i, edits);
-        }
-        if self.connection.nominates {
-            for (i, _) in self.fields.iter().enumerate().filter(|(_, field)| self.is_nominated(field.name)) {
-                self.cut(i, edits);
-            }
-        }
-    }
-
-    /// A framing field goes, or stays, written so that it can be read in one way only.
-    fn keep_if(&self, keep: bool, i: usize, edits: &mut Edits) {
-        let Some(field) = self.fields.get(i) else { return };
-        let padded = field.value.len() > 1 && field.value.first() == Some(&b'0');
-        if !keep {
-            self.cut(i, edits);
-        } else if padded || !head::is_tidy(self.head, field) {
-            let (at, len) = head::field_line(self.head, self.fields, i);
-            let length = self.framing.length.filter(|_| self.length_line == Some(i)).map(|length| length.to_string());
-            let value = length.as_deref().unwrap_or("chunked");
-            edits.replace(at, len, &[field.name.as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        if forbidden || self.request.minor == 0 {
+            self.rewriter.cut_coding();
+        } else {
+            self.rewriter.canonicalize_coding();
         }
     }
 
-    fn is_nominated(&self, name: &str) -> bool {
-        // Dealt with already, or not a replica's to take away.
-        const KEPT: [&str; 9] = [
-            "connection",
-            "content-length",
-            "date",
-            "keep-alive",
-            "proxy-connection",
-            "set-cookie",
-            "transfer-encoding",
-            "upgrade",
-            "via",
-        ];
-        let lines = self.fields.iter().filter(|f| f.name.eq_ignore_ascii_case("connection"));
-        let named = lines.flat_map(|f| head::tokens(f.value)).any(|token| token.eq_ignore_ascii_case(name.as_bytes()));
-        named && !KEPT.iter().any(|k| name.eq_ignore_ascii_case(k))
+    fn upgrade_field(&mut self) {
+        match self.response.status {
+            SWITCHING_PROTOCOLS => {}
+            UPGRADE_REQUIRED if self.request.minor == 1 => {}
+            _ => self.rewriter.cut_upgrade(),
+        }
     }
 
-    fn added(&self, asked: &Asked, keep_alive: bool, upgrade: bool, date_line: &str, edits: &mut Edits) {
-        let connection: &[u8] = match (keep_alive, asked.minor, upgrade) {
-            (false, 1, false) => b"Connection: close\r\n",
-            (false, 1, true) => b"Connection: close, upgrade\r\n",
-            (true, 1, true) => b"Connection: upgrade\r\n",
-            (true, 0, _) => b"Connection: keep-alive\r\n",
+    /// The client is spoken to in HTTP/1.1, and the space before an empty reason is there.
+    fn status_line(&mut self, head: &[u8]) {
+        if head.get(MINOR_AT) != Some(&b'1') {
+            self.rewriter.replace(MINOR_AT, 1, &[b"1"]);
+        }
+        if head.get(STATUS_END) == Some(&b'\r') {
+            self.rewriter.replace(STATUS_END, 0, &[b" "]);
+        }
+    }
+
+    /// `Date`, where a replica left it out (RFC 9110 section 6.6.1), and `Connection`.
+    fn added_fields(&mut self, date_line: &str) {
+        let status = self.response.status;
+        let upgrade_required = status == UPGRADE_REQUIRED && self.rewriter.has_upgrade();
+        let connection: &[u8] = match (self.request.minor, self.request.keep_alive) {
+            _ if status == SWITCHING_PROTOCOLS => b"Connection: upgrade\r\n",
+            (1, true) if upgrade_required => b"Connection: upgrade\r\n",
+            (1, false) if upgrade_required => b"Connection: close, upgrade\r\n",
+            (1, false) => b"Connection: close\r\n",
+            (0, true) => b"Connection: keep-alive\r\n",
             _ => b"",
         };
-        if !self.dated {
-            edits.replace(self.end(), 0, &[date_line.as_bytes(), connection]);
+        if !self.has_date && status != SWITCHING_PROTOCOLS {
+            self.rewriter.append(&[date_line.as_bytes(), connection]);
         } else if !connection.is_empty() {
-            edits.replace(self.end(), 0, &[connection]);
+            self.rewriter.append(&[connection]);
         }
     }
+}
 
-    fn end(&self) -> usize {
-        self.head.len().saturating_sub(2)
+fn coding_error(error: CodingError) -> &'static str {
+    match error {
+        CodingError::Http10 => "Transfer-Encoding in HTTP/1.0",
+        CodingError::Repeated | CodingError::Malformed | CodingError::Unknown => "unknown transfer coding",
     }
 }

@@ -8,7 +8,7 @@ use super::answer::{Answers, Ending, Page};
 use crate::core::body::Body;
 use crate::core::head::{self, HeadScan, Refusal};
 use crate::core::limits::Limits;
-use crate::core::request::{self, Origin};
+use crate::core::request::{self, Origin, Scheme};
 use crate::core::rewrite::Edits;
 
 /// A client that pipelines without reading is read no further than this many bytes of answers.
@@ -197,23 +197,23 @@ impl Conn {
         let Some(len) = self.scan.find(bytes, &shared.limits)? else { return Ok(0) };
         self.scan.reset();
         let head = &bytes[..len];
-        let mut room = head::room();
-        let request = head::parse_request(head, &mut room, &shared.limits)?;
-        let origin = Origin { client_ip: b"", service: "replica" };
+        let mut storage = head::field_storage();
+        let request = head::parse_request(head, &mut storage, &shared.limits)?;
+        let origin = Origin { client_ip: b"", service: "replica", scheme: Scheme::Http };
         shared.edits.clear();
-        let plan = request::plan(head, &request, &shared.limits, origin, &mut shared.edits)?;
+        let analysis = request::analyze(head, &request, &shared.limits, origin, &mut shared.edits)?;
         let field = |name: &str| request.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value);
         let wants_json = || field("accept").is_some_and(|v| memchr::memmem::find(v, b"application/json").is_some());
         let page = Page::of(request.method, request.target, wants_json);
-        let ending = Ending { minor: plan.minor, keep_alive: plan.keep_alive, head_only: plan.is_head };
-        if plan.body.is_done() {
+        let ending = Ending { minor: analysis.minor, keep_alive: analysis.keep_alive, head_only: analysis.is_head };
+        if analysis.body.is_done() {
             self.answer(page, ending, shared);
             return Ok(len);
         }
-        if plan.minor > 0 && field("expect").is_some() {
+        if analysis.minor > 0 && field("expect").is_some() {
             self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
-        self.phase = Phase::Body(plan.body, page, ending);
+        self.phase = Phase::Body(analysis.body, page, ending);
         Ok(len)
     }
 

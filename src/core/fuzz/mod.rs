@@ -9,8 +9,8 @@ pub use life::session;
 use super::body::Body;
 use super::head::{self, HeadScan};
 use super::limits::Limits;
-use super::request::{self, Origin};
-use super::response::{self, Asked};
+use super::request::{self, Origin, Scheme};
+use super::response::{self, RequestSummary};
 use super::rewrite::Edits;
 
 const DATE_LINE: &str = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
@@ -32,10 +32,10 @@ pub fn request_head(bytes: &[u8]) {
 pub fn response_head(bytes: &[u8]) {
     let Some(len) = found(bytes, &Limits::DEFAULT) else { return };
     for (is_head, upgrade, minor) in [(false, false, 1), (true, false, 1), (false, true, 1), (false, false, 0)] {
-        let asked = Asked { is_head, upgrade, minor, keep_alive: true };
+        let asked = RequestSummary { is_head, upgrade, minor, keep_alive: true };
         let Some(text) = answered(&bytes[..len], asked) else { continue };
         assert_eq!(found(&text, &widest()), Some(text.len()), "what goes on is one head");
-        let mut room = head::room();
+        let mut room = head::field_storage();
         assert!(head::parse_response(&text, &mut room, &widest()).is_ok(), "and would be taken");
     }
 }
@@ -73,19 +73,19 @@ fn found(bytes: &[u8], limits: &Limits) -> Option<usize> {
 }
 
 fn forwarded(head: &[u8], limits: &Limits) -> Option<Vec<u8>> {
-    let mut room = head::room();
+    let mut room = head::field_storage();
     let request = head::parse_request(head, &mut room, limits).ok()?;
     let mut edits = Edits::default();
-    let origin = Origin { client_ip: b"192.0.2.1", service: "service" };
-    request::plan(head, &request, limits, origin, &mut edits).ok()?;
+    let origin = Origin { client_ip: b"192.0.2.1", service: "service", scheme: Scheme::Http };
+    request::analyze(head, &request, limits, origin, &mut edits).ok()?;
     Some(applied(head, &edits))
 }
 
-fn answered(head: &[u8], asked: Asked) -> Option<Vec<u8>> {
-    let mut room = head::room();
+fn answered(head: &[u8], asked: RequestSummary) -> Option<Vec<u8>> {
+    let mut room = head::field_storage();
     let response = head::parse_response(head, &mut room, &Limits::DEFAULT).ok()?;
     let mut edits = Edits::default();
-    response::plan(head, &response, asked, DATE_LINE, &mut edits).ok()?;
+    response::analyze(head, &response, asked, DATE_LINE, &mut edits).ok()?;
     Some(applied(head, &edits))
 }
 

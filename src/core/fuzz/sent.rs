@@ -5,7 +5,7 @@ use super::widest;
 use crate::core::body::Body;
 use crate::core::head::{self, HeadScan};
 use crate::core::proxy;
-use crate::core::request::{self, Origin};
+use crate::core::request::{self, Origin, Scheme};
 use crate::core::rewrite::Edits;
 
 /// One upstream connection.
@@ -60,11 +60,11 @@ impl Sent {
         let limits = widest();
         let found = HeadScan::default().find(&self.bytes, &limits);
         let Some(len) = found.unwrap_or_else(|refusal| panic!("{}: {self}", refusal.why)) else { return };
-        let mut room = head::room();
+        let mut room = head::field_storage();
         let head = head::parse_request(&self.bytes[..len], &mut room, &limits);
         let head = head.unwrap_or_else(|refusal| panic!("{}: {self}", refusal.why));
-        let origin = Origin { client_ip: b"192.0.2.1", service: "service" };
-        let plan = request::plan(&self.bytes[..len], &head, &limits, origin, &mut Edits::default());
+        let origin = Origin { client_ip: b"192.0.2.1", service: "service", scheme: Scheme::Http };
+        let plan = request::analyze(&self.bytes[..len], &head, &limits, origin, &mut Edits::default());
         let plan = plan.unwrap_or_else(|refusal| panic!("{}: {self}", refusal.why));
         self.idempotent = plan.idempotent;
         self.body = Some(plan.body);

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use httparse::Header;
 
-use super::{Connection, Fields};
+use super::Fields;
 
 /// Where `part`, a slice of `whole`, begins in it.
 pub fn offset(whole: &[u8], part: &[u8]) -> usize {
@@ -54,34 +54,6 @@ pub fn parse_length(value: &[u8]) -> Option<u64> {
     })
 }
 
-impl Connection {
-    pub fn read(&mut self, value: &[u8]) -> Result<(), &'static str> {
-        for token in tokens(value) {
-            if !is_token(token) {
-                return Err("malformed Connection");
-            }
-            if token.eq_ignore_ascii_case(b"close") {
-                self.close = true;
-            } else if token.eq_ignore_ascii_case(b"keep-alive") {
-                self.keep_alive = true;
-            } else if token.eq_ignore_ascii_case(b"upgrade") {
-                self.upgrade = true;
-            } else if !HOP_BY_HOP.iter().any(|known| token.eq_ignore_ascii_case(known)) {
-                self.nominates = true;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the sender keeps the connection after this message (RFC 9112 section 9.3).
-    pub fn persists(&self, minor: u8) -> bool {
-        !self.close && (minor == 1 || self.keep_alive)
-    }
-}
-
-/// Names that are usual in `Connection` and are dealt with one by one.
-const HOP_BY_HOP: [&[u8]; 4] = [b"te", b"trailer", b"http2-settings", b"proxy-connection"];
-
 pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|b| is_tchar(*b))
 }
@@ -129,7 +101,7 @@ pub fn resembles(name: &str, known: &str) -> bool {
 }
 
 /// The one spelling of a field's line that every parser reads alike: at most a space after the colon, none behind.
-pub fn is_tidy(head: &[u8], field: &Header) -> bool {
+pub fn is_canonical(head: &[u8], field: &Header) -> bool {
     let colon = offset(head, field.name.as_bytes()) + field.name.len();
     let value = offset(head, field.value);
     let before = head.get(colon..value).unwrap_or_default();

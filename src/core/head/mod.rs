@@ -6,10 +6,10 @@ mod parse;
 mod scan;
 
 pub use grammar::{
-    field_line, host_is_valid, is_among, is_tidy, is_token, offset, origin_form, parse_length, resembles,
+    field_line, host_is_valid, is_among, is_canonical, is_token, offset, origin_form, parse_length, resembles,
     target_is_safe, tokens, trailer_allowed, value,
 };
-pub use parse::{Room, UNVERSIONED, parse_request, parse_response, room};
+pub use parse::{FieldStorage, UNVERSIONED, field_storage, parse_request, parse_response};
 pub use scan::{BLANK_LINES, HeadScan};
 
 use httparse::Header;
@@ -34,25 +34,8 @@ pub const fn refusal(status: u16, why: &'static str) -> Refusal {
     Refusal { status, why }
 }
 
-const fn bad(why: &'static str) -> Refusal {
+pub const fn bad_request(why: &'static str) -> Refusal {
     refusal(400, why)
-}
-
-/// The message's own lines that say where it ends, as they stand in the head.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Framing {
-    pub length: Option<u64>,
-    pub chunked: bool,
-}
-
-/// What `Connection` says, every token of every line (RFC 9110 section 7.6.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Connection {
-    pub close: bool,
-    pub keep_alive: bool,
-    pub upgrade: bool,
-    /// Fields that are not left out anyway were nominated.
-    pub nominates: bool,
 }
 
 pub struct Request<'b> {

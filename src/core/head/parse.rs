@@ -4,40 +4,44 @@ use std::mem::MaybeUninit;
 
 use httparse::{Error, Header, ParserConfig, Status};
 
-use super::{FIELDS_MAX, Refusal, Request, Response, bad, refusal};
+use super::{FIELDS_MAX, Refusal, Request, Response, bad_request, refusal};
 use crate::core::limits::Limits;
 
-/// Uninitialised room for a head's fields: no head pays for clearing it.
-pub type Room<'b> = [MaybeUninit<Header<'b>>; FIELDS_MAX];
+/// Uninitialised storage for a head's fields: clearing it would cost each head.
+pub type FieldStorage<'b> = [MaybeUninit<Header<'b>>; FIELDS_MAX];
 
-pub fn room<'b>() -> Room<'b> {
+pub fn field_storage<'b>() -> FieldStorage<'b> {
     [const { MaybeUninit::uninit() }; FIELDS_MAX]
 }
 
 /// Parses a whole request head (as found by `HeadScan`).
-pub fn parse_request<'b>(head: &'b [u8], room: &'b mut Room<'b>, limits: &Limits) -> Result<Request<'b>, Refusal> {
-    let room = room.get_mut(..limits.field_limit.min(FIELDS_MAX)).unwrap_or_default();
+pub fn parse_request<'b>(
+    head: &'b [u8],
+    storage: &'b mut FieldStorage<'b>,
+    limits: &Limits,
+) -> Result<Request<'b>, Refusal> {
+    let storage = storage.get_mut(..limits.field_limit.min(FIELDS_MAX)).unwrap_or_default();
     let mut parsed = httparse::Request::new(&mut []);
-    match ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, head, room) {
+    match ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, head, storage) {
         Ok(Status::Complete(n)) if n == head.len() => {}
-        Ok(_) => return Err(bad("malformed head")),
+        Ok(_) => return Err(bad_request("malformed head")),
         Err(error) => return Err(request_refusal(error, head)),
     }
     match (parsed.method, parsed.path, parsed.version) {
         (Some(method), Some(target), Some(minor)) => Ok(Request { method, target, minor, fields: parsed.headers }),
-        _ => Err(bad("malformed request line")),
+        _ => Err(bad_request("malformed request line")),
     }
 }
 
 /// Parses a whole response head.
 pub fn parse_response<'b>(
     head: &'b [u8],
-    room: &'b mut Room<'b>,
+    storage: &'b mut FieldStorage<'b>,
     limits: &Limits,
 ) -> Result<Response<'b>, &'static str> {
-    let room = room.get_mut(..limits.field_limit.min(FIELDS_MAX)).unwrap_or_default();
+    let storage = storage.get_mut(..limits.field_limit.min(FIELDS_MAX)).unwrap_or_default();
     let mut parsed = httparse::Response::new(&mut []);
-    match ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, head, room) {
+    match ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, head, storage) {
         Ok(Status::Complete(n)) if n == head.len() => {}
         Ok(_) => return Err("malformed response head"),
         Err(Error::TooManyHeaders) => return Err("too many fields"),
@@ -57,7 +61,7 @@ fn status_line_is_strict(head: &[u8]) -> bool {
     head.get(8) == Some(&b' ') && matches!(head.get(12), Some(b' ' | b'\r'))
 }
 
-pub const UNVERSIONED: Refusal = bad("no HTTP version in the request line");
+pub const UNVERSIONED: Refusal = bad_request("no HTTP version in the request line");
 
 pub fn is_unversioned(head: &[u8]) -> bool {
     let line = head.split(|b| *b == b'\n').next().unwrap_or_default();
@@ -68,13 +72,13 @@ fn request_refusal(error: Error, head: &[u8]) -> Refusal {
     match error {
         Error::Token | Error::Version if is_unversioned(head) => UNVERSIONED,
         Error::TooManyHeaders => refusal(431, "too many fields"),
-        Error::Version if has_our_version(head) => bad("malformed request line"),
+        Error::Version if has_our_version(head) => bad_request("malformed request line"),
         Error::Version if has_http_version(head) => refusal(505, "HTTP version not supported"),
-        Error::Version => bad("malformed HTTP version"),
-        Error::HeaderName => bad("malformed field name"),
-        Error::HeaderValue => bad("malformed field value"),
-        Error::Token => bad("malformed request line"),
-        Error::NewLine | Error::Status => bad("malformed head"),
+        Error::Version => bad_request("malformed HTTP version"),
+        Error::HeaderName => bad_request("malformed field name"),
+        Error::HeaderValue => bad_request("malformed field value"),
+        Error::Token => bad_request("malformed request line"),
+        Error::NewLine | Error::Status => bad_request("malformed head"),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::grammar::is_tchar;
 use super::parse::is_unversioned;
-use super::{HEAD_MAX, Refusal, bad, refusal};
+use super::{HEAD_MAX, Refusal, bad_request, refusal};
 use crate::core::limits::Limits;
 
 /// Empty lines before a request line that are ignored (RFC 9112 section 2.2).
@@ -29,7 +29,7 @@ impl HeadScan {
                 return Err(refusal(431, "head too large"));
             }
             if lf == self.line || bytes.get(lf - 1) != Some(&b'\r') {
-                return Err(bad("line ended by LF alone"));
+                return Err(bad_request("line ended by LF alone"));
             }
             let empty = lf == self.line + 1;
             (self.line, self.seen) = (lf + 1, lf + 1);
@@ -62,7 +62,7 @@ impl HeadScan {
             skip += 2;
             self.blank += 1;
             if self.blank > BLANK_LINES {
-                return Err(bad("too many empty lines before a request"));
+                return Err(bad_request("too many empty lines before a request"));
             }
         }
         Ok(skip)

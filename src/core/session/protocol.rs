@@ -12,7 +12,7 @@ use crate::core::head::{self, HeadScan, Refusal};
 use crate::core::ip::IpText;
 use crate::core::lane::Phase;
 use crate::core::proxy::{self, Ends};
-use crate::core::request::{self, Origin, Own};
+use crate::core::request::{self, LocalReply, Origin, Scheme};
 use crate::core::snapshot::ServiceId;
 use crate::core::step::{Ending, Notice};
 use crate::core::{key, reply, response};
@@ -136,15 +136,15 @@ impl Session {
         self.upload.head = scan;
         let Some(len) = whole else { return self.await_head(blank, cx) };
         let head = self.upload.unscanned().get(..len).unwrap_or_default();
-        let mut room = head::room();
+        let mut room = head::field_storage();
         let request = head::parse_request(head, &mut room, limits)?;
         let target = head::origin_form(request.target).as_bytes();
         let id = cx.snapshot.routes.service(target);
         let service = cx.snapshot.service(id).ok_or(head::refusal(503, "no service is configured"))?;
         let client_ip = self.client_ip.text();
-        let origin = Origin { client_ip, service: &service.name };
+        let origin = Origin { client_ip, service: &service.name, scheme: Scheme::Http };
         cx.edits.clear();
-        let plan = request::plan(head, &request, limits, origin, &mut cx.edits)?;
+        let plan = request::analyze(head, &request, limits, origin, &mut cx.edits)?;
         let key = key::of(&service.key, target, request.fields, client_ip, cx.prng.next_u32());
         let pipelinable = plan.safe && !plan.upgrade && len <= PIPELINED_HEAD_MAX && matches!(plan.body, Body::Empty);
         let facts = RequestFacts {
@@ -153,7 +153,7 @@ impl Session {
             idempotent: plan.idempotent,
             pipelinable,
             upgrade: plan.upgrade.then(|| head::value(request.fields, "upgrade").to_vec()),
-            expects_continue: plan.expects,
+            expects_continue: plan.expects_continue,
         };
         let edits = &cx.edits;
         self.upload.release_head(len, |store, from, to| edits.apply(store, from, to));
@@ -165,9 +165,9 @@ impl Session {
         self.exchange.head = facts;
         self.exchange.client_end = if plan.keep_alive { ClientEnd::KeepAlive } else { ClientEnd::Close };
         self.exchange.retained = Retained::InBuffer(self.upload.mark());
-        match plan.own {
-            Some(Own::Options) => self.answer_with(reply::options(&cx.date_line)),
-            Some(Own::Trace(request)) => self.answer_with(reply::trace(&request, &cx.date_line)),
+        match plan.local_reply {
+            Some(LocalReply::Options) => self.answer_with(reply::options(&cx.date_line)),
+            Some(LocalReply::Trace(request)) => self.answer_with(reply::trace(&request, &cx.date_line)),
             None => self.link = UpstreamState::Wanted { again: None, waits: false },
         }
         self.arm(cx.now, service.limits.connect_timeout_ms);
@@ -196,7 +196,7 @@ impl Session {
         self.download.head = scan;
         let Some(len) = whole else { return Ok(Next::Bytes) };
         let head = self.download.unscanned().get(..len).unwrap_or_default();
-        let mut room = head::room();
+        let mut room = head::field_storage();
         let parsed = head::parse_response(head, &mut room, limits)?;
         let mut asked = self.exchange.asked();
         asked.keep_alive &= !cx.snapshot.stopping && self.upload.phase == Phase::Done && !self.upload.ended;
@@ -207,7 +207,7 @@ impl Session {
             }
         }
         cx.edits.clear();
-        let plan = response::plan(head, &parsed, asked, &cx.date_line, &mut cx.edits)?;
+        let plan = response::analyze(head, &parsed, asked, &cx.date_line, &mut cx.edits)?;
         self.download.head.reset();
         cx.tally.count_response(plan.status);
         if plan.is_interim() {
