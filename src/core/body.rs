@@ -1,28 +1,29 @@
-//! Message framing (RFC 9112 section 6): how many bytes may pass unlooked at, and what the lines between chunks mean.
+//! Message framing (RFC 9112 section 6): how many bytes of a body may pass unexamined, and what the framing between chunks
+//! means. It reads no field: [`request`](super::request) and [`response`](super::response) choose the framing.
 
-/// Digits in a chunk size: 16 hex digits are all of a u64.
+/// Digits in a chunk size: 16 hexadecimal digits are a u64.
 const SIZE_DIGITS: u8 = 16;
-/// Extensions of one chunk. They are dropped, so nobody needs long ones.
+/// Bytes of extensions in one chunk. Extensions are dropped, so none needs to be long.
 const EXTENSION_LIMIT: u16 = 256;
-/// Extensions of one whole body: bounds what a peer can make us read for nothing.
+/// Bytes of extensions in one body: bounds the bytes that a peer can make us read and drop.
 const EXTENSION_TOTAL: u32 = 16 * 1024;
-/// The trailer section, all lines.
+/// Bytes of the trailer section, all lines together.
 pub const TRAILER_LIMIT: usize = 8 * 1024;
 
-/// A message whose framing cannot be followed. What it means depends on who sent it.
+/// A body whose framing is malformed. A client's is answered 400, a replica's cuts the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault(pub &'static str);
+pub struct FramingError(pub &'static str);
 
 #[derive(Debug)]
 pub enum Body {
     Empty,
     Length(u64),
-    Chunked(Chunks),
+    Chunked(Chunked),
     UntilClose,
     Tunnel,
 }
 
-/// What `scan` read of the framing, and whether those bytes go on.
+/// How many bytes of framing `scan` read, and whether they are forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scan {
     pub read: usize,
@@ -31,89 +32,102 @@ pub struct Scan {
 
 impl Body {
     pub fn chunked() -> Body {
-        Body::Chunked(Chunks::new(false, true))
+        Body::Chunked(Chunked::new(Forwarded::All))
     }
 
-    /// `Connection` nominated fields: those of the trailer section would have to go too (RFC 9110 section 7.6.1).
+    /// For a message whose `Connection` nominates fields: they may not pass in the trailer section either (RFC 9110
+    /// section 7.6.1).
     pub fn chunked_without_trailers() -> Body {
-        Body::Chunked(Chunks::new(false, false))
+        Body::Chunked(Chunked::new(Forwarded::WithoutTrailers))
     }
 
-    /// The coding is taken off: only the data goes on (to a client of HTTP/1.0, delimited by close).
-    pub fn stripped() -> Body {
-        Body::Chunked(Chunks::new(true, false))
+    /// The coding is removed, as a client of HTTP/1.0 needs it: only the data is forwarded, delimited by close.
+    pub fn dechunked() -> Body {
+        Body::Chunked(Chunked::new(Forwarded::Data))
     }
 
-    /// Bytes that may pass without being looked at.
+    /// Bytes that may pass unexamined.
     pub fn credit(&self) -> u64 {
         match self {
             Body::Empty => 0,
-            Body::Length(left) => *left,
-            Body::Chunked(Chunks { state: State { at: At::Data { left }, .. }, .. }) => *left,
-            Body::Chunked(_) => 0,
+            Body::Length(remaining) => *remaining,
+            Body::Chunked(chunked) => chunked.credit(),
             Body::UntilClose | Body::Tunnel => u64::MAX,
         }
     }
 
-    /// `n` bytes of the credit were used.
+    /// `n` bytes of the credit have passed.
     pub fn pass(&mut self, n: u64) {
         match self {
-            Body::Length(left) => *left = left.saturating_sub(n),
-            Body::Chunked(chunks) => chunks.pass(n),
+            Body::Length(remaining) => *remaining = remaining.saturating_sub(n),
+            Body::Chunked(chunked) => chunked.pass(n),
             Body::Empty | Body::UntilClose | Body::Tunnel => {}
         }
     }
 
-    /// Reads framing, for as long as it stays either kept or dropped. Nothing read: more bytes are needed.
-    pub fn scan(&mut self, bytes: &[u8]) -> Result<Scan, Fault> {
+    /// Reads framing up to the next data, or up to where forwarded bytes end and dropped ones begin, or the other way
+    /// round. `read` is 0 if more bytes are needed.
+    pub fn scan(&mut self, bytes: &[u8]) -> Result<Scan, FramingError> {
         match self {
-            Body::Chunked(chunks) => chunks.scan(bytes),
+            Body::Chunked(chunked) => chunked.scan(bytes),
             _ => Ok(Scan { read: 0, keep: false }),
         }
     }
 
     pub fn is_done(&self) -> bool {
-        matches!(self, Body::Empty | Body::Length(0) | Body::Chunked(Chunks { state: State { at: At::Done, .. }, .. }))
+        match self {
+            Body::Empty | Body::Length(0) => true,
+            Body::Chunked(chunked) => matches!(chunked.decoder.state, ChunkState::Done),
+            Body::Length(_) | Body::UntilClose | Body::Tunnel => false,
+        }
     }
 
-    /// Only our close tells the client where it ended.
+    /// Only the end of our connection tells the client where the body ends.
     pub fn is_close_delimited(&self) -> bool {
-        matches!(self, Body::UntilClose | Body::Chunked(Chunks { strip: true, .. }))
+        matches!(self, Body::UntilClose | Body::Chunked(Chunked { forwarded: Forwarded::Data, .. }))
     }
 
-    /// Only the source's close ends it.
+    /// Only the end of the source's connection tells us where the body ends.
     pub fn is_open_ended(&self) -> bool {
         matches!(self, Body::UntilClose | Body::Tunnel)
     }
 }
 
-/// The chunked coding (RFC 9112 section 7.1), strictly: hex digits, CRLF, no lone LF; extensions are read and dropped.
+/// The chunked coding (RFC 9112 section 7.1), strictly: hexadecimal digits, CRLF, no bare LF; extensions are read and
+/// dropped.
 ///
-/// The last chunk goes on only with its whole trailer section in hand: a message that is cut must not look complete to
-/// anybody who takes `0` and the end of the connection for an end.
+/// The last chunk is forwarded only with its complete trailer section: a message that was cut must not look complete to
+/// a receiver that takes `0` and the end of the connection for its end.
 #[derive(Debug)]
-pub struct Chunks {
-    strip: bool,
-    trailers: bool,
-    state: State,
-    /// How far a last chunk was looked at ahead, and what that came to.
-    ahead: Option<(usize, State)>,
+pub struct Chunked {
+    forwarded: Forwarded,
+    decoder: ChunkDecoder,
+    /// How far a possible last chunk was decoded ahead of what was forwarded: bytes, and the decoder behind them.
+    ahead: Option<(usize, ChunkDecoder)>,
+}
+
+/// What of a chunked body is forwarded. Extensions never are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Forwarded {
+    All,
+    WithoutTrailers,
+    Data,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct State {
-    at: At,
-    extensions: u32,
-    trailer: usize,
+struct ChunkDecoder {
+    state: ChunkState,
+    extension_bytes: u32,
+    trailer_bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum At {
+enum ChunkState {
     Size {
         digits: u8,
         size: u64,
     },
-    /// Bad whitespace before an extension's `;`, which must follow (RFC 9112 section 7.1.1, RFC 9110 section 5.6.3).
+    /// Whitespace before the `;` of an extension (RFC 9112 section 7.1.1, RFC 9110 section 5.6.3: BWS).
     Blank {
         size: u64,
         seen: u16,
@@ -122,12 +136,12 @@ enum At {
         size: u64,
         seen: u16,
     },
-    /// The CR of a size line was held back, to be written with its LF.
+    /// After the CR of a size line.
     SizeLf {
         size: u64,
     },
     Data {
-        left: u64,
+        remaining: u64,
     },
     DataCr,
     DataLf,
@@ -135,40 +149,53 @@ enum At {
     Done,
 }
 
-impl Chunks {
-    fn new(strip: bool, trailers: bool) -> Chunks {
-        let state = State { at: At::Size { digits: 0, size: 0 }, extensions: 0, trailer: 0 };
-        Chunks { strip, trailers, state, ahead: None }
+impl Chunked {
+    fn new(forwarded: Forwarded) -> Chunked {
+        let state = ChunkState::Size { digits: 0, size: 0 };
+        Chunked { forwarded, decoder: ChunkDecoder { state, extension_bytes: 0, trailer_bytes: 0 }, ahead: None }
+    }
+
+    fn credit(&self) -> u64 {
+        match self.decoder.state {
+            ChunkState::Data { remaining } => remaining,
+            _ => 0,
+        }
     }
 
     fn pass(&mut self, n: u64) {
-        if let At::Data { left } = &mut self.state.at {
-            *left = left.saturating_sub(n);
-            if *left == 0 {
-                self.state.at = At::DataCr;
+        if let ChunkState::Data { remaining } = &mut self.decoder.state {
+            *remaining = remaining.saturating_sub(n);
+            if *remaining == 0 {
+                self.decoder.state = ChunkState::DataCr;
             }
         }
     }
 
-    fn scan(&mut self, bytes: &[u8]) -> Result<Scan, Fault> {
-        let begins = matches!(self.state.at, At::Size { digits: 0, .. }) && bytes.first() == Some(&b'0');
-        if begins && !self.look_ahead(bytes)? {
+    fn scan(&mut self, bytes: &[u8]) -> Result<Scan, FramingError> {
+        let may_be_last =
+            matches!(self.decoder.state, ChunkState::Size { digits: 0, .. }) && bytes.first() == Some(&b'0');
+        if may_be_last && !self.decode_ahead(bytes)? {
             return Ok(Scan { read: 0, keep: false });
         }
-        let (scan, trailer) = self.state.scan(bytes)?;
-        Ok(Scan { keep: scan.keep && !self.strip && (self.trailers || !trailer), ..scan })
+        let (scan, is_trailer) = self.decoder.scan(bytes)?;
+        let keep = match self.forwarded {
+            Forwarded::All => scan.keep,
+            Forwarded::WithoutTrailers => scan.keep && !is_trailer,
+            Forwarded::Data => false,
+        };
+        Ok(Scan { keep, ..scan })
     }
 
-    /// Whether what follows is another chunk, or the end, whole. It is neither until more has come.
-    fn look_ahead(&mut self, bytes: &[u8]) -> Result<bool, Fault> {
-        let (mut read, mut state) = self.ahead.take().unwrap_or((0, self.state));
+    /// Whether the bytes hold the size line of another chunk, or the complete end of the body. If not, more are needed.
+    fn decode_ahead(&mut self, bytes: &[u8]) -> Result<bool, FramingError> {
+        let (mut read, mut decoder) = self.ahead.take().unwrap_or((0, self.decoder));
         loop {
-            let (scan, _) = state.scan(bytes.get(read..).unwrap_or_default())?;
+            let (scan, _) = decoder.scan(bytes.get(read..).unwrap_or_default())?;
             read += scan.read;
-            match state.at {
-                At::Data { .. } | At::Done => return Ok(true),
+            match decoder.state {
+                ChunkState::Data { .. } | ChunkState::Done => return Ok(true),
                 _ if scan.read == 0 => {
-                    self.ahead = Some((read, state));
+                    self.ahead = Some((read, decoder));
                     return Ok(false);
                 }
                 _ => {}
@@ -177,96 +204,99 @@ impl Chunks {
     }
 }
 
-impl State {
+impl ChunkDecoder {
     /// Reads framing, and says whether it was a field of the trailer section.
-    fn scan(&mut self, bytes: &[u8]) -> Result<(Scan, bool), Fault> {
-        if let At::Trailer = self.at {
+    fn scan(&mut self, bytes: &[u8]) -> Result<(Scan, bool), FramingError> {
+        if let ChunkState::Trailer = self.state {
             return self.trailer_line(bytes);
         }
         let mut read = 0;
         let mut keep = None;
         while let Some(&byte) = bytes.get(read) {
-            if matches!(self.at, At::Data { .. } | At::Trailer | At::Done) {
+            if matches!(self.state, ChunkState::Data { .. } | ChunkState::Trailer | ChunkState::Done) {
                 break;
             }
-            let (next, wanted) = self.byte(byte)?;
-            if *keep.get_or_insert(wanted) != wanted {
+            let (next, kept) = self.byte(byte)?;
+            if *keep.get_or_insert(kept) != kept {
                 break;
             }
-            self.at = next;
+            self.state = next;
             read += 1;
-            if matches!(next, At::Size { digits: 0, .. }) {
+            if matches!(next, ChunkState::Size { digits: 0, .. }) {
                 break;
             }
         }
         Ok((Scan { read, keep: keep.unwrap_or(false) }, false))
     }
 
-    /// One byte of framing: where it leads, and whether it goes on.
-    fn byte(&mut self, byte: u8) -> Result<(At, bool), Fault> {
-        let begin = |size| if size == 0 { At::Trailer } else { At::Data { left: size } };
-        Ok(match (self.at, byte) {
-            (At::Size { digits, size }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+    /// One byte of framing: the state behind it, and whether it is forwarded.
+    fn byte(&mut self, byte: u8) -> Result<(ChunkState, bool), FramingError> {
+        use ChunkState::*;
+        let behind_size = |size| if size == 0 { Trailer } else { Data { remaining: size } };
+        Ok(match (self.state, byte) {
+            (Size { digits, size }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 if digits == SIZE_DIGITS {
-                    return Err(Fault("chunk size over 16 digits"));
+                    return Err(FramingError("chunk size over 16 digits"));
                 }
                 let digit = (byte as char).to_digit(16).unwrap_or(0);
-                (At::Size { digits: digits + 1, size: size << 4 | u64::from(digit) }, true)
+                (Size { digits: digits + 1, size: size << 4 | u64::from(digit) }, true)
             }
-            (At::Size { digits: 0, .. }, _) => return Err(Fault("chunk size without a hex digit")),
-            (At::Size { size, .. }, b'\r') => (At::SizeLf { size }, true),
-            (At::Size { size, .. }, b';') => (At::Extension { size, seen: 0 }, false),
-            (At::Size { size, .. }, b' ' | b'\t') => (At::Blank { size, seen: 0 }, false),
-            (At::Size { .. }, _) => return Err(Fault("bad byte after a chunk size")),
-            (At::Blank { size, seen }, b' ' | b'\t') => (At::Blank { size, seen: self.extended(seen)? }, false),
-            (At::Blank { size, seen }, b';') => (At::Extension { size, seen }, false),
-            (At::Blank { .. }, _) => return Err(Fault("blank after a chunk size")),
-            (At::Extension { size, .. }, b'\r') => (At::SizeLf { size }, true),
-            (At::Extension { size, seen }, b' '..=b'~' | b'\t' | 0x80..) => {
-                (At::Extension { size, seen: self.extended(seen)? }, false)
+            (Size { digits: 0, .. }, _) => return Err(FramingError("chunk size without a hex digit")),
+            (Size { size, .. }, b'\r') => (SizeLf { size }, true),
+            (Size { size, .. }, b';') => (Extension { size, seen: 0 }, false),
+            (Size { size, .. }, b' ' | b'\t') => (Blank { size, seen: 0 }, false),
+            (Size { .. }, _) => return Err(FramingError("bad byte after a chunk size")),
+            (Blank { size, seen }, b' ' | b'\t') => (Blank { size, seen: self.extension_byte(seen)? }, false),
+            (Blank { size, seen }, b';') => (Extension { size, seen }, false),
+            (Blank { .. }, _) => return Err(FramingError("blank after a chunk size")),
+            (Extension { size, .. }, b'\r') => (SizeLf { size }, true),
+            (Extension { size, seen }, b' '..=b'~' | b'\t' | 0x80..) => {
+                (Extension { size, seen: self.extension_byte(seen)? }, false)
             }
-            (At::Extension { .. }, _) => return Err(Fault("control byte in a chunk extension")),
-            (At::SizeLf { size }, b'\n') => (begin(size), true),
-            (At::SizeLf { .. }, _) => return Err(Fault("CR without LF after a chunk size")),
-            (At::DataCr, b'\r') => (At::DataLf, true),
-            (At::DataCr, _) => return Err(Fault("chunk data longer than its size")),
-            (At::DataLf, b'\n') => (At::Size { digits: 0, size: 0 }, true),
-            (At::DataLf, _) => return Err(Fault("CR without LF after chunk data")),
-            (at @ (At::Data { .. } | At::Trailer | At::Done), _) => (at, true),
+            (Extension { .. }, _) => return Err(FramingError("control byte in a chunk extension")),
+            (SizeLf { size }, b'\n') => (behind_size(size), true),
+            (SizeLf { .. }, _) => return Err(FramingError("CR without LF after a chunk size")),
+            (DataCr, b'\r') => (DataLf, true),
+            (DataCr, _) => return Err(FramingError("chunk data longer than its size")),
+            (DataLf, b'\n') => (Size { digits: 0, size: 0 }, true),
+            (DataLf, _) => return Err(FramingError("CR without LF after chunk data")),
+            (state @ (Data { .. } | Trailer | Done), _) => (state, true),
         })
     }
 
-    fn extended(&mut self, seen: u16) -> Result<u16, Fault> {
-        self.extensions += 1;
-        if seen == EXTENSION_LIMIT || self.extensions > EXTENSION_TOTAL {
-            return Err(Fault("chunk extensions too long"));
+    /// Counts a byte of an extension against both limits.
+    fn extension_byte(&mut self, seen: u16) -> Result<u16, FramingError> {
+        self.extension_bytes += 1;
+        if seen == EXTENSION_LIMIT || self.extension_bytes > EXTENSION_TOTAL {
+            return Err(FramingError("chunk extensions too long"));
         }
         Ok(seen + 1)
     }
 
-    /// One whole line of the trailer section, kept unless it names a field that framing or routing depends on.
-    fn trailer_line(&mut self, bytes: &[u8]) -> Result<(Scan, bool), Fault> {
+    /// One complete line of the trailer section, forwarded unless it names a field that framing or routing depends on.
+    fn trailer_line(&mut self, bytes: &[u8]) -> Result<(Scan, bool), FramingError> {
         let Some(lf) = memchr::memchr(b'\n', bytes) else {
-            let held = self.trailer + bytes.len();
+            let held = self.trailer_bytes + bytes.len();
             return if held > TRAILER_LIMIT {
-                Err(Fault("trailers too long"))
+                Err(FramingError("trailers too long"))
             } else if bytes.iter().rev().skip(1).any(|b| *b == b'\r') {
-                Err(Fault("malformed trailer"))
+                Err(FramingError("malformed trailer"))
             } else {
                 Ok((Scan { read: 0, keep: false }, true))
             };
         };
         let read = lf + 1;
-        self.trailer += read;
-        if self.trailer > TRAILER_LIMIT {
-            return Err(Fault("trailers too long"));
+        self.trailer_bytes += read;
+        if self.trailer_bytes > TRAILER_LIMIT {
+            return Err(FramingError("trailers too long"));
         }
-        let line = bytes.get(..lf).and_then(|line| line.strip_suffix(b"\r")).ok_or(Fault("lone LF in trailers"))?;
+        let line = bytes.get(..lf).and_then(|line| line.strip_suffix(b"\r"));
+        let line = line.ok_or(FramingError("lone LF in trailers"))?;
         if line.is_empty() {
-            self.at = At::Done;
+            self.state = ChunkState::Done;
             return Ok((Scan { read, keep: true }, false));
         }
-        let allowed = super::head::trailer_allowed(line).ok_or(Fault("malformed trailer"))?;
+        let allowed = super::head::trailer_allowed(line).ok_or(FramingError("malformed trailer"))?;
         Ok((Scan { read, keep: allowed }, true))
     }
 }

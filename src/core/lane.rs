@@ -12,7 +12,7 @@
 
 use bytes::{Buf, Bytes};
 
-use super::body::{Body, Fault};
+use super::body::{Body, FramingError};
 use super::buffer::{CAPACITY, HEADROOM, Pool, Store};
 use super::head::HeadScan;
 
@@ -183,7 +183,7 @@ impl Lane {
     }
 
     /// Passes what the body's framing allows of the unscanned bytes. The phase is `Done` when the body is.
-    pub fn advance_body(&mut self) -> Result<(), Fault> {
+    pub fn advance_body(&mut self) -> Result<(), FramingError> {
         while self.phase == Phase::Body && !self.body.is_done() {
             if !self.has_unscanned() {
                 return Ok(());

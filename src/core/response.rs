@@ -71,8 +71,7 @@ pub fn analyze(
     Ok(ResponseAnalysis { status, body, reusable, keep_alive: analyzer.request.keep_alive })
 }
 
-/// Fields that `Connection` cannot take away by naming them: those that are a server's to set, and those with rules of
-/// their own.
+/// Fields that `Connection` cannot cut by naming them: what only a server can set, and fields with rules of their own.
 fn is_exempt(name: &str) -> bool {
     const EXEMPT: [&str; 9] = [
         "connection",
@@ -127,7 +126,7 @@ impl ResponseAnalyzer<'_, '_> {
             return Ok(Body::Empty);
         }
         if rewriter.is_chunked() && self.request.minor == 0 {
-            return Ok(Body::stripped());
+            return Ok(Body::dechunked());
         }
         Ok(rewriter.framed_body().unwrap_or(Body::UntilClose))
     }
