@@ -1,4 +1,4 @@
-//! An address as text, made once per connection and kept without an allocation.
+//! An IP address as text, formatted once per connection and kept without an allocation.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ pub struct IpText {
 }
 
 impl IpText {
-    /// `0000:0000:0000:0000:0000:ffff:255.255.255.255`
+    /// The longest address in bytes: `0000:0000:0000:0000:0000:ffff:255.255.255.255`
     const MAX: usize = 45;
 
     pub fn new(ip: IpAddr) -> IpText {

@@ -1,11 +1,11 @@
-//! The routing key of a request: which of its bytes the ring is asked with, as CRC-32 (what nginx hashes keys with).
+//! The routing key of a request: the CRC-32 of the bytes that the policy names, as in nginx. The ring is not known here.
 
 use super::head::Fields;
 use super::snapshot::KeyPolicy;
 
-/// The key's place to start on the ring. A key that the request lacks falls back to `fresh`, a number of its own.
+/// The key that the walk on the ring begins at. `fresh`, a random number, stands in for a key that the request lacks.
 pub fn of(policy: &KeyPolicy, target: &[u8], fields: Fields, client_ip: &[u8], fresh: u32) -> u32 {
-    let found = match policy {
+    let bytes = match policy {
         KeyPolicy::Request => None,
         KeyPolicy::Uri => Some(target),
         KeyPolicy::Path => Some(path(target)),
@@ -14,7 +14,7 @@ pub fn of(policy: &KeyPolicy, target: &[u8], fields: Fields, client_ip: &[u8], f
         KeyPolicy::Query(name) => query(target, name),
         KeyPolicy::ClientIp => Some(client_ip),
     };
-    found.map_or(fresh, crc32fast::hash)
+    bytes.map_or(fresh, crc32fast::hash)
 }
 
 pub fn path(target: &[u8]) -> &[u8] {
@@ -25,23 +25,23 @@ fn field<'b>(fields: Fields<'b>, name: &str) -> Option<&'b [u8]> {
     fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value)
 }
 
-/// The first cookie of that name (RFC 6265 section 4.2.1), over all `Cookie` lines.
+/// The first cookie of that name in all `Cookie` fields (RFC 6265 section 4.2.1).
 fn cookie<'b>(fields: Fields<'b>, name: &str) -> Option<&'b [u8]> {
     fields
         .iter()
         .filter(|f| f.name.eq_ignore_ascii_case("cookie"))
         .flat_map(|f| f.value.split(|b| *b == b';'))
-        .find_map(|pair| named(pair.trim_ascii(), name))
+        .find_map(|pair| value_of(pair.trim_ascii(), name))
 }
 
-/// The first query parameter of that name, as it stands (not decoded).
+/// The first query parameter of that name, not decoded.
 fn query<'b>(target: &'b [u8], name: &str) -> Option<&'b [u8]> {
     let mark = memchr::memchr(b'?', target)?;
-    target.get(mark + 1..)?.split(|b| *b == b'&').find_map(|pair| named(pair, name))
+    target.get(mark + 1..)?.split(|b| *b == b'&').find_map(|pair| value_of(pair, name))
 }
 
-/// The value of `name=value`.
-fn named<'b>(pair: &'b [u8], name: &str) -> Option<&'b [u8]> {
+/// The value, if `pair` is `name=value`.
+fn value_of<'b>(pair: &'b [u8], name: &str) -> Option<&'b [u8]> {
     pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }
 

@@ -1,47 +1,49 @@
-//! Every deadline and size that a service keeps, and whom it trusts, in one plain value. Units are in the names.
+//! The timeouts and sizes of a service, and which forwarding fields it trusts: one plain value. Timeouts are in
+//! milliseconds, sizes in bytes.
 
-/// What becomes of `X-Forwarded-*` and `Forwarded` that a client sent.
+/// What is done with the `X-Forwarded-*` and `Forwarded` fields of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// Anybody may have sent them: `X-Forwarded-For` is appended to, the rest goes.
+    /// `X-Forwarded-For` is appended to, the others are cut.
     Append,
-    /// Nothing of them goes on, `X-Forwarded-For` included: it names the client and nobody else.
+    /// All are cut: `X-Forwarded-For` names the client alone.
     Replace,
-    /// Another proxy of ours sent them: they stay, and `X-Forwarded-For` is appended to.
+    /// They come from a trusted proxy: they stay, and `X-Forwarded-For` is appended to.
     Keep,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The whole client head, from its first byte.
+    /// For a complete request head, from its first byte.
     pub head_timeout_ms: u64,
-    /// A client connection with no request under way, from accept on.
+    /// For a client connection without a request, from accept on.
     pub idle_timeout_ms: u64,
+    /// For one connection to a replica.
     pub connect_timeout_ms: u64,
-    /// From the request's last byte (or the last interim response) to the response head.
+    /// From the last byte of the request, or the last interim response, to the response head.
     pub response_timeout_ms: u64,
-    /// No byte moved in either direction while a body is open.
+    /// For a body without a byte in either direction.
     pub stall_timeout_ms: u64,
-    /// Bytes a second. A client that sends or takes a body more slowly puts that deadline off by no more than its bytes
-    /// are worth. 0: by any byte.
+    /// Bytes per second. n bytes of a client's body extend the stall deadline by at most n / `min_body_rate` seconds. 0: any
+    /// byte extends it by the whole timeout.
     pub min_body_rate: u64,
-    /// No byte moved in either direction through a tunnel (an upgraded connection, or a service of mode tcp).
+    /// For a tunnel (an upgraded connection, or a service of mode tcp) without a byte in either direction.
     pub tunnel_timeout_ms: u64,
-    /// What requests in flight get when a replica or the balancer drains.
+    /// For requests in flight when a replica or the balancer drains.
     pub drain_timeout_ms: u64,
-    /// An idle pooled upstream connection.
+    /// For an idle pooled upstream connection.
     pub pool_idle_timeout_ms: u64,
-    /// Idle upstream connections kept per replica and worker.
+    /// Idle upstream connections per replica and worker.
     pub pool_size: usize,
-    /// How many replicas one request may be tried on.
+    /// Replicas that one request may be tried on.
     pub attempts: u32,
-    /// Requests that one upstream connection may carry at once (RFC 9112 section 9.3.2). Below 2: one after another.
+    /// Requests in flight on one upstream connection (pipelining, RFC 9112 section 9.3.2). Below 2: no pipelining.
     pub upstream_pipelining: usize,
-    /// A request line longer than this is answered 414.
+    /// Bytes of a request line; a longer one is answered 414.
     pub line_limit: usize,
-    /// A head longer than this is answered 431 (a response head: 502).
+    /// Bytes of a head; a longer request head is answered 431, a longer response head 502.
     pub head_limit: usize,
-    /// More fields than this: 431 (in a response: 502).
+    /// Fields of a head; more are answered 431 in a request, 502 in a response.
     pub field_limit: usize,
     pub trust: Trust,
 }

@@ -1,4 +1,4 @@
-//! Address ranges, as a configuration names those it trusts: `10.0.0.0/8`, `::1`, `192.0.2.7`.
+//! Address ranges as a configuration writes them (`10.0.0.0/8`, `::1`, `192.0.2.7`), and the block that a client counts as.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
@@ -10,7 +10,7 @@ pub struct Net {
 }
 
 impl Net {
-    /// An IPv4 address in IPv6 clothing counts as the IPv4 address.
+    /// An IPv4-mapped IPv6 address counts as the IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.first, address.to_canonical()) {
             (IpAddr::V4(first), IpAddr::V4(address)) => {
@@ -33,14 +33,14 @@ impl FromStr for Net {
         let wrong = || format!("{text:?} is no address or range; write 10.0.0.0/8, 192.0.2.7 or ::1");
         let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
         let first: IpAddr = address.parse().map_err(|_| wrong())?;
-        let most = if first.is_ipv4() { 32 } else { 128 };
-        let prefix_bits = prefix.map_or(Ok(most), |bits| bits.parse::<u8>().map_err(|_| wrong()))?;
-        if prefix_bits > most { Err(wrong()) } else { Ok(Net { first, prefix_bits }) }
+        let bits_max = if first.is_ipv4() { 32 } else { 128 };
+        let prefix_bits = prefix.map_or(Ok(bits_max), |bits| bits.parse::<u8>().map_err(|_| wrong()))?;
+        if prefix_bits > bits_max { Err(wrong()) } else { Ok(Net { first, prefix_bits }) }
     }
 }
 
-/// Whom an address counts as, where clients are counted: an IPv6 client has a /64 to itself (RFC 6177 section 2), an
-/// IPv4 one its address, in IPv6 clothing or not.
+/// The address under which a client is counted: of an IPv6 client its /64 (RFC 6177 section 2), of an IPv4 client its
+/// address, IPv4-mapped or not.
 pub fn client_block(address: IpAddr) -> IpAddr {
     const HOST_BITS: u128 = u64::MAX as u128;
     match address.to_canonical() {
@@ -54,13 +54,13 @@ mod tests {
     use super::Net;
 
     #[test]
-    fn a_range_holds_its_addresses_and_no_others() {
-        let holds = |net: &str, ip: &str| net.parse::<Net>().unwrap().contains(ip.parse().unwrap());
-        assert!(holds("10.0.0.0/8", "10.255.0.1") && !holds("10.0.0.0/8", "11.0.0.1"));
-        assert!(holds("0.0.0.0/0", "203.0.113.9") && !holds("0.0.0.0/0", "::1"));
-        assert!(holds("::/0", "::1") && holds("fd00::/8", "fd12::1") && !holds("fd00::/8", "fe80::1"));
-        assert!(holds("127.0.0.1", "127.0.0.1") && !holds("127.0.0.1", "127.0.0.2"));
-        assert!(holds("127.0.0.1", "::ffff:127.0.0.1"));
+    fn a_range_contains_its_addresses_and_no_others() {
+        let contains = |net: &str, ip: &str| net.parse::<Net>().unwrap().contains(ip.parse().unwrap());
+        assert!(contains("10.0.0.0/8", "10.255.0.1") && !contains("10.0.0.0/8", "11.0.0.1"));
+        assert!(contains("0.0.0.0/0", "203.0.113.9") && !contains("0.0.0.0/0", "::1"));
+        assert!(contains("::/0", "::1") && contains("fd00::/8", "fd12::1") && !contains("fd00::/8", "fe80::1"));
+        assert!(contains("127.0.0.1", "127.0.0.1") && !contains("127.0.0.1", "127.0.0.2"));
+        assert!(contains("127.0.0.1", "::ffff:127.0.0.1"));
         for wrong in ["", "10.0.0.0/33", "::/129", "10/8", "localhost", "10.0.0.0/", "10.0.0.0/-1"] {
             assert!(wrong.parse::<Net>().is_err(), "{wrong}");
         }

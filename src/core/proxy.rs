@@ -1,5 +1,5 @@
-//! The PROXY protocol, versions 1 and 2, read strictly and written: who the client was, told by a balancer in front of
-//! us, or by us to a replica (Tarreau, "The PROXY protocol", versions 1 & 2, haproxy.org).
+//! The PROXY protocol, versions 1 and 2, parsed strictly and written: a balancer in front of us names the client, and we
+//! name it to a replica (Tarreau, "The PROXY protocol", versions 1 & 2, haproxy.org). Whom to trust is decided elsewhere.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
@@ -10,30 +10,31 @@ pub enum Version {
     V2,
 }
 
-/// The two ends of a client's connection.
+/// The two addresses of a client connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
     pub source: SocketAddr,
     pub destination: SocketAddr,
 }
 
-/// A whole header: its length, and whom it names. `None`: the sender speaks for itself (LOCAL, UNKNOWN).
+/// A complete header: its length in bytes, and the addresses in it. `None`: LOCAL or UNKNOWN, the sender is the client.
 pub type Header = (usize, Option<Ends>);
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Section 2.1: the longest line, its CRLF included.
+/// The longest line in bytes, its CRLF included (section 2.1).
 const LINE_LIMIT: usize = 107;
-/// Section 2.2 allows 65535 bytes of addresses and extensions; nobody we trust needs more than this.
+/// Bytes of addresses and extensions. Section 2.2 allows 65,535; no known sender comes near this.
 const BLOCK_LIMIT: usize = 1024;
+/// Signature, version and command, family, length.
 const FIXED: usize = 16;
-/// The longest header that is written: a line of version 1.
+/// The longest header that `write` gives, in bytes: a line of version 1.
 pub const WRITTEN_MAX: usize = LINE_LIMIT;
 
-/// Reads a header at the front of a connection; `Ok(None)` while it is not whole.
+/// Parses the header at the start of a connection; `Ok(None)` while it is incomplete.
 pub fn read(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
-    if agrees(bytes, SIGNATURE) {
+    if may_begin_with(bytes, SIGNATURE) {
         read_v2(bytes)
-    } else if agrees(bytes, b"PROXY ") {
+    } else if may_begin_with(bytes, b"PROXY ") {
         read_v1(bytes)
     } else {
         Err("no PROXY header")
@@ -41,7 +42,7 @@ pub fn read(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
 }
 
 pub fn write(version: Version, ends: Ends) -> Vec<u8> {
-    let (source, destination) = alike(ends);
+    let (source, destination) = in_one_family(ends);
     match version {
         Version::V1 => {
             let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
@@ -63,7 +64,7 @@ pub fn write(version: Version, ends: Ends) -> Vec<u8> {
     }
 }
 
-/// A header that names nobody: the sender speaks for itself.
+/// A header without addresses, for a connection of our own (LOCAL, UNKNOWN).
 pub fn local(version: Version) -> &'static [u8] {
     match version {
         Version::V1 => b"PROXY UNKNOWN\r\n",
@@ -71,9 +72,9 @@ pub fn local(version: Version) -> &'static [u8] {
     }
 }
 
-/// As far as both go, they are the same.
-fn agrees(bytes: &[u8], expected: &[u8]) -> bool {
-    bytes.iter().zip(expected).all(|(byte, wanted)| byte == wanted)
+/// `bytes` begin with `prefix`, or `prefix` begins with `bytes`.
+fn may_begin_with(bytes: &[u8], prefix: &[u8]) -> bool {
+    bytes.iter().zip(prefix).all(|(byte, expected)| byte == expected)
 }
 
 fn read_v1(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
@@ -120,7 +121,7 @@ fn read_v2(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
     Ok(Some((FIXED + len, ends)))
 }
 
-/// Two addresses of `N` bytes and two ports; extensions behind them are skipped.
+/// Two addresses of `N` bytes and two ports; the extensions behind them are skipped.
 fn addresses<const N: usize>(block: &[u8]) -> Result<Ends, &'static str>
 where
     IpAddr: From<[u8; N]>,
@@ -146,8 +147,8 @@ fn port(text: &str) -> Result<u16, &'static str> {
     text.parse().ok().filter(|_| canonical).ok_or("malformed port in a PROXY line")
 }
 
-/// Both ends in one family: a mixed pair goes as IPv6.
-fn alike(ends: Ends) -> (SocketAddr, SocketAddr) {
+/// Both addresses in one family: a mixed pair is written as IPv6.
+fn in_one_family(ends: Ends) -> (SocketAddr, SocketAddr) {
     let plain = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
     let (source, destination) = (plain(ends.source), plain(ends.destination));
     if source.is_ipv4() == destination.is_ipv4() {
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_whole_and_at_no_cut() {
+    fn a_written_header_is_parsed_when_complete_and_never_before() {
         let pairs = [ends("192.0.2.1:5", "198.51.100.2:443"), ends("[2001:db8::1]:1", "[2001:db8::2]:65535")];
         for version in [Version::V1, Version::V2] {
             for pair in pairs {
@@ -189,14 +190,14 @@ mod tests {
     }
 
     #[test]
-    fn a_mixed_pair_goes_as_ipv6() {
+    fn a_mixed_pair_is_written_as_ipv6() {
         let mixed = ends("192.0.2.1:5", "[2001:db8::2]:80");
         let (_, got) = read(&write(Version::V2, mixed)).unwrap().unwrap();
         assert_eq!(got, Some(ends("[::ffff:192.0.2.1]:5", "[2001:db8::2]:80")));
     }
 
     #[test]
-    fn a_sender_may_speak_for_itself() {
+    fn local_and_unknown_headers_have_no_addresses() {
         assert_eq!(read(b"PROXY UNKNOWN\r\n"), Ok(Some((15, None))));
         assert_eq!(read(b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n"), Ok(Some((35, None))));
         assert_eq!(read(local(Version::V1)), Ok(Some((15, None))));
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_parsers_could_read_in_two_ways_is_refused() {
+    fn malformed_and_ambiguous_headers_are_refused() {
         let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(200));
         let lines = [
             "GET / HTTP/1.1\r\n",

@@ -1,29 +1,37 @@
-//! Answers of the balancer itself: a small fixed head and a JSON body, one per status.
+//! Responses that the balancer makes itself: refusals with a JSON body, and replies to OPTIONS and TRACE.
 
 use bytes::Bytes;
 
-/// Seconds after which a client may try again when no replica is available.
+/// `Retry-After` of a 503.
 const RETRY_AFTER_S: u32 = 1;
 
-/// More than the head of any answer here, its body of one line included.
+/// An upper bound in bytes of a refusal, its body included, and of the head of any other reply.
 pub const HEAD_MAX: usize = 512;
 
-/// The answer for `status`, with its reason for people. Always the connection's last message.
-pub fn reply(status: u16, why: &str, head_only: bool, date_line: &str) -> Bytes {
-    let body = format!("{{\"message\":\"<Error> {why}\",\"status\":\"failure\"}}");
-    let retry = if status == 503 { format!("Retry-After: {RETRY_AFTER_S}\r\n") } else { String::new() };
-    let mut text = format!(
-        "HTTP/1.1 {status} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{retry}Connection: close\r\n{date_line}\r\n",
-        reason(status),
-        body.len(),
-    );
-    if !head_only {
-        text.push_str(&body);
-    }
-    text.into()
+/// A refusal with `why` as its message. It is the last response on its connection.
+pub fn refusal(status: u16, why: &str, date_line: &str) -> Bytes {
+    let body = refusal_body(why);
+    (head(status, body.len(), date_line) + &body).into()
 }
 
-/// The answer to `OPTIONS` whose `Max-Forwards` ended here (RFC 9110 section 7.6.2).
+/// A refusal of a HEAD request: the same head, without the body.
+pub fn refusal_head(status: u16, why: &str, date_line: &str) -> Bytes {
+    head(status, refusal_body(why).len(), date_line).into()
+}
+
+fn refusal_body(why: &str) -> String {
+    format!("{{\"message\":\"<Error> {why}\",\"status\":\"failure\"}}")
+}
+
+fn head(status: u16, length: usize, date_line: &str) -> String {
+    let retry = if status == 503 { format!("Retry-After: {RETRY_AFTER_S}\r\n") } else { String::new() };
+    let reason = reason(status);
+    format!(
+        "HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{retry}Connection: close\r\n{date_line}\r\n"
+    )
+}
+
+/// The reply to OPTIONS with `Max-Forwards: 0` (RFC 9110 section 7.6.2).
 pub fn options(date_line: &str) -> Bytes {
     [
         b"HTTP/1.1 200 OK\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\nContent-Length: 0\r\nConnection: close\r\n",
@@ -34,7 +42,7 @@ pub fn options(date_line: &str) -> Bytes {
     .into()
 }
 
-/// The answer to `TRACE` whose `Max-Forwards` ended here: the request itself (RFC 9110 section 9.3.8).
+/// The reply to TRACE with `Max-Forwards: 0`: the request itself (RFC 9110 section 9.3.8).
 pub fn trace(request: &[u8], date_line: &str) -> Bytes {
     let length = request.len().to_string();
     [

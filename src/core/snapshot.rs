@@ -1,4 +1,4 @@
-//! The immutable view of everything a worker needs to choose. The registry builds it; nobody changes it.
+//! The immutable state that a worker routes by: services, rings, replicas, limits. The registry builds it; workers read it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,15 +10,15 @@ use super::limits::Limits;
 use super::proxy::Version;
 use super::ring::Ring;
 
-/// Where a replica is dialled.
+/// The address of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     Tcp(SocketAddr),
     Unix(Arc<Path>),
 }
 
-/// One started instance. Never reused: a replacement in the same slot has another id, so that
-/// connections and tries of the dead one can never be taken for the new one's.
+/// One started instance. Never reused: a replacement in the same slot has another id, so that its predecessor's
+/// connections and attempts are not taken for its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaId(pub u64);
 
@@ -31,14 +31,14 @@ pub struct ServiceId(pub u32);
 pub enum State {
     /// Takes requests.
     Up,
-    /// Takes none, but those in flight finish.
+    /// Takes no new requests; those in flight finish.
     Draining,
-    /// Dead or silent: takes none, idle connections are dropped, and what can be sent again is.
+    /// Takes no requests: its idle connections are closed, and its requests are retried where that is safe.
     Down,
 }
 
-/// One server instance that requests go to. Its place in `Service::replicas` is its member index on the ring;
-/// its name is its identity on the ring, whichever instance fills it.
+/// One server instance. Its index in `Service::replicas` is its member index on the ring; its name is what the ring
+/// hashes, and stays when the instance is replaced.
 #[derive(Clone, Debug)]
 pub struct Replica {
     pub id: ReplicaId,
@@ -49,8 +49,8 @@ pub struct Replica {
     pub load: Arc<ReplicaLoad>,
 }
 
-/// Requests that a slot was chosen for and how many of them are over, one padded cell per worker: single writer each,
-/// summed by the reader. A drain waits until all are over.
+/// Requests that were routed to a slot and how many of them have ended: one padded cell per worker with a single writer,
+/// summed by the reader. A drain waits until all have ended.
 #[derive(Debug, Default)]
 pub struct ReplicaLoad {
     cells: Box<[Cell]>,
@@ -59,8 +59,8 @@ pub struct ReplicaLoad {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Cell {
-    chosen: AtomicU64,
-    over: AtomicU64,
+    routed: AtomicU64,
+    ended: AtomicU64,
 }
 
 impl ReplicaLoad {
@@ -71,25 +71,25 @@ impl ReplicaLoad {
     /// Counts one request. A worker writes only its own cell.
     pub fn start(&self, worker: usize) {
         if let Some(cell) = self.cells.get(worker) {
-            bump(&cell.chosen);
+            bump(&cell.routed);
         }
     }
 
-    /// Says that a request counted before is over: answered, retried elsewhere or given up.
+    /// Counts the end of a request: answered, retried on another replica, or failed.
     pub fn finish(&self, worker: usize) {
         if let Some(cell) = self.cells.get(worker) {
-            bump(&cell.over);
+            bump(&cell.ended);
         }
     }
 
     pub fn total(&self) -> u64 {
-        self.cells.iter().map(|cell| cell.chosen.load(Ordering::Relaxed)).sum()
+        self.cells.iter().map(|cell| cell.routed.load(Ordering::Relaxed)).sum()
     }
 
-    /// Requests under way.
+    /// Requests that have not ended.
     pub fn in_flight(&self) -> u64 {
-        let over: u64 = self.cells.iter().map(|cell| cell.over.load(Ordering::Acquire)).sum();
-        self.total().saturating_sub(over)
+        let ended: u64 = self.cells.iter().map(|cell| cell.ended.load(Ordering::Acquire)).sum();
+        self.total().saturating_sub(ended)
     }
 }
 
@@ -103,10 +103,10 @@ pub enum Mode {
     Tcp,
 }
 
-/// What the ring is asked with. A key that a request lacks falls back to `Request`.
+/// What the ring hashes. `Request` stands in for a key that a request lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyPolicy {
-    /// A fresh number per request: spreads everything.
+    /// A random number per request.
     Request,
     Uri,
     Path,
@@ -123,15 +123,15 @@ pub struct Service {
     pub mode: Mode,
     pub key: KeyPolicy,
     pub limits: Arc<Limits>,
-    /// New upstream connections begin with a PROXY header; none of them is shared by clients.
+    /// New upstream connections begin with a PROXY header; such a connection serves one client only.
     pub send_proxy: Option<Version>,
-    /// The ring's members first, in ring order; then replicas that left the ring and still drain.
+    /// The members of the ring, in its order; then replicas that were removed from the ring and still drain.
     pub replicas: Vec<Replica>,
-    /// Built over the members' names and weights. A health flip shares it.
+    /// Built from the names and weights of the members. A change of health does not rebuild it.
     pub ring: Arc<Ring>,
 }
 
-/// Which service answers a path on the data port. Exact paths first, then the default.
+/// Which service serves a path: exact paths first, then the default.
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
     pub exact: Vec<(String, ServiceId)>,
@@ -139,7 +139,7 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Where a request for this target goes, in origin-form.
+    /// The service of a request target in origin-form.
     pub fn service(&self, target: &[u8]) -> ServiceId {
         if self.exact.is_empty() {
             return self.default;
@@ -153,7 +153,7 @@ impl Routes {
 pub struct Snapshot {
     /// Rises by one with each publication.
     pub epoch: u64,
-    /// Set once: accept no more, finish what is under way, stop.
+    /// Never unset: stop accepting, finish what is in flight, exit.
     pub stopping: bool,
     pub services: Vec<Arc<Service>>,
     pub routes: Routes,
@@ -164,23 +164,23 @@ impl Snapshot {
         self.services.get(id.0 as usize).map(|service| &**service)
     }
 
-    /// A service that left the snapshot while it was in use leaves the defaults behind.
+    /// The defaults, if the service is no longer in the snapshot.
     pub fn limits(&self, service: ServiceId) -> &Limits {
         self.service(service).map_or(&Limits::DEFAULT, |service| &service.limits)
     }
 
-    /// The limits of who has not asked for a service yet.
+    /// The limits of a client that has not sent a request yet.
     pub fn first_limits(&self) -> &Limits {
         self.limits(self.routes.default)
     }
 }
 
-/// How many ring entries a pick looks at before it gives up: the walk is capped.
+/// Ring members that a pick considers at most.
 const WALK_LIMIT: usize = 4096;
 
 impl Service {
-    /// The first live replica on the walk from `key` that was not tried before. With every replica down
-    /// there is none: the client gets 503 rather than a connection to a server known to be dead.
+    /// The first live replica on the walk from `key` that was not tried before. `None`, if there is no such replica, is
+    /// answered 503: a replica that is known to be down is not connected to.
     pub fn pick(&self, key: u32, was_tried: impl Fn(ReplicaId) -> bool) -> Option<(usize, &Replica)> {
         self.ring
             .walk(key)

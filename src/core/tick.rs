@@ -1,11 +1,11 @@
-//! A point in time, in whole milliseconds since the process began. The kernel reads clocks; core only compares.
+//! A point in time, in whole milliseconds of a monotonic clock. The kernel reads the clock; core only compares.
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tick(pub u64);
 
 impl Tick {
     pub const ZERO: Tick = Tick(0);
-    /// Later than everything that happens.
+    /// No deadline.
     pub const NEVER: Tick = Tick(u64::MAX);
 
     pub fn after_ms(self, ms: u64) -> Tick {

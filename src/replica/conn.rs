@@ -190,7 +190,7 @@ impl Conn {
 
     /// Reads one whole head off the front, if it is there.
     fn head(&mut self, bytes: &[u8], shared: &mut Shared) -> Result<usize, Refusal> {
-        let blank = self.scan.skip_blank(bytes)?;
+        let blank = self.scan.skip_empty_lines(bytes)?;
         if blank > 0 {
             return Ok(blank);
         }

@@ -1,24 +1,24 @@
-//! The tables' text format: one row is one exchange (or more), bytes in and bytes out on both sides.
+//! The text format of the tables. One row is one exchange or more: bytes in and bytes out on both sides.
 //!
 //! ```text
-//! == RFC 9112 5.1: no blank before the colon          where the rule stands, and what it asks
-//! * one two                                           one row for each, in the place of {*}
+//! == RFC 9112 5.1: no whitespace before the colon     the section of the rule, and what is asserted
+//! * one two                                           one row for each word, which replaces {*}
 //! % line_limit=64 trust=keep                          limits that are not the defaults
 //! > GET / HTTP/1.1                                    the client sends this line and CRLF
 //! > no CRLF at the end of this one\
-//! >. FIN                                              the client ends so (FIN, RST)
-//! >> GET / HTTP/1.1                                   the replica must receive it; `>> +` are the fields we add
-//! >> CUT                                              the replica must never have received it whole
-//! << HTTP/1.1 200 OK                                  the replica answers so
-//! <<. NEXT                                            what follows answers the next request (also FIN, RST, EARLY)
-//! < HTTP/1.1 200 OK                                   the client must receive it; `< @` is our Date, `< OK` the usual answer
-//! < CUT                                               the client receives this or less, and never the end of it
-//! ! 400 why                                           the client must receive our refusal (`!h`: its head)
-//! @                                                   nothing comes until the deadline
-//! = close hungup                                      how the client's connection and the last upstream's end
+//! >. FIN                                              the client ends its connection (FIN, RST)
+//! >> GET / HTTP/1.1                                   the replica must receive this; `>> +` are the added fields
+//! >> CUT                                              the replica must not receive a complete request
+//! << HTTP/1.1 200 OK                                  the replica sends this
+//! <<. NEXT                                            the lines below answer the next request (also FIN, RST, EARLY)
+//! < HTTP/1.1 200 OK                                   the client must receive this; `< @`: our Date, `< OK`: the default response
+//! < CUT                                               the client must receive a prefix of the above
+//! ! 400 why                                           the client must receive this refusal (`!h`: its head)
+//! @                                                   the deadline passes
+//! = close hungup                                      how the client connection and the last upstream one end
 //! ```
-//! Escapes: `\r \n \t \0 \\ \xNN`, and `{x*300}` is 300 times x. A row that says nothing of the client sends a plain GET;
-//! one that says nothing of the replica gets the usual answer. Rows end open and parked, refused ones end closed.
+//! Escapes: `\r \n \t \0 \\ \xNN`, and `{x*300}` is 300 times x. Defaults: the client sends a plain GET; the replica sends
+//! the default response; the client connection stays open and the upstream one is parked, or, after a refusal, closed.
 
 use ringway::core::limits::{Limits, Trust};
 use ringway::core::reply;
@@ -88,7 +88,7 @@ fn row(name: String, block: &[&str], variant: &str) -> Row {
         closed: None,
         fate: None,
     };
-    let (mut refused, mut told_end, mut told_client) = (false, false, false);
+    let (mut refused, mut has_ending, mut has_response) = (false, false, false);
     for line in &block[1..] {
         let (kind, rest) = line.split_once(' ').unwrap_or((line, ""));
         let rest = rest.replace("{*}", variant);
@@ -112,7 +112,7 @@ fn row(name: String, block: &[&str], variant: &str) -> Row {
                 rest => answer(&mut row.answers).end = Some(end(rest)),
             },
             "<" => {
-                told_client = true;
+                has_response = true;
                 match rest.as_str() {
                     "CUT" => row.client_cut = true,
                     "OK" => row.to_client.extend_from_slice(OK),
@@ -121,17 +121,18 @@ fn row(name: String, block: &[&str], variant: &str) -> Row {
                 }
             }
             "!" | "!h" => {
-                (refused, told_client) = (true, true);
+                (refused, has_response) = (true, true);
                 let (status, why) = rest.split_once(' ').expect("a status and a reason");
                 let status = status.parse().expect("a status");
-                row.to_client.extend_from_slice(&reply::reply(status, why, kind == "!h", DATE_LINE));
+                let refusal = if kind == "!h" { reply::refusal_head } else { reply::refusal };
+                row.to_client.extend_from_slice(&refusal(status, why, DATE_LINE));
             }
             "@" => row.time_out = true,
             "=" => {
-                told_end = true;
+                has_ending = true;
                 (row.closed, row.fate) = ending(&rest);
             }
-            _ => panic!("{}: what is {line:?}?", row.name),
+            _ => panic!("{}: unknown line {line:?}", row.name),
         }
     }
     if row.client.is_empty() {
@@ -140,13 +141,13 @@ fn row(name: String, block: &[&str], variant: &str) -> Row {
     if row.answers.is_empty() {
         row.answers = vec![Answer { bytes: OK.to_vec(), ..Answer::default() }; 4];
     }
-    if !told_client {
+    if !has_response {
         row.to_client = OK.to_vec();
     }
     if refused && row.to_replica.is_none() {
         row.to_replica = Some(Vec::new());
     }
-    if !told_end {
+    if !has_ending {
         (row.closed, row.fate) = if refused { (Some(Ending::Clean), None) } else { (None, Some(Fate::Released)) };
     }
     row
@@ -163,7 +164,7 @@ fn end(text: &str) -> End {
     match text {
         "FIN" => End::Fin,
         "RST" => End::Reset,
-        _ => panic!("what end is {text:?}?"),
+        _ => panic!("unknown end {text:?}"),
     }
 }
 
@@ -173,14 +174,14 @@ fn ending(text: &str) -> (Option<Ending>, Option<Fate>) {
         "open" => None,
         "close" => Some(Ending::Clean),
         "reset" => Some(Ending::Reset),
-        _ => panic!("what ending is {text:?}?"),
+        _ => panic!("unknown ending {text:?}"),
     };
     let fate = match upstream {
         "" => None,
         "parked" => Some(Fate::Released),
         "hungup" => Some(Fate::Closed),
         "used" => Some(Fate::InUse),
-        _ => panic!("what ending is {text:?}?"),
+        _ => panic!("unknown ending {text:?}"),
     };
     (closed, fate)
 }
@@ -197,10 +198,10 @@ fn limit(limits: &mut Limits, pair: &str) {
                 "append" => Trust::Append,
                 "replace" => Trust::Replace,
                 "keep" => Trust::Keep,
-                _ => panic!("what trust is {value:?}?"),
+                _ => panic!("unknown trust {value:?}"),
             }
         }
-        _ => panic!("what limit is {name:?}?"),
+        _ => panic!("unknown limit {name:?}"),
     }
 }
 
@@ -227,7 +228,7 @@ fn unescape(text: &str) -> Vec<u8> {
                 b'0' => (0, 2),
                 b'\\' => (b'\\', 2),
                 b'x' => (u8::from_str_radix(&rest[2..4], 16).expect("two hex digits"), 4),
-                other => panic!("what escape is \\{}?", other as char),
+                other => panic!("unknown escape \\{}", other as char),
             };
             bytes.push(byte);
             rest = &rest[len..];

@@ -1,4 +1,5 @@
-//! The grammar of parts of a head (RFC 9110, RFC 9112, RFC 3986), stricter than httparse where parsers differ.
+//! The grammar of targets, hosts, field names, lists and lengths (RFC 9110, RFC 9112, RFC 3986), stricter than httparse
+//! where implementations differ. Pure predicates and parsers: nothing is changed here.
 
 use std::net::Ipv6Addr;
 
@@ -6,12 +7,12 @@ use httparse::Header;
 
 use super::Fields;
 
-/// Where `part`, a slice of `whole`, begins in it.
+/// The offset of `part`, a subslice of `whole`.
 pub fn offset(whole: &[u8], part: &[u8]) -> usize {
     (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize)
 }
 
-/// Where the line of field `i` begins and how long it is, its CRLF included.
+/// The offset and length of the line of field `i`, its CRLF included.
 pub fn field_line(head: &[u8], fields: Fields, i: usize) -> (usize, usize) {
     let at = |i: usize| fields.get(i).map(|f| offset(head, f.name.as_bytes()));
     let start = at(i).unwrap_or(head.len());
@@ -19,22 +20,22 @@ pub fn field_line(head: &[u8], fields: Fields, i: usize) -> (usize, usize) {
     (start, end.saturating_sub(start))
 }
 
-/// The tokens of a comma-separated list (RFC 9110 section 5.6.1), empty elements left out.
+/// The elements of a comma-separated list, without empty ones (RFC 9110 section 5.6.1).
 pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|b| *b == b',').map(|token| token.trim_ascii()).filter(|token| !token.is_empty())
 }
 
-/// The value of the last field of that name, or nothing.
+/// The value of the last field of that name, or an empty one.
 pub fn value<'b>(fields: Fields<'b>, name: &str) -> &'b [u8] {
     fields.iter().rev().find(|field| field.name.eq_ignore_ascii_case(name)).map_or(b"", |field| field.value)
 }
 
-/// Every token of one list stands in the other, in any case.
+/// Every token of `list` is in `other`; case does not matter.
 pub fn is_among(list: &[u8], other: &[u8]) -> bool {
     tokens(list).all(|token| tokens(other).any(|known| known.eq_ignore_ascii_case(token)))
 }
 
-/// The part of a target that origin-form has: of an absolute-form, what follows the authority.
+/// The origin-form of a target: of an absolute-form, what follows the authority (RFC 9112 section 3.2).
 pub fn origin_form(target: &str) -> &str {
     if target.starts_with('/') {
         return target;
@@ -43,7 +44,7 @@ pub fn origin_form(target: &str) -> &str {
     rest.find(['/', '?']).and_then(|i| rest.get(i..)).unwrap_or("/")
 }
 
-/// `Content-Length`: digits, nothing else, within a u64 (RFC 9110 section 8.6).
+/// `1*DIGIT` within a u64, as in `Content-Length` (RFC 9110 section 8.6).
 pub fn parse_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() {
         return None;
@@ -62,7 +63,7 @@ pub fn is_tchar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Bytes of a request target that every parser reads alike. httparse lets more through.
+/// The target has only bytes that every parser reads alike. httparse accepts more.
 pub fn target_is_safe(target: &str) -> bool {
     target.bytes().all(|b| TARGET_BYTES[usize::from(b)])
 }
@@ -77,7 +78,7 @@ const TARGET_BYTES: [bool; 256] = {
     table
 };
 
-/// The bytes of a reg-name (RFC 3986 section 3.2.2), save the comma, with which some join two `Host` lines.
+/// The bytes of a reg-name (RFC 3986 section 3.2.2) without the comma: some servers join two `Host` fields with it.
 const HOST_BYTES: [bool; 256] = {
     let mut table = [false; 256];
     let mut i = 0;
@@ -94,13 +95,14 @@ const HOST_BYTES: [bool; 256] = {
     table
 };
 
-/// Reads `name` with `_` for `-`, as servers do that turn fields into environment variables (RFC 3875 section 4.1.18).
+/// `name` equals `known` if `_` counts as `-`, as in servers that map fields to environment variables (RFC 3875 section
+/// 4.1.18).
 pub fn resembles(name: &str, known: &str) -> bool {
     let dashed = name.bytes().map(|b| if b == b'_' { b'-' } else { b.to_ascii_lowercase() });
     name.len() == known.len() && dashed.eq(known.bytes())
 }
 
-/// The one spelling of a field's line that every parser reads alike: at most a space after the colon, none behind.
+/// The field line has the spelling that every parser reads alike: at most one space after the colon, none at the end.
 pub fn is_canonical(head: &[u8], field: &Header) -> bool {
     let colon = offset(head, field.name.as_bytes()) + field.name.len();
     let value = offset(head, field.value);
@@ -109,10 +111,10 @@ pub fn is_canonical(head: &[u8], field: &Header) -> bool {
     matches!(before, b":" | b": ") && after.starts_with(b"\r\n")
 }
 
-/// `uri-host [ ":" port ]` (RFC 9110 section 4.2.1), with a name, and not longer than one can be.
+/// `uri-host [ ":" port ]` (RFC 9110 section 4.2.1), not empty and of at most 262 bytes.
 pub fn host_is_valid(host: &[u8]) -> bool {
     const HOST_LIMIT: usize = 262;
-    let (named, rest) = match host.strip_prefix(b"[") {
+    let (has_host, rest) = match host.strip_prefix(b"[") {
         Some(inside) => {
             let (ip, rest) = inside.split_at(memchr::memchr(b']', inside).unwrap_or(inside.len()));
             let ip = std::str::from_utf8(ip).ok().and_then(|ip| ip.parse::<Ipv6Addr>().ok());
@@ -124,24 +126,24 @@ pub fn host_is_valid(host: &[u8]) -> bool {
             (!name.is_empty(), rest)
         }
     };
-    let ported = match rest.strip_prefix(b":") {
+    let has_valid_port = match rest.strip_prefix(b":") {
         Some(port) if port.len() <= 5 => port.is_empty() || parse_length(port).is_some_and(|port| port <= 65_535),
         Some(_) => false,
         None => rest.is_empty(),
     };
-    named && ported && host.len() <= HOST_LIMIT
+    has_host && has_valid_port && host.len() <= HOST_LIMIT
 }
 
-/// `Some(false)` for a trailer that framing, routing, or the connection depends on (RFC 9110 section 6.5.1);
-/// `None` for a line that is no field.
+/// Whether a trailer field may be forwarded: not if framing, routing, caching or authentication depends on its name (RFC
+/// 9110 section 6.5.1). `None` if the line is malformed.
 pub fn trailer_allowed(line: &[u8]) -> Option<bool> {
     let colon = memchr::memchr(b':', line)?;
     let (name, value) = line.split_at(colon);
-    let clean = value.iter().all(|b| *b == b'\t' || (*b >= b' ' && *b != 0x7f));
-    (is_token(name) && clean).then(|| {
+    let is_valid = value.iter().all(|b| *b == b'\t' || (*b >= b' ' && *b != 0x7f));
+    (is_token(name) && is_valid).then(|| {
         let prefixed = |prefix: &[u8]| name.get(..prefix.len()).is_some_and(|n| n.eq_ignore_ascii_case(prefix));
-        let known = FORBIDDEN_TRAILERS.iter().any(|f| name.eq_ignore_ascii_case(f.as_bytes()));
-        !known && !prefixed(b"x-forwarded-") && !prefixed(b"if-") && !name.contains(&b'_')
+        let is_forbidden = FORBIDDEN_TRAILERS.iter().any(|f| name.eq_ignore_ascii_case(f.as_bytes()));
+        !is_forbidden && !prefixed(b"x-forwarded-") && !prefixed(b"if-") && !name.contains(&b'_')
     })
 }
 

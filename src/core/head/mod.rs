@@ -1,5 +1,6 @@
-//! Heads of HTTP/1 messages: found, parsed by httparse, and held to what it leaves open (RFC 9110, RFC 9112).
-//! Where two parsers could read a head in two ways, it is refused.
+//! Heads of HTTP/1 messages: found, parsed by httparse, and checked where httparse is lenient (RFC 9110, RFC 9112).
+//! A head that two parsers could read in two ways is refused. What its fields mean is decided in [`request`](super::request)
+//! and [`response`](super::response).
 
 mod grammar;
 mod parse;
@@ -10,20 +11,20 @@ pub use grammar::{
     target_is_safe, tokens, trailer_allowed, value,
 };
 pub use parse::{FieldStorage, UNVERSIONED, field_storage, parse_request, parse_response};
-pub use scan::{BLANK_LINES, HeadScan};
+pub use scan::{EMPTY_LINES_MAX, HeadScan};
 
 use httparse::Header;
 
 use super::buffer::CAPACITY;
 
-/// The most fields a head may have, whatever the configuration says.
+/// The upper bound of `Limits::field_limit`.
 pub const FIELDS_MAX: usize = 128;
-/// The longest head, whatever the configuration says: it has to fit a buffer.
+/// The upper bound of `Limits::head_limit`, in bytes: a head has to fit a buffer.
 pub const HEAD_MAX: usize = CAPACITY - 1;
 
 pub type Fields<'b> = &'b [Header<'b>];
 
-/// Why a head was not taken: the status a client gets for it, and one line for people. In a response it is 502.
+/// Why a head is refused: the status that a client gets, and one line of text. A refused response head is 502.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub status: u16,

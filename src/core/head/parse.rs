@@ -1,4 +1,4 @@
-//! Parses a whole head with httparse, and says why one is refused.
+//! Parses a complete head with httparse and maps its errors to refusals.
 
 use std::mem::MaybeUninit;
 
@@ -7,14 +7,14 @@ use httparse::{Error, Header, ParserConfig, Status};
 use super::{FIELDS_MAX, Refusal, Request, Response, bad_request, refusal};
 use crate::core::limits::Limits;
 
-/// Uninitialised storage for a head's fields: clearing it would cost each head.
+/// Storage for the fields of a head. It is not initialised: clearing 4 KiB would cost every head.
 pub type FieldStorage<'b> = [MaybeUninit<Header<'b>>; FIELDS_MAX];
 
 pub fn field_storage<'b>() -> FieldStorage<'b> {
     [const { MaybeUninit::uninit() }; FIELDS_MAX]
 }
 
-/// Parses a whole request head (as found by `HeadScan`).
+/// Parses a complete request head, as found by `HeadScan`.
 pub fn parse_request<'b>(
     head: &'b [u8],
     storage: &'b mut FieldStorage<'b>,
@@ -33,7 +33,7 @@ pub fn parse_request<'b>(
     }
 }
 
-/// Parses a whole response head.
+/// Parses a complete response head, as found by `HeadScan`.
 pub fn parse_response<'b>(
     head: &'b [u8],
     storage: &'b mut FieldStorage<'b>,
@@ -56,7 +56,7 @@ pub fn parse_response<'b>(
     Ok(Response { status, minor, fields: parsed.headers })
 }
 
-/// `HTTP/1.x SP 3DIGIT SP reason` (RFC 9112 section 4): the space before an empty reason may be missing.
+/// `HTTP/1.x SP 3DIGIT SP reason` (RFC 9112 section 4). The space before an empty reason may be missing.
 fn status_line_is_strict(head: &[u8]) -> bool {
     head.get(8) == Some(&b' ') && matches!(head.get(12), Some(b' ' | b'\r'))
 }
@@ -72,7 +72,7 @@ fn request_refusal(error: Error, head: &[u8]) -> Refusal {
     match error {
         Error::Token | Error::Version if is_unversioned(head) => UNVERSIONED,
         Error::TooManyHeaders => refusal(431, "too many fields"),
-        Error::Version if has_our_version(head) => bad_request("malformed request line"),
+        Error::Version if has_supported_version(head) => bad_request("malformed request line"),
         Error::Version if has_http_version(head) => refusal(505, "HTTP version not supported"),
         Error::Version => bad_request("malformed HTTP version"),
         Error::HeaderName => bad_request("malformed field name"),
@@ -82,7 +82,7 @@ fn request_refusal(error: Error, head: &[u8]) -> Refusal {
     }
 }
 
-fn has_our_version(head: &[u8]) -> bool {
+fn has_supported_version(head: &[u8]) -> bool {
     matches!(version(head), Some((b'1', b'0' | b'1')))
 }
 
@@ -90,7 +90,7 @@ fn has_http_version(head: &[u8]) -> bool {
     version(head).is_some()
 }
 
-/// The digits of a request line that ends in `HTTP/` DIGIT `.` DIGIT.
+/// The two digits of a request line that ends in `HTTP/` DIGIT `.` DIGIT.
 fn version(head: &[u8]) -> Option<(u8, u8)> {
     let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
     match line.last_chunk::<9>() {

@@ -1,7 +1,7 @@
-//! A head's changes as a list of cuts and insertions, carried out in place: the bytes that stay are moved, not
-//! serialised again, and the new head ends exactly where the old one did, against its body.
+//! The changes to a head as a list of cuts and insertions, applied in place: bytes that stay are moved, not serialised
+//! again, and the new head ends where the old one did, in front of its body. What is changed is decided elsewhere.
 
-/// Changes to one head, in order of position. Kept by the worker and used again, so it allocates only to grow.
+/// Changes to one head, in order of position. The worker reuses it for every head, so that it allocates only to grow.
 #[derive(Debug, Default)]
 pub struct Edits {
     list: Vec<Edit>,
@@ -22,13 +22,13 @@ impl Edits {
         self.text.clear();
     }
 
-    /// Leaves out `len` bytes at `at`.
+    /// Removes `len` bytes at `at`.
     pub fn cut(&mut self, at: usize, len: usize) {
         self.replace(at, len, &[]);
     }
 
-    /// Puts the parts, one after the other, in the place of `len` bytes at `at`. Positions may come in any order
-    /// but may not overlap.
+    /// Replaces `len` bytes at `at` with the concatenated parts. Edits may be given in any order; the ranges that they
+    /// replace must not overlap. Insertions at one position keep the order in which they are given.
     pub fn replace(&mut self, at: usize, len: usize, parts: &[&[u8]]) {
         let text_at = self.text.len();
         for part in parts {
@@ -38,24 +38,24 @@ impl Edits {
         if self.list.last().is_none_or(|last| last.at <= at) {
             return self.list.push(edit);
         }
-        let place = self.list.iter().rposition(|e| e.at <= at).map_or(0, |i| i + 1);
-        self.list.insert(place, edit);
+        let index = self.list.iter().rposition(|e| e.at <= at).map_or(0, |i| i + 1);
+        self.list.insert(index, edit);
     }
 
-    /// Bytes that the insertions need in front of the head.
+    /// Bytes of all insertions: the space that `apply` needs before the head.
     pub fn inserted(&self) -> usize {
         self.text.len()
     }
 
-    /// Rewrites `store[head..end]` and returns where the new head begins; it ends at `end`. The caller guarantees
-    /// `inserted()` free bytes before `head`.
+    /// Rewrites `store[head..end]` and returns where the new head begins; it ends at `end`. `inserted()` bytes before
+    /// `head` must be free.
     pub fn apply(&self, store: &mut [u8], head: usize, end: usize) -> usize {
         let shift = self.inserted();
         if self.list.is_empty() || shift > head {
             return head;
         }
-        // Everything goes left by all that will be inserted; then, from the end, each piece moves right to its place.
-        // The bytes behind the last edit (the empty line, mostly) are in place already.
+        // All bytes move left by the length of the insertions; then, from the end, each piece moves right to its place.
+        // The bytes behind the last edit, mostly the empty line, do not move.
         let tail = self.list.last().map_or(0, |e| e.at + e.cut);
         store.copy_within(head..head + tail, head - shift);
         let old = head - shift;
@@ -70,8 +70,8 @@ impl Edits {
             }
             let text = self.text.get(edit.text_at..edit.text_at + edit.text_len).unwrap_or_default();
             to -= text.len();
-            if let Some(place) = store.get_mut(to..to + text.len()) {
-                place.copy_from_slice(text);
+            if let Some(target) = store.get_mut(to..to + text.len()) {
+                target.copy_from_slice(text);
             }
             from = edit.at;
         }
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_and_insertions_anywhere_give_what_splicing_a_vector_gives() {
+    fn edits_in_place_equal_edits_of_a_copy() {
         let head = b"0123456789abcdef";
         let mut random = 7u32;
         let mut draw = |n: usize| {
@@ -107,7 +107,7 @@ mod tests {
         };
         for _ in 0..5000 {
             let mut edits = Edits::default();
-            let (mut want, mut at, mut done) = (Vec::new(), 0, 0);
+            let (mut expected, mut at, mut done) = (Vec::new(), 0, 0);
             while at < head.len() && draw(4) > 0 {
                 at += draw(4);
                 let cut = draw(4).min(head.len().saturating_sub(at));
@@ -116,14 +116,14 @@ mod tests {
                 }
                 let text = &b"XYZW"[..draw(5)];
                 edits.replace(at, cut, &[text]);
-                want.extend_from_slice(&head[done..at]);
-                want.extend_from_slice(text);
+                expected.extend_from_slice(&head[done..at]);
+                expected.extend_from_slice(text);
                 at += cut;
                 done = at;
                 at += 1;
             }
-            want.extend_from_slice(&head[done..]);
-            assert_eq!(applied(head, &edits), want, "{edits:?}");
+            expected.extend_from_slice(&head[done..]);
+            assert_eq!(applied(head, &edits), expected, "{edits:?}");
         }
     }
 }

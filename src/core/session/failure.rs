@@ -171,7 +171,8 @@ impl Session {
         if !self.exchange.is_active() {
             self.exchange.head.is_head = self.upload.unscanned().starts_with(b"HEAD ");
         }
-        self.answer_with(reply::reply(status, why, self.exchange.head.is_head, &cx.date_line));
+        let refusal = if self.exchange.head.is_head { reply::refusal_head } else { reply::refusal };
+        self.answer_with(refusal(status, why, &cx.date_line));
         self.arm(cx.now, self.limits(&cx.snapshot).stall_timeout_ms);
     }
 

@@ -126,13 +126,13 @@ impl Session {
     fn read_request(&mut self, cx: &mut Context) -> Result<(), Refusal> {
         let limits = cx.snapshot.first_limits();
         let mut scan: HeadScan = self.upload.head;
-        let blank = scan.skip_blank(self.upload.unscanned())?;
+        let blank = scan.skip_empty_lines(self.upload.unscanned())?;
         self.upload.skip(blank);
         let bytes = self.upload.unscanned();
-        if HeadScan::is_hopeless(bytes) {
+        if HeadScan::is_not_http(bytes) {
             return Err(head::refusal(400, "this is not HTTP/1"));
         }
-        let whole = if HeadScan::is_blank_start(bytes) { None } else { scan.find(bytes, limits)? };
+        let whole = if HeadScan::may_be_empty_line(bytes) { None } else { scan.find(bytes, limits)? };
         self.upload.head = scan;
         let Some(len) = whole else { return self.await_head(blank, cx) };
         let head = self.upload.unscanned().get(..len).unwrap_or_default();
