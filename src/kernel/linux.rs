@@ -1,4 +1,4 @@
-//! The kernel as Linux has it: epoll by mio, sockets and pipes by rustix and socket2, all of them safe to call.
+//! The kernel on Linux: epoll through mio, sockets and pipes through rustix and socket2, without unsafe code.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,18 +16,18 @@ use rustix::pipe::{PipeFlags, SpliceFlags};
 use rustix::time::ClockId;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::{Event, Kernel, Token, Wake};
+use super::{Event, Flush, Kernel, Token, Wake};
 use crate::core::lane::SPLICE_MAX;
 use crate::core::snapshot::Endpoint;
 use crate::core::step::Ready;
 use crate::core::tick::Tick;
 
-/// Events taken in one wait.
+/// Events that one wait returns at len_max.
 const EVENTS: usize = 512;
-/// Connections the kernel holds for us until they are accepted.
+/// Connections that wait to be accepted, per listener.
 const BACKLOG: i32 = 4096;
-/// How long the kernel alone waits for a client's first bytes: the first repetition of its SYN-ACK (1 s).
-const SILENT_S: u32 = 1;
+/// How long the kernel defers a silent client (TCP_DEFER_ACCEPT): until the first retransmission of its SYN-ACK, 1 s.
+const DEFER_S: u32 = 1;
 
 const WAKER: mio::Token = mio::Token(usize::MAX);
 
@@ -37,7 +37,7 @@ pub struct Linux {
 }
 
 impl Linux {
-    /// A kernel for one worker, and the means to wake it from another thread.
+    /// A kernel for one worker, and the function that wakes it from another thread.
     pub fn new() -> io::Result<(Linux, Wake)> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
@@ -50,40 +50,41 @@ impl Linux {
     }
 }
 
-/// TCP_DEFER_ACCEPT (tcp(7)), in seconds. Neither std, rustix nor socket2 has it; nix makes a safe call of it.
+/// TCP_DEFER_ACCEPT (tcp(7)), in seconds. std, rustix and socket2 lack it; nix wraps it in a safe call.
 #[derive(Clone, Copy)]
 struct DeferAccept;
 nix::setsockopt_impl!(DeferAccept, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, u32, SetStruct<u32>);
 
-/// Who says the first word on a connection.
+/// Which side of a connection sends first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FirstWord {
+pub enum SendsFirst {
     Client,
-    /// The other side may (SMTP greets, for example).
+    /// The server may: SMTP, for example.
     Either,
 }
 
-/// A listening socket that shares its port with those of the other workers. Where the client speaks first, it comes in
-/// with its first bytes: it is read at once, without a wait in between. Who stays silent comes in after `SILENT_S`.
-pub fn listen(address: SocketAddr, first_word: FirstWord) -> io::Result<OwnedFd> {
+/// A listening socket that shares its port with those of the other workers (SO_REUSEPORT). If clients send first, a
+/// connection is accepted once its first bytes are here, so that it is read without another wait; a silent one is accepted
+/// after `DEFER_S`.
+pub fn listen(address: SocketAddr, sends_first: SendsFirst) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
-    // Accepted sockets inherit it: no call per connection.
+    // Accepted sockets inherit it, which saves a call per connection.
     socket.set_tcp_nodelay(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    if first_word == FirstWord::Client {
-        // A kernel without it lets everybody in at once.
-        let _ = DeferAccept.set(&socket, &SILENT_S);
+    if sends_first == SendsFirst::Client {
+        // Without it, connections are accepted at once.
+        let _ = DeferAccept.set(&socket, &DEFER_S);
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// An address is free when a plain bind works: `SO_REUSEPORT` alone would share a port with an earlier Ringway.
+/// Fails if the address is in use. A bind without SO_REUSEPORT: with it, the port of another Ringway would be shared.
 pub fn probe_free(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -96,14 +97,14 @@ pub fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     SocketAddr::try_from(name).map_err(|_| io::Error::from(ErrorKind::AddrNotAvailable))
 }
 
-/// Keeps the calling thread on one core.
+/// Pins the calling thread to one core.
 pub fn pin_to(core: usize) -> io::Result<()> {
     let mut set = rustix::thread::CpuSet::new();
     set.set(core);
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
-/// How many descriptors this process may have, raised as far as is allowed.
+/// Raises the limit of open descriptors as far as is allowed, and returns it.
 pub fn raise_descriptor_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -114,9 +115,9 @@ pub fn raise_descriptor_limit() -> u64 {
     }
 }
 
-/// How many descriptors this process has open, as far as it can tell.
+/// The number of open descriptors of this process; 3 where /proc cannot be read.
 pub fn open_descriptors() -> usize {
-    // Three is what every process begins with.
+    // Standard input, output and error.
     std::fs::read_dir("/proc/self/fd").map_or(3, Iterator::count)
 }
 
@@ -197,26 +198,26 @@ impl Kernel for Linux {
         Ok(rustix::net::recv(socket, space, RecvFlags::empty())?.0)
     }
 
-    fn send(&mut self, socket: &OwnedFd, bytes: &[u8], more: bool) -> io::Result<usize> {
-        let more = if more { SendFlags::MORE } else { SendFlags::empty() };
+    fn send(&mut self, socket: &OwnedFd, bytes: &[u8], flush: Flush) -> io::Result<usize> {
+        let more = if flush == Flush::WithNext { SendFlags::MORE } else { SendFlags::empty() };
         Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | more)?)
     }
 
     fn pipe(&mut self) -> io::Result<Pipe> {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        // A user's share of pipe memory may be used up; then the pipe stays as small as it came.
+        // The pipe keeps its default size if the user's limit of pipe memory is reached (pipe(7)).
         let _ = rustix::pipe::fcntl_setpipe_size(&write, SPLICE_MAX as usize);
         Ok(Pipe { read, write })
     }
 
-    fn splice_in(&mut self, socket: &OwnedFd, pipe: &Pipe, most: u64) -> io::Result<u64> {
+    fn splice_in(&mut self, socket: &OwnedFd, pipe: &Pipe, len_max: u64) -> io::Result<u64> {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        Ok(rustix::pipe::splice(socket, None, &pipe.write, None, most as usize, flags)? as u64)
+        Ok(rustix::pipe::splice(socket, None, &pipe.write, None, len_max as usize, flags)? as u64)
     }
 
-    fn splice_out(&mut self, pipe: &Pipe, socket: &OwnedFd, most: u64) -> io::Result<u64> {
+    fn splice_out(&mut self, pipe: &Pipe, socket: &OwnedFd, len_max: u64) -> io::Result<u64> {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        Ok(rustix::pipe::splice(&pipe.read, None, socket, None, most as usize, flags)? as u64)
+        Ok(rustix::pipe::splice(&pipe.read, None, socket, None, len_max as usize, flags)? as u64)
     }
 
     fn shutdown_write(&mut self, socket: &OwnedFd) -> io::Result<()> {
@@ -260,37 +261,40 @@ mod tests {
 
     use super::*;
 
-    /// Two clients in this order, the first of them silent: which one comes in first, and whether the other one follows.
-    fn silent_comes_first(first_word: FirstWord) -> bool {
-        let listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), first_word).expect("a free port");
+    /// Of two clients that connect, the first is silent: whether it is accepted first. Both are accepted in the end.
+    fn accepts_the_silent_first(sends_first: SendsFirst) -> bool {
+        let listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), sends_first).expect("a free port");
         let address = local_address(&listener).expect("it is bound");
         let silent = TcpStream::connect(address).expect("it listens");
-        let mut speaks = TcpStream::connect(address).expect("it listens");
-        speaks.write_all(b"GET").expect("it is connected");
+        let mut sender = TcpStream::connect(address).expect("it listens");
+        sender.write_all(b"GET").expect("it is connected");
         let mut poll = Poll::new().expect("a descriptor");
         let mut events = Events::with_capacity(1);
         poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), WAKER, Interest::READABLE).expect("a socket");
-        let mut came = Vec::new();
+        let mut accepted = Vec::new();
         let (mut kernel, _) = Linux::new().expect("two descriptors");
-        while came.len() < 2 {
+        while accepted.len() < 2 {
             match kernel.accept(&listener) {
-                Ok((_, peer)) => came.push(peer),
+                Ok((_, peer)) => accepted.push(peer),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => poll.poll(&mut events, None).expect("an edge"),
                 Err(error) => panic!("{error}"),
             }
         }
-        assert!(came.contains(&speaks.local_addr().expect("it is connected")), "{came:?}");
-        came.first() == Some(&silent.local_addr().expect("it is connected"))
+        assert!(accepted.contains(&sender.local_addr().expect("it is connected")), "{accepted:?}");
+        accepted.first() == Some(&silent.local_addr().expect("it is connected"))
     }
 
     #[test]
-    fn who_is_to_speak_first_comes_in_with_its_bytes() {
-        // A second between the two connects on a stalled machine, and the silent one is in already.
-        assert!((0..5).any(|_| !silent_comes_first(FirstWord::Client)), "the silent one came in first, always");
+    fn where_clients_send_first_a_silent_one_is_accepted_later() {
+        // On a machine that stalls for DEFER_S between the two connects, the silent one is accepted first.
+        assert!(
+            (0..5).any(|_| !accepts_the_silent_first(SendsFirst::Client)),
+            "the silent client was accepted first in five of five attempts"
+        );
     }
 
     #[test]
-    fn where_either_side_may_speak_first_nobody_waits() {
-        assert!(silent_comes_first(FirstWord::Either), "it was made to wait");
+    fn where_either_side_may_send_first_no_client_is_deferred() {
+        assert!(accepts_the_silent_first(SendsFirst::Either), "the silent client was deferred");
     }
 }

@@ -1,5 +1,5 @@
-//! Floor 1: what a worker asks of the operating system. One verb is one syscall; no policy. The simulator has a
-//! kernel of its own behind the same trait.
+//! Layer 1: what a worker asks of the operating system. One method is one system call; no policy. The simulation
+//! implements the same trait.
 
 pub mod linux;
 pub mod parent;
@@ -12,8 +12,8 @@ use crate::core::snapshot::Endpoint;
 use crate::core::step::Ready;
 use crate::core::tick::Tick;
 
-/// Whom an event is for: a listener, a client connection or an upstream connection, by its place and the generation
-/// of that place, so that an event of a closed connection never reaches its successor.
+/// The receiver of an event: a listener, a client connection or an upstream connection, by its index in a slab and the
+/// generation of that index, so that an event of a closed connection never reaches its successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
     Listener(u32),
@@ -30,37 +30,46 @@ pub struct Event {
 /// Wakes a thread that waits in its own event loop.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
+/// Whether sent bytes leave at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    Now,
+    /// They may wait for the next operation on the socket in the same turn: a send, a half-close, a close (MSG_MORE).
+    WithNext,
+}
+
 pub trait Kernel {
     type Socket;
     type Listener;
-    /// A pipe's two ends, and what it can hold.
+    /// Both ends of a pipe.
     type Pipe;
 
-    /// Waits for edges, at most so long (`None`: until there is one). A wake-up from another thread has no event.
+    /// Waits for events, at most `timeout_ms` (`None`: without limit). A wake-up from another thread returns without an event.
     fn wait(&mut self, timeout_ms: Option<u64>, events: &mut Vec<Event>) -> io::Result<()>;
+    /// A monotonic clock.
     fn now(&mut self) -> Tick;
     fn unix_seconds(&mut self) -> u64;
+    /// The next connection and its peer. `WouldBlock`: none is waiting.
     fn accept(&mut self, listener: &Self::Listener) -> io::Result<(Self::Socket, SocketAddr)>;
-    /// The address that the client reached.
+    /// The address that the client connected to.
     fn local(&mut self, socket: &Self::Socket) -> io::Result<SocketAddr>;
-    /// Begins to connect; whether it worked is told by writing.
+    /// Begins to connect. The first write gives the result.
     fn connect(&mut self, endpoint: &Endpoint) -> io::Result<Self::Socket>;
-    /// Both directions, edge-triggered, for the socket's life.
+    /// Events of both directions, edge-triggered, until the socket is closed.
     fn watch(&mut self, socket: &Self::Socket, token: Token) -> io::Result<()>;
     fn watch_listener(&mut self, listener: &Self::Listener, token: Token) -> io::Result<()>;
     fn recv(&mut self, socket: &Self::Socket, space: &mut [u8]) -> io::Result<usize>;
-    /// With `more`, the bytes may wait for what is done to the socket next, in the same turn: a send, a finish, a close.
-    fn send(&mut self, socket: &Self::Socket, bytes: &[u8], more: bool) -> io::Result<usize>;
+    fn send(&mut self, socket: &Self::Socket, bytes: &[u8], flush: Flush) -> io::Result<usize>;
     fn pipe(&mut self) -> io::Result<Self::Pipe>;
     /// Socket to pipe.
-    fn splice_in(&mut self, socket: &Self::Socket, pipe: &Self::Pipe, most: u64) -> io::Result<u64>;
+    fn splice_in(&mut self, socket: &Self::Socket, pipe: &Self::Pipe, len_max: u64) -> io::Result<u64>;
     /// Pipe to socket.
-    fn splice_out(&mut self, pipe: &Self::Pipe, socket: &Self::Socket, most: u64) -> io::Result<u64>;
-    /// Nothing more will be sent.
+    fn splice_out(&mut self, pipe: &Self::Pipe, socket: &Self::Socket, len_max: u64) -> io::Result<u64>;
+    /// Half-closes the connection: FIN.
     fn shutdown_write(&mut self, socket: &Self::Socket) -> io::Result<()>;
-    /// Closing is to be a reset.
+    /// Makes the close of the socket a reset.
     fn abort(&mut self, socket: &Self::Socket) -> io::Result<()>;
-    /// The socket is closed by being dropped; a kernel that keeps books hears of it here.
+    /// Closes the socket. Dropping it does the same; the simulation counts here.
     fn close(&mut self, socket: Self::Socket) {
         drop(socket);
     }

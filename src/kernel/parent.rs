@@ -1,15 +1,16 @@
-//! A child process of ours ends with us, whatever kills us: replicas with their balancer, a balancer with its experiment.
+//! Ties the life of a child process to its parent: replicas to their balancer, a balancer to its experiment.
 
 use rustix::process::{Pid, getppid, set_parent_process_death_signal};
 
 pub use rustix::process::Signal;
 
-/// Set by whoever starts a child to its own process id.
+/// The variable in which a parent gives a child its own process id.
 pub const PARENT: &str = "RINGWAY_PARENT_PID";
 
-/// Asks the kernel for `signal` when the parent ends. The parent may have ended before that was asked:
-/// then this process has another parent by now. (The kernel means the parent's *thread*: the runtime spawns
-/// from one that lives as long as its process.)
+/// Asks the kernel to send `signal` when the parent ends (prctl(2), PR_SET_PDEATHSIG). Does nothing without `PARENT`.
+///
+/// An error: `PARENT` is no process id, the kernel refuses, or the parent has ended before the call. The kernel watches
+/// the parent *thread*, so children are started from a thread that lives as long as its process.
 pub fn follow(signal: Signal) -> Result<(), String> {
     let Ok(parent) = std::env::var(PARENT) else { return Ok(()) };
     let expected = parent.parse().ok().and_then(Pid::from_raw);

@@ -4,7 +4,7 @@
 use std::io::{self, ErrorKind};
 
 use crate::core::step::{Io, SpliceIn};
-use crate::kernel::{Kernel, Token};
+use crate::kernel::{Flush, Kernel, Token};
 
 pub struct Transport<K: Kernel> {
     socket: K::Socket,
@@ -28,7 +28,8 @@ impl<K: Kernel> Transport<K> {
 
     /// After the `last` bytes a shutdown or close follows in the same turn.
     pub fn send(&mut self, kernel: &mut K, bytes: &[u8], last: bool) -> Io {
-        moved(retry_interrupted(|| kernel.send(&self.socket, bytes, last)).map(|n| n as u64))
+        let flush = if last { Flush::WithNext } else { Flush::Now };
+        moved(retry_interrupted(|| kernel.send(&self.socket, bytes, flush)).map(|n| n as u64))
     }
 
     /// At most `len` bytes, from the socket into `pipe`.

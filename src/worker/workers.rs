@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use crate::core::net::Net;
 use crate::core::snapshot::ServiceId;
-use crate::kernel::linux::{self, FirstWord, Linux};
+use crate::kernel::linux::{self, Linux, SendsFirst};
 use crate::shared::connection_limiter::ConnectionLimiter;
 use crate::shared::counters::Counters;
 use crate::shared::events::EventSender;
@@ -95,12 +95,12 @@ fn bind(listen: &Listen, workers: usize) -> io::Result<(SocketAddr, Vec<OwnedFd>
     if listen.address.port() != 0 {
         linux::probe_free(listen.address)?;
     }
-    let first_word = if listen.tunnel_to.is_some() { FirstWord::Either } else { FirstWord::Client };
-    let first = linux::listen(listen.address, first_word)?;
+    let sends_first = if listen.tunnel_to.is_some() { SendsFirst::Either } else { SendsFirst::Client };
+    let first = linux::listen(listen.address, sends_first)?;
     let address = linux::local_address(&first)?;
     let mut sockets = vec![first];
     for _ in 1..workers {
-        sockets.push(linux::listen(address, first_word)?);
+        sockets.push(linux::listen(address, sends_first)?);
     }
     Ok((address, sockets))
 }

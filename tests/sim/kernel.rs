@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringway::core::snapshot::Endpoint;
 use ringway::core::tick::Tick;
-use ringway::kernel::{Event, Kernel, Token};
+use ringway::kernel::{Event, Flush, Kernel, Token};
 
 use super::net::{Net, Owner, SharedNet, SocketId};
 
@@ -171,13 +171,13 @@ impl Kernel for SimKernel {
         self.trace(net, "w.recv", socket.id, result)
     }
 
-    fn send(&mut self, socket: &SimSocket, bytes: &[u8], more: bool) -> io::Result<usize> {
+    fn send(&mut self, socket: &SimSocket, bytes: &[u8], flush: Flush) -> io::Result<usize> {
         let net = &mut *self.net.borrow_mut();
         assert!(!bytes.is_empty(), "a send of no bytes");
         let max = self.transfer_limit(net, socket.id, bytes.len())?;
         let result = net.write(socket.id, &bytes[..max]);
         // A short send fills the socket's buffer, which is then sent.
-        if more && result == Ok(bytes.len()) {
+        if flush == Flush::WithNext && result == Ok(bytes.len()) {
             net.corked.insert(socket.id);
         } else {
             net.corked.remove(&socket.id);
