@@ -1,7 +1,7 @@
-//! What the ring costs: a lookup, a fallback, a build, shares. Budget at 1,000 replicas: 20 ns a lookup, 10 ms a build.
+//! The cost of the ring: a lookup, a fallback, a build, shares. Budget at 1,000 replicas: 20 ns a lookup, 10 ms a build.
 //!
 //! divan rather than criterion: four crates more rather than dozens, and its table is what a commit message quotes.
-//! `cargo bench --bench ring`; one iteration of a lookup is `KEYS` lookups, its rate is in the second line.
+//! `cargo bench --bench ring`. One iteration of a lookup is `KEYS` lookups; the second line has the rate.
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
@@ -12,7 +12,7 @@ fn main() {
 }
 
 const REPLICAS: [usize; 4] = [3, 100, 1_000, 10_000];
-/// Lookups per iteration: enough different keys that no branch predictor learns them.
+/// Lookups per iteration: too many different keys for a branch predictor to learn.
 const KEYS: u32 = 1 << 16;
 
 fn ring(replicas: usize) -> Ring {
@@ -35,9 +35,9 @@ fn first_choice(bencher: Bencher, replicas: usize) {
         .bench_local(|| keys.iter().map(|key| ring.walk(*key).next().unwrap_or(0)).sum::<usize>());
 }
 
-/// Each lookup waits for the one before: with the cache misses that a request would see, if nothing hid them.
+/// Each lookup depends on the one before, so that its cache misses are not hidden.
 #[divan::bench(args = REPLICAS)]
-fn first_choice_one_after_another(bencher: Bencher, replicas: usize) {
+fn first_choice_dependent(bencher: Bencher, replicas: usize) {
     let (ring, keys) = (ring(replicas), keys());
     bencher
         .counter(ItemsCount::new(KEYS))

@@ -1,9 +1,9 @@
-//! The ring's promises: nginx's choices, order of members without effect, exact removal, bounded spread.
+//! The guarantees of the ring: the choices of nginx, no effect of the order of members, exact removal, bounded spread.
 
 use proptest::prelude::*;
 use ringway::core::ring::{Kind, Member, Ring, SLOTS};
 
-/// A set of tests/golden/nginx_ring.txt: what a real nginx chose.
+/// A set of tests/golden/nginx_ring.txt: the choices of a real nginx.
 struct Golden<'a> {
     name: &'a str,
     members: Vec<Member>,
@@ -47,7 +47,7 @@ fn name<'a>(ring: &Ring, members: &'a [Member], key: u32) -> &'a str {
 }
 
 #[test]
-fn every_key_goes_where_nginx_sends_it() {
+fn every_key_has_the_server_and_fallback_that_nginx_chooses() {
     let sets = golden();
     assert_eq!(sets.len(), 7);
     for set in sets {
@@ -61,7 +61,7 @@ fn every_key_goes_where_nginx_sends_it() {
 }
 
 #[test]
-fn no_members_or_no_weight_is_an_empty_walk() {
+fn without_members_or_weights_the_walk_is_empty() {
     for kind in [Kind::Ketama, Kind::Exercise] {
         assert_eq!(Ring::build(kind, &[]).walk(7).next(), None);
         assert_eq!(Ring::build(kind, &[Member::new("a", 0)]).walk(7).next(), None);
@@ -70,7 +70,7 @@ fn no_members_or_no_weight_is_an_empty_walk() {
 }
 
 #[test]
-fn the_circle_closes_behind_its_last_point() {
+fn a_key_behind_the_last_point_belongs_to_the_first_point() {
     let ring = Ring::build(Kind::Ketama, &servers(3));
     let (first_position, first) = ring.points().next().unwrap();
     let (last_position, last) = ring.points().last().unwrap();
@@ -81,9 +81,9 @@ fn the_circle_closes_behind_its_last_point() {
     assert_eq!(ring.walk(first_position).next(), Some(first));
 }
 
-/// 160 points leave a standard deviation of about 1/sqrt(160) = 8 % of the mean: none of these strays beyond four of them.
+/// The standard deviation of 160 points is about 1/sqrt(160) = 8 % of the mean; the bound is four of them.
 #[test]
-fn equal_weights_get_like_shares() {
+fn shares_of_equal_weights_differ_by_at_most_32_percent_of_the_mean() {
     for count in [2, 3, 10, 100, 1000] {
         let shares = Ring::build(Kind::Ketama, &servers(count)).shares();
         let mean = 1.0 / count as f64;
@@ -94,9 +94,8 @@ fn equal_weights_get_like_shares() {
     }
 }
 
-/// What a sum over arcs says, a count over many keys says too.
 #[test]
-fn shares_are_what_keys_get() {
+fn shares_equal_counts_over_many_keys() {
     for kind in [Kind::Ketama, Kind::Exercise] {
         let ring = Ring::build(kind, &servers(5));
         let shares = ring.shares();
@@ -112,16 +111,16 @@ fn shares_are_what_keys_get() {
 }
 
 #[test]
-fn an_explanation_names_the_point_and_everybody_behind_it() {
+fn an_explanation_names_the_point_its_member_and_all_fallbacks() {
     let members = servers(4);
     let ring = Ring::build(Kind::Ketama, &members);
     let explained = ring.explain(key("/home")).unwrap();
     assert_eq!(explained.position, key("/home"));
     let owner = ring.points().find(|(position, _)| *position >= explained.position).unwrap();
     assert_eq!((explained.point, explained.member), owner);
-    let everybody: Vec<usize> = std::iter::once(explained.member).chain(explained.fallbacks).collect();
-    assert_eq!(everybody, ring.walk(key("/home")).collect::<Vec<_>>());
-    assert_eq!(everybody.len(), 4);
+    let members: Vec<usize> = std::iter::once(explained.member).chain(explained.fallbacks).collect();
+    assert_eq!(members, ring.walk(key("/home")).collect::<Vec<_>>());
+    assert_eq!(members.len(), 4);
 }
 
 #[test]
@@ -130,14 +129,13 @@ fn flows_count_every_key_once() {
     let four = Ring::build(Kind::Ketama, &servers(4));
     let flows = three.flows(&four);
     assert_eq!(flows.iter().map(|flow| flow.keys).sum::<u64>(), 1 << 32);
-    let to_the_new: u64 = flows.iter().filter(|flow| flow.to == 3).map(|flow| flow.keys).sum();
-    assert_eq!(to_the_new, four.shares().keys[3]);
-    assert!(flows.iter().all(|flow| flow.to == 3 || flow.to == flow.from), "an innocent key moved");
+    let to_server4: u64 = flows.iter().filter(|flow| flow.to == 3).map(|flow| flow.keys).sum();
+    assert_eq!(to_server4, four.shares().keys[3]);
+    assert!(flows.iter().all(|flow| flow.to == 3 || flow.to == flow.from), "a key moved between two members that stay");
 }
 
-/// A ring with a gap in the middle of an index entry, or none at all, is found through like any other.
 #[test]
-fn the_index_agrees_with_a_plain_search() {
+fn the_index_agrees_with_a_binary_search() {
     for count in [1, 2, 3, 17, 100] {
         let ring = Ring::build(Kind::Ketama, &servers(count));
         let points: Vec<(u32, usize)> = ring.points().collect();
@@ -164,7 +162,7 @@ fn members() -> impl Strategy<Value = Vec<Member>> {
 
 proptest! {
     #[test]
-    fn the_order_of_members_never_matters(
+    fn the_order_of_members_has_no_effect(
         kind in kinds(),
         (sorted, shuffled) in members().prop_flat_map(|m| (Just(m.clone()), Just(m).prop_shuffle())),
         key: u32,
@@ -176,7 +174,7 @@ proptest! {
     }
 
     #[test]
-    fn a_walk_names_each_placed_member_once(kind in kinds(), members in members(), key: u32) {
+    fn a_walk_yields_each_member_with_a_weight_once(kind in kinds(), members in members(), key: u32) {
         let ring = Ring::build(kind, &members);
         let mut walked: Vec<usize> = ring.walk(key).collect();
         walked.sort_unstable();
@@ -184,9 +182,9 @@ proptest! {
         prop_assert_eq!(walked, weighed);
     }
 
-    /// Ketama alone: in the exercise's ring a server that leaves frees slots that others were pushed out of.
+    /// Ketama only: on the ring of the exercise a removed server frees slots that other servers were displaced from.
     #[test]
-    fn removal_moves_the_removed_ones_keys_to_their_fallbacks_and_no_other(
+    fn removal_moves_only_the_keys_of_the_removed_member_to_their_fallbacks(
         members in members(),
         gone: prop::sample::Index,
         keys in proptest::collection::vec(any::<u32>(), 64),
@@ -203,7 +201,7 @@ proptest! {
     }
 
     #[test]
-    fn shares_and_flows_sum_to_the_whole(kind in kinds(), one in members(), other in members()) {
+    fn shares_and_flows_sum_to_all_keys(kind in kinds(), one in members(), other in members()) {
         let (one, other) = (Ring::build(kind, &one), Ring::build(kind, &other));
         let (before, after) = (one.shares(), other.shares());
         let placed = |keys: &[u64]| keys.iter().sum::<u64>();
@@ -214,9 +212,8 @@ proptest! {
         }
     }
 
-    /// More weight never costs a member a key.
-    #[test]
-    fn a_heavier_member_keeps_what_it_had(members in members(), heavier: prop::sample::Index, key: u32) {
+        #[test]
+    fn a_member_whose_weight_rises_keeps_its_keys(members in members(), heavier: prop::sample::Index, key: u32) {
         let i = heavier.index(members.len());
         let mut after = members.clone();
         after[i].weight += 1;
@@ -228,7 +225,7 @@ proptest! {
 }
 
 #[test]
-fn the_exercise_has_its_512_slots() {
+fn the_points_of_the_exercise_are_in_512_slots() {
     let ring = Ring::build(Kind::Exercise, &servers(3));
     assert_eq!(ring.points().count(), 27);
     assert!(ring.points().all(|(position, _)| position.is_multiple_of(u32::MAX / SLOTS + 1)));

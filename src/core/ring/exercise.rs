@@ -1,9 +1,9 @@
 //! The original exercise's ring: 512 slots, K = 9 per unit of weight, quadratic functions, linear probing.
 //!
-//! Kept to reproduce the exercise and to show its flaw. A server's number is what its name's trailing digits
-//! say (`server3` is 3); a name without digits counts as its CRC-32, so that the order in which members are
-//! given never matters. Servers are placed by rising number; a point whose slot is taken goes to the next
-//! free one, and nowhere when all are taken (57 servers and more).
+//! Kept to reproduce the exercise and to show its flaw. A server's number is the trailing digits of its name
+//! (`server3` is 3), or the CRC-32 of a name without digits, so that the order in which members are
+//! given does not matter. Servers are placed by rising number; a point whose slot is taken goes to the next
+//! free slot, and is dropped when all are taken (57 servers and more).
 
 use super::Member;
 use super::points::{Points, pack};
@@ -12,26 +12,26 @@ use super::points::{Points, pack};
 pub const SLOTS: u32 = 512;
 /// Points per unit of weight.
 const K: u32 = 9;
-/// A slot number becomes a position by this shift: slots lie evenly on the circle.
+/// Shifts a slot to its position: slots are evenly spaced on the circle.
 const SLOT_SHIFT: u32 = u32::BITS - SLOTS.ilog2();
 
-/// Where a request and a server's copies go, before `modulo 512`.
+/// The hash functions of the exercise, before `modulo 512`.
 #[derive(Clone, Copy, Debug)]
 pub struct Functions {
-    /// H: from a request's number.
+    /// H, of the number of a request.
     pub request: fn(u64) -> u64,
-    /// After how many request numbers H repeats itself modulo 512; one period holds every key alike.
+    /// The period of H modulo 512, in request numbers. One period has every key equally often.
     pub period: u32,
-    /// Phi: from a server's number and a copy's.
+    /// Phi, of the number of a server and that of its copy.
     pub server: fn(u64, u64) -> u64,
 }
 
 /// H(i) = i^2 + 2i + 17, Phi(i, j) = i^2 + j^2 + 2j + 25. H is (i+1)^2 + 16, and squares reach only
-/// 87 of the residues modulo 512: most slots are never asked for.
+/// 87 of the residues modulo 512: most slots are the first choice of no request.
 pub const THE_EXERCISE: Functions = Functions { request: h, period: SLOTS, server: phi };
 
 impl Functions {
-    /// The slot that a request asks first.
+    /// The slot of a request.
     pub fn slot(&self, request: u32) -> u32 {
         ((self.request)(u64::from(request)) % u64::from(SLOTS)) as u32
     }
@@ -56,7 +56,7 @@ pub fn points(functions: Functions, members: &[Member]) -> Points {
     Points::sorted(ranked, &order)
 }
 
-/// How many copies found their slot taken, and how many there are that have a slot at all.
+/// How many copies found their slot taken, and how many have a slot.
 pub fn displaced(functions: Functions, members: &[Member]) -> (usize, usize) {
     let (mut displaced, mut copies) = (0, 0);
     place(functions, members, &by_number(members), |_, home, slot| {
@@ -72,28 +72,28 @@ fn by_number(members: &[Member]) -> Vec<u32> {
     order
 }
 
-/// Tells of each copy that finds a slot: its server's rank, the slot it wanted, the slot it got.
-fn place(functions: Functions, members: &[Member], order: &[u32], mut told: impl FnMut(u32, u32, u32)) {
+/// Calls `placed` for each copy that gets a slot: the rank of its server, the slot of its hash, the slot it got.
+fn place(functions: Functions, members: &[Member], order: &[u32], mut placed: impl FnMut(u32, u32, u32)) {
     let mut taken = [false; SLOTS as usize];
     for (rank, member) in (0..).zip(order) {
         let member = &members[*member as usize];
         for copy in 0..K * member.weight.min(SLOTS) {
             let home = ((functions.server)(number(&member.name), u64::from(copy)) % u64::from(SLOTS)) as u32;
             if let Some(slot) = probe(&mut taken, home) {
-                told(rank, home, slot);
+                placed(rank, home, slot);
             }
         }
     }
 }
 
-/// The first free slot from `home` on, taken by this call.
+/// Takes the first free slot from `home` on.
 fn probe(taken: &mut [bool; SLOTS as usize], home: u32) -> Option<u32> {
     let slot = (0..SLOTS).map(|step| (home + step) % SLOTS).find(|slot| !taken[*slot as usize])?;
     taken[slot as usize] = true;
     Some(slot)
 }
 
-/// A server's number: its name's trailing digits, else its name's CRC-32.
+/// The number of a server: the trailing digits of its name, else the CRC-32 of its name.
 fn number(name: &str) -> u64 {
     let digits = name.len() - name.trim_end_matches(|c: char| c.is_ascii_digit()).len();
     match name[name.len() - digits..].parse() {
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_servers_number_is_in_its_name() {
+    fn the_number_of_a_server_is_the_trailing_digits_of_its_name() {
         assert_eq!(number("server12"), 12);
         assert_eq!(number("7"), 7);
         assert_eq!(number("127.0.0.1:9001"), 9001);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_slot_sends_the_point_to_the_next_free_one() {
+    fn a_point_whose_slot_is_taken_goes_to_the_next_free_slot() {
         let mut taken = [false; SLOTS as usize];
         assert_eq!(probe(&mut taken, 511), Some(511));
         assert_eq!(probe(&mut taken, 511), Some(0));
@@ -126,14 +126,14 @@ mod tests {
     }
 
     #[test]
-    fn h_reaches_87_slots() {
+    fn h_reaches_87_of_512_slots() {
         let mut reached: Vec<u32> = (0..SLOTS).map(|i| THE_EXERCISE.slot(i)).collect();
         reached.sort_unstable();
         reached.dedup();
         assert_eq!(reached.len(), 87);
     }
 
-    /// The flaw that the contract states: with ids 1 to 3 one server gets 84.4 % of requests.
+    /// The known flaw: of the servers 1 to 3, one gets 84.4 % of the requests.
     #[test]
     fn one_of_three_servers_gets_five_sixths_of_the_requests() {
         let members: Vec<Member> = (1..=3).map(|i| Member::new(format!("server{i}"), 1)).collect();
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn more_servers_than_slots_leave_the_last_without_a_point() {
+    fn of_64_servers_the_last_7_have_no_point() {
         let members: Vec<Member> = (1..=64).map(|i| Member::new(format!("server{i}"), 1)).collect();
         let ring = Ring::build(Kind::Exercise, &members);
         assert_eq!(ring.points().count(), SLOTS as usize);

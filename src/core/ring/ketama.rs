@@ -1,19 +1,19 @@
-//! The ring of nginx's `hash ... consistent`: where each member's points lie. Equal to nginx point by point.
+//! The points of nginx's `hash ... consistent`, equal to nginx point by point.
 //!
-//! A name is taken as nginx takes the text after `server`: `host:port` when digits follow the last colon,
-//! `unix:/path` without its prefix, anything else (`server1`) is a host without a port. A member's points
-//! are a chain: point 0 is `crc32(host, 0, port, 0u32)`, and each next one puts the point before it, as four
-//! little-endian bytes, in the place of that last zero.
+//! A name is parsed as nginx parses the argument of `server`: `host:port` if digits follow the last colon,
+//! `unix:/path` without its prefix, anything else (`server1`) is a host without a port. The points of a member
+//! are a chain: point 0 is `crc32(host, 0, port, 0u32)`; each next one has the point before it, as four
+//! little-endian bytes, in place of the last zero.
 
 use crc32fast::Hasher;
 
 use super::Member;
 use super::points::{Points, pack};
 
-/// As in nginx and in the memcached clients before it.
+/// As in nginx and the memcached clients.
 pub const POINTS_PER_WEIGHT: u32 = 160;
 
-/// Two members that meet in one point: the lesser name owns it, whatever order they were given in.
+/// A position that two members share belongs to the lesser name, in whatever order they were given.
 pub fn points(members: &[Member]) -> Points {
     let mut by_name: Vec<u32> = (0..members.len() as u32).collect();
     by_name.sort_by_key(|member| &members[*member as usize].name);
@@ -40,7 +40,7 @@ fn chain(name: &str) -> impl Iterator<Item = u32> {
     })
 }
 
-/// The part of every point that the name decides: host, a zero, port.
+/// The hash of what every point of a name begins with: host, a zero, port.
 fn base(name: &str) -> Hasher {
     let (host, port) = host_port(name);
     let mut hash = Hasher::new();
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_split_as_nginx_splits_them() {
+    fn a_name_is_split_into_host_and_port_as_in_nginx() {
         assert_eq!(host_port("server1"), ("server1", ""));
         assert_eq!(host_port("127.0.0.1:9001"), ("127.0.0.1", "9001"));
         assert_eq!(host_port("[::1]:80"), ("[::1]", "80"));
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_starts_from_zero() {
+    fn the_first_point_hashes_a_previous_point_of_zero() {
         let first = chain("server1").next();
         assert_eq!(first, Some(crc32fast::hash(b"server1\0\0\0\0\0")));
     }

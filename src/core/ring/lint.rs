@@ -1,21 +1,21 @@
-//! What is wrong with a ring: parts of it that no key reaches, members without keys, collisions, skew.
+//! Finds the flaws of a ring: slots that no key reaches, members without keys, collisions, skew.
 
 use std::fmt::{Display, Formatter, Result};
 
 use serde::Serialize;
 
-use super::report::{self, Row};
+use super::report::{self, ReplicaShare};
 use super::{Kind, Member, Ring, SLOTS, THE_EXERCISE, exercise};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Lint {
     pub ring: &'static str,
     /// Worst first.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<LintFinding>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub struct LintFinding {
     pub level: Level,
     pub rule: &'static str,
     pub says: String,
@@ -24,13 +24,14 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// Requests go where nobody wants them.
+    /// Requests are distributed worse than the weights ask for.
     Flaw,
-    /// As it must be, good to know.
+    /// Expected, reported for information.
     Note,
 }
 
-/// A share beyond this many times the ideal is skew. 160 points leave a standard deviation of 8 %: this is five of them.
+/// A share of more than this many times the ideal share is skew. The standard deviation of 160 points is 8 %; this is 5 of
+/// them.
 const SKEW_LIMIT: f64 = 1.4;
 
 pub fn lint(kind: Kind, members: &[Member]) -> Lint {
@@ -50,14 +51,14 @@ impl Lint {
     }
 }
 
-/// How many of the slots any key can ask first, over one period of H.
+/// How many slots are the first choice of a key, over one period of H.
 pub fn reachable_slots(functions: super::Functions) -> usize {
-    let mut asked = [false; SLOTS as usize];
-    (0..functions.period).for_each(|request| asked[functions.slot(request) as usize] = true);
-    asked.into_iter().filter(|asked| *asked).count()
+    let mut reached = [false; SLOTS as usize];
+    (0..functions.period).for_each(|request| reached[functions.slot(request) as usize] = true);
+    reached.into_iter().filter(|reached| *reached).count()
 }
 
-fn reach(kind: Kind) -> Option<Finding> {
+fn reach(kind: Kind) -> Option<LintFinding> {
     let reached = match kind {
         Kind::Ketama => return None,
         Kind::Exercise => reachable_slots(THE_EXERCISE),
@@ -66,8 +67,8 @@ fn reach(kind: Kind) -> Option<Finding> {
     (reached < SLOTS as usize).then(|| flaw("unreachable", says))
 }
 
-fn without_keys(row: &Row) -> Option<Finding> {
-    let Row { name, points, .. } = row;
+fn without_keys(row: &ReplicaShare) -> Option<LintFinding> {
+    let ReplicaShare { name, points, .. } = row;
     match (row.weight, *points, row.share) {
         (0, _, _) => Some(note("weight", format!("{name} has weight 0 and gets no requests"))),
         (_, 0, _) => Some(flaw("no-room", format!("{name} has no point: the ring is full"))),
@@ -76,7 +77,7 @@ fn without_keys(row: &Row) -> Option<Finding> {
     }
 }
 
-fn collisions(kind: Kind, members: &[Member]) -> Option<Finding> {
+fn collisions(kind: Kind, members: &[Member]) -> Option<LintFinding> {
     match kind {
         Kind::Ketama => {
             let ring = Ring::build(kind, members);
@@ -93,19 +94,19 @@ fn collisions(kind: Kind, members: &[Member]) -> Option<Finding> {
     }
 }
 
-fn skew(rows: &[Row]) -> Option<Finding> {
-    let over = |row: &&Row| row.ideal > 0.0 && row.share > SKEW_LIMIT * row.ideal;
+fn skew(rows: &[ReplicaShare]) -> Option<LintFinding> {
+    let over = |row: &&ReplicaShare| row.ideal > 0.0 && row.share > SKEW_LIMIT * row.ideal;
     let worst = rows.iter().filter(over).max_by(|a, b| (a.share / a.ideal).total_cmp(&(b.share / b.ideal)))?;
     let (share, ideal) = (worst.share * 100.0, worst.ideal * 100.0);
     Some(flaw("skew", format!("{} gets {share:.1} % of requests, its weight entitles it to {ideal:.1} %", worst.name)))
 }
 
-fn flaw(rule: &'static str, says: String) -> Finding {
-    Finding { level: Level::Flaw, rule, says }
+fn flaw(rule: &'static str, says: String) -> LintFinding {
+    LintFinding { level: Level::Flaw, rule, says }
 }
 
-fn note(rule: &'static str, says: String) -> Finding {
-    Finding { level: Level::Note, rule, says }
+fn note(rule: &'static str, says: String) -> LintFinding {
+    LintFinding { level: Level::Note, rule, says }
 }
 
 impl Display for Lint {
@@ -114,7 +115,7 @@ impl Display for Lint {
             return write!(f, "ring {}: nothing to find fault with", self.ring);
         }
         write!(f, "ring {}:", self.ring)?;
-        for Finding { level, rule, says } in &self.findings {
+        for LintFinding { level, rule, says } in &self.findings {
             write!(f, "\n  {:4} {rule}: {says}", if *level == Level::Flaw { "flaw" } else { "note" })?;
         }
         Ok(())
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exercises_flaw_is_found() {
+    fn the_flaws_of_the_exercise_are_found() {
         let found = lint(Kind::Exercise, &servers(3));
         assert!(found.has_flaws());
         let text = found.to_string();
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn ketama_is_clean() {
+    fn ketama_has_no_flaws() {
         for count in [2, 3, 10, 100] {
             assert!(!lint(Kind::Ketama, &servers(count)).has_flaws(), "{count}");
         }
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_ring_and_a_weightless_member_are_told() {
+    fn a_full_ring_and_a_member_of_weight_0_are_reported() {
         assert!(rules(Kind::Exercise, &servers(64)).contains(&"no-room"));
         assert_eq!(rules(Kind::Ketama, &[Member::new("a", 1), Member::new("b", 0)]), ["weight"]);
     }

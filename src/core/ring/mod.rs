@@ -1,8 +1,18 @@
-//! Consistent hashing: a key's first choice among members, then its fallbacks. Health never enters.
+//! Consistent hashing: a key's first choice among members, then its fallbacks. Health is not known here.
 //!
 //! A ring is a circle of 2^32 positions with points on it, each owned by a member. A key belongs to the
-//! first point at or after its position. Everything follows from the members' names and weights alone:
-//! no seed, no clock, no insertion order, so every worker, restart and peer balancer agrees.
+//! first point at or after its position. A ring is a function of the members' names and weights:
+//! no seed, no clock, no insertion order, so that workers, restarts and other balancers agree.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `exercise` | the points of the original exercise's ring |
+//! | `ketama` | the points of nginx's `hash ... consistent` |
+//! | [`lint`] | what is wrong with a ring |
+//! | `points` | sorted points, and the index that finds one |
+//! | [`report`] | shares, explanations and changes with names, as text and JSON |
+//! | `share` | the same exactly, by member index |
+//! | `walk` | the members in ring order from a point on |
 
 mod exercise;
 mod ketama;
@@ -19,7 +29,7 @@ pub use walk::Walk;
 
 use points::Points;
 
-/// One server on the ring: what is hashed is its name.
+/// One server on the ring. Its name is hashed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     pub name: String,
@@ -41,66 +51,66 @@ pub enum Kind {
     Exercise,
 }
 
-/// An immutable ring over members, numbered in the order given.
+/// An immutable ring. Members are numbered in the order given to `build`.
 #[derive(Debug)]
 pub struct Ring {
     points: Points,
     members: usize,
-    /// How many members own a point: weight 0 owns none.
+    /// Members that own a point. A member of weight 0 owns none.
     placed: usize,
-    keys: Keys,
+    key_space: KeySpace,
 }
 
 /// How a key becomes a position.
 #[derive(Clone, Copy, Debug)]
-enum Keys {
+enum KeySpace {
     /// The key is the position.
     Whole,
-    /// The key is a request's number, which a function maps to one of the slots.
+    /// The key is the number of a request, which a function maps to a slot.
     Slotted(Functions),
 }
 
 impl Ring {
     pub fn build(kind: Kind, members: &[Member]) -> Ring {
         match kind {
-            Kind::Ketama => Ring::new(ketama::points(members), members.len(), Keys::Whole),
+            Kind::Ketama => Ring::new(ketama::points(members), members.len(), KeySpace::Whole),
             Kind::Exercise => Ring::slotted(THE_EXERCISE, members),
         }
     }
 
-    /// The exercise's ring with functions of your own.
+    /// The ring of the exercise with other hash functions.
     pub fn slotted(functions: Functions, members: &[Member]) -> Ring {
-        Ring::new(exercise::points(functions, members), members.len(), Keys::Slotted(functions))
+        Ring::new(exercise::points(functions, members), members.len(), KeySpace::Slotted(functions))
     }
 
-    fn new(points: Points, members: usize, keys: Keys) -> Ring {
+    fn new(points: Points, members: usize, key_space: KeySpace) -> Ring {
         let placed = points.owners(members);
-        Ring { points, members, placed, keys }
+        Ring { points, members, placed, key_space }
     }
 
     /// Member indices from `key` on: the first choice, then each other member once, in ring order.
-    /// `key` is CRC-32 of the routing key's bytes, or the request's own number. The first choice
-    /// costs no allocation. Whoever is second would be first if the first had never been there.
+    /// `key` is the CRC-32 of the routing key's bytes, or the number of a request. The first choice
+    /// does not allocate. The second is what the first would be without the first member.
     #[inline]
     pub fn walk(&self, key: u32) -> Walk<'_> {
         Walk::new(self, self.points.at_or_after(self.position(key)))
     }
 
-    /// Where `key` lies on the circle.
+    /// The position of `key` on the circle.
     #[inline]
     pub fn position(&self, key: u32) -> u32 {
-        match self.keys {
-            Keys::Whole => key,
-            Keys::Slotted(functions) => functions.position(key),
+        match self.key_space {
+            KeySpace::Whole => key,
+            KeySpace::Slotted(functions) => functions.position(key),
         }
     }
 
-    /// How many members it was built over, those without a point included.
+    /// The number of members, those without a point included.
     pub fn members(&self) -> usize {
         self.members
     }
 
-    /// Every point, in ring order: its position and its member.
+    /// The position and member of every point, in ring order.
     pub fn points(&self) -> impl Iterator<Item = (u32, usize)> + '_ {
         self.points.iter()
     }

@@ -1,11 +1,11 @@
-//! Sorted points and the index that finds one in a step or two. It knows positions and owners, not hashes.
+//! Sorted points and the index that finds one in a step or two. Positions and members are given; nothing is hashed here.
 
-/// The circle is cut into `2^bits` equal parts. A point is one word: its place within its part above,
-/// its owner in the low `bits` below (there are never fewer parts than members). Half the memory of position
-/// and owner side by side means half the cache misses, which are what a lookup costs.
+/// The circle is cut into `2^bits` equal parts. A point is one word: its position within its part in the high bits,
+/// its member in the low `bits` (there are never fewer parts than members). This takes half the memory of position
+/// and member side by side, and so half the cache misses, which dominate the cost of a lookup.
 ///
-/// `index[part]` is the part's first point, and `index[part + 1]` the one behind its last. Behind the last
-/// point of all stands the first one's owner again: the circle's closing.
+/// `index[part]` is the first point of the part, `index[part + 1]` the one behind its last. The last point of the circle
+/// is followed by the member of the first one, which closes it.
 #[derive(Debug)]
 pub struct Points {
     points: Box<[u32]>,
@@ -14,14 +14,14 @@ pub struct Points {
     bits: u32,
 }
 
-/// Points compared at once, without a branch that depends on the key.
+/// Points that are compared at once, without a branch that depends on the key.
 const WINDOW: usize = 4;
-/// Points per part on average, at most: one window nearly always holds a part.
+/// The average number of points per part, at most: a part nearly always fits one window.
 const POINTS_PER_PART: usize = 3;
 
 impl Points {
-    /// From points in any order, made by [`pack`] of a position and a rank. Of points at one position the
-    /// lesser rank comes first, and so wins; `members` turns a rank into a member.
+    /// From points in any order, each [`pack`]ed from a position and a rank. Of points at one position the one of
+    /// the least rank comes first and owns it; `members` maps a rank to a member.
     pub fn sorted(mut ranked: Vec<u64>, members: &[u32]) -> Points {
         ranked.sort_unstable();
         let parts = (ranked.len() / POINTS_PER_PART).max(members.len()).max(2).next_power_of_two();
@@ -35,7 +35,7 @@ impl Points {
         Points { points, index, len: ranked.len(), bits }
     }
 
-    /// The first point at or after `at`. `len()` stands for the first point, behind the circle's end.
+    /// The first point at or after `at`. `len()`, behind the last one, stands for the first point.
     #[inline]
     pub fn at_or_after(&self, at: u32) -> usize {
         let part = self.part(at);
@@ -60,16 +60,16 @@ impl Points {
         (self.points[i] & ((1 << self.bits) - 1)) as usize
     }
 
-    /// Every point in ring order: its position and its member.
+    /// The position and member of every point, in ring order.
     pub fn iter(&self) -> impl Iterator<Item = (u32, usize)> + '_ {
         let shift = u32::BITS - self.bits;
         self.index.windows(2).enumerate().flat_map(move |(part, ends)| {
-            let place = move |i: u32| (part as u32) << shift | self.points[i as usize] >> self.bits;
-            (ends[0]..ends[1]).map(move |i| (place(i), self.member(i as usize)))
+            let position = move |i: u32| (part as u32) << shift | self.points[i as usize] >> self.bits;
+            (ends[0]..ends[1]).map(move |i| (position(i), self.member(i as usize)))
         })
     }
 
-    /// How many of `members` own at least one point.
+    /// How many of `members` members own at least one point.
     pub fn owners(&self, members: usize) -> usize {
         let mut owns = vec![false; members];
         self.iter().for_each(|(_, member)| owns[member] = true);
@@ -82,16 +82,16 @@ impl Points {
     }
 }
 
-/// One point before it is sorted: where it is, and the rank of whose it is.
+/// A point before sorting: its position, and the rank of its member.
 pub fn pack(position: u32, rank: u32) -> u64 {
     u64::from(position) << u32::BITS | u64::from(rank)
 }
 
-/// How many of a part's `left` points, as far as the window shows them, lie before `least`.
+/// How many of the `remaining` points of a part that are in the window lie before `least`.
 #[inline]
-fn count_before(window: &[u32], least: u32, left: usize) -> usize {
-    let left = left as u32;
-    (0u32..).zip(window).map(|(i, point)| u32::from(*point < least) & u32::from(i < left)).sum::<u32>() as usize
+fn count_before(window: &[u32], least: u32, remaining: usize) -> usize {
+    let remaining = remaining as u32;
+    (0u32..).zip(window).map(|(i, point)| u32::from(*point < least) & u32::from(i < remaining)).sum::<u32>() as usize
 }
 
 fn index(positions: impl Iterator<Item = u32>, bits: u32) -> Box<[u32]> {

@@ -1,4 +1,4 @@
-//! What a ring looks like and why, with names: for people as text, for programs as JSON. Exact, nothing is sampled.
+//! Reports on a ring with the names of its members, as text and as JSON. Exact: nothing is sampled.
 
 use std::fmt::{Display, Formatter, Result};
 
@@ -6,54 +6,54 @@ use serde::Serialize;
 
 use super::{Kind, Member, Ring};
 
-/// Who has how much.
+/// The share of each replica.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Show {
+pub struct RingReport {
     pub ring: &'static str,
     pub points: usize,
-    pub replicas: Vec<Row>,
-    /// Largest share over ideal share: 1 is perfect.
+    pub replicas: Vec<ReplicaShare>,
+    /// The largest quotient of share and ideal share: 1 is perfect.
     pub max_over_ideal: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Row {
+pub struct ReplicaShare {
     pub name: String,
     pub weight: u32,
     pub points: usize,
     /// Fraction of all keys.
     pub share: f64,
-    /// What its weight entitles it to.
+    /// Its weight over the sum of all weights.
     pub ideal: f64,
 }
 
-/// Why a key goes where it goes.
+/// The replica of a key, and how it was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Explain {
+pub struct KeyReport {
     pub ring: &'static str,
     pub key: String,
-    /// What the ring was asked with: the key's CRC-32, or for the exercise's ring a request's number.
+    /// The CRC-32 of the key; on the ring of the exercise, the number of a request.
     pub hash: u32,
     pub position: u32,
     /// The first point at or after the position.
     pub point: u32,
     pub replica: String,
-    /// In the order in which they would be tried.
+    /// In the order in which they are tried.
     pub fallbacks: Vec<String>,
 }
 
-/// What a change of members moves.
+/// The keys that a change of members moves.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct WhatIf {
+pub struct ChangeReport {
     pub ring: &'static str,
-    /// Fraction of all keys that change their replica.
+    /// The fraction of all keys that change their replica.
     pub moved: f64,
-    /// What a change of perfectly even shares moves at least.
+    /// The fraction that would move if all shares were ideal.
     pub ideal: f64,
-    /// Of `moved`: between two replicas that are there before and after. Nothing asked for that.
+    /// The part of `moved` between two replicas that are members before and after: avoidable.
     pub innocent: f64,
     pub flows: Vec<NamedFlow>,
-    pub after: Vec<Row>,
+    pub after: Vec<ReplicaShare>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -64,18 +64,18 @@ pub struct NamedFlow {
     pub share: f64,
 }
 
-pub fn show(kind: Kind, members: &[Member]) -> Show {
+pub fn show(kind: Kind, members: &[Member]) -> RingReport {
     let replicas = rows(&Ring::build(kind, members), members);
     let max_over_ideal = replicas.iter().filter(|r| r.ideal > 0.0).map(|r| r.share / r.ideal).fold(0.0, f64::max);
-    Show { ring: name(kind), points: replicas.iter().map(|r| r.points).sum(), replicas, max_over_ideal }
+    RingReport { ring: name(kind), points: replicas.iter().map(|r| r.points).sum(), replicas, max_over_ideal }
 }
 
-/// None when no member has a weight.
-pub fn explain(kind: Kind, members: &[Member], key: &str) -> Option<Explain> {
+/// `None`: no member has a weight.
+pub fn explain(kind: Kind, members: &[Member], key: &str) -> Option<KeyReport> {
     let hash = hash(kind, key);
     let found = Ring::build(kind, members).explain(hash)?;
     let named = |member: usize| members[member].name.clone();
-    Some(Explain {
+    Some(KeyReport {
         ring: name(kind),
         key: key.into(),
         hash,
@@ -86,8 +86,8 @@ pub fn explain(kind: Kind, members: &[Member], key: &str) -> Option<Explain> {
     })
 }
 
-/// From `before` to `after`: members are matched by name.
-pub fn what_if(kind: Kind, before: &[Member], after: &[Member]) -> WhatIf {
+/// The change from `before` to `after`. Members are matched by name.
+pub fn what_if(kind: Kind, before: &[Member], after: &[Member]) -> ChangeReport {
     let (old, new) = (Ring::build(kind, before), Ring::build(kind, after));
     let whole = old.shares().whole as f64;
     let stays = |name: &str, members: &[Member]| members.iter().any(|m| m.name == name && m.weight > 0);
@@ -104,7 +104,7 @@ pub fn what_if(kind: Kind, before: &[Member], after: &[Member]) -> WhatIf {
         flows.push(NamedFlow { from: from.clone(), to: to.clone(), share });
     }
     flows.sort_by(|a, b| b.share.total_cmp(&a.share).then_with(|| (&a.from, &a.to).cmp(&(&b.from, &b.to))));
-    WhatIf {
+    ChangeReport {
         ring: name(kind),
         moved: flows.iter().map(|flow| flow.share).sum(),
         ideal: least_moved(before, after),
@@ -114,7 +114,7 @@ pub fn what_if(kind: Kind, before: &[Member], after: &[Member]) -> WhatIf {
     }
 }
 
-/// What a key's text is looked up with.
+/// What the ring is asked with for the text of a key.
 pub fn hash(kind: Kind, key: &str) -> u32 {
     match (kind, key.parse()) {
         (Kind::Exercise, Ok(number)) => number,
@@ -129,11 +129,11 @@ pub fn name(kind: Kind) -> &'static str {
     }
 }
 
-fn rows(ring: &Ring, members: &[Member]) -> Vec<Row> {
+fn rows(ring: &Ring, members: &[Member]) -> Vec<ReplicaShare> {
     let shares = ring.shares();
     let mut points = vec![0; members.len()];
     ring.points().for_each(|(_, member)| points[member] += 1);
-    let row = |i: usize, m: &Member| Row {
+    let row = |i: usize, m: &Member| ReplicaShare {
         name: m.name.clone(),
         weight: m.weight,
         points: points[i],
@@ -148,13 +148,13 @@ fn entitled(member: &Member, members: &[Member]) -> f64 {
     f64::from(member.weight) / total.max(1) as f64
 }
 
-/// What those who are entitled to more than before have to be given.
+/// The sum of what members are entitled to more than before.
 fn least_moved(before: &[Member], after: &[Member]) -> f64 {
     let had = |name: &str| before.iter().find(|m| m.name == name).map_or(0.0, |m| entitled(m, before));
     after.iter().map(|m| (entitled(m, after) - had(&m.name)).max(0.0)).sum()
 }
 
-impl Display for Show {
+impl Display for RingReport {
     fn fmt(&self, f: &mut Formatter) -> Result {
         write!(f, "ring {}: {} points, {} replicas", self.ring, self.points, self.replicas.len())?;
         write_rows(f, &self.replicas)?;
@@ -162,7 +162,7 @@ impl Display for Show {
     }
 }
 
-impl Display for Explain {
+impl Display for KeyReport {
     fn fmt(&self, f: &mut Formatter) -> Result {
         writeln!(f, "key       {}", self.key)?;
         writeln!(f, "hash      {:#010x}", self.hash)?;
@@ -174,7 +174,7 @@ impl Display for Explain {
     }
 }
 
-impl Display for WhatIf {
+impl Display for ChangeReport {
     fn fmt(&self, f: &mut Formatter) -> Result {
         writeln!(f, "ring {}: {} of all keys move (ideal: {})", self.ring, percent(self.moved), percent(self.ideal))?;
         writeln!(f, "between replicas that stay: {}", percent(self.innocent))?;
@@ -187,9 +187,9 @@ impl Display for WhatIf {
     }
 }
 
-fn write_rows(f: &mut Formatter, rows: &[Row]) -> Result {
+fn write_rows(f: &mut Formatter, rows: &[ReplicaShare]) -> Result {
     let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
-    for Row { name, weight, points, share, ideal } in rows {
+    for ReplicaShare { name, weight, points, share, ideal } in rows {
         let (share, ideal) = (percent(*share), percent(*ideal));
         write!(f, "\n  {name:width$}  weight {weight:<3} {points:>5} points   share {share:>8}   ideal {ideal:>8}")?;
     }
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_explanation_has_everybody() {
+    fn an_explanation_names_the_replica_and_all_fallbacks() {
         let found = explain(Kind::Ketama, &servers(3), "k0").unwrap();
         assert_eq!(found.hash, crc32fast::hash(b"k0"));
         assert_eq!(found.fallbacks.len(), 2);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn ketama_moves_only_what_left() {
+    fn ketama_moves_only_the_keys_of_the_removed_member() {
         let before = servers(4);
         let after: Vec<Member> = before.iter().filter(|m| m.name != "server2").cloned().collect();
         let moved = what_if(Kind::Ketama, &before, &after);

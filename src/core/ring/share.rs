@@ -1,14 +1,15 @@
-//! What a ring says about itself, exactly: shares, explanations, and which keys move to whom between two rings.
+//! Exact answers about a ring by member index: shares, explanations, and the keys that move between two rings.
 
 use std::collections::BTreeMap;
 
-use super::{Keys, Ring};
+use super::{KeySpace, Ring};
 
-/// Each member's part of the key space, in keys: whole numbers, so that sums and comparisons are exact.
+/// The keys of each member. Whole numbers, so that sums and comparisons are exact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shares {
     /// By member.
     pub keys: Vec<u64>,
+    /// All keys.
     pub whole: u64,
 }
 
@@ -23,13 +24,13 @@ impl Shares {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     pub key: u32,
-    /// Where the key lies.
+    /// The position of the key.
     pub position: u32,
     /// The first point at or after it.
     pub point: u32,
     /// That point's owner.
     pub member: usize,
-    /// Who gets the key when those before are down.
+    /// The members that get the key, in this order, while those before are down.
     pub fallbacks: Vec<usize>,
 }
 
@@ -42,7 +43,7 @@ pub struct Flow {
 }
 
 impl Ring {
-    /// Exact: every key counted once. A ring without points has shares of nothing.
+    /// Every key counts once. Without points all shares are 0.
     pub fn shares(&self) -> Shares {
         let mut keys = vec![0; self.members];
         for (key, width) in self.cells(self) {
@@ -50,7 +51,7 @@ impl Ring {
                 keys[member] += width;
             }
         }
-        Shares { keys, whole: self.key_space() }
+        Shares { keys, whole: self.key_count() }
     }
 
     /// None when no member owns a point.
@@ -63,8 +64,8 @@ impl Ring {
         Some(Explanation { key, position, point, member, fallbacks: walk.collect() })
     }
 
-    /// Where every key goes here and there, those that stay included. Members are numbered per ring.
-    /// Both rings map keys to positions alike: comparing ketama to the exercise has no meaning.
+    /// How many keys go from each member of this ring to each member of `after`, keys that stay included. Members are
+    /// numbered per ring. Both rings must be of one kind: the same key must have the same position.
     pub fn flows(&self, after: &Ring) -> Vec<Flow> {
         let mut flows = BTreeMap::<(usize, usize), u64>::new();
         for (key, width) in self.cells(after) {
@@ -75,24 +76,24 @@ impl Ring {
         flows.into_iter().map(|((from, to), keys)| Flow { from, to, keys }).collect()
     }
 
-    /// How many different keys there are, as far as they can be told apart.
-    fn key_space(&self) -> u64 {
-        match self.keys {
-            Keys::Whole => 1 << u32::BITS,
-            Keys::Slotted(functions) => u64::from(functions.period),
+    /// The number of keys that can be distinguished.
+    fn key_count(&self) -> u64 {
+        match self.key_space {
+            KeySpace::Whole => 1 << u32::BITS,
+            KeySpace::Slotted(functions) => u64::from(functions.period),
         }
     }
 
-    /// The key space cut where either ring has a point: one key of each piece, and how many it stands for.
+    /// The key space cut at the points of both rings: one key of each piece, and how many keys the piece has.
     fn cells(&self, other: &Ring) -> Vec<(u32, u64)> {
-        match self.keys {
-            Keys::Whole => arcs(self, other),
-            Keys::Slotted(functions) => (0..functions.period).map(|request| (request, 1)).collect(),
+        match self.key_space {
+            KeySpace::Whole => arcs(self, other),
+            KeySpace::Slotted(functions) => (0..functions.period).map(|request| (request, 1)).collect(),
         }
     }
 }
 
-/// The arcs that end at the points of either ring, and the last one, which wraps round to the first point.
+/// The arcs that end at the points of both rings, and the last one, which wraps round to the first point.
 fn arcs(one: &Ring, other: &Ring) -> Vec<(u32, u64)> {
     let mut ends: Vec<u32> = one.points().chain(other.points()).map(|(position, _)| position).collect();
     ends.push(u32::MAX);

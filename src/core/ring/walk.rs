@@ -1,14 +1,14 @@
-//! Around the ring from one point on: each member once. It allocates only when a second choice is asked for.
+//! The members in ring order from one point on, each once. The first choice does not allocate, a fallback does.
 
 use super::Ring;
 
 pub struct Walk<'a> {
     ring: &'a Ring,
-    /// The next point to look at.
+    /// The current point.
     at: usize,
-    /// Members still to come.
-    left: usize,
-    /// One bit per member that was yielded; empty until somebody asks for a fallback.
+    /// Members that were not yielded yet.
+    remaining: usize,
+    /// One bit per member that was yielded; empty before the first fallback.
     seen: Vec<u64>,
     first: usize,
 }
@@ -16,10 +16,10 @@ pub struct Walk<'a> {
 impl<'a> Walk<'a> {
     #[inline]
     pub(super) fn new(ring: &'a Ring, at: usize) -> Walk<'a> {
-        Walk { ring, at, left: ring.placed, seen: Vec::new(), first: usize::MAX }
+        Walk { ring, at, remaining: ring.placed, seen: Vec::new(), first: usize::MAX }
     }
 
-    /// A fallback: the next point whose member was not yielded yet.
+    /// The member of the next point whose member was not yielded yet.
     #[cold]
     fn fallback(&mut self) -> usize {
         if self.seen.is_empty() {
@@ -41,7 +41,7 @@ impl Iterator for Walk<'_> {
 
     #[inline]
     fn next(&mut self) -> Option<usize> {
-        self.left = self.left.checked_sub(1)?;
+        self.remaining = self.remaining.checked_sub(1)?;
         if self.first == usize::MAX {
             self.first = self.ring.points.member(self.at);
             return Some(self.first);
@@ -50,11 +50,11 @@ impl Iterator for Walk<'_> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
+        (self.remaining, Some(self.remaining))
     }
 }
 
-/// Sets a member's bit; false when it was set before.
+/// Sets the bit of a member. False: it was set before.
 fn mark(seen: &mut [u64], member: usize) -> bool {
     let (word, bit) = (member / u64::BITS as usize, 1 << (member % u64::BITS as usize));
     let new = seen[word] & bit == 0;
