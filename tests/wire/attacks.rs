@@ -1,4 +1,4 @@
-//! The attacks on HTTP/1 that are known by name, one test each: what a client sends, and that no replica is fooled.
+//! The known attacks on HTTP/1, one test each: what a client sends, and that no replica receives a smuggled request.
 
 use ringway::core::limits::Limits;
 use ringway::core::step::{Ending, Notice};
@@ -7,8 +7,8 @@ use crate::rig::{Answer, Cut, End, Fate, Rig};
 use crate::row::{GET, OK};
 use crate::strict;
 
-/// Refused with `status`; no replica saw a whole request of it, and what follows is never read as another one.
-fn refused(status: u16, attack: &str) {
+/// The attack is refused with `status`, no replica receives a complete request, and the bytes after it are not read as one.
+fn assert_refused(status: u16, attack: &str) {
     let request = attack.as_bytes();
     for cut in [Cut::Whole, Cut::Bytes].into_iter().chain((1..request.len()).map(Cut::At)) {
         let mut rig = Rig::new(Limits::DEFAULT);
@@ -26,15 +26,15 @@ fn refused(status: u16, attack: &str) {
     }
 }
 
-/// Taken as exactly these requests, by target, whatever way it arrives.
-fn taken_as(targets: &[&str], bytes: &str) {
+/// The bytes are read as exactly these requests, by target, however they are cut.
+fn assert_read_as(targets: &[&str], bytes: &str) {
     for cut in [Cut::Whole, Cut::Bytes].into_iter().chain((1..bytes.len()).map(Cut::At)) {
         let mut rig = Rig::new(Limits::DEFAULT);
         rig.client_sends(bytes.as_bytes(), cut);
         rig.replica_answers(vec![ok(); 8], Cut::Whole);
         rig.run();
         let (requests, len) = strict::requests(&rig.received());
-        assert_eq!(len, rig.received().len(), "{bytes:?} cut {cut:?}: half a request was left over");
+        assert_eq!(len, rig.received().len(), "{bytes:?} cut {cut:?}: an incomplete request was sent");
         let seen: Vec<&str> = requests.iter().map(|request| request.target.as_str()).collect();
         assert_eq!(seen, targets, "{bytes:?} cut {cut:?}");
     }
@@ -58,12 +58,12 @@ fn chunked(body: &str) -> String {
 
 #[test]
 fn cl_te() {
-    refused(400, &post("Content-Length: 6\r\nTransfer-Encoding: chunked", "0\r\n\r\nG"));
+    assert_refused(400, &post("Content-Length: 6\r\nTransfer-Encoding: chunked", "0\r\n\r\nG"));
 }
 
 #[test]
 fn te_cl() {
-    refused(400, &post("Transfer-Encoding: chunked\r\nContent-Length: 3", "8\r\nSMUGGLED\r\n0\r\n\r\n"));
+    assert_refused(400, &post("Transfer-Encoding: chunked\r\nContent-Length: 3", "8\r\nSMUGGLED\r\n0\r\n\r\n"));
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn te_te_with_an_obfuscated_coding() {
         "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked",
         "Transfer-Encoding: \"chunked\"",
     ] {
-        refused(501, &post(fields, "0\r\n\r\n"));
+        assert_refused(501, &post(fields, "0\r\n\r\n"));
     }
     for fields in [
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
@@ -95,11 +95,11 @@ fn te_te_with_an_obfuscated_coding() {
         "Transfer_Encoding: chunked",
         "Content-Length: 4\r\nTransfer_Encoding: chunked",
     ] {
-        refused(400, &post(fields, "0\r\n\r\n"));
+        assert_refused(400, &post(fields, "0\r\n\r\n"));
     }
 }
 
-/// The replica answers without reading the body: the body must not become the next client's request.
+/// The replica answers without reading the body: the body must not be read as the next request.
 #[test]
 fn cl_0() {
     let mut rig = Rig::new(Limits::DEFAULT);
@@ -110,12 +110,12 @@ fn cl_0() {
     rig.replica_answers([Answer { early: true, ..ok() }], Cut::Whole);
     rig.run();
     assert_eq!(rig.upstreams.len(), 1);
-    assert_eq!(rig.upstreams[0].fate, Fate::Closed, "a connection with half a request is not used again");
-    assert_eq!(rig.closed, Some(Ending::Clean), "and neither is the client's");
+    assert_eq!(rig.upstreams[0].fate, Fate::Closed, "a connection with an incomplete request is not reused");
+    assert_eq!(rig.closed, Some(Ending::Clean), "the client connection is closed");
     assert_eq!(targets(&rig), ["/"]);
 }
 
-/// A length that one side does not see.
+/// A length that one of two parsers does not see.
 #[test]
 fn zero_cl() {
     for fields in [
@@ -136,7 +136,7 @@ fn zero_cl() {
         "Content-Length:",
         "Content-Length: 0x1e",
     ] {
-        refused(400, &post(fields, ""));
+        assert_refused(400, &post(fields, ""));
     }
 }
 
@@ -160,22 +160,22 @@ fn chunk_extensions_with_a_bare_line_end() {
         "2\r\nhi\r\n0\n\r\n",
         "2\r\nhi\r\n0;\n\r\n\r\n",
     ] {
-        refused(400, &chunked(body));
+        assert_refused(400, &chunked(body));
     }
 }
 
 #[test]
-fn chunk_sizes_that_two_parsers_read_in_two_ways() {
+fn ambiguous_chunk_sizes() {
     for size in ["0x2", "+2", "-2", "2 ", " 2", "2_", "", "\t2", "2\0", "2.0", "00000000000000002", "FFFFFFFFFFFFFFFF2"]
     {
-        refused(400, &chunked(&format!("{size}\r\nhi\r\n0\r\n\r\n")));
+        assert_refused(400, &chunked(&format!("{size}\r\nhi\r\n0\r\n\r\n")));
     }
 }
 
 #[test]
-fn more_or_less_data_than_the_chunk_says() {
+fn chunk_data_longer_or_shorter_than_its_size() {
     for body in ["1\r\nhi\r\n0\r\n\r\n", "3\r\nhi\r\n0\r\n\r\n", "2\r\nhi!\r\n0\r\n\r\n"] {
-        refused(400, &chunked(body));
+        assert_refused(400, &chunked(body));
     }
 }
 
@@ -188,7 +188,7 @@ fn bare_line_feeds_in_a_head() {
         "GET / HTTP/1.1\n\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nX: y\n\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
     ] {
-        refused(400, head);
+        assert_refused(400, head);
     }
 }
 
@@ -201,11 +201,11 @@ fn bare_carriage_returns_in_a_head() {
         "GET / HTTP/1.1\r\nHost: a\r\nX: y\r\rZ: q\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\n\r X: y\r\n\r\n",
     ] {
-        refused(400, head);
+        assert_refused(400, head);
     }
 }
 
-/// A final answer while the replica still waits for 100: what the client sends then is never a request.
+/// A final response while the replica waits for 100: what the client sends then is not read as a request.
 #[test]
 fn expect_desync() {
     let body = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -217,8 +217,8 @@ fn expect_desync() {
     rig.client_sends(body.as_bytes(), Cut::Whole);
     rig.run();
     let received = String::from_utf8_lossy(&rig.received()).into_owned();
-    assert!(received.starts_with("POST / ") && received.ends_with("\r\n\r\n"), "the head alone: {received:?}");
-    assert!(!received.contains("smuggled"), "no byte of the body reaches whoever did not ask for it: {received:?}");
+    assert!(received.starts_with("POST / ") && received.ends_with("\r\n\r\n"), "only the head is sent: {received:?}");
+    assert!(!received.contains("smuggled"), "the body is not sent: {received:?}");
     assert_eq!(rig.upstreams[0].fate, Fate::Closed);
     assert_eq!(rig.closed, Some(Ending::Clean));
     assert!(String::from_utf8_lossy(&rig.to_client).contains("Connection: close"));
@@ -227,11 +227,11 @@ fn expect_desync() {
 #[test]
 fn obfuscated_expectations() {
     for value in ["y 100-continue", "100-continue, x", "100-continue\r\nExpect: 100-continue", "\t100-continue;", "x"] {
-        refused(417, &post(&format!("Expect: {value}\r\nContent-Length: 2"), "hi"));
+        assert_refused(417, &post(&format!("Expect: {value}\r\nContent-Length: 2"), "hi"));
     }
 }
 
-/// A replica that says more than it was asked: nobody gets it.
+/// Bytes that a replica sends behind a response reach no client.
 #[test]
 fn response_queue_poisoning() {
     let poison = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
@@ -250,9 +250,9 @@ fn response_queue_poisoning() {
     }
 }
 
-/// The answer that was there before the question: a pooled connection spoke up before the request could be sent.
+/// A response arrives on a pooled connection before the request is sent.
 #[test]
-fn an_answer_before_its_request_is_not_taken() {
+fn a_response_before_its_request_is_discarded() {
     let mut rig = Rig::new(Limits::DEFAULT);
     rig.client_sends(GET, Cut::Whole);
     rig.replica_answers([ok()], Cut::Whole);
@@ -296,14 +296,17 @@ fn header_nomination() {
 #[test]
 fn h2c_upgrade_smuggling() {
     let fields = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA";
-    taken_as(&["/", "/b"], &format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n"));
+    assert_read_as(
+        &["/", "/b"],
+        &format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n"),
+    );
 }
 
-/// CVE-2026-2833, and WebSocket smuggling: without a 101, what follows an upgrade is requests, and read as such.
+/// CVE-2026-2833, and WebSocket smuggling: without a 101, bytes after an upgrade are read as requests.
 #[test]
-fn an_upgrade_that_the_replica_declines_is_no_tunnel() {
+fn an_upgrade_that_the_replica_declines_opens_no_tunnel() {
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 777";
-    taken_as(
+    assert_read_as(
         &["/", "/b"],
         &format!("GET / HTTP/1.1\r\nHost: a\r\n{upgrade}\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n"),
     );
@@ -312,42 +315,42 @@ fn an_upgrade_that_the_replica_declines_is_no_tunnel() {
 /// CVE-2025-64763.
 #[test]
 fn early_data_after_connect() {
-    refused(501, "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n\x16\x03\x01GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_refused(501, "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n\x16\x03\x01GET / HTTP/1.1\r\nHost: a\r\n\r\n");
 }
 
 /// CVE-2023-25725.
 #[test]
 fn empty_field_names() {
-    refused(400, "GET / HTTP/1.1\r\nHost: a\r\n: x\r\nContent-Length: 5\r\n\r\nhello");
-    refused(400, "GET / HTTP/1.1\r\n:\r\nHost: a\r\n\r\n");
+    assert_refused(400, "GET / HTTP/1.1\r\nHost: a\r\n: x\r\nContent-Length: 5\r\n\r\nhello");
+    assert_refused(400, "GET / HTTP/1.1\r\n:\r\nHost: a\r\n\r\n");
 }
 
 /// CVE-2023-40225 and CVE-2023-45539.
 #[test]
 fn empty_lengths_and_fragments_in_targets() {
-    refused(400, &post("Content-Length:", ""));
-    refused(400, &post("Content-Length: \r\nContent-Length: 0", ""));
-    refused(400, "GET /a#.png HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_refused(400, &post("Content-Length:", ""));
+    assert_refused(400, &post("Content-Length: \r\nContent-Length: 0", ""));
+    assert_refused(400, "GET /a#.png HTTP/1.1\r\nHost: a\r\n\r\n");
 }
 
 /// CVE-2021-40346: a field name whose length overflows into another one's.
 #[test]
-fn field_names_of_270_bytes_are_names_like_others() {
+fn field_names_of_270_bytes_are_forwarded() {
     let name = format!("Content-Length0{}", "a".repeat(255));
-    taken_as(&["/"], &format!("GET / HTTP/1.1\r\nHost: a\r\n{name}: x\r\n\r\n"));
+    assert_read_as(&["/"], &format!("GET / HTTP/1.1\r\nHost: a\r\n{name}: x\r\n\r\n"));
 }
 
 /// HAProxy 2.6 forwards 2^64 as a length and reads the body as a request.
 #[test]
 fn lengths_over_64_bits() {
     for length in ["18446744073709551616", "18446744073709551621", "340282366920938463463374607431768211456"] {
-        refused(400, &post(&format!("Content-Length: {length}"), "hello"));
+        assert_refused(400, &post(&format!("Content-Length: {length}"), "hello"));
     }
 }
 
-/// CVE-2025-4366: the body of a request that the balancer answers itself is not the next request.
+/// CVE-2025-4366.
 #[test]
-fn a_body_that_nobody_reads_is_not_the_next_request() {
+fn the_body_of_a_request_that_is_answered_locally_is_not_the_next_request() {
     let mut rig = Rig::new(Limits::DEFAULT);
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     let head =
@@ -364,17 +367,20 @@ fn codings_in_http_1_0() {
     for fields in
         ["Transfer-Encoding: chunked", "Transfer-Encoding: x\r\nContent-Length: 5", "Transfer-Encoding: identity"]
     {
-        refused(400, &format!("POST / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n{fields}\r\n\r\n0\r\n\r\n"));
+        assert_refused(
+            400,
+            &format!("POST / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n{fields}\r\n\r\n0\r\n\r\n"),
+        );
     }
 }
 
-/// Absolute-form that disagrees with Host, doubled hosts: one name goes on.
+/// Absolute-form that contradicts Host, and several hosts: one is forwarded, or the request is refused.
 #[test]
-fn two_names_for_one_request() {
-    refused(400, "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n");
-    refused(400, "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n");
-    refused(400, "GET / HTTP/1.1\r\nHost: a\r\n Host: b\r\n\r\n");
-    refused(400, "GET http://b@c/ HTTP/1.1\r\nHost: a\r\n\r\n");
+fn several_hosts_of_one_request() {
+    assert_refused(400, "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n");
+    assert_refused(400, "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n");
+    assert_refused(400, "GET / HTTP/1.1\r\nHost: a\r\n Host: b\r\n\r\n");
+    assert_refused(400, "GET http://b@c/ HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut rig = Rig::new(Limits::DEFAULT);
     rig.client_sends(b"GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n", Cut::Whole);
     rig.replica_answers([ok()], Cut::Whole);
@@ -391,7 +397,7 @@ fn pause_based_desync() {
     rig.client_sends(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 41\r\n\r\n", Cut::Whole);
     rig.run();
     rig.time_out();
-    assert_eq!(rig.upstreams[0].fate, Fate::Closed, "the replica's connection is not used again");
+    assert_eq!(rig.upstreams[0].fate, Fate::Closed, "the upstream connection is not reused");
     rig.client_sends(b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n", Cut::Whole);
     rig.run();
     assert_eq!(rig.closed, Some(Ending::Clean));
@@ -399,9 +405,9 @@ fn pause_based_desync() {
     assert!(!String::from_utf8_lossy(&rig.received()).contains("smuggled"));
 }
 
-/// A client's bad chunk is no replica's fault: else clients could get replicas marked down.
+/// Otherwise clients could have replicas marked down.
 #[test]
-fn a_bad_client_gives_no_replica_a_bad_name() {
+fn a_malformed_chunk_of_a_client_is_not_reported_as_a_replica_fault() {
     let mut rig = Rig::new(Limits::DEFAULT);
     rig.client_sends(chunked("2\r\nhi\r\nZZ\r\n").as_bytes(), Cut::Bytes);
     rig.replica_answers([ok()], Cut::Whole);
@@ -413,9 +419,9 @@ fn a_bad_client_gives_no_replica_a_bad_name() {
     );
 }
 
-/// Trailers are not fields of the head: none that framing, routing or identity depends on arrives as one.
+/// Trailers that framing, routing or identity depends on are dropped.
 #[test]
-fn trailers_that_would_be_fields() {
+fn trailers_that_some_servers_merge_into_the_head() {
     let mut rig = Rig::new(Limits::DEFAULT);
     let trailers =
         "Host: b\r\nContent-Length: 7\r\nTransfer-Encoding: x\r\nX-Forwarded-For: 1.1.1.1\r\nCookie: c\r\nX-Ok: y";
@@ -427,7 +433,7 @@ fn trailers_that_would_be_fields() {
     assert_eq!(trailers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["X-Ok"]);
 }
 
-/// Splitting: nothing that a client sends puts a line into what a replica or another client receives.
+/// Request splitting: no client adds a line to what a replica or another client receives.
 #[test]
 fn line_ends_in_targets_hosts_and_values() {
     for head in [
@@ -437,6 +443,6 @@ fn line_ends_in_targets_hosts_and_values() {
         "GET / HTTP/1.1\r\nHost: a\rX: y\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nX: y\rZ: q\r\n\r\n",
     ] {
-        refused(400, head);
+        assert_refused(400, head);
     }
 }

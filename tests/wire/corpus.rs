@@ -1,5 +1,5 @@
-//! The fuzz bodies, replayed: over the corpus that was kept, and over the tables' bytes, each changed in many ways.
-//! The changes follow from a fixed seed: a failure comes again.
+//! Runs the bodies of the fuzz targets over the kept corpus, and over mutations of the bytes of the tables. The mutations
+//! have a fixed seed, so that a failure can be reproduced.
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +9,8 @@ use ringway::{config, control};
 use crate::row::rows;
 use crate::table::{TABLES, read};
 
-/// Changed copies of each seed.
-const CHANGES: u64 = 60;
+/// Mutations of each seed.
+const MUTATIONS: u64 = 60;
 
 type Body = fn(&[u8]);
 
@@ -24,7 +24,7 @@ const TARGETS: [(&str, Body); 6] = [
 ];
 
 #[test]
-fn the_kept_corpus_is_clean() {
+fn the_kept_corpus_passes() {
     for (name, body) in TARGETS {
         let seeds = kept(name);
         assert!(!seeds.is_empty(), "no corpus for {name}");
@@ -35,33 +35,33 @@ fn the_kept_corpus_is_clean() {
 }
 
 #[test]
-fn request_heads_changed_at_random() {
-    change(fuzz::request_head, requests());
+fn mutated_request_heads_pass() {
+    mutate_all(fuzz::request_head, requests());
 }
 
 #[test]
-fn response_heads_changed_at_random() {
-    change(fuzz::response_head, responses());
+fn mutated_response_heads_pass() {
+    mutate_all(fuzz::response_head, responses());
 }
 
 #[test]
-fn chunks_changed_at_random() {
-    change(fuzz::chunked, requests().into_iter().chain(responses()).map(body_of).collect());
+fn mutated_chunks_pass() {
+    mutate_all(fuzz::chunked, requests().into_iter().chain(responses()).map(body_of).collect());
 }
 
 #[test]
-fn sessions_changed_at_random() {
-    change(fuzz::session, sessions());
+fn mutated_sessions_pass() {
+    mutate_all(fuzz::session, sessions());
 }
 
-fn change(body: Body, seeds: Vec<Vec<u8>>) {
+fn mutate_all(body: Body, seeds: Vec<Vec<u8>>) {
     for (number, seed) in seeds.iter().filter(|seed| seed.len() < 2000).enumerate() {
         body(seed);
         let mut random = Random(number as u64 + 1);
-        for _ in 0..CHANGES {
+        for _ in 0..MUTATIONS {
             let mut bytes = seed.clone();
             for _ in 0..=random.below(3) {
-                random.change(&mut bytes);
+                random.mutate(&mut bytes);
             }
             body(&bytes);
         }
@@ -77,7 +77,7 @@ fn responses() -> Vec<Vec<u8>> {
     rows.flat_map(|row| row.answers.into_iter().take(1).map(|answer| answer.bytes)).collect()
 }
 
-/// An exchange as the session's fuzz body reads it: arrivals of up to 255 bytes, the client's first.
+/// An exchange in the format of the session target: reads of up to 255 bytes, those of the client first.
 fn sessions() -> Vec<Vec<u8>> {
     let rows = TABLES.iter().flat_map(|file| rows(file, &read(file)));
     rows.map(|row| {
@@ -112,7 +112,7 @@ impl Random {
         (self.0 >> 33) as usize % n.max(1)
     }
 
-    fn change(&mut self, bytes: &mut Vec<u8>) {
+    fn mutate(&mut self, bytes: &mut Vec<u8>) {
         const TELLING: &[u8] = b"\r\n\0 \t:;,0159afAF\x7f\x80\xffGH/*.\"#";
         let at = self.below(bytes.len() + 1);
         let byte = TELLING[self.below(TELLING.len())];

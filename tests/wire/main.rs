@@ -1,4 +1,4 @@
-//! HTTP/1.1 held to its law, without sockets: tables of bytes in and bytes out, and the attacks that are known.
+//! HTTP/1.1 conformance of a session without sockets: tables of bytes in and bytes out, and the known attacks.
 
 mod attacks;
 mod corpus;

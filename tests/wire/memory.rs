@@ -1,5 +1,5 @@
-//! What one connection can make us hold has a ceiling, and at rest it holds nothing. `Session::check`, which the rig
-//! calls after every step of every row, asserts the ceiling; here each part of it is reached.
+//! The memory of one connection is bounded, and an idle connection holds none. `Session::check`, which the rig calls
+//! after every step, asserts the bound; the tests here reach each part of it.
 
 use proptest::prelude::*;
 
@@ -11,7 +11,7 @@ use ringway::core::session::{HELD_MAX, Session};
 use crate::rig::{Answer, Cut, End, Rig};
 use crate::row::{GET, OK};
 
-/// Heads as long as we can hold.
+/// The longest heads that the limits allow.
 fn widest() -> Limits {
     Limits { line_limit: 32_000, head_limit: 32_767, field_limit: 128, ..Limits::DEFAULT }
 }
@@ -30,14 +30,14 @@ fn request(method: &str, len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn the_ceiling_is_what_the_documentation_says() {
-    // 2 buffers, a request twice, and an answer of a buffer's size: 132 KiB.
+fn the_bound_is_132_kib() {
+    // 2 buffers, a request twice, and a local response as large as a buffer.
     assert!((131 << 10..133 << 10).contains(&HELD_MAX), "{HELD_MAX}");
-    assert!(size_of::<Session>() <= 1024, "{} bytes for a session at rest", size_of::<Session>());
+    assert!(size_of::<Session>() <= 1024, "{} bytes for an idle session", size_of::<Session>());
 }
 
 #[test]
-fn at_rest_nothing_is_held() {
+fn an_idle_session_holds_no_memory() {
     let mut rig = Rig::new(Limits::DEFAULT);
     rig.client_sends(GET, Cut::Whole);
     rig.replica_answers([answer(OK.to_vec())], Cut::Whole);
@@ -47,7 +47,7 @@ fn at_rest_nothing_is_held() {
 }
 
 #[test]
-fn a_trace_given_back_to_a_deaf_client() {
+fn a_trace_reflected_to_a_client_that_does_not_read() {
     let mut rig = Rig::new(widest());
     rig.client_takes(0);
     rig.client_sends(&padded("TRACE / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n", 32_000), Cut::Whole);
@@ -56,7 +56,7 @@ fn a_trace_given_back_to_a_deaf_client() {
 }
 
 #[test]
-fn an_interim_response_for_a_deaf_client_and_then_garbage() {
+fn an_interim_response_to_a_client_that_does_not_read_and_then_garbage() {
     let mut rig = Rig::new(widest());
     rig.client_takes(0);
     rig.client_sends(&request("GET", 30_000), Cut::Whole);
@@ -71,7 +71,7 @@ fn an_interim_response_for_a_deaf_client_and_then_garbage() {
 }
 
 #[test]
-fn a_large_request_sent_again() {
+fn a_large_request_that_is_retried() {
     let mut rig = Rig::new(widest());
     rig.client_sends(GET, Cut::Whole);
     rig.replica_answers([answer(OK.to_vec())], Cut::Whole);
@@ -81,10 +81,10 @@ fn a_large_request_sent_again() {
     rig.replica_answers([Answer { end: Some(End::Fin), ..answer(Vec::new()) }, answer(OK.to_vec())], Cut::Whole);
     rig.run();
     assert_eq!(rig.to_client, [OK, OK].concat());
-    assert!(rig.held_most > 2 * (REPLAY_LIMIT - 200), "kept, and on its way again: {}", rig.held_most);
+    assert!(rig.held_most > 2 * (REPLAY_LIMIT - 200), "the replay copy and the copy that is sent: {}", rig.held_most);
 }
 
-/// Pieces that hostile clients and servers are made of.
+/// Input of hostile clients.
 fn client() -> impl Strategy<Value = Vec<u8>> {
     let chunk = |size: usize| format!("{size:x};{}\r\n{}\r\n", "e".repeat(size % 200), "x".repeat(size)).into_bytes();
     prop_oneof![
@@ -100,6 +100,7 @@ fn client() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+/// Input of hostile servers.
 fn server() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         (60..32_700usize).prop_map(|len| padded("HTTP/1.1 103 Early Hints\r\n", len)),
@@ -115,17 +116,17 @@ fn server() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// The assertion is the rig's, after every step; here it is only driven.
+    /// The rig asserts the bound after every step.
     #[test]
-    fn nothing_that_comes_breaks_the_ceiling(
+    fn no_input_exceeds_the_bound(
         sent in prop::collection::vec(client(), 1..6),
         said in prop::collection::vec(server(), 1..6),
-        deaf in any::<bool>(),
+        client_stalls in any::<bool>(),
         cut in 1..40_000usize,
         ends in prop_oneof![Just(None), Just(Some(End::Fin)), Just(Some(End::Reset))],
     ) {
         let mut rig = Rig::new(widest());
-        if deaf {
+        if client_stalls {
             rig.client_takes(0);
         }
         rig.replica_answers([Answer { bytes: said.concat(), early: true, end: ends }], Cut::At(cut));

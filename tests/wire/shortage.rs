@@ -1,5 +1,5 @@
-//! What runs out on our own side is no replica's fault and no client's: the request waits for it, and is told when that
-//! takes too long.
+//! A lack of local resources (descriptors, ports, memory) is not reported as a fault of a replica: the request waits for
+//! them, and is answered 503 if that takes too long.
 
 use ringway::core::limits::Limits;
 use ringway::core::snapshot::ReplicaId;
@@ -13,7 +13,7 @@ fn ok() -> Answer {
     Answer { bytes: OK.to_vec(), ..Answer::default() }
 }
 
-/// A rig whose first dials find no room.
+/// A rig whose first `times` connects lack resources.
 fn short(times: usize, request: &[u8], cut: Cut) -> Rig {
     let mut rig = Rig::new(Limits::DEFAULT);
     rig.connects.extend(vec![Connect::NoResources; times]);
@@ -24,7 +24,7 @@ fn short(times: usize, request: &[u8], cut: Cut) -> Rig {
 }
 
 #[test]
-fn a_request_waits_for_room_and_is_served() {
+fn a_request_waits_for_resources_and_is_served() {
     const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
     for request in [GET, POST] {
         for cut in [Cut::Whole, Cut::Bytes, Cut::At(request.len() - 1)] {
@@ -36,13 +36,13 @@ fn a_request_waits_for_room_and_is_served() {
             }
             assert_eq!(rig.to_client, OK, "{cut:?}");
             assert_eq!(strict::requests(&rig.received()).0.len(), 1);
-            assert!(rig.notices.is_empty(), "nobody is blamed: {:?}", rig.notices);
+            assert!(rig.notices.is_empty(), "no fault is reported: {:?}", rig.notices);
         }
     }
 }
 
 #[test]
-fn one_that_finds_none_in_time_is_told_to_come_again() {
+fn a_request_that_waits_too_long_is_answered_503_with_retry_after() {
     let mut rig = short(1, GET, Cut::Whole);
     rig.time_out();
     let answer = String::from_utf8_lossy(&rig.to_client).into_owned();
@@ -53,24 +53,23 @@ fn one_that_finds_none_in_time_is_told_to_come_again() {
         "{:?}",
         rig.notices
     );
-    // Room that comes too late changes nothing.
+    // Resources that become free after the deadline have no effect.
     rig.session.on_resources();
     assert!(rig.upstreams.is_empty());
 }
 
 #[test]
-fn a_client_that_leaves_while_it_waits_leaves_nothing_behind() {
+fn a_client_that_half_closes_while_it_waits_gets_its_response() {
     let mut rig = short(1, GET, Cut::Whole);
     rig.client_ends(End::Fin);
     rig.run();
     rig.session.on_resources();
     rig.run();
-    // It closed its own side only, as far as anybody can tell: it gets its answer.
     assert_eq!((rig.to_client.as_slice(), rig.upstreams[0].fate), (OK, Fate::Released));
 }
 
 #[test]
-fn room_is_waited_for_between_two_replicas_too() {
+fn a_retry_waits_for_resources_too() {
     let mut rig = Rig::new(Limits::DEFAULT);
     rig.connects.push_back(Connect::Failed { replica: ReplicaId(9), why: std::io::ErrorKind::ConnectionRefused });
     rig.connects.push_back(Connect::NoResources);

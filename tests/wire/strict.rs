@@ -1,5 +1,5 @@
-//! A second parser of requests, written to the letter of RFC 9112 and to nothing else: it takes what a replica may
-//! be sent and panics on everything that another parser could read differently.
+//! A second parser of requests, independent of the crate and as strict as RFC 9112: it accepts what may be sent to a
+//! replica and panics on whatever another parser could read differently.
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -16,7 +16,7 @@ pub enum Framed {
     Chunked { data: Vec<u8>, trailers: Vec<(String, Vec<u8>)> },
 }
 
-/// The whole requests at the front of `bytes`, and how much of them that is.
+/// The complete requests at the start of `bytes`, and their length in bytes.
 pub fn requests(bytes: &[u8]) -> (Vec<Request>, usize) {
     let (mut all, mut at) = (Vec::new(), 0);
     while let Some((request, len)) = request(&bytes[at..]) {
@@ -26,7 +26,7 @@ pub fn requests(bytes: &[u8]) -> (Vec<Request>, usize) {
     (all, at)
 }
 
-/// Has a whole head arrived behind `at`?
+/// Whether `bytes` hold a complete head.
 pub fn has_head(bytes: &[u8]) -> bool {
     find(bytes, b"\r\n\r\n").is_some()
 }
@@ -79,7 +79,7 @@ fn request(bytes: &[u8]) -> Option<(Request, usize)> {
     assert_eq!(text(version), "HTTP/1.1", "our own version");
     let fields: Vec<_> = lines.into_iter().map(field).collect();
     let mut request = Request { method: text(method), target: text(target), fields, body: Framed::Nothing };
-    demand(&request);
+    assert_forwardable(&request);
     let rest = &bytes[head..];
     let (body, len) = if request.values("transfer-encoding").next().is_some() {
         chunked(rest)?
@@ -92,8 +92,8 @@ fn request(bytes: &[u8]) -> Option<(Request, usize)> {
     Some((request, head + len))
 }
 
-/// What every request to a replica has and has not.
-fn demand(request: &Request) {
+/// What holds for every request that is sent to a replica.
+fn assert_forwardable(request: &Request) {
     let count = |name: &str| request.values(name).count();
     assert_eq!(count("host"), 1, "exactly one Host");
     assert!(count("content-length") + count("transfer-encoding") <= 1, "one framing field: {request:?}");
@@ -103,7 +103,7 @@ fn demand(request: &Request) {
         assert_eq!(count(name), 0, "{name} is hop-by-hop");
     }
     let upgrade = count("upgrade");
-    assert!(upgrade <= 1 && count("connection") == upgrade, "Connection is ours, and for Upgrade alone: {request:?}");
+    assert!(upgrade <= 1 && count("connection") == upgrade, "Connection is sent with Upgrade only: {request:?}");
     assert!(request.values("connection").all(|v| v == b"upgrade"));
     assert!(request.values("via").any(|v| v.ends_with(b" ringway")), "Via");
     assert!(count("x-forwarded-for") >= 1 && count("x-forwarded-proto") == 1, "{request:?}");

@@ -1,4 +1,4 @@
-//! Sessions that came to no end, or to a wrong one, as the simulation found them.
+//! Regressions: sessions that did not end, or ended wrongly, as found by the simulation.
 
 use std::io::ErrorKind;
 
@@ -15,10 +15,10 @@ fn post(fields: &str, len: usize) -> Vec<u8> {
     format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: {len}\r\n\r\n").into_bytes()
 }
 
-fn given_up_after(first_words: &[u8]) -> String {
+fn response_if_the_replica_sends_only(bytes: &[u8]) -> String {
     let mut rig = Rig::new(Limits::DEFAULT);
     rig.client_sends(&post("Expect: 100-continue\r\n", 2), Cut::Whole);
-    rig.replica_answers([Answer { bytes: first_words.to_vec(), early: true, end: None }], Cut::Whole);
+    rig.replica_answers([Answer { bytes: bytes.to_vec(), early: true, end: None }], Cut::Whole);
     rig.run();
     rig.client_sends(b"ok", Cut::Whole);
     rig.run();
@@ -29,20 +29,20 @@ fn given_up_after(first_words: &[u8]) -> String {
 }
 
 #[test]
-fn a_replica_that_says_100_and_nothing_more_is_given_up() {
-    let heard = given_up_after(b"HTTP/1.1 100 Continue\r\n\r\n");
-    assert!(heard.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 504 "), "{heard}");
+fn a_replica_that_sends_only_100_is_504() {
+    let response = response_if_the_replica_sends_only(b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert!(response.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 504 "), "{response}");
 }
 
 #[test]
-fn a_replica_that_begins_its_head_before_the_body_came_and_never_ends_it_is_given_up() {
-    let heard = given_up_after(b"HTTP/1.1 200 OK\r\nContent-");
-    assert!(heard.starts_with("HTTP/1.1 504 "), "{heard}");
+fn a_replica_that_sends_an_incomplete_head_before_the_request_body_is_504() {
+    let response = response_if_the_replica_sends_only(b"HTTP/1.1 200 OK\r\nContent-");
+    assert!(response.starts_with("HTTP/1.1 504 "), "{response}");
 }
 
-/// A replica answers before it read the body, and closes: what is left of the body is for nobody.
+/// The replica responds before it has read the body, and closes: the rest of the body is discarded.
 #[test]
-fn the_next_request_is_served_after_one_whose_body_nobody_took() {
+fn the_next_request_is_served_after_one_whose_body_was_discarded() {
     let request = post("", 5_000);
     let mut rig = Rig::new(Limits::DEFAULT);
     rig.replica_takes(request.len() + 100);
@@ -58,9 +58,9 @@ fn the_next_request_is_served_after_one_whose_body_nobody_took() {
     assert_eq!(rig.to_client, [OK, OK].concat());
 }
 
-/// A tunnel's replica is reset while the client sends: the first write says so, the second only that it is over.
+/// The replica of a tunnel resets while the client sends: the first write fails with a reset, the second with EPIPE.
 #[test]
-fn a_tunnel_that_was_reset_never_looks_ended() {
+fn a_tunnel_that_was_reset_closes_with_a_reset() {
     let switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
     let mut rig = Rig::new(Limits::DEFAULT);
     rig.client_sends(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", Cut::Whole);
@@ -74,8 +74,8 @@ fn a_tunnel_that_was_reset_never_looks_ended() {
     assert_eq!(rig.session.next_step(), Some(Step::Close(Ending::Reset)));
 }
 
-/// A client sends the body of a POST by so many bytes, each after a pause; what it gets for it.
-fn uploaded(bytes: usize, pause_ms: u64, limits: Limits) -> String {
+/// The response to a POST whose body arrives in pieces of `bytes`, each after a pause.
+fn response_to_slow_upload(bytes: usize, pause_ms: u64, limits: Limits) -> String {
     const BODY: usize = 9_000;
     let mut rig = Rig::new(limits);
     rig.replica_answers([Answer { bytes: OK.to_vec(), ..Answer::default() }], Cut::Whole);
@@ -93,21 +93,21 @@ fn uploaded(bytes: usize, pause_ms: u64, limits: Limits) -> String {
 }
 
 #[test]
-fn a_body_that_trickles_is_given_up_and_a_slow_one_is_not() {
+fn a_body_below_the_minimum_rate_is_408_and_one_above_it_is_not() {
     let second = 1_000;
-    assert!(uploaded(1, second, Limits::DEFAULT).starts_with("HTTP/1.1 408 "), "one byte a second is no body");
-    assert!(uploaded(100, second, Limits::DEFAULT).starts_with("HTTP/1.1 200 "), "100 bytes a second are");
+    assert!(response_to_slow_upload(1, second, Limits::DEFAULT).starts_with("HTTP/1.1 408 "), "1 byte a second");
+    assert!(response_to_slow_upload(100, second, Limits::DEFAULT).starts_with("HTTP/1.1 200 "), "100 bytes a second");
     assert!(
-        uploaded(3_000, 29 * second, Limits::DEFAULT).starts_with("HTTP/1.1 200 "),
-        "and so are pauses within bounds"
+        response_to_slow_upload(3_000, 29 * second, Limits::DEFAULT).starts_with("HTTP/1.1 200 "),
+        "pauses within the stall timeout"
     );
-    let patient = Limits { min_body_rate: 0, ..Limits::DEFAULT };
-    assert!(uploaded(1, second, patient).starts_with("HTTP/1.1 200 "), "any byte will do");
+    let without_rate = Limits { min_body_rate: 0, ..Limits::DEFAULT };
+    assert!(response_to_slow_upload(1, second, without_rate).starts_with("HTTP/1.1 200 "), "without a minimum rate");
 }
 
-/// How long the replica takes nothing is not held against the client.
+/// Time in which the replica does not read does not count against the client.
 #[test]
-fn a_replica_that_reads_slowly_does_not_cost_its_client_the_request() {
+fn a_request_body_behind_a_slow_replica_does_not_time_out() {
     let mut rig = Rig::new(Limits::DEFAULT);
     rig.replica_answers([Answer { bytes: OK.to_vec(), ..Answer::default() }], Cut::Whole);
     rig.client_sends(&post("", 1_000), Cut::Whole);
@@ -124,11 +124,11 @@ fn a_replica_that_reads_slowly_does_not_cost_its_client_the_request() {
     assert!(rig.to_client.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&rig.to_client));
 }
 
-/// A client that takes a byte a second of what waits for it is let go; what it has not seen is seen to be missing.
+/// The reset shows the client that its response is incomplete.
 #[test]
-fn a_client_that_sips_is_let_go() {
+fn a_client_that_reads_below_the_minimum_rate_is_reset() {
     let answer = [b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n".to_vec(), vec![b'x'; 10_000]].concat();
-    let sips = |bytes: usize| {
+    let read_at = |bytes: usize| {
         let mut rig = Rig::new(Limits::DEFAULT);
         rig.client_takes(bytes);
         rig.replica_answers([Answer { bytes: answer.clone(), ..Answer::default() }], Cut::Whole);
@@ -141,7 +141,7 @@ fn a_client_that_sips_is_let_go() {
         }
         rig
     };
-    assert_eq!(sips(1).closed, Some(Ending::Reset), "a byte a second");
-    let slow = sips(100);
+    assert_eq!(read_at(1).closed, Some(Ending::Reset), "a byte a second");
+    let slow = read_at(100);
     assert_eq!((slow.closed, slow.to_client.len() >= 10_000), (None, true), "100 bytes a second");
 }

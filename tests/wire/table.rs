@@ -1,13 +1,13 @@
-//! Runs every row of the tables: whole, cut at every byte of either side, and byte by byte.
+//! Runs every row of the tables: in one read, cut at every byte of either side, and byte by byte.
 
 use crate::rig::{Cut, Fate, Rig};
 use crate::row::{Row, rows};
 use crate::strict;
 
 pub const TABLES: [&str; 5] = ["line.txt", "fields.txt", "framing.txt", "forwarding.txt", "responses.txt"];
-/// What the tables have to hold at least.
+/// The least number of rows in the tables.
 const ROWS: usize = 300;
-/// Messages up to this size are cut at every byte, longer ones at places spread evenly.
+/// Messages up to this size in bytes are cut at every byte, longer ones at `CUTS` evenly spaced places.
 const SHORT: usize = 600;
 const CUTS: usize = 5;
 
@@ -27,7 +27,7 @@ fn request_bodies() {
 }
 
 #[test]
-fn what_is_changed_on_the_way() {
+fn forwarded_requests() {
     run_table("forwarding.txt");
 }
 
@@ -37,15 +37,15 @@ fn responses() {
 }
 
 #[test]
-fn the_tables_are_whole() {
+fn every_row_names_its_rule() {
     let rows: Vec<Row> = TABLES.iter().flat_map(|file| rows(file, &read(file))).collect();
     assert!(rows.len() >= ROWS, "{} rows", rows.len());
-    let lawless: Vec<&str> = rows
+    let unnamed: Vec<&str> = rows
         .iter()
         .map(|row| row.name.as_str())
         .filter(|name| !name.contains("RFC ") && !name.contains("CVE-"))
         .collect();
-    assert!(lawless.is_empty(), "rows that name no rule: {lawless:?}");
+    assert!(unnamed.is_empty(), "rows that name no rule: {unnamed:?}");
 }
 
 fn run_table(file: &str) {
@@ -100,11 +100,11 @@ fn judge(row: &Row, rig: &Rig) -> Result<(), String> {
             same("a request parsed, written and parsed again", &format!("{:?}", [request]), &format!("{again:?}"))?;
         }
         if row.replica_cut && !requests.is_empty() {
-            return Err(format!("a whole request reached the replica: {:?}", text(&upstream.received)));
+            return Err(format!("a complete request reached the replica: {:?}", text(&upstream.received)));
         }
         let whole = len == upstream.received.len() || row.replica_cut;
         if !whole && rig.closed.is_none() {
-            return Err(format!("half a request lies at the replica: {:?}", text(&upstream.received[len..])));
+            return Err(format!("the replica has an incomplete request: {:?}", text(&upstream.received[len..])));
         }
     }
     let received = rig.received();
@@ -115,10 +115,10 @@ fn judge(row: &Row, rig: &Rig) -> Result<(), String> {
     if !row.client_cut {
         same("to the client", &text(want), &text(got))?;
     } else if !want.starts_with(got) || got.is_empty() {
-        return Err(format!("to the client: want a part of\n  {:?}\ngot\n  {:?}", text(want), text(got)));
+        return Err(format!("to the client: expected a prefix of\n  {:?}\nbut got\n  {:?}", text(want), text(got)));
     }
     let fate = rig.upstreams.last().map_or(Fate::Closed, |upstream| upstream.fate);
-    same("the client's connection (a reset?)", &format!("{:?}", row.closed), &format!("{:?}", rig.closed))?;
+    same("the client connection (true: reset)", &format!("{:?}", row.closed), &format!("{:?}", rig.closed))?;
     match row.fate {
         Some(want) => same("the upstream connection", &format!("{want:?}"), &format!("{fate:?}")),
         None => Ok(()),
@@ -126,7 +126,7 @@ fn judge(row: &Row, rig: &Rig) -> Result<(), String> {
 }
 
 fn same(what: &str, want: &str, got: &str) -> Result<(), String> {
-    if want == got { Ok(()) } else { Err(format!("{what}: want\n  {want:?}\ngot\n  {got:?}")) }
+    if want == got { Ok(()) } else { Err(format!("{what}: expected\n  {want:?}\nbut got\n  {got:?}")) }
 }
 
 fn text(bytes: &[u8]) -> String {
