@@ -5,7 +5,7 @@
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use ringway::core::ring::{Kind, Member, Ring};
+use ringway::core::ring::{Member, Ring, RingKind};
 
 fn main() {
     divan::main();
@@ -16,7 +16,7 @@ const REPLICAS: [usize; 4] = [3, 100, 1_000, 10_000];
 const KEYS: u32 = 1 << 16;
 
 fn ring(replicas: usize) -> Ring {
-    Ring::build(Kind::Ketama, &members(replicas))
+    Ring::build(RingKind::Ketama, &members(replicas))
 }
 
 fn members(count: usize) -> Vec<Member> {
@@ -54,7 +54,7 @@ fn first_fallback(bencher: Bencher, replicas: usize) {
 
 #[divan::bench]
 fn first_choice_exercise(bencher: Bencher) {
-    let ring = Ring::build(Kind::Exercise, &members(3));
+    let ring = Ring::build(RingKind::Exercise, &members(3));
     bencher
         .counter(ItemsCount::new(KEYS))
         .bench_local(|| (0..KEYS).map(|request| ring.walk(request).next().unwrap_or(0)).sum::<usize>());
@@ -63,7 +63,7 @@ fn first_choice_exercise(bencher: Bencher) {
 #[divan::bench(args = REPLICAS, sample_count = 20)]
 fn build(bencher: Bencher, replicas: usize) {
     let members = members(replicas);
-    bencher.bench_local(|| Ring::build(Kind::Ketama, black_box(&members)));
+    bencher.bench_local(|| Ring::build(RingKind::Ketama, black_box(&members)));
 }
 
 #[divan::bench(args = REPLICAS, sample_count = 10)]

@@ -11,7 +11,7 @@ use ringway::core::buffer::Pool;
 use ringway::core::context::Context;
 use ringway::core::head::{self, HeadScan};
 use ringway::core::limits::Limits;
-use ringway::core::ring::{Kind, Member, Ring};
+use ringway::core::ring::{Member, Ring, RingKind};
 use ringway::core::session::{Arrival, Session};
 use ringway::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, Snapshot};
 use ringway::core::step::{Connect, Connection, Io, Leg, Ready, Step};
@@ -114,7 +114,7 @@ fn snapshot() -> Snapshot {
         limits: Arc::new(Limits::default()),
         send_proxy: None,
         replicas: Vec::new(),
-        ring: Arc::new(Ring::build(Kind::Ketama, &[Member::new("server1", 1)])),
+        ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new("server1", 1)])),
     };
     Snapshot { epoch: 1, stopping: false, services: vec![Arc::new(service)], routes: Routes::default() }
 }

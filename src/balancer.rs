@@ -14,7 +14,7 @@ use crate::control::runtime::fixed::Fixed;
 use crate::control::runtime::process::Processes;
 use crate::control::{self, ControlInit, End, Wakeup};
 use crate::core::limits::Limits;
-use crate::core::ring::{Kind, Member, Ring};
+use crate::core::ring::{Member, Ring, RingKind};
 use crate::core::snapshot::{
     Endpoint, KeyPolicy, Mode, Replica, ReplicaId, ReplicaLoad, Routes, Service, ServiceId, State,
 };
@@ -135,7 +135,7 @@ fn admin_service(config: &Config, endpoint: &Endpoint) -> Service {
         limits: Arc::new(limits),
         send_proxy: None,
         replicas: vec![replica],
-        ring: Arc::new(Ring::build(Kind::Ketama, &[Member::new(ADMIN, 1)])),
+        ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new(ADMIN, 1)])),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The guarantees of the ring: the choices of nginx, no effect of the order of members, exact removal, bounded spread.
 
 use proptest::prelude::*;
-use ringway::core::ring::{Kind, Member, Ring, SLOTS};
+use ringway::core::ring::{Member, Ring, RingKind, SLOTS};
 
 /// A set of tests/golden/nginx_ring.txt: the choices of a real nginx.
 struct Golden<'a> {
@@ -51,7 +51,7 @@ fn every_key_has_the_server_and_fallback_that_nginx_chooses() {
     let sets = golden();
     assert_eq!(sets.len(), 7);
     for set in sets {
-        let ring = Ring::build(Kind::Ketama, &set.members);
+        let ring = Ring::build(RingKind::Ketama, &set.members);
         assert_eq!(set.first.len(), 2000);
         for (i, (first, second)) in set.first.iter().zip(&set.second).enumerate() {
             let walked: Vec<usize> = ring.walk(key(&format!("k{i}"))).take(2).collect();
@@ -62,7 +62,7 @@ fn every_key_has_the_server_and_fallback_that_nginx_chooses() {
 
 #[test]
 fn without_members_or_weights_the_walk_is_empty() {
-    for kind in [Kind::Ketama, Kind::Exercise] {
+    for kind in [RingKind::Ketama, RingKind::Exercise] {
         assert_eq!(Ring::build(kind, &[]).walk(7).next(), None);
         assert_eq!(Ring::build(kind, &[Member::new("a", 0)]).walk(7).next(), None);
         assert_eq!(Ring::build(kind, &[]).explain(7), None);
@@ -71,7 +71,7 @@ fn without_members_or_weights_the_walk_is_empty() {
 
 #[test]
 fn a_key_behind_the_last_point_belongs_to_the_first_point() {
-    let ring = Ring::build(Kind::Ketama, &servers(3));
+    let ring = Ring::build(RingKind::Ketama, &servers(3));
     let (first_position, first) = ring.points().next().unwrap();
     let (last_position, last) = ring.points().last().unwrap();
     assert_eq!(ring.walk(u32::MAX).next(), Some(first));
@@ -85,7 +85,7 @@ fn a_key_behind_the_last_point_belongs_to_the_first_point() {
 #[test]
 fn shares_of_equal_weights_differ_by_at_most_32_percent_of_the_mean() {
     for count in [2, 3, 10, 100, 1000] {
-        let shares = Ring::build(Kind::Ketama, &servers(count)).shares();
+        let shares = Ring::build(RingKind::Ketama, &servers(count)).shares();
         let mean = 1.0 / count as f64;
         for member in 0..count {
             let deviation = (shares.of(member) - mean).abs() / mean;
@@ -96,7 +96,7 @@ fn shares_of_equal_weights_differ_by_at_most_32_percent_of_the_mean() {
 
 #[test]
 fn shares_equal_counts_over_many_keys() {
-    for kind in [Kind::Ketama, Kind::Exercise] {
+    for kind in [RingKind::Ketama, RingKind::Exercise] {
         let ring = Ring::build(kind, &servers(5));
         let shares = ring.shares();
         assert_eq!(shares.keys.iter().sum::<u64>(), shares.whole);
@@ -113,7 +113,7 @@ fn shares_equal_counts_over_many_keys() {
 #[test]
 fn an_explanation_names_the_point_its_member_and_all_fallbacks() {
     let members = servers(4);
-    let ring = Ring::build(Kind::Ketama, &members);
+    let ring = Ring::build(RingKind::Ketama, &members);
     let explained = ring.explain(key("/home")).unwrap();
     assert_eq!(explained.position, key("/home"));
     let owner = ring.points().find(|(position, _)| *position >= explained.position).unwrap();
@@ -125,8 +125,8 @@ fn an_explanation_names_the_point_its_member_and_all_fallbacks() {
 
 #[test]
 fn flows_count_every_key_once() {
-    let three = Ring::build(Kind::Ketama, &servers(3));
-    let four = Ring::build(Kind::Ketama, &servers(4));
+    let three = Ring::build(RingKind::Ketama, &servers(3));
+    let four = Ring::build(RingKind::Ketama, &servers(4));
     let flows = three.flows(&four);
     assert_eq!(flows.iter().map(|flow| flow.keys).sum::<u64>(), 1 << 32);
     let to_server4: u64 = flows.iter().filter(|flow| flow.to == 3).map(|flow| flow.keys).sum();
@@ -137,7 +137,7 @@ fn flows_count_every_key_once() {
 #[test]
 fn the_index_agrees_with_a_binary_search() {
     for count in [1, 2, 3, 17, 100] {
-        let ring = Ring::build(Kind::Ketama, &servers(count));
+        let ring = Ring::build(RingKind::Ketama, &servers(count));
         let points: Vec<(u32, usize)> = ring.points().collect();
         let around = points.iter().flat_map(|(at, _)| [at.wrapping_sub(1), *at, at.wrapping_add(1)]);
         for key in around.chain([0, u32::MAX]) {
@@ -147,8 +147,8 @@ fn the_index_agrees_with_a_binary_search() {
     }
 }
 
-fn kinds() -> impl Strategy<Value = Kind> {
-    prop_oneof![Just(Kind::Ketama), Just(Kind::Exercise)]
+fn kinds() -> impl Strategy<Value = RingKind> {
+    prop_oneof![Just(RingKind::Ketama), Just(RingKind::Exercise)]
 }
 
 fn members() -> impl Strategy<Value = Vec<Member>> {
@@ -192,7 +192,7 @@ proptest! {
         let gone = gone.index(members.len());
         let mut left = members.clone();
         left.remove(gone);
-        let (before, after) = (Ring::build(Kind::Ketama, &members), Ring::build(Kind::Ketama, &left));
+        let (before, after) = (Ring::build(RingKind::Ketama, &members), Ring::build(RingKind::Ketama, &left));
         for key in keys {
             let mut walk = before.walk(key).filter(|member| *member != gone);
             let expected = walk.next().map(|member| members[member].name.as_str());
@@ -217,16 +217,16 @@ proptest! {
         let i = heavier.index(members.len());
         let mut after = members.clone();
         after[i].weight += 1;
-        let before = Ring::build(Kind::Ketama, &members);
+        let before = Ring::build(RingKind::Ketama, &members);
         if before.walk(key).next() == Some(i) {
-            prop_assert_eq!(name(&Ring::build(Kind::Ketama, &after), &after, key), members[i].name.as_str());
+            prop_assert_eq!(name(&Ring::build(RingKind::Ketama, &after), &after, key), members[i].name.as_str());
         }
     }
 }
 
 #[test]
 fn the_points_of_the_exercise_are_in_512_slots() {
-    let ring = Ring::build(Kind::Exercise, &servers(3));
+    let ring = Ring::build(RingKind::Exercise, &servers(3));
     assert_eq!(ring.points().count(), 27);
     assert!(ring.points().all(|(position, _)| position.is_multiple_of(u32::MAX / SLOTS + 1)));
 }

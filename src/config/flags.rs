@@ -13,7 +13,7 @@ use crate::core::head;
 use crate::core::limits::{Limits, Trust};
 use crate::core::net::Net;
 use crate::core::proxy::Version;
-use crate::core::ring::Kind;
+use crate::core::ring::RingKind;
 use crate::core::snapshot::{KeyPolicy, Mode};
 
 /// A load balancer that owns its replicas.
@@ -135,7 +135,7 @@ pub struct Hash {
     pub hash_key: KeyPolicy,
     /// How replicas are laid out: `ketama` (160 points per weight, as nginx does), or `exercise` (512 slots)
     #[arg(long, value_name = "RING", default_value = "ketama", value_parser = values::ring)]
-    pub ring: Kind,
+    pub ring: RingKind,
 }
 
 #[derive(Args)]

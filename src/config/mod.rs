@@ -21,7 +21,7 @@ pub use crate::control::runtime::fixed::FixedReplica;
 use crate::core::limits::Limits;
 use crate::core::net::Net;
 use crate::core::proxy::Version;
-use crate::core::ring::Kind;
+use crate::core::ring::RingKind;
 use crate::core::snapshot::{KeyPolicy, Mode};
 
 pub use read::{Command, Stop, read};
@@ -32,7 +32,7 @@ pub struct Config {
     pub listen: SocketAddr,
     pub mode: Mode,
     pub key: KeyPolicy,
-    pub ring: Kind,
+    pub ring: RingKind,
     pub limits: Limits,
     pub workers: usize,
     /// Worker i runs on core i.

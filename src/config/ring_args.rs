@@ -6,7 +6,7 @@ use clap::builder::RangedU64ValueParser as Number;
 use clap::{Args, Subcommand};
 
 use super::values;
-use crate::core::ring::{Kind, Member};
+use crate::core::ring::{Member, RingKind};
 use crate::experiment::{self, Ask, Name, Question, RuntimeChoice};
 
 #[derive(Args)]
@@ -59,7 +59,7 @@ struct Of {
     replica: Vec<Member>,
     /// How replicas are laid out: `ketama` or `exercise`
     #[arg(long, value_name = "RING", default_value = "ketama", value_parser = values::ring)]
-    ring: Kind,
+    ring: RingKind,
     /// Answer in JSON
     #[arg(long)]
     json: bool,

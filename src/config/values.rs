@@ -6,7 +6,7 @@ use super::{AdminListen, FixedReplica};
 use crate::core::limits::Trust;
 use crate::core::net::Net;
 use crate::core::proxy::Version;
-use crate::core::ring::{Kind, Member};
+use crate::core::ring::{Member, RingKind};
 use crate::core::snapshot::{KeyPolicy, Mode};
 
 pub fn address(text: &str) -> Result<SocketAddr, String> {
@@ -53,10 +53,10 @@ pub fn proxy_version(text: &str) -> Result<Version, String> {
     }
 }
 
-pub fn ring(text: &str) -> Result<Kind, String> {
+pub fn ring(text: &str) -> Result<RingKind, String> {
     match text {
-        "ketama" => Ok(Kind::Ketama),
-        "exercise" => Ok(Kind::Exercise),
+        "ketama" => Ok(RingKind::Ketama),
+        "exercise" => Ok(RingKind::Exercise),
         _ => Err("want ketama or exercise".into()),
     }
 }

@@ -23,7 +23,7 @@ use super::page::{self, Recent};
 use super::registry::{Answer, Call, Change, Rejection, Status};
 use super::wire::{self, BODY_LIMIT, Roster};
 use super::{metrics, questions};
-use crate::core::ring::Kind;
+use crate::core::ring::RingKind;
 use crate::core::snapshot::Snapshot;
 use crate::shared::counters::Counters;
 use crate::shared::publish::SnapshotPublisher;
@@ -56,7 +56,7 @@ pub struct AdminState {
     pub counters: Arc<[Arc<Counters>]>,
     pub dropped: Arc<AtomicU64>,
     pub status: watch::Receiver<Status>,
-    pub ring: Kind,
+    pub ring: RingKind,
     pub recent: Recent,
     /// Asked for as `Authorization: Bearer TOKEN`.
     pub token: Option<Arc<str>>,
@@ -108,7 +108,7 @@ async fn remove(State(state): State<AdminState>, request: Request) -> Response {
     state.change(request, Call::Remove).await
 }
 
-type Answering = fn(&Snapshot, Kind, &questions::Query) -> Result<String, String>;
+type Answering = fn(&Snapshot, RingKind, &questions::Query) -> Result<String, String>;
 
 fn question(State(state): State<AdminState>, uri: Uri, answer: Answering) -> Response {
     let asked = query(&uri).and_then(|query| answer(&state.publisher.current(), state.ring, &query));

@@ -23,7 +23,7 @@ use super::page::Recent;
 use super::probe::{Fault, Heartbeat, ask};
 use super::registry::{Answer, Command, Effect, Registry, Status};
 use super::runtime::{Failure, Runtime};
-use crate::core::ring::Kind;
+use crate::core::ring::RingKind;
 use crate::core::snapshot::{Endpoint, Mode};
 use crate::core::tick::Tick;
 use crate::shared::counters::Counters;
@@ -57,7 +57,7 @@ pub struct ControlInit {
     pub door: Option<AdminListener>,
     pub token: Option<String>,
     pub mode: Mode,
-    pub ring: Kind,
+    pub ring: RingKind,
     pub heartbeat: Heartbeat,
     pub counters: Vec<Arc<Counters>>,
     pub workers: Vec<JoinHandle<()>>,

@@ -10,7 +10,7 @@ use super::registry::{Answer, Call, Change, Command, Effect, Plan, Registry, Rej
 use super::runtime::{Spec, Started};
 use super::wire;
 use crate::core::limits::Limits;
-use crate::core::ring::Kind;
+use crate::core::ring::RingKind;
 use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Routes};
 use crate::core::tick::Tick;
 
@@ -95,7 +95,7 @@ fn balancer() -> Registry {
         service: "fuzz".into(),
         mode: Mode::Http,
         key: KeyPolicy::Request,
-        ring: Kind::Exercise,
+        ring: RingKind::Exercise,
         limits: Arc::new(Limits::default()),
         send_proxy: None,
         workers: 1,

@@ -4,20 +4,20 @@
 use serde::Serialize;
 
 use super::wire;
-use crate::core::ring::{Kind, Member, report};
+use crate::core::ring::{Member, RingKind, report};
 use crate::core::snapshot::Snapshot;
 
 /// A query's parameters, decoded.
 pub type Query = [(String, String)];
 
 /// `GET /ring`
-pub fn ring(snapshot: &Snapshot, kind: Kind, query: &Query) -> Result<String, String> {
+pub fn ring(snapshot: &Snapshot, kind: RingKind, query: &Query) -> Result<String, String> {
     known(query, &[])?;
     Ok(said(&report::show(kind, &members(snapshot))))
 }
 
 /// `GET /explain?key=K`
-pub fn explain(snapshot: &Snapshot, kind: Kind, query: &Query) -> Result<String, String> {
+pub fn explain(snapshot: &Snapshot, kind: RingKind, query: &Query) -> Result<String, String> {
     known(query, &["key"])?;
     let (_, key) = query.first().ok_or("key is missing: ask /explain?key=KEY")?;
     let explained = report::explain(kind, &members(snapshot), key);
@@ -25,7 +25,7 @@ pub fn explain(snapshot: &Snapshot, kind: Kind, query: &Query) -> Result<String,
 }
 
 /// `GET /what-if?remove=NAME`, also `add=NAME`, each repeated or with several names between commas.
-pub fn what_if(snapshot: &Snapshot, kind: Kind, query: &Query) -> Result<String, String> {
+pub fn what_if(snapshot: &Snapshot, kind: RingKind, query: &Query) -> Result<String, String> {
     known(query, &["remove", "add"])?;
     let before = members(snapshot);
     let mut after = before.clone();

@@ -12,7 +12,7 @@ use super::progress::Progress;
 use super::timeline::{Timeline, ms, since};
 use super::trial::Trial;
 use super::{Settings, rest};
-use crate::core::ring::{Kind, Member, Ring};
+use crate::core::ring::{Member, Ring, RingKind};
 
 const REPLICAS: usize = 3;
 /// The one in the middle.
@@ -86,7 +86,8 @@ impl Episode {
         let fraction = |counts: &[u32], i: usize| f64::from(counts[i]) / f64::from(counts.iter().sum::<u32>().max(1));
         let members: Vec<Member> = self.trial.names.iter().map(|name| Member::new(name, 1)).collect();
         let left: Vec<Member> = members.iter().filter(|member| member.name != self.wound.name).cloned().collect();
-        let (all, fewer) = (Ring::build(Kind::Ketama, &members).shares(), Ring::build(Kind::Ketama, &left).shares());
+        let (all, fewer) =
+            (Ring::build(RingKind::Ketama, &members).shares(), Ring::build(RingKind::Ketama, &left).shares());
         let out = |name: &str| left.iter().position(|member| member.name == name).map_or(0.0, |i| fewer.of(i));
         let share = |(i, name): (usize, &String)| Share {
             name: name.clone(),

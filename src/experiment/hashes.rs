@@ -7,7 +7,7 @@ use plotters::prelude::*;
 use super::output::{self, Report, percent};
 use super::picture::{self, Area, Axes, BLUE, Drawn, Figure, Head, Mark, ORANGE, RED};
 use crate::core::ring::lint::reachable_slots;
-use crate::core::ring::{Functions, Kind, Member, Ring, SLOTS, THE_EXERCISE};
+use crate::core::ring::{Functions, Member, Ring, RingKind, SLOTS, THE_EXERCISE};
 
 /// One way to lay out a ring.
 #[derive(Clone, Copy)]
@@ -86,7 +86,7 @@ impl Layout {
     fn build(&self, members: &[Member]) -> Ring {
         match self.functions {
             Some(functions) => Ring::slotted(functions, members),
-            None => Ring::build(Kind::Ketama, members),
+            None => Ring::build(RingKind::Ketama, members),
         }
     }
 

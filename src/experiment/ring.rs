@@ -4,12 +4,12 @@ use std::fmt::Display;
 
 use serde::Serialize;
 
-use crate::core::ring::{Kind, Member, lint, report};
+use crate::core::ring::{Member, RingKind, lint, report};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     pub ask: Ask,
-    pub kind: Kind,
+    pub kind: RingKind,
     pub members: Vec<Member>,
     pub json: bool,
 }
@@ -82,7 +82,7 @@ fn changed(members: &[Member], remove: &[String], add: &[Member]) -> Result<Vec<
 mod tests {
     use super::*;
 
-    fn ask(ask: Ask, kind: Kind, json: bool) -> Result<Answer, String> {
+    fn ask(ask: Ask, kind: RingKind, json: bool) -> Result<Answer, String> {
         let members = (1..=3).map(|i| Member::new(format!("server{i}"), 1)).collect();
         answer(&Question { ask, kind, members, json })
     }
@@ -90,12 +90,13 @@ mod tests {
     fn what_if(remove: &[&str], add: &[&str]) -> Result<Answer, String> {
         let remove = remove.iter().map(|name| name.to_string()).collect();
         let add = add.iter().map(|name| Member::new(*name, 1)).collect();
-        ask(Ask::WhatIf { remove, add }, Kind::Ketama, true)
+        ask(Ask::WhatIf { remove, add }, RingKind::Ketama, true)
     }
 
     #[test]
     fn json_is_json() {
-        let shown: serde_json::Value = serde_json::from_str(&ask(Ask::Show, Kind::Ketama, true).unwrap().text).unwrap();
+        let shown: serde_json::Value =
+            serde_json::from_str(&ask(Ask::Show, RingKind::Ketama, true).unwrap().text).unwrap();
         assert_eq!(shown["replicas"][0]["name"], "server1");
         assert_eq!(shown["points"], 480);
         let moved: serde_json::Value = serde_json::from_str(&what_if(&["server2"], &[]).unwrap().text).unwrap();
@@ -105,8 +106,8 @@ mod tests {
 
     #[test]
     fn only_a_flawed_ring_is_flawed() {
-        assert!(ask(Ask::Lint, Kind::Exercise, false).unwrap().flawed);
-        assert!(!ask(Ask::Lint, Kind::Ketama, false).unwrap().flawed);
+        assert!(ask(Ask::Lint, RingKind::Exercise, false).unwrap().flawed);
+        assert!(!ask(Ask::Lint, RingKind::Ketama, false).unwrap().flawed);
     }
 
     #[test]

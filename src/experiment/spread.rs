@@ -10,7 +10,7 @@ use super::output::{self, Report, percent};
 use super::picture::{self, Area, Axes, Drawn, Figure, Head, INK, Mark, QUIET, grouped, replica_colour};
 use super::progress::Progress;
 use super::{Settings, interrupted, stop};
-use crate::core::ring::{Kind, Member, Ring};
+use crate::core::ring::{Member, Ring, RingKind};
 
 const REPLICAS: usize = 3;
 const CONNECTIONS: u32 = 16;
@@ -44,7 +44,8 @@ pub fn count(settings: &Settings, replicas: usize, progress: &Progress) -> Resul
     let plan = Plan { connections: CONNECTIONS, requests: settings.requests, rate: None, target: |_| "/home".into() };
     let samples = load::run(lab.data, plan, Instant::now(), stop(), |_| progress.step())?;
     interrupted()?;
-    let shares = Ring::build(Kind::Ketama, &names.iter().map(|name| Member::new(name, 1)).collect::<Vec<_>>()).shares();
+    let shares =
+        Ring::build(RingKind::Ketama, &names.iter().map(|name| Member::new(name, 1)).collect::<Vec<_>>()).shares();
     let counts = load::count(&samples, &names);
     let row = |(i, name): (usize, &String)| Row { name: name.clone(), requests: counts[i], share: shares.of(i) };
     let (failed, first) = load::failures(&samples);

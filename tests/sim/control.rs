@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ringway::control::registry::{Answer, Call, Change, Command, Effect, Plan, Registry};
 use ringway::control::runtime::{Event as Happening, Failure, FailureKind, Spec, Started};
 use ringway::core::limits::Limits;
-use ringway::core::ring::{Kind, Member, Ring};
+use ringway::core::ring::{Member, Ring, RingKind};
 use ringway::core::snapshot::{
     Endpoint, KeyPolicy, Mode, Replica as Entry, ReplicaId, ReplicaLoad, Routes, Service, ServiceId, State,
 };
@@ -98,7 +98,7 @@ impl Control {
             service: "http".into(),
             mode: Mode::Http,
             key,
-            ring: if c.one_in(6) { Kind::Exercise } else { Kind::Ketama },
+            ring: if c.one_in(6) { RingKind::Exercise } else { RingKind::Ketama },
             limits: limits.clone(),
             workers,
             send_proxy: None,
@@ -396,6 +396,6 @@ fn tcp_service(workers: usize, limits: &Arc<Limits>) -> Service {
         limits: limits.clone(),
         send_proxy: None,
         replicas: (0..TCP_REPLICAS).map(entry).collect(),
-        ring: Arc::new(Ring::build(Kind::Ketama, &members)),
+        ring: Arc::new(Ring::build(RingKind::Ketama, &members)),
     }
 }

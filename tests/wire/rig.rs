@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ringway::core::buffer::Pool;
 use ringway::core::context::Context;
 use ringway::core::limits::Limits;
-use ringway::core::ring::{Kind, Member, Ring};
+use ringway::core::ring::{Member, Ring, RingKind};
 use ringway::core::session::{Arrival, Session};
 use ringway::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, Snapshot};
 use ringway::core::step::{Connect, Connection, Ending, Io, Leg, Notice, Ready, SpliceIn, Step};
@@ -142,7 +142,7 @@ impl Rig {
             limits: Arc::new(limits),
             replicas: Vec::new(),
             send_proxy: None,
-            ring: Arc::new(Ring::build(Kind::Ketama, &[Member::new("a", 1)])),
+            ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new("a", 1)])),
         };
         let services = vec![Arc::new(service)];
         let snapshot = Snapshot { epoch: 1, stopping: false, services, routes: Routes::default() };

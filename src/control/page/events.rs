@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::control::admin::AdminState;
-use crate::core::ring::{Kind, SLOTS};
+use crate::core::ring::{RingKind, SLOTS};
 use crate::core::snapshot::{Snapshot, State};
 use crate::shared::counters::{Counter, Counters};
 
@@ -42,12 +42,12 @@ struct ReplicaEvent<'a> {
     share: f64,
 }
 
-pub fn ring(snapshot: &Snapshot, kind: Kind) -> String {
+pub fn ring(snapshot: &Snapshot, kind: RingKind) -> String {
     let Some(service) = snapshot.services.first() else { return String::new() };
     let members = service.replicas.iter().take(service.ring.members());
     let size = match kind {
-        Kind::Ketama => 1 << u32::BITS,
-        Kind::Exercise => SLOTS as u64,
+        RingKind::Ketama => 1 << u32::BITS,
+        RingKind::Exercise => SLOTS as u64,
     };
     let names = members.map(|replica| &*replica.name).collect();
     event("ring", &RingEvent { size, names, points: service.ring.points().collect() })

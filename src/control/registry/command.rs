@@ -8,7 +8,7 @@ use super::answer::{Answer, Call};
 use crate::control::runtime::{Event, Failure, Spec, Started};
 use crate::core::limits::Limits;
 use crate::core::proxy::Version;
-use crate::core::ring::Kind;
+use crate::core::ring::RingKind;
 use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Routes, Service, Snapshot};
 use crate::core::tick::Tick;
 use crate::shared::events::WorkerEvent;
@@ -19,7 +19,7 @@ pub struct Plan {
     pub service: Arc<str>,
     pub mode: Mode,
     pub key: KeyPolicy,
-    pub ring: Kind,
+    pub ring: RingKind,
     pub limits: Arc<Limits>,
     pub send_proxy: Option<Version>,
     /// How many cells a `ReplicaLoad` has.

@@ -10,7 +10,7 @@ use crate::core::buffer::Pool;
 use crate::core::context::Context;
 use crate::core::limits::Limits;
 use crate::core::proxy::Version;
-use crate::core::ring::{Kind, Member, Ring};
+use crate::core::ring::{Member, Ring, RingKind};
 use crate::core::session::{Arrival, Session};
 use crate::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, ServiceId, Snapshot};
 use crate::core::step::{Connect, Connection, Ending, Io, Leg, Ready, SpliceIn, Step};
@@ -119,7 +119,7 @@ fn service(send_proxy: Option<Version>) -> Service {
         limits: Arc::new(Limits::DEFAULT),
         replicas: Vec::new(),
         send_proxy,
-        ring: Arc::new(Ring::build(Kind::Ketama, &[Member::new("a", 1)])),
+        ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new("a", 1)])),
     }
 }
 

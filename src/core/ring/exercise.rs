@@ -104,7 +104,7 @@ fn number(name: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Kind, Ring};
+    use super::super::{Ring, RingKind};
     use super::*;
 
     #[test]
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn one_of_three_servers_gets_five_sixths_of_the_requests() {
         let members: Vec<Member> = (1..=3).map(|i| Member::new(format!("server{i}"), 1)).collect();
-        let shares = Ring::build(Kind::Exercise, &members).shares();
+        let shares = Ring::build(RingKind::Exercise, &members).shares();
         let largest = (0..3).map(|member| shares.of(member)).fold(0.0, f64::max);
         assert_eq!(format!("{:.1}", largest * 100.0), "84.4");
     }
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn of_64_servers_the_last_7_have_no_point() {
         let members: Vec<Member> = (1..=64).map(|i| Member::new(format!("server{i}"), 1)).collect();
-        let ring = Ring::build(Kind::Exercise, &members);
+        let ring = Ring::build(RingKind::Exercise, &members);
         assert_eq!(ring.points().count(), SLOTS as usize);
         assert_eq!(ring.walk(1).count(), 57);
     }

@@ -5,7 +5,7 @@ use std::fmt::{Display, Formatter, Result};
 use serde::Serialize;
 
 use super::report::{self, ReplicaShare};
-use super::{Kind, Member, Ring, SLOTS, THE_EXERCISE, exercise};
+use super::{Member, Ring, RingKind, SLOTS, THE_EXERCISE, exercise};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Lint {
@@ -34,7 +34,7 @@ pub enum Level {
 /// them.
 const SKEW_LIMIT: f64 = 1.4;
 
-pub fn lint(kind: Kind, members: &[Member]) -> Lint {
+pub fn lint(kind: RingKind, members: &[Member]) -> Lint {
     let shown = report::show(kind, members);
     let mut findings = Vec::new();
     findings.extend(reach(kind));
@@ -58,10 +58,10 @@ pub fn reachable_slots(functions: super::Functions) -> usize {
     reached.into_iter().filter(|reached| *reached).count()
 }
 
-fn reach(kind: Kind) -> Option<LintFinding> {
+fn reach(kind: RingKind) -> Option<LintFinding> {
     let reached = match kind {
-        Kind::Ketama => return None,
-        Kind::Exercise => reachable_slots(THE_EXERCISE),
+        RingKind::Ketama => return None,
+        RingKind::Exercise => reachable_slots(THE_EXERCISE),
     };
     let says = format!("requests reach {reached} of the {SLOTS} slots: i^2 + 2i + 17 is a square plus 16");
     (reached < SLOTS as usize).then(|| flaw("unreachable", says))
@@ -77,16 +77,16 @@ fn without_keys(row: &ReplicaShare) -> Option<LintFinding> {
     }
 }
 
-fn collisions(kind: Kind, members: &[Member]) -> Option<LintFinding> {
+fn collisions(kind: RingKind, members: &[Member]) -> Option<LintFinding> {
     match kind {
-        Kind::Ketama => {
+        RingKind::Ketama => {
             let ring = Ring::build(kind, members);
             let positions: Vec<u32> = ring.points().map(|(position, _)| position).collect();
             let shared = positions.windows(2).filter(|pair| pair[0] == pair[1]).count();
             let says = format!("{shared} of {} points lie where another lies: the lesser name wins", positions.len());
             (shared > 0).then(|| note("collision", says))
         }
-        Kind::Exercise => {
+        RingKind::Exercise => {
             let (displaced, copies) = exercise::displaced(THE_EXERCISE, members);
             let says = format!("{displaced} of {copies} server copies found their slot taken and went to another");
             (displaced > 0).then(|| flaw("collision", says))
@@ -130,13 +130,13 @@ mod tests {
         (1..=count).map(|i| Member::new(format!("server{i}"), 1)).collect()
     }
 
-    fn rules(kind: Kind, members: &[Member]) -> Vec<&'static str> {
+    fn rules(kind: RingKind, members: &[Member]) -> Vec<&'static str> {
         lint(kind, members).findings.into_iter().map(|finding| finding.rule).collect()
     }
 
     #[test]
     fn the_flaws_of_the_exercise_are_found() {
-        let found = lint(Kind::Exercise, &servers(3));
+        let found = lint(RingKind::Exercise, &servers(3));
         assert!(found.has_flaws());
         let text = found.to_string();
         assert!(text.contains("87 of the 512 slots") && text.contains("84.4 %"), "{text}");
@@ -145,14 +145,14 @@ mod tests {
     #[test]
     fn ketama_has_no_flaws() {
         for count in [2, 3, 10, 100] {
-            assert!(!lint(Kind::Ketama, &servers(count)).has_flaws(), "{count}");
+            assert!(!lint(RingKind::Ketama, &servers(count)).has_flaws(), "{count}");
         }
-        assert_eq!(rules(Kind::Ketama, &servers(3)), [""; 0]);
+        assert_eq!(rules(RingKind::Ketama, &servers(3)), [""; 0]);
     }
 
     #[test]
     fn a_full_ring_and_a_member_of_weight_0_are_reported() {
-        assert!(rules(Kind::Exercise, &servers(64)).contains(&"no-room"));
-        assert_eq!(rules(Kind::Ketama, &[Member::new("a", 1), Member::new("b", 0)]), ["weight"]);
+        assert!(rules(RingKind::Exercise, &servers(64)).contains(&"no-room"));
+        assert_eq!(rules(RingKind::Ketama, &[Member::new("a", 1), Member::new("b", 0)]), ["weight"]);
     }
 }

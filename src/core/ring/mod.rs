@@ -43,7 +43,7 @@ impl Member {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kind {
+pub enum RingKind {
     /// 160 points per unit of weight, the layout of nginx's `hash ... consistent`.
     #[default]
     Ketama,
@@ -71,10 +71,10 @@ enum KeySpace {
 }
 
 impl Ring {
-    pub fn build(kind: Kind, members: &[Member]) -> Ring {
+    pub fn build(kind: RingKind, members: &[Member]) -> Ring {
         match kind {
-            Kind::Ketama => Ring::new(ketama::points(members), members.len(), KeySpace::Whole),
-            Kind::Exercise => Ring::slotted(THE_EXERCISE, members),
+            RingKind::Ketama => Ring::new(ketama::points(members), members.len(), KeySpace::Whole),
+            RingKind::Exercise => Ring::slotted(THE_EXERCISE, members),
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt::{Display, Formatter, Result};
 
 use serde::Serialize;
 
-use super::{Kind, Member, Ring};
+use super::{Member, Ring, RingKind};
 
 /// The share of each replica.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -64,14 +64,14 @@ pub struct NamedFlow {
     pub share: f64,
 }
 
-pub fn show(kind: Kind, members: &[Member]) -> RingReport {
+pub fn show(kind: RingKind, members: &[Member]) -> RingReport {
     let replicas = rows(&Ring::build(kind, members), members);
     let max_over_ideal = replicas.iter().filter(|r| r.ideal > 0.0).map(|r| r.share / r.ideal).fold(0.0, f64::max);
     RingReport { ring: name(kind), points: replicas.iter().map(|r| r.points).sum(), replicas, max_over_ideal }
 }
 
 /// `None`: no member has a weight.
-pub fn explain(kind: Kind, members: &[Member], key: &str) -> Option<KeyReport> {
+pub fn explain(kind: RingKind, members: &[Member], key: &str) -> Option<KeyReport> {
     let hash = hash(kind, key);
     let found = Ring::build(kind, members).explain(hash)?;
     let named = |member: usize| members[member].name.clone();
@@ -87,7 +87,7 @@ pub fn explain(kind: Kind, members: &[Member], key: &str) -> Option<KeyReport> {
 }
 
 /// The change from `before` to `after`. Members are matched by name.
-pub fn what_if(kind: Kind, before: &[Member], after: &[Member]) -> ChangeReport {
+pub fn what_if(kind: RingKind, before: &[Member], after: &[Member]) -> ChangeReport {
     let (old, new) = (Ring::build(kind, before), Ring::build(kind, after));
     let whole = old.shares().whole as f64;
     let stays = |name: &str, members: &[Member]| members.iter().any(|m| m.name == name && m.weight > 0);
@@ -115,17 +115,17 @@ pub fn what_if(kind: Kind, before: &[Member], after: &[Member]) -> ChangeReport 
 }
 
 /// What the ring is asked with for the text of a key.
-pub fn hash(kind: Kind, key: &str) -> u32 {
+pub fn hash(kind: RingKind, key: &str) -> u32 {
     match (kind, key.parse()) {
-        (Kind::Exercise, Ok(number)) => number,
+        (RingKind::Exercise, Ok(number)) => number,
         _ => crc32fast::hash(key.as_bytes()),
     }
 }
 
-pub fn name(kind: Kind) -> &'static str {
+pub fn name(kind: RingKind) -> &'static str {
     match kind {
-        Kind::Ketama => "ketama",
-        Kind::Exercise => "exercise",
+        RingKind::Ketama => "ketama",
+        RingKind::Exercise => "exercise",
     }
 }
 
@@ -212,7 +212,7 @@ mod tests {
     fn shares_have_names_and_sum_to_one() {
         let mut members = servers(3);
         members[0].weight = 2;
-        let shown = show(Kind::Ketama, &members);
+        let shown = show(RingKind::Ketama, &members);
         assert_eq!((shown.points, shown.replicas[0].points), (640, 320));
         assert_eq!(shown.replicas[0].ideal, 0.5);
         let sum: f64 = shown.replicas.iter().map(|row| row.share).sum();
@@ -222,23 +222,23 @@ mod tests {
 
     #[test]
     fn an_explanation_names_the_replica_and_all_fallbacks() {
-        let found = explain(Kind::Ketama, &servers(3), "k0").unwrap();
+        let found = explain(RingKind::Ketama, &servers(3), "k0").unwrap();
         assert_eq!(found.hash, crc32fast::hash(b"k0"));
         assert_eq!(found.fallbacks.len(), 2);
-        assert_eq!(explain(Kind::Ketama, &[], "k0"), None);
-        assert_eq!(explain(Kind::Exercise, &servers(3), "1000").unwrap().hash, 1000);
+        assert_eq!(explain(RingKind::Ketama, &[], "k0"), None);
+        assert_eq!(explain(RingKind::Exercise, &servers(3), "1000").unwrap().hash, 1000);
     }
 
     #[test]
     fn ketama_moves_only_the_keys_of_the_removed_member() {
         let before = servers(4);
         let after: Vec<Member> = before.iter().filter(|m| m.name != "server2").cloned().collect();
-        let moved = what_if(Kind::Ketama, &before, &after);
+        let moved = what_if(RingKind::Ketama, &before, &after);
         assert_eq!(moved.innocent, 0.0);
         assert!(moved.flows.iter().all(|flow| flow.from == "server2"));
-        assert!((moved.moved - show(Kind::Ketama, &before).replicas[1].share).abs() < 1e-12);
+        assert!((moved.moved - show(RingKind::Ketama, &before).replicas[1].share).abs() < 1e-12);
         assert!((moved.ideal - 0.25).abs() < 1e-12);
-        let back = what_if(Kind::Ketama, &after, &before);
+        let back = what_if(RingKind::Ketama, &after, &before);
         assert!((back.moved - moved.moved).abs() < 1e-12);
         assert_eq!(back.innocent, 0.0);
     }

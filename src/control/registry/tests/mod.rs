@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::*;
 use crate::control::runtime::{Event, FOREIGN_FROM, Failure, FailureKind, Spec, Started};
 use crate::core::limits::Limits;
-use crate::core::ring::Kind;
+use crate::core::ring::RingKind;
 use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Routes, Service, State};
 
 pub fn plan() -> Plan {
@@ -19,7 +19,7 @@ pub fn plan() -> Plan {
         service: "test".into(),
         mode: Mode::Http,
         key: KeyPolicy::Request,
-        ring: Kind::Ketama,
+        ring: RingKind::Ketama,
         limits: Arc::new(Limits::default()),
         send_proxy: None,
         workers: 1,
