@@ -3,64 +3,120 @@
 //! One process starts the replicas (child processes or Docker containers), keeps N of them alive, spreads requests over
 //! them by consistent hashing, and forwards bytes with one edge-triggered event loop per core.
 //!
-//! # The one idea
+//! # The central object
 //!
-//! One direction of traffic is one object, a [lane](core::lane): bytes come from a source leg, a framing says how many
-//! may pass unlooked at (its *credit*), and they leave to a sink leg through a buffer or a pipe. Requests and responses,
-//! HTTP and plain TCP, copied and spliced bytes all go through it; a tunnel is a lane with unlimited credit. Whatever
-//! has to be written once for the client's side and once for the replica's side is in the wrong place.
+//! One direction of traffic is one object, a [lane](core::lane). Bytes come from a source leg, the message framing says
+//! how many of them may pass without being parsed (the *credit*), and they leave to a sink leg through a buffer or a
+//! pipe. Requests and responses, HTTP and plain TCP, copied and spliced bytes all use it; a tunnel is a lane with
+//! unlimited credit. Code that exists once for the client's side and once for the replica's side is a design fault.
 //!
-//! # The floors
+//! # Layers
 //!
-//! Imports go down only; the rooms of floor 3 never import each other. `tests/tidy.rs` holds the house to this table.
+//! A module imports only modules of lower layers and itself. Modules of one layer do not import each other.
+//! `tests/tidy.rs` enforces this table.
 //!
-//! | floor | room | law |
+//! | layer | module | what it does |
 //! |---|---|---|
-//! | 4 | `main`, [`balancer`], [`config`] | parse arguments, wire threads, nothing else |
+//! | 4 | `main`, [`balancer`], [`config`] | reads arguments, connects threads |
 //! | 3 | [`worker`] | the data plane: one event loop per core |
-//! | 3 | [`control`] | the control plane: one admin thread, the only place for tokio |
+//! | 3 | [`control`] | the control plane: one admin thread; the only user of tokio |
 //! | 3 | [`replica`] | the small server that the runtimes start |
-//! | 3 | [`experiment`] | the experiments and their pictures |
-//! | 2 | [`shared`] | what both planes may touch: snapshot view, counters, facts |
-//! | 1 | [`kernel`] | one verb is one syscall; no policy |
-//! | 0 | [`core`] | pure: bytes, time and choices in; steps and choices out |
+//! | 3 | [`experiment`] | measurements of running balancers, and their pictures |
+//! | 2 | [`shared`] | what both planes may use: snapshot reader, counters, worker events |
+//! | 1 | [`kernel`] | sockets, pipes and epoll; one method is one system call; no policy |
+//! | 0 | [`core`] | pure protocol and routing: bytes, time and choices in; steps and choices out |
 //!
-//! # How a request goes
+//! Within layer 4, `main` imports [`balancer`], which imports [`config`].
 //!
-//! 1. A [`worker`]'s turn waits for edges, reads the clock once and loads the [snapshot](core::snapshot) once.
-//! 2. An edge marks a [session](core::session); a session that can go on is asked for its next [step](core::step).
-//! 3. `Recv`: bytes go into a buffer from the worker's pool. The [head](core::head) is found, parsed by httparse, held to
-//!    what httparse leaves open, and [rewritten in place](core::rewrite), so that it leaves in one write with its body.
-//! 4. `Dial`: the session names a key; the worker lets the [ring](core::ring) choose among live replicas and takes the
-//!    connection used last from its own pool. Sessions never see ring, pool or socket, which keeps the whole protocol
-//!    drivable by bytes and outcomes alone.
-//! 5. `Send`, `Recv`, `Send`: request out, response in, response out. Bodies above [a stated size](core::lane::SPLICE_MIN)
-//!    are spliced through a pipe. The upstream connection is parked as soon as its response was read whole.
+//! # The path of a request
 //!
-//! With `--upstream-pipelining` on, several sessions stand [in line](worker) on one upstream connection, and their requests leave in one
-//! write; sessions do not know, because the connection keeps what came behind a response for the next in line.
+//! 1. A [`worker`] waits for edges, reads the clock once and loads the [snapshot](core::snapshot) once. One such pass is
+//!    a *turn*.
+//! 2. An edge marks a [session](core::session) as ready. A session that can make progress is asked for its next
+//!    [step](core::step).
+//! 3. `Recv`: bytes go into a buffer from the worker's pool. The request [head](core::head) is found, parsed by httparse,
+//!    checked for what httparse leaves open, and [rewritten in place](core::rewrite), so that it leaves in one write
+//!    with its body.
+//! 4. `Connect`: the session names a routing key. The worker asks the [ring](core::ring) for a live replica and takes the
+//!    most recently used idle connection from its own pool, or dials. A session never sees ring, pool or socket:
+//!    the whole protocol can be driven by bytes and outcomes alone, in tests and in the simulation.
+//! 5. `Send`, `Recv`, `Send`: request out, response in, response out. Bodies of at least
+//!    [`SPLICE_MIN`](core::lane::SPLICE_MIN) bytes are spliced through a pipe. The upstream connection returns to the pool
+//!    as soon as its response was read whole.
 //!
-//! What a replica did not begin to answer goes to the next one on the ring, if sending it twice does no harm or no byte
-//! of it left: [`may_redial`](core::exchange::Exchange::may_redial) is the one place that decides.
+//! With `--upstream-pipelining`, several sessions [queue](worker) on one upstream connection and their requests leave in
+//! one write. A session does not know: the connection keeps the bytes behind a response for the next session in the queue.
 //!
-//! # The two planes
+//! A request that failed before its response began goes to the next replica on the ring if no byte of it was sent, or
+//! if it is idempotent. [`may_redial`](core::exchange::Exchange::may_redial) is the only place that decides.
 //!
-//! Down go only snapshots: one writer, one atomic swap, one load per turn. Up go only [facts](shared::events), over a
-//! bounded channel that may drop. The [registry](control::registry) is a pure reducer of commands to effects; Docker, child
-//! processes and heartbeats carry effects out and own nothing. A call to the admin API is answered when every worker
-//! has acted on its snapshot.
+//! # Two planes
 //!
-//! # Where the time goes
+//! Downwards go only snapshots: one writer, one atomic swap, one load per turn. Upwards go only
+//! [worker events](shared::events), over a bounded channel; an event that finds it full is dropped and counted. The
+//! [registry](control::registry) is a pure reducer of commands to effects. Docker, child processes and heartbeats carry
+//! effects out and own no state of their own. A call to the admin API is answered when every worker has acknowledged its
+//! snapshot.
+//!
+//! # Cost of a request
 //!
 //! A small keep-alive request costs four socket calls and a share of one `epoll_wait` (`scripts/syscalls` counts them;
-//! at 64 connections under a tenth of a wait). Nothing else asks the kernel: a connection is watched once, from when it
-//! is first waited for, the buffer is given back with the last byte, deadlines are numbers that a lazy heap looks at,
-//! and the reply to a short read is not a second read. A client of HTTP is accepted [with its first
-//! bytes](kernel::linux::listen), so that its first request costs no wait of its own. The last answer on a connection
-//! leaves in one segment with the end of the stream. What is left is ours: some 8,000 instructions for a request by
-//! consistent hash and its response, 1,600 of them httparse's, the rest in many small parts: two heads held to the
-//! grammar and rewritten, six steps of the session, the ring and the loop. `valgrind --tool=callgrind` on `ringway run
-//! --workers 1` under a load counts them.
+//! at 64 connections less than a tenth of a wait). Nothing else enters the kernel: a connection is registered with epoll
+//! once, when it is first waited for; deadlines are numbers in a lazy heap; and after a short read there is no second
+//! read. A client of HTTP is accepted [together with its first bytes](kernel::linux::listen), so that its first request
+//! costs no wait of its own. The last response on a connection leaves in one segment with the FIN. The rest is user
+//! code: some 8,000 instructions for a request by consistent hash and its response, of which httparse takes 1,600.
+//! `valgrind --tool=callgrind` on `ringway run --workers 1` under load counts them.
+//!
+//! # Glossary
+//!
+//! Traffic:
+//!
+//! - **lane**: one direction of a connection, from source to sink: [`Lane`](core::lane::Lane).
+//! - **leg**: one of the two sockets of a session, client or upstream: [`Leg`](core::step::Leg).
+//! - **credit**: bytes that may pass without being parsed: [`Body::credit`](core::body::Body::credit).
+//! - **session**: the protocol state of one client connection, for its whole life: [`Session`](core::session::Session).
+//! - **exchange**: one request and its response, or one tunnel: [`Exchange`](core::exchange::Exchange).
+//! - **step**: one action that a session asks for: [`Step`](core::step::Step). Its **outcome** has a type for each kind
+//!   of step: [`Io`](core::step::Io), [`SpliceIn`](core::step::SpliceIn), [`Connect`](core::step::Connect).
+//! - **pick**: what a replica is chosen for: [`Pick`](core::step::Pick).
+//! - **context**: what a session is lent for one call (time, snapshot, buffers): [`Context`](core::context::Context).
+//! - **turn**: one pass of a worker's event loop: [`Worker::turn`](worker::Worker::turn).
+//! - **tick**: a point in time, in milliseconds of the worker's clock: [`Tick`](core::tick::Tick).
+//! - **pool**: buffers of one worker, [`buffer::Pool`](core::buffer::Pool); idle upstream connections of one worker, per
+//!   replica, `worker::pool`.
+//! - **pipelining**: several requests sent on one upstream connection before their responses (RFC 9112 section 9.3.2):
+//!   `worker::pipeline`. Sessions whose responses are not due yet wait in the connection's **queue**.
+//! - **transport**: the byte stream of one connection over its socket: `worker::transport`.
+//! - **redial**: sending a failed request again, to the next replica:
+//!   [`Exchange::may_redial`](core::exchange::Exchange::may_redial).
+//! - **linger**: reading on after a final response, so that the client can receive it before the close:
+//!   [`LINGER_MS`](core::session::LINGER_MS).
+//! - **splice**: moving bytes from socket to socket through a pipe, without copying them to user space: `Step::SpliceIn`,
+//!   `Step::SpliceOut`.
+//! - **tunnel**: bytes both ways without framing, after an upgrade or in TCP mode: [`Body::Tunnel`](core::body::Body).
+//!
+//! Routing and state:
+//!
+//! - **service**: a set of replicas with their ring, limits and key policy: [`Service`](core::snapshot::Service).
+//! - **replica**: one server that requests go to: [`snapshot::Replica`](core::snapshot::Replica).
+//! - **instance**: one run of a replica (a process, a container). A replacement is a new instance under the same name;
+//!   its number is the [`ReplicaId`](core::snapshot::ReplicaId).
+//! - **ring**: the map from routing keys to replicas: [`core::ring`].
+//! - **snapshot**: the immutable state that workers act on: [`Snapshot`](core::snapshot::Snapshot).
+//! - **epoch**: the number of a snapshot, one more each time: `Snapshot::epoch`.
+//! - **ack**: a worker's statement that it acts on an epoch: [`SnapshotReader::ack`](shared::publish::SnapshotReader::ack).
+//! - **worker event**: what a worker reports (a fault, a retry, a refusal):
+//!   [`WorkerEvent`](shared::events::WorkerEvent).
+//! - **registry**: the owner of the desired state; commands in, effects out: [`Registry`](control::registry::Registry).
+//! - **slot**: a replica's name in the registry and the instance that fills it: `control::registry::slot`.
+//! - **runtime**: what starts and stops instances (process, docker, fixed): [`control::runtime`].
+//! - **heartbeat**, **probe**: the periodic health request to a replica: [`control::probe`].
+//! - **ejection**: a suspected replica that missed a heartbeat gets no new requests until it answers one:
+//!   `control::registry::slot`.
+//! - **drain**: a replica or the balancer finishes what is under way and takes nothing new:
+//!   [`State::Draining`](core::snapshot::State), `Session::on_drain`.
+//! - **heal**: the replacement of a dead instance by a new one that answers: `control::registry`.
 #![forbid(unsafe_code)]
 
 pub mod balancer;
