@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Records where a real nginx sends keys with `hash $arg_k consistent`: tests/golden/nginx_ring.txt.
+"""Records where a real nginx sends keys with `hash $arg_k consistent`, for tests/golden/nginx_ring.txt.
 
-Every server of the upstream refuses, so nginx tries one after another and its access log holds the
-whole walk: first choice, then fallbacks. Names are resolved by a hosts file of this run's own, mounted
-in a private namespace; every address is loopback. Needs root, nginx (Debian: nginx-core), unshare.
+Every server of the upstream refuses connections, so nginx tries one after another and its access log holds the order:
+first choice, then fallbacks. A temporary hosts file, mounted in a private namespace, resolves the names to loopback
+addresses. Needs root, nginx (Debian: nginx-core) and unshare.
 
     scripts/record_nginx_ring.py > tests/golden/nginx_ring.txt
 """
@@ -19,7 +19,7 @@ import tempfile
 KEYS = 2000
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
-# Each set: members as `name*weight`, in the order nginx gets them.
+# Each set: members as `name*weight`, in the order of nginx's configuration.
 SETS = {
     "three": ["server1", "server2", "server3"],
     "weights": ["server1", "server2*2", "server3*5"],
@@ -55,7 +55,7 @@ def record(folder, name, members):
     (folder / "nginx.conf").write_text(config(folder, members, port))
     nginx = subprocess.Popen(["nginx", "-c", folder / "nginx.conf", "-p", folder])
     try:
-        ask(port)
+        send_keys(port)
     finally:
         nginx.terminate()
         nginx.wait()
@@ -69,7 +69,7 @@ def record(folder, name, members):
 
 
 def addresses(members):
-    """Where nginx says that it went, per member, and the hosts file that makes it so."""
+    """The address that nginx logs for each member, and the hosts file that resolves the names to it."""
     found, hosts = [], ""
     for i, member in enumerate(members):
         name = member.split("*")[0]
@@ -105,7 +105,7 @@ http {{
 """
 
 
-def ask(port):
+def send_keys(port):
     connection = connect(port)
     for key in range(KEYS):
         connection.request("GET", f"/?k=k{key}")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Asks a running balancer for /home ten times and shows how the answers spread over its replicas.
+"""Sends ten requests for /home to a running balancer and shows how they spread over its replicas.
 
-    scripts/test_balancer.py [URL] [COUNT]        http://127.0.0.1:8000/home and 10 unless given
+    scripts/test_balancer.py [URL] [COUNT]        default: http://127.0.0.1:8000/home 10
 
 Exit status 1 if a request fails.
 """
@@ -22,15 +22,15 @@ def main():
     for number in range(1, count + 1):
         try:
             with urllib.request.urlopen(url, timeout=10) as response:
-                said = response.read().decode()
-            print(f"{number:>3}  {said}")
-            seen[said] += 1
+                answer = response.read().decode()
+            print(f"{number:>3}  {answer}")
+            seen[answer] += 1
         except (urllib.error.URLError, OSError) as why:
             print(f"{number:>3}  failed: {why}")
             failed += 1
     print()
-    for said, times in sorted(seen.items()):
-        print(f"{said:<24} {'#' * round(40 * times / count):<40} {times:>4}  {100 * times / count:.0f}%")
+    for answer, times in sorted(seen.items()):
+        print(f"{answer:<24} {'#' * round(40 * times / count):<40} {times:>4}  {100 * times / count:.0f}%")
     if failed:
         print(f"{failed} of {count} failed: is a balancer running? Start one with `cargo run --release -- run`")
     return 1 if failed else 0

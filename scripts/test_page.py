@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Looks at the live page with a real Chromium: standard library and a `chromium` on the PATH, nothing else.
+"""Tests the live page in a headless Chromium. Needs Python's standard library and `chromium` on the PATH.
 
     cargo build && scripts/test_page.py [--binary target/debug/ringway] [--shots DIR]
 
-Starts a balancer on free ports, puts requests on it, opens the page, and checks what a person would: the ring is drawn,
-numbers move, a killed replica is seen to heal, the keyboard works, nothing overflows a phone, nothing is asked for from
-elsewhere, and a balancer with a token shows nothing before it was typed in. Screenshots (light, dark, phone) go to DIR.
+Starts a balancer on free ports, sends requests through it, opens the page and checks: the ring is drawn, numbers
+change, a killed replica is shown as replaced, the keyboard works, nothing overflows a phone, no other host is contacted,
+and with --admin-token nothing is shown before the token is entered. Screenshots (light, dark, phone) go to DIR.
 """
 import argparse, base64, json, os, re, shutil, signal, socket, struct, subprocess, sys, tempfile, threading, time, urllib.request
 
@@ -15,7 +15,7 @@ LARGE = "[...document.querySelectorAll('button')].filter(b => b.checkVisibility(
 
 
 class Page:
-    """One tab, spoken to over the DevTools protocol."""
+    """One tab, controlled over the DevTools protocol."""
 
     def __init__(self, port):
         targets = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/json"))
@@ -74,7 +74,7 @@ class Page:
 
     def until(self, what, expression):
         deadline = time.monotonic() + PATIENCE
-        # A document that is still being read lacks elements that it will have.
+        # A document that is still loading lacks elements.
         while not self.value(f"document.readyState !== 'loading' && ({expression})"):
             assert time.monotonic() < deadline, f"waited too long for: {what}"
             time.sleep(0.05)
@@ -109,62 +109,62 @@ def check(page, balancer, address, shots, settle):
     page.until("the ring has an arc path per replica", "document.querySelectorAll('#arcs path').length === 4")
     page.until("every arc path is drawn", "[...document.querySelectorAll('#arcs path')].every(p => p.getTotalLength() > 100)")
     page.until("four replicas are up", "document.querySelectorAll('#replicas .state.up').length === 4")
-    page.until("requests a second move", "Number(document.getElementById('middle').textContent.replace(/,/g, '')) > 0")
-    page.until("the shares add up to the whole",
+    page.until("requests per second change", "Number(document.getElementById('middle').textContent.replace(/,/g, '')) > 0")
+    page.until("the shares add up to 100 %",
                "Math.abs([...document.querySelectorAll('.bar i')].reduce((a, i) => a + parseFloat(i.style.width), 0) - 100) < 1")
     children = open(f"/proc/{balancer.pid}/task/{balancer.pid}/children").read().split()
     os.kill(int(children[0]), signal.SIGKILL)
-    page.until("a kill and its heal are seen",
+    page.until("a kill and its heal are shown",
                "[...document.querySelectorAll('#numbers div')].some(d => d.textContent === 'heals1') && "
                "/healed it in/.test(document.getElementById('lines').textContent)")
     page.key("ArrowDown")
-    page.until("the first arrow picks the first replica", "document.querySelectorAll('#arcs path.on').length === 1 && "
+    page.until("the first arrow key selects the first replica", "document.querySelectorAll('#arcs path.on').length === 1 && "
                "document.activeElement === document.querySelector('#replicas li')")
     page.key("ArrowDown")
-    page.until("the next arrow picks the next", "document.activeElement === document.querySelectorAll('#replicas li')[1] && "
+    page.until("the next arrow key selects the next one", "document.activeElement === document.querySelectorAll('#replicas li')[1] && "
                "document.querySelector('#arcs path.on').dataset.name === document.activeElement.dataset.name")
     page.key("Escape")
-    page.until("Escape lets it go", "document.querySelectorAll('#arcs path.on').length === 0")
+    page.until("Escape clears the selection", "document.querySelectorAll('#arcs path.on').length === 0")
     page.key("p")
-    page.until("p pauses", "document.getElementById('pause').getAttribute('aria-pressed') === 'true'")
+    page.until("p pauses the stream", "document.getElementById('pause').getAttribute('aria-pressed') === 'true'")
     page.key("p")
-    page.until("and goes on", "document.getElementById('pause').getAttribute('aria-pressed') === 'false'")
+    page.until("p resumes it", "document.getElementById('pause').getAttribute('aria-pressed') === 'false'")
     time.sleep(settle)
     page.look(1280, 1000, "light", os.path.join(shots, "page-light.png"))
     page.look(1280, 1000, "dark", os.path.join(shots, "page-dark.png"))
     for width in (360, 320):
         page.look(width, 2000, "dark", os.path.join(shots, f"page-phone-{width}.png"))
         page.until(f"nothing overflows {width} pixels", "document.documentElement.scrollWidth <= innerWidth")
-    page.until("buttons are large enough for a finger", LARGE)
+    page.until("buttons are at least 44 pixels high", LARGE)
     wrong = [e["params"] for e in page.events if e["method"] == "Runtime.exceptionThrown"
              or e["method"] == "Runtime.consoleAPICalled" and e["params"]["type"] == "error"]
     assert not wrong, wrong
     asked = {e["params"]["request"]["url"] for e in page.events if e["method"] == "Network.requestWillBeSent"}
     foreign = {url for url in asked if not url.startswith((f"http://{address}/", "data:"))}
     assert not foreign, foreign
-    print("ok: no error, and nothing asked for from elsewhere")
+    print("ok: no error on the console, and no other host contacted")
 
 
 def check_token(page, address, shots):
     asked = len(page.events)
     page.call("Page.navigate", url=f"http://{address}/")
-    page.until("a token is asked for", "!document.getElementById('door').hidden && document.getElementById('main').hidden && "
+    page.until("the page asks for a token", "!document.getElementById('door').hidden && document.getElementById('main').hidden && "
                "document.activeElement.id === 'token'")
     page.type("wrong p\r")
-    page.until("a wrong one is refused", "document.getElementById('refused').textContent !== ''")
+    page.until("a wrong token is refused", "document.getElementById('refused').textContent !== ''")
     page.look(360, 800, "dark", os.path.join(shots, "page-token.png"))
-    page.until("its button is large enough for a finger", LARGE)
+    page.until("the button of the token form is at least 44 pixels high", LARGE)
     page.type(TOKEN + "\r")
-    page.until("the right one opens the page", "document.getElementById('link').textContent === 'live' && "
+    page.until("the right token opens the page", "document.getElementById('link').textContent === 'live' && "
                "!document.getElementById('main').hidden && document.querySelectorAll('#replicas .state.up').length === 1")
-    page.until("it is kept in no place that outlives the page",
+    page.until("the token is stored nowhere that outlives the page",
                "document.cookie + JSON.stringify([localStorage, sessionStorage]) === '[{},{}]' && "
                f"!document.documentElement.outerHTML.includes('{TOKEN}')")
     requests = [e["params"]["request"]["url"] for e in page.events[asked:] if e["method"] == "Network.requestWillBeSent"]
     assert requests and not any(TOKEN in url for url in requests), requests
     thrown = [e["params"] for e in page.events[asked:] if e["method"] == "Runtime.exceptionThrown"]
     assert not thrown, thrown
-    print("ok: no address holds the token")
+    print("ok: no URL contains the token")
 
 
 def load(address, over):
@@ -199,7 +199,7 @@ def main():
     balancer, guarded = start(options.binary, 4, {}), start(options.binary, 1, {"RINGWAY_ADMIN_TOKEN": TOKEN})
     browser, over, profile = None, threading.Event(), tempfile.mkdtemp()
     try:
-        (data, admin), (_, door) = addresses(balancer), addresses(guarded)
+        (data, admin), (_, guarded_admin) = addresses(balancer), addresses(guarded)
         threading.Thread(target=load, args=(data, over), daemon=True).start()
         browser = subprocess.Popen(
             [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
@@ -208,7 +208,7 @@ def main():
         threading.Thread(target=browser.stderr.read, daemon=True).start()
         page = Page(port)
         check(page, balancer, admin, options.shots, options.settle)
-        check_token(page, door, options.shots)
+        check_token(page, guarded_admin, options.shots)
     finally:
         over.set()
         for process in filter(None, (browser, balancer, guarded)):

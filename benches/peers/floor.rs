@@ -1,8 +1,7 @@
-//! The floor of the side-by-side measurements: a relay that leaves out all that a proxy can leave out.
+//! The lower bound of `scripts/bench`: a relay that only moves bytes.
 //!
-//! `floor PORT ORIGIN_PORT... [--splice]` gives each client a connection of its own to an origin and moves bytes: no
-//! parsing, no choice, no deadline. What it costs is what the kernel costs, and nothing that answers one request at a
-//! time can cost much less.
+//! `floor PORT ORIGIN_PORT... [--splice]` opens one connection to an origin for each client. It does not parse, route or
+//! keep deadlines: its cost is that of the kernel, and no relay of one request at a time can cost much less.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -14,13 +13,13 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 const LISTENER: u64 = u64::MAX;
-const ROOM: usize = 64 * 1024;
+const BUFFER: usize = 64 * 1024;
 const PIPE: usize = 1 << 20;
 
-/// One direction: what was read from `from` and its peer has not taken yet.
+/// One direction: bytes that were read and not yet written.
 #[derive(Default)]
 struct Lane {
-    kept: Vec<u8>,
+    pending: Vec<u8>,
     written: usize,
     pipe: Option<(OwnedFd, OwnedFd)>,
     in_pipe: usize,
@@ -45,7 +44,7 @@ fn main() -> io::Result<()> {
     epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     let mut pairs: Vec<Option<Pair>> = Vec::new();
     let mut events = Vec::with_capacity(512);
-    let mut room = vec![0; ROOM];
+    let mut buffer = vec![0; BUFFER];
     loop {
         events.clear();
         epoll::wait(&epoll, spare_capacity(&mut events), None)?;
@@ -67,9 +66,11 @@ fn main() -> io::Result<()> {
             let Some(place) = pairs.get_mut((id >> 1) as usize) else { continue };
             let Some(pair) = place else { continue };
             let (end, flags) = ((id & 1) as usize, event.flags);
-            let lets = flags.contains(EventFlags::OUT) && pair.lanes[1 - end].holds();
-            let has = flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP);
-            if (lets && pair.pump(1 - end, &mut room).is_err()) || (has && pair.pump(end, &mut room).is_err()) {
+            let can_write = flags.contains(EventFlags::OUT) && pair.lanes[1 - end].has_pending();
+            let can_read = flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP);
+            if (can_write && pair.pump(1 - end, &mut buffer).is_err())
+                || (can_read && pair.pump(end, &mut buffer).is_err())
+            {
                 *place = None;
             }
         }
@@ -77,8 +78,8 @@ fn main() -> io::Result<()> {
 }
 
 impl Lane {
-    fn holds(&self) -> bool {
-        self.in_pipe > 0 || self.written < self.kept.len()
+    fn has_pending(&self) -> bool {
+        self.in_pipe > 0 || self.written < self.pending.len()
     }
 }
 
@@ -100,12 +101,12 @@ impl Pair {
         Ok(Pair { ends, lanes })
     }
 
-    /// Moves bytes away from `end` until it has none or its peer takes none. An error ends both.
-    fn pump(&mut self, end: usize, room: &mut [u8]) -> io::Result<()> {
+    /// Moves bytes from `end` to its peer until a read or a write would block. An error ends both.
+    fn pump(&mut self, end: usize, buffer: &mut [u8]) -> io::Result<()> {
         let (from, to, lane) = (&self.ends[end], &self.ends[1 - end], &mut self.lanes[end]);
         let outcome = match &lane.pipe {
             Some((out, into)) => pump_pipe(from, to, (out, into), &mut lane.in_pipe),
-            None => pump_copies(from, to, lane, room),
+            None => pump_copies(from, to, lane, buffer),
         };
         match outcome {
             Err(why) if why.kind() == ErrorKind::WouldBlock => Ok(()),
@@ -132,27 +133,27 @@ fn pump_pipe(
     }
 }
 
-fn pump_copies(mut from: &TcpStream, mut to: &TcpStream, lane: &mut Lane, room: &mut [u8]) -> io::Result<()> {
-    while lane.written < lane.kept.len() {
-        lane.written += to.write(&lane.kept[lane.written..])?;
+fn pump_copies(mut from: &TcpStream, mut to: &TcpStream, lane: &mut Lane, buffer: &mut [u8]) -> io::Result<()> {
+    while lane.written < lane.pending.len() {
+        lane.written += to.write(&lane.pending[lane.written..])?;
     }
-    lane.kept.clear();
+    lane.pending.clear();
     lane.written = 0;
     loop {
-        let n = from.read(room)?;
+        let n = from.read(buffer)?;
         if n == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }
-        let sent = match to.write(&room[..n]) {
+        let sent = match to.write(&buffer[..n]) {
             Err(why) if why.kind() == ErrorKind::WouldBlock => 0,
             sent => sent?,
         };
         if sent < n {
-            lane.kept.extend_from_slice(&room[sent..n]);
+            lane.pending.extend_from_slice(&buffer[sent..n]);
             return Ok(());
         }
-        // A read that gave less than asked has emptied the socket.
-        if n < room.len() {
+        // A short read has emptied the socket.
+        if n < buffer.len() {
             return Ok(());
         }
     }

@@ -1,4 +1,4 @@
--- For wrk: asks for 1,024 targets in turn, so that a consistent hash has something to spread.
+-- For wrk: requests 1,024 targets in turn, for a consistent hash to spread.
 local TARGETS = 1024
 local requests, turn = {}, 0
 

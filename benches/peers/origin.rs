@@ -1,7 +1,7 @@
-//! What the side-by-side measurements balance over: a server that costs as little as a server can.
+//! The upstream server of `scripts/bench`, as cheap as possible.
 //!
 //! `origin PORT COUNT` listens on COUNT loopback ports from PORT on, all in one loop. The path's last number is the
-//! size of the answer: /s128 answers 128 bytes. It trusts its clients: this is a yardstick, not a server to run.
+//! size of the answer: /s128 answers 128 bytes. It trusts its clients: it is for measurements only.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -32,7 +32,7 @@ fn main() -> io::Result<()> {
         epoll::add(&epoll, listener, EventData::new_u64(LISTENER + at as u64), EventFlags::IN)?;
     }
     let body = vec![b'x'; BODY];
-    let mut room = vec![0; 64 * 1024];
+    let mut buffer = vec![0; 64 * 1024];
     let mut clients: Vec<Option<Client>> = Vec::new();
     let mut events = Vec::with_capacity(512);
     loop {
@@ -43,7 +43,7 @@ fn main() -> io::Result<()> {
             if id >= LISTENER {
                 accept(&listeners[(id - LISTENER) as usize], &epoll, &mut clients);
             } else if let Some(place) = clients.get_mut(id as usize)
-                && place.as_mut().is_some_and(|client| client.serve(&mut room, &body).is_err())
+                && place.as_mut().is_some_and(|client| client.serve(&mut buffer, &body).is_err())
             {
                 *place = None;
             }
@@ -76,8 +76,8 @@ fn accept(listener: &TcpListener, epoll: &impl std::os::fd::AsFd, clients: &mut 
 }
 
 impl Client {
-    /// Writes what is owed, then reads and answers until the socket is empty. An error ends the connection.
-    fn serve(&mut self, room: &mut [u8], body: &[u8]) -> io::Result<()> {
+    /// Writes the pending response, then reads and answers until the socket is empty. An error ends the connection.
+    fn serve(&mut self, buffer: &mut [u8], body: &[u8]) -> io::Result<()> {
         loop {
             if !self.flush(body)? {
                 return Ok(());
@@ -90,9 +90,9 @@ impl Client {
                 (self.written, self.body_left) = (0, size);
                 continue;
             }
-            match self.stream.read(room) {
+            match self.stream.read(buffer) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(n) => self.input.extend_from_slice(&room[..n]),
+                Ok(n) => self.input.extend_from_slice(&buffer[..n]),
                 Err(why) if why.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(why) => return Err(why),
             }
@@ -117,7 +117,7 @@ impl Client {
     }
 }
 
-/// The number that the target of a request line ends in.
+/// The number at the end of the request target.
 fn size_asked(head: &[u8]) -> usize {
     let target = head.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
     let digits = target.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
