@@ -300,3 +300,83 @@ impl ChunkDecoder {
         Ok((Scan { read, keep: allowed }, true))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What of `bytes` goes on, and how many were read.
+    fn pass_all(body: &mut Body, bytes: &[u8]) -> Result<(Vec<u8>, usize), Fault> {
+        let (mut kept, mut at) = (Vec::new(), 0);
+        while at < bytes.len() && !body.is_done() {
+            let credit = (body.credit() as usize).min(bytes.len() - at);
+            let scan = match credit {
+                0 => body.scan(&bytes[at..])?,
+                n => {
+                    body.pass(n as u64);
+                    Scan { read: n, keep: true }
+                }
+            };
+            if scan.read == 0 {
+                break;
+            }
+            if scan.keep {
+                kept.extend_from_slice(&bytes[at..at + scan.read]);
+            }
+            at += scan.read;
+        }
+        Ok((kept, at))
+    }
+
+    fn chunked(bytes: &[u8]) -> Result<(Vec<u8>, usize), Fault> {
+        pass_all(&mut Body::chunked(), bytes)
+    }
+
+    fn repeat(times: usize) -> String {
+        "x".repeat(times)
+    }
+
+    #[test]
+    fn extensions_are_dropped_up_to_256_bytes_a_chunk() {
+        let chunk = |n| format!("1;{}\r\na\r\n", repeat(n));
+        assert_eq!(chunked(chunk(256).as_bytes()), Ok((b"1\r\na\r\n".to_vec(), chunk(256).len())));
+        assert_eq!(chunked(chunk(257).as_bytes()), Err(Fault("chunk extensions too long")));
+        let blanks = |n: usize| format!("1{};x\r\na\r\n", " ".repeat(n));
+        assert!(chunked(blanks(256).as_bytes()).is_ok(), "the first blank and 255 more, and one byte of extension");
+        assert_eq!(chunked(blanks(257).as_bytes()), Err(Fault("chunk extensions too long")));
+    }
+
+    #[test]
+    fn extensions_of_one_body_are_at_most_16_kib() {
+        let most = format!("1;{}\r\na\r\n", repeat(256)).repeat(64);
+        assert_eq!(chunked(most.as_bytes()), Ok((b"1\r\na\r\n".repeat(64), most.len())));
+        let more = format!("{most}1;x\r\na\r\n");
+        assert_eq!(chunked(more.as_bytes()), Err(Fault("chunk extensions too long")));
+    }
+
+    #[test]
+    fn a_trailer_section_is_at_most_8_kib() {
+        let section = |n: usize| format!("0\r\na: {}\r\nb: {}\r\n\r\n", repeat(100), repeat(n - 112));
+        let whole = section(8 * 1024);
+        assert_eq!(whole.len(), "0\r\n".len() + 8 * 1024);
+        assert_eq!(chunked(whole.as_bytes()), Ok((whole.clone().into_bytes(), whole.len())));
+        assert_eq!(chunked(section(8 * 1024 + 1).as_bytes()), Err(Fault("trailers too long")));
+    }
+
+    #[test]
+    fn a_trailer_line_that_cannot_fit_any_more_is_refused_before_its_end() {
+        let partial = |n: usize| format!("0\r\na: {}\r\n{}", repeat(100), repeat(n - 105));
+        assert_eq!(chunked(partial(8 * 1024).as_bytes()), Ok((Vec::new(), 0)));
+        assert_eq!(chunked(partial(8 * 1024 + 1).as_bytes()), Err(Fault("trailers too long")));
+        assert_eq!(chunked(b"0\r\na: b\r"), Ok((Vec::new(), 0)), "its LF may follow");
+        assert_eq!(chunked(b"0\r\na: b\rc"), Err(Fault("malformed trailer")));
+    }
+
+    #[test]
+    fn a_chunk_size_has_at_most_16_digits() {
+        let mut body = Body::chunked();
+        assert_eq!(pass_all(&mut body, b"ffffffffffffffff\r\n"), Ok((b"ffffffffffffffff\r\n".to_vec(), 18)));
+        assert_eq!(body.credit(), u64::MAX);
+        assert_eq!(chunked(b"00000000000000001\r\n"), Err(Fault("chunk size over 16 digits")));
+    }
+}

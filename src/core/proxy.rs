@@ -235,4 +235,30 @@ mod tests {
             assert!(read(&header).is_err(), "{fixed:?}");
         }
     }
+    #[test]
+    fn the_longest_header_of_each_version_is_read_and_no_longer_one() {
+        let line = |len: usize| format!("PROXY UNKNOWN {}\r\n", "x".repeat(len - 16));
+        assert_eq!(read(line(107).as_bytes()), Ok(Some((107, None))));
+        assert_eq!(read(line(108).as_bytes()), Err("PROXY line too long"));
+        assert_eq!(read(&line(108).as_bytes()[..106]), Ok(None), "its end may follow");
+        let block = |len: u16| [&SIGNATURE[..], &[0x20, 0], &len.to_be_bytes(), &vec![0; usize::from(len)]].concat();
+        assert_eq!(read(&block(1024)), Ok(Some((16 + 1024, None))));
+        assert_eq!(read(&block(1025)), Err("PROXY header too long"));
+    }
+
+    #[test]
+    fn the_address_part_is_ignored_where_a_sender_speaks_for_itself() {
+        let local = [&SIGNATURE[..], &[0x20, 0x11, 0, 12], &[1, 2, 3, 4, 5, 6, 7, 8, 0, 9, 0, 10]].concat();
+        assert_eq!(read(&local), Ok(Some((28, None))), "LOCAL");
+        let unspecified = [&SIGNATURE[..], &[0x21, 0, 0, 3], &[1, 2, 3]].concat();
+        assert_eq!(read(&unspecified), Ok(Some((19, None))), "AF_UNSPEC");
+    }
+
+    #[test]
+    fn port_zero_is_a_port() {
+        assert_eq!(
+            read(b"PROXY TCP4 1.2.3.4 5.6.7.8 0 65535\r\n"),
+            Ok(Some((36, Some(ends("1.2.3.4:0", "5.6.7.8:65535")))))
+        );
+    }
 }

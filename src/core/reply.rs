@@ -74,3 +74,61 @@ fn reason(status: u16) -> &'static str {
         _ => "Error",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATE: &str = "Date: now\r\n";
+
+    #[test]
+    fn a_reply_is_one_json_line_and_ends_the_connection() {
+        let expected = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 44\r\n\
+                        Connection: close\r\nDate: now\r\n\r\n{\"message\":\"<Error> why\",\"status\":\"failure\"}";
+        let whole = reply(400, "why", false, DATE);
+        assert_eq!(std::str::from_utf8(&whole), Ok(expected));
+        let head = reply(400, "why", true, DATE);
+        assert_eq!(head, whole[..whole.len() - 44]);
+    }
+
+    #[test]
+    fn only_503_says_when_to_try_again() {
+        for status in [400, 502, 503, 504] {
+            let text = String::from_utf8(reply(status, "", false, DATE).to_vec()).unwrap();
+            assert_eq!(text.contains("\r\nRetry-After: 1\r\n"), status == 503, "{text}");
+        }
+    }
+
+    /// RFC 9110 section 15; 429 and 431: RFC 6585.
+    #[test]
+    fn each_status_has_its_reason_phrase() {
+        let phrases = [
+            (400, "Bad Request"),
+            (408, "Request Timeout"),
+            (413, "Content Too Large"),
+            (414, "URI Too Long"),
+            (417, "Expectation Failed"),
+            (429, "Too Many Requests"),
+            (431, "Request Header Fields Too Large"),
+            (501, "Not Implemented"),
+            (502, "Bad Gateway"),
+            (503, "Service Unavailable"),
+            (504, "Gateway Timeout"),
+            (505, "HTTP Version Not Supported"),
+        ];
+        for (status, phrase) in phrases {
+            assert!(reply(status, "", false, DATE).starts_with(format!("HTTP/1.1 {status} {phrase}\r\n").as_bytes()));
+        }
+    }
+
+    #[test]
+    fn options_and_trace_have_their_own_replies() {
+        assert!(options(DATE).starts_with(b"HTTP/1.1 200 OK\r\nAllow: GET, "));
+        assert!(options(DATE).ends_with(b"\r\nContent-Length: 0\r\nConnection: close\r\nDate: now\r\n\r\n"));
+        let traced = trace(b"TRACE / HTTP/1.1\r\n\r\n", DATE);
+        assert!(
+            traced
+                .ends_with(b"\r\nContent-Length: 20\r\nConnection: close\r\nDate: now\r\n\r\nTRACE / HTTP/1.1\r\n\r\n")
+        );
+    }
+}
