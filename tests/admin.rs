@@ -8,39 +8,39 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
 use serde_json::json;
-use support::house::{House, admin_address, ask, names};
+use support::balancer::{Balancer, admin_address, ask, names};
 use support::{Process, exchange, field};
 
 #[test]
 fn rep_add_and_rm_answer_as_the_contract_says() {
-    let house = House::open(&[]);
-    let rep = house.get("/rep");
+    let balancer = Balancer::start(&[]);
+    let rep = balancer.get("/rep");
     assert_eq!(rep.text, r#"{"message":{"N":3,"replicas":["server1","server2","server3"]},"status":"successful"}"#);
     assert_eq!(field(&rep.head, "content-type"), Some("application/json"));
 
-    let added = house.ask("POST", "/add", r#"{"n":4,"hostnames":["S5","S4"]}"#);
+    let added = balancer.ask("POST", "/add", r#"{"n":4,"hostnames":["S5","S4"]}"#);
     assert_eq!(added.status, 200);
     assert_eq!(names(&added.json), ["server1", "server2", "server3", "S5", "S4", "server4", "server5"]);
-    assert_eq!(house.up(), 7, "the answer came when they lived");
-    assert_eq!(house.get("/rep").json, added.json);
+    assert_eq!(balancer.up(), 7, "the answer came when they lived");
+    assert_eq!(balancer.get("/rep").json, added.json);
 
-    let removed = house.ask("DELETE", "/rm", r#"{"n":3,"hostnames":["S5"]}"#);
+    let removed = balancer.ask("DELETE", "/rm", r#"{"n":3,"hostnames":["S5"]}"#);
     let left = names(&removed.json);
     assert_eq!((removed.status, left.len()), (200, 4));
     assert!(!left.contains(&"S5".into()));
-    assert_eq!(names(&house.ask("POST", "/rm", r#"{"n":1}"#).json).len(), 3, "POST is taken too");
+    assert_eq!(names(&balancer.ask("POST", "/rm", r#"{"n":1}"#).json).len(), 3, "POST is taken too");
 }
 
 #[test]
 fn no_request_after_the_answer_to_rm_reaches_a_removed_replica() {
-    let house = House::open(&["--workers", "2"]);
+    let balancer = Balancer::start(&["--workers", "2"]);
     for round in 0..10 {
         let name = format!("gone{round}");
         let body = json!({"n": 1, "hostnames": [name]}).to_string();
-        assert_eq!(house.ask("POST", "/add", &body).status, 200);
-        assert_eq!(house.ask("DELETE", "/rm", &body).status, 200);
+        assert_eq!(balancer.ask("POST", "/add", &body).status, 200);
+        assert_eq!(balancer.ask("DELETE", "/rm", &body).status, 200);
         for _ in 0..20 {
-            let home = ask(house.data, "GET", "/home", "");
+            let home = ask(balancer.data, "GET", "/home", "");
             assert_eq!(home.status, 200);
             assert_ne!(field(&home.head, "x-server-id"), Some(&*name));
         }
@@ -49,9 +49,9 @@ fn no_request_after_the_answer_to_rm_reaches_a_removed_replica() {
 
 #[test]
 fn a_rejected_call_says_why_and_changes_nothing() {
-    let house = House::open(&["--max-replicas", "5"]);
+    let balancer = Balancer::start(&["--max-replicas", "5"]);
     let big = format!(r#"{{"n":1,"hostnames":["{}"]}}"#, "x".repeat(70_000));
-    let before = house.get("/rep").text;
+    let before = balancer.get("/rep").text;
     for (method, path, body, status, message) in [
         (
             "POST",
@@ -128,62 +128,62 @@ fn a_rejected_call_says_why_and_changes_nothing() {
             "<Error> there is nothing at /nothing: see /rep, /add, /rm, /ring, /explain, /what-if, /metrics",
         ),
     ] {
-        let said = house.ask(method, path, body);
+        let said = balancer.ask(method, path, body);
         assert_eq!(
             (said.status, &said.json),
             (status, &json!({"message": message, "status": "failure"})),
             "{body:.80}"
         );
-        assert_eq!(house.get("/rep").text, before);
+        assert_eq!(balancer.get("/rep").text, before);
     }
 }
 
 #[test]
 fn a_wrong_method_is_told_the_right_ones() {
-    let house = House::open(&["--replicas", "1"]);
+    let balancer = Balancer::start(&["--replicas", "1"]);
     for (method, path, allow) in [("PUT", "/add", "POST"), ("GET", "/rm", "DELETE, POST"), ("POST", "/rep", "GET")] {
-        let said = house.ask(method, path, "");
+        let said = balancer.ask(method, path, "");
         assert_eq!((said.status, field(&said.head, "allow")), (405, Some(allow)), "{method} {path}");
         assert_eq!(said.json["status"], "failure");
     }
-    assert_eq!(house.ask("HEAD", "/rep", "").status, 200);
+    assert_eq!(balancer.ask("HEAD", "/rep", "").status, 200);
 }
 
 #[test]
 fn a_dry_run_says_and_does_nothing() {
-    let house = House::open(&[]);
-    let would = house.ask("DELETE", "/rm?dry_run=1", r#"{"n":1}"#);
+    let balancer = Balancer::start(&[]);
+    let would = balancer.ask("DELETE", "/rm?dry_run=1", r#"{"n":1}"#);
     assert_eq!((would.status, names(&would.json).len()), (200, 2));
-    assert_eq!(names(&house.ask("POST", "/add?dry_run=1", r#"{"n":2}"#).json).len(), 5);
-    assert_eq!(house.replicas().len(), 3);
-    assert_eq!(house.ask("DELETE", "/rm", r#"{"n":1}"#).json, would.json, "the same one goes");
+    assert_eq!(names(&balancer.ask("POST", "/add?dry_run=1", r#"{"n":2}"#).json).len(), 5);
+    assert_eq!(balancer.replicas().len(), 3);
+    assert_eq!(balancer.ask("DELETE", "/rm", r#"{"n":1}"#).json, would.json, "the same one goes");
 }
 
 #[test]
 fn the_ring_explains_itself() {
-    let house = House::open(&[]);
-    let ring = house.get("/ring").json;
+    let balancer = Balancer::start(&[]);
+    let ring = balancer.get("/ring").json;
     let rows = ring["message"]["replicas"].as_array().expect("rows");
     let shares: f64 = rows.iter().map(|row| row["share"].as_f64().expect("a share")).sum();
     assert_eq!(rows.len(), 3);
     assert!((shares - 1.0).abs() < 1e-9, "{shares}");
-    assert_eq!(house.get("/explain?key=a%20b").json["message"]["key"], "a b");
-    let moved = house.get("/what-if?remove=server2").json;
+    assert_eq!(balancer.get("/explain?key=a%20b").json["message"]["key"], "a b");
+    let moved = balancer.get("/what-if?remove=server2").json;
     let flows = moved["message"]["flows"].as_array().expect("flows");
     assert!(flows.iter().all(|flow| flow["from"] == "server2"), "only its own keys move: {moved}");
     for path in ["/explain", "/what-if", "/what-if?remove=server9", "/what-if?add=server1", "/ring?x=1"] {
-        assert_eq!(house.get(path).status, 400, "{path}");
+        assert_eq!(balancer.get(path).status, 400, "{path}");
     }
 }
 
 #[test]
 fn the_data_port_answers_admin_calls_only_where_that_is_allowed() {
-    let house = House::open(&["--replicas", "1"]);
-    assert_eq!(names(&ask(house.data, "GET", "/rep", "").json), ["server1"]);
-    assert_eq!(names(&ask(house.data, "POST", "/add", r#"{"n":1}"#).json).len(), 2);
-    assert_eq!(names(&ask(house.data, "DELETE", "/rm", r#"{"n":1}"#).json).len(), 1);
-    let house = House::open(&["--replicas", "1", "--admin-on-data-port=false"]);
-    let said = ask(house.data, "GET", "/rep", "");
+    let balancer = Balancer::start(&["--replicas", "1"]);
+    assert_eq!(names(&ask(balancer.data, "GET", "/rep", "").json), ["server1"]);
+    assert_eq!(names(&ask(balancer.data, "POST", "/add", r#"{"n":1}"#).json).len(), 2);
+    assert_eq!(names(&ask(balancer.data, "DELETE", "/rm", r#"{"n":1}"#).json).len(), 1);
+    let balancer = Balancer::start(&["--replicas", "1", "--admin-on-data-port=false"]);
+    let said = ask(balancer.data, "GET", "/rep", "");
     assert_eq!((said.status, field(&said.head, "x-server-id")), (404, Some("server1")), "a replica's answer");
 }
 
@@ -207,11 +207,11 @@ fn a_unix_socket_serves_the_same_and_is_its_owners_alone() {
 
 #[test]
 fn a_page_of_somebody_else_is_refused() {
-    let house = House::open(&["--replicas", "1"]);
-    let request = |more: &str| call_with(house.admin, more);
+    let balancer = Balancer::start(&["--replicas", "1"]);
+    let request = |more: &str| call_with(balancer.admin, more);
     assert!(request("Origin: http://evil.example\r\n").starts_with("HTTP/1.1 403 "));
-    assert_eq!(house.replicas().len(), 1);
-    assert!(request(&format!("Origin: http://{}\r\n", house.admin)).starts_with("HTTP/1.1 200 "));
+    assert_eq!(balancer.replicas().len(), 1);
+    assert!(request(&format!("Origin: http://{}\r\n", balancer.admin)).starts_with("HTTP/1.1 200 "));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Instant;
 
-use support::house::{House, names};
+use support::balancer::{Balancer, names};
 use support::{PATIENCE, connect, read_head, read_response, until};
 
 /// A server that answers heartbeats, and everything else only when it is told to.
@@ -47,29 +47,29 @@ fn answer(mut upstream: TcpStream) {
     upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow").expect("it is still wanted");
 }
 
-fn request(house: &House) -> TcpStream {
-    let mut client = connect(house.data);
+fn request(balancer: &Balancer) -> TcpStream {
+    let mut client = connect(balancer.data);
     client.write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").expect("it reads");
     client
 }
 
-fn over(slow: &[&Slow]) -> House {
+fn over(slow: &[&Slow]) -> Balancer {
     let replicas: Vec<String> =
         slow.iter().zip('a'..).map(|(slow, name)| format!("{name}{name}={}", slow.address)).collect();
     let mut flags = Vec::new();
     replicas.iter().for_each(|replica| flags.extend(["--replica", replica]));
-    House::open(&flags)
+    Balancer::start(&flags)
 }
 
 #[test]
 fn a_request_under_way_outlives_the_rm_of_its_replica() {
     let slow = Slow::start();
-    let house = over(&[&slow]);
-    let mut client = request(&house);
+    let balancer = over(&[&slow]);
+    let mut client = request(&balancer);
     let upstream = slow.next();
-    let removed = house.ask("DELETE", "/rm", r#"{"n":1,"hostnames":["aa"]}"#);
+    let removed = balancer.ask("DELETE", "/rm", r#"{"n":1,"hostnames":["aa"]}"#);
     assert_eq!((removed.status, names(&removed.json).len()), (200, 0));
-    let refused = support::house::ask(house.data, "GET", "/wait", "");
+    let refused = support::balancer::ask(balancer.data, "GET", "/wait", "");
     assert_eq!(refused.status, 503, "no replica is left for new requests");
     assert!(support::field(&refused.head, "retry-after").is_some());
     answer(upstream);
@@ -80,27 +80,27 @@ fn a_request_under_way_outlives_the_rm_of_its_replica() {
 #[test]
 fn a_request_under_way_outlives_the_first_signal() {
     let slow = Slow::start();
-    let mut house = over(&[&slow]);
-    let mut client = request(&house);
+    let mut balancer = over(&[&slow]);
+    let mut client = request(&balancer);
     let upstream = slow.next();
-    house.process.signal("TERM");
-    until(Instant::now() + PATIENCE, "no more to be accepted", || TcpStream::connect(house.data).err());
+    balancer.process.signal("TERM");
+    until(Instant::now() + PATIENCE, "no more to be accepted", || TcpStream::connect(balancer.data).err());
     answer(upstream);
     let (head, body) = read_response(&mut client);
     assert!(head.starts_with("HTTP/1.1 200 ") && body == b"slow", "{head}");
-    assert_eq!(house.process.wait().code(), Some(0));
+    assert_eq!(balancer.process.wait().code(), Some(0));
 }
 
 #[test]
 fn a_second_signal_waits_for_nothing() {
     let slow = Slow::start();
-    let mut house = over(&[&slow]);
-    let _client = request(&house);
+    let mut balancer = over(&[&slow]);
+    let _client = request(&balancer);
     let _upstream = slow.next();
-    house.process.signal("TERM");
-    until(Instant::now() + PATIENCE, "no more to be accepted", || TcpStream::connect(house.data).err());
-    house.process.signal("TERM");
-    assert_eq!(house.process.wait().code(), Some(1), "not success: a request was cut");
+    balancer.process.signal("TERM");
+    until(Instant::now() + PATIENCE, "no more to be accepted", || TcpStream::connect(balancer.data).err());
+    balancer.process.signal("TERM");
+    assert_eq!(balancer.process.wait().code(), Some(1), "not success: a request was cut");
 }
 
 #[test]
@@ -109,17 +109,17 @@ fn a_fixed_server_that_dies_is_gone_around_and_taken_back() {
     let flags: Vec<String> = replicas.iter().flat_map(|r| ["--replica".into(), r.address.to_string()]).collect();
     let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     flags.extend(["--health-interval-ms", "50"]);
-    let house = House::open(&flags);
+    let balancer = Balancer::start(&flags);
     let [one, two] = replicas;
     let port = one.address.port().to_string();
     drop(one);
-    until(Instant::now() + PATIENCE, "the dead one to be noticed", || (house.up() == 1).then_some(()));
-    assert_eq!(house.replicas().len(), 2, "it stays on the list");
+    until(Instant::now() + PATIENCE, "the dead one to be noticed", || (balancer.up() == 1).then_some(()));
+    assert_eq!(balancer.replicas().len(), 2, "it stays on the list");
     for _ in 0..20 {
-        let home = support::house::ask(house.data, "GET", "/home", "");
+        let home = support::balancer::ask(balancer.data, "GET", "/home", "");
         assert_eq!(support::field(&home.head, "x-server-id"), Some("two"));
     }
     let _again = support::Process::start(&["replica", "--port", &port], &[("SERVER_ID", "one")]);
-    until(Instant::now() + PATIENCE, "it to be taken back", || (house.up() == 2).then_some(()));
+    until(Instant::now() + PATIENCE, "it to be taken back", || (balancer.up() == 2).then_some(()));
     drop(two);
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use support::house::{House, ask};
+use support::balancer::{Balancer, ask};
 use support::{PATIENCE, run, until};
 
 /// What the product promises: N live again so soon after a kill.
@@ -18,13 +18,13 @@ fn signal(name: &str, process: u32) {
 }
 
 /// Requests go on while `harm` happens: each must be answered 200.
-fn under_load(house: &House, harm: impl FnOnce()) -> u64 {
+fn under_load(balancer: &Balancer, harm: impl FnOnce()) -> u64 {
     let (over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    let said = ask(house.data, "GET", "/home", "");
+                    let said = ask(balancer.data, "GET", "/home", "");
                     assert_eq!(said.status, 200, "{}", said.head);
                     answered.fetch_add(1, Ordering::Relaxed);
                 }
@@ -36,59 +36,59 @@ fn under_load(house: &House, harm: impl FnOnce()) -> u64 {
     answered.into_inner()
 }
 
-fn await_heals(house: &House, heals: u64) {
-    until(Instant::now() + PATIENCE, "the heal", || (house.metric("ringway_heals_total") >= heals).then_some(()));
+fn await_heals(balancer: &Balancer, heals: u64) {
+    until(Instant::now() + PATIENCE, "the heal", || (balancer.metric("ringway_heals_total") >= heals).then_some(()));
 }
 
 #[test]
 fn a_killed_replica_is_replaced_within_a_second_and_no_get_fails() {
-    let house = House::open(&[]);
-    let answered = under_load(&house, || {
+    let balancer = Balancer::start(&[]);
+    let answered = under_load(&balancer, || {
         for round in 1..=5 {
-            let victim = house.children()[0];
+            let victim = balancer.children()[0];
             let killed = Instant::now();
             signal("KILL", victim);
-            await_heals(&house, round);
+            await_heals(&balancer, round);
             let took = killed.elapsed();
             assert!(took < WHOLE_AGAIN, "{took:?}");
         }
     });
     assert!(answered > 0);
-    assert_eq!(house.replicas(), ["server1", "server2", "server3"], "the slots stay");
-    assert_eq!((house.up(), house.children().len()), (3, 3));
+    assert_eq!(balancer.replicas(), ["server1", "server2", "server3"], "the slots stay");
+    assert_eq!((balancer.up(), balancer.children().len()), (3, 3));
 }
 
 #[test]
 fn a_hung_replica_is_noticed_by_its_heartbeats_and_replaced() {
-    let house = House::open(&["--health-interval-ms", "100"]);
-    let hung = house.children()[1];
-    under_load(&house, || {
+    let balancer = Balancer::start(&["--health-interval-ms", "100"]);
+    let hung = balancer.children()[1];
+    under_load(&balancer, || {
         signal("STOP", hung);
-        await_heals(&house, 1);
+        await_heals(&balancer, 1);
     });
-    assert!(!house.children().contains(&hung), "it was ended by force");
+    assert!(!balancer.children().contains(&hung), "it was ended by force");
 }
 
 #[test]
 fn add_and_rm_in_a_loop_cost_no_request() {
-    let house = House::open(&[]);
-    let answered = under_load(&house, || {
+    let balancer = Balancer::start(&[]);
+    let answered = under_load(&balancer, || {
         for _ in 0..10 {
-            assert_eq!(house.ask("POST", "/add", r#"{"n":2}"#).status, 200);
-            assert_eq!(house.ask("DELETE", "/rm", r#"{"n":2}"#).status, 200);
+            assert_eq!(balancer.ask("POST", "/add", r#"{"n":2}"#).status, 200);
+            assert_eq!(balancer.ask("DELETE", "/rm", r#"{"n":2}"#).status, 200);
         }
     });
     assert!(answered > 0);
-    assert_eq!(house.replicas().len(), 3);
-    until(Instant::now() + PATIENCE, "the removed to end", || (house.children().len() == 3).then_some(()));
+    assert_eq!(balancer.replicas().len(), 3);
+    until(Instant::now() + PATIENCE, "the removed to end", || (balancer.children().len() == 3).then_some(()));
 }
 
 #[test]
 fn replicas_die_with_their_parent_whatever_kills_it() {
-    let mut house = House::open(&[]);
-    let children = house.children();
-    house.process.signal("KILL");
-    house.process.wait();
+    let mut balancer = Balancer::start(&[]);
+    let children = balancer.children();
+    balancer.process.signal("KILL");
+    balancer.process.wait();
     let gone = |id: &u32| !std::path::Path::new(&format!("/proc/{id}")).exists() || is_zombie(*id);
     until(Instant::now() + PATIENCE, "the children to end", || children.iter().all(gone).then_some(()));
 }
@@ -101,10 +101,10 @@ fn is_zombie(id: u32) -> bool {
 #[test]
 fn a_first_signal_drains_and_ends_well() {
     for name in ["TERM", "INT"] {
-        let mut house = House::open(&[]);
-        let children = house.children();
-        house.process.signal(name);
-        assert_eq!(house.process.wait().code(), Some(0));
+        let mut balancer = Balancer::start(&[]);
+        let children = balancer.children();
+        balancer.process.signal(name);
+        assert_eq!(balancer.process.wait().code(), Some(0));
         assert!(
             children.iter().all(|id| !std::path::Path::new(&format!("/proc/{id}")).exists()),
             "all were waited for"

@@ -1,7 +1,7 @@
 //! What the tests over real sockets share: our binary as a child process that never outlives its test, and raw clients.
 #![allow(dead_code)] // each test binary uses its own part
 
-pub mod house;
+pub mod balancer;
 pub mod origin;
 
 use std::fs::File;

@@ -1,6 +1,7 @@
-//! HTTP/1.1 conformance of a session without sockets: tables of bytes in and bytes out, and the known attacks.
+//! HTTP/1.1 held to its RFCs, without sockets: tables of bytes in and bytes out, known attacks, and rare states.
 
 mod attacks;
+mod boundaries;
 mod corpus;
 mod memory;
 mod rig;

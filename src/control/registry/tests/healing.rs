@@ -43,6 +43,7 @@ fn one_missed_heartbeat_is_no_verdict_and_two_are() {
     world.silent.insert(hung);
     world.pass(500);
     assert_eq!(world.state("server1"), Some(State::Up), "an answer in between starts the count again");
+    assert_eq!(world.instance("server1"), hung, "it was not replaced");
     world.pass(500);
     assert_eq!(world.state("server1"), Some(State::Up), "its replacement");
     assert_ne!(world.instance("server1"), hung);

@@ -1,4 +1,4 @@
-//! A whole balancer with replicas and an admin API, on free ports, asked over real sockets.
+//! A running balancer with replicas and an admin API on free ports, used over real sockets.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -7,45 +7,45 @@ use serde_json::Value;
 
 use super::{PATIENCE, Process, exchange, until};
 
-pub struct House {
+pub struct Balancer {
     pub process: Process,
     pub data: SocketAddr,
     pub admin: SocketAddr,
 }
 
-/// An answer: its status, its head and its body as JSON (null where it is none).
-pub struct Said {
+/// A response; `json` is null where the body is not JSON.
+pub struct Response {
     pub status: u16,
     pub head: String,
     pub text: String,
     pub json: Value,
 }
 
-impl House {
-    /// `ringway run` with these flags more, once every replica is up.
-    pub fn open(more: &[&str]) -> House {
+impl Balancer {
+    /// Starts `ringway run` with the flags `more`; returns once every replica is up.
+    pub fn start(more: &[&str]) -> Balancer {
         let mut args = vec!["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
         args.extend(more);
         let process = Process::start(&args, &[]);
-        let house = House { data: process.address, admin: admin_address(&process), process };
-        house.await_whole();
-        house
+        let balancer = Balancer { data: process.address, admin: admin_address(&process), process };
+        balancer.await_replicas();
+        balancer
     }
 
-    pub fn ask(&self, method: &str, path: &str, body: &str) -> Said {
+    pub fn ask(&self, method: &str, path: &str, body: &str) -> Response {
         ask(self.admin, method, path, body)
     }
 
-    pub fn get(&self, path: &str) -> Said {
+    pub fn get(&self, path: &str) -> Response {
         self.ask("GET", path, "")
     }
 
-    /// The names that /rep lists.
+    /// The names in `/rep`.
     pub fn replicas(&self) -> Vec<String> {
         names(&self.get("/rep").json)
     }
 
-    /// How many replicas take requests.
+    /// The number of replicas that are up.
     pub fn up(&self) -> usize {
         let page = self.get("/metrics").text;
         page.lines().filter(|line| line.starts_with("ringway_replica_up{") && line.ends_with("} 1")).count()
@@ -57,7 +57,7 @@ impl House {
         line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
     }
 
-    pub fn await_whole(&self) {
+    pub fn await_replicas(&self) {
         let n = self.replicas().len();
         until(Instant::now() + PATIENCE, "every replica to be up", || (self.up() == n).then_some(()));
     }
@@ -75,14 +75,14 @@ pub fn admin_address(process: &Process) -> SocketAddr {
     admin.trim().parse().expect("an address")
 }
 
-pub fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> Said {
+pub fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> Response {
     let length = body.len();
     let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\n");
     let answer = exchange(address, format!("{head}Connection: close\r\n\r\n{body}"));
     let (head, text) = answer.split_once("\r\n\r\n").expect("a whole head");
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
     let json = serde_json::from_str(text).unwrap_or(Value::Null);
-    Said { status, head: head.into(), text: text.into(), json }
+    Response { status, head: head.into(), text: text.into(), json }
 }
 
 pub fn names(roster: &Value) -> Vec<String> {
