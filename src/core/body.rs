@@ -306,7 +306,7 @@ mod tests {
     use super::*;
 
     /// What of `bytes` goes on, and how many were read.
-    fn pass_all(body: &mut Body, bytes: &[u8]) -> Result<(Vec<u8>, usize), Fault> {
+    fn pass_all(body: &mut Body, bytes: &[u8]) -> Result<(Vec<u8>, usize), FramingError> {
         let (mut kept, mut at) = (Vec::new(), 0);
         while at < bytes.len() && !body.is_done() {
             let credit = (body.credit() as usize).min(bytes.len() - at);
@@ -328,7 +328,7 @@ mod tests {
         Ok((kept, at))
     }
 
-    fn chunked(bytes: &[u8]) -> Result<(Vec<u8>, usize), Fault> {
+    fn chunked(bytes: &[u8]) -> Result<(Vec<u8>, usize), FramingError> {
         pass_all(&mut Body::chunked(), bytes)
     }
 
@@ -340,10 +340,10 @@ mod tests {
     fn extensions_are_dropped_up_to_256_bytes_a_chunk() {
         let chunk = |n| format!("1;{}\r\na\r\n", repeat(n));
         assert_eq!(chunked(chunk(256).as_bytes()), Ok((b"1\r\na\r\n".to_vec(), chunk(256).len())));
-        assert_eq!(chunked(chunk(257).as_bytes()), Err(Fault("chunk extensions too long")));
+        assert_eq!(chunked(chunk(257).as_bytes()), Err(FramingError("chunk extensions too long")));
         let blanks = |n: usize| format!("1{};x\r\na\r\n", " ".repeat(n));
         assert!(chunked(blanks(256).as_bytes()).is_ok(), "the first blank and 255 more, and one byte of extension");
-        assert_eq!(chunked(blanks(257).as_bytes()), Err(Fault("chunk extensions too long")));
+        assert_eq!(chunked(blanks(257).as_bytes()), Err(FramingError("chunk extensions too long")));
     }
 
     #[test]
@@ -351,7 +351,7 @@ mod tests {
         let most = format!("1;{}\r\na\r\n", repeat(256)).repeat(64);
         assert_eq!(chunked(most.as_bytes()), Ok((b"1\r\na\r\n".repeat(64), most.len())));
         let more = format!("{most}1;x\r\na\r\n");
-        assert_eq!(chunked(more.as_bytes()), Err(Fault("chunk extensions too long")));
+        assert_eq!(chunked(more.as_bytes()), Err(FramingError("chunk extensions too long")));
     }
 
     #[test]
@@ -360,16 +360,16 @@ mod tests {
         let whole = section(8 * 1024);
         assert_eq!(whole.len(), "0\r\n".len() + 8 * 1024);
         assert_eq!(chunked(whole.as_bytes()), Ok((whole.clone().into_bytes(), whole.len())));
-        assert_eq!(chunked(section(8 * 1024 + 1).as_bytes()), Err(Fault("trailers too long")));
+        assert_eq!(chunked(section(8 * 1024 + 1).as_bytes()), Err(FramingError("trailers too long")));
     }
 
     #[test]
     fn a_trailer_line_that_cannot_fit_any_more_is_refused_before_its_end() {
         let partial = |n: usize| format!("0\r\na: {}\r\n{}", repeat(100), repeat(n - 105));
         assert_eq!(chunked(partial(8 * 1024).as_bytes()), Ok((Vec::new(), 0)));
-        assert_eq!(chunked(partial(8 * 1024 + 1).as_bytes()), Err(Fault("trailers too long")));
+        assert_eq!(chunked(partial(8 * 1024 + 1).as_bytes()), Err(FramingError("trailers too long")));
         assert_eq!(chunked(b"0\r\na: b\r"), Ok((Vec::new(), 0)), "its LF may follow");
-        assert_eq!(chunked(b"0\r\na: b\rc"), Err(Fault("malformed trailer")));
+        assert_eq!(chunked(b"0\r\na: b\rc"), Err(FramingError("malformed trailer")));
     }
 
     #[test]
@@ -377,6 +377,6 @@ mod tests {
         let mut body = Body::chunked();
         assert_eq!(pass_all(&mut body, b"ffffffffffffffff\r\n"), Ok((b"ffffffffffffffff\r\n".to_vec(), 18)));
         assert_eq!(body.credit(), u64::MAX);
-        assert_eq!(chunked(b"00000000000000001\r\n"), Err(Fault("chunk size over 16 digits")));
+        assert_eq!(chunked(b"00000000000000001\r\n"), Err(FramingError("chunk size over 16 digits")));
     }
 }

@@ -85,16 +85,16 @@ mod tests {
     fn a_reply_is_one_json_line_and_ends_the_connection() {
         let expected = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 44\r\n\
                         Connection: close\r\nDate: now\r\n\r\n{\"message\":\"<Error> why\",\"status\":\"failure\"}";
-        let whole = reply(400, "why", false, DATE);
+        let whole = refusal(400, "why", DATE);
         assert_eq!(std::str::from_utf8(&whole), Ok(expected));
-        let head = reply(400, "why", true, DATE);
+        let head = refusal_head(400, "why", DATE);
         assert_eq!(head, whole[..whole.len() - 44]);
     }
 
     #[test]
     fn only_503_says_when_to_try_again() {
         for status in [400, 502, 503, 504] {
-            let text = String::from_utf8(reply(status, "", false, DATE).to_vec()).unwrap();
+            let text = String::from_utf8(refusal(status, "", DATE).to_vec()).unwrap();
             assert_eq!(text.contains("\r\nRetry-After: 1\r\n"), status == 503, "{text}");
         }
     }
@@ -117,7 +117,7 @@ mod tests {
             (505, "HTTP Version Not Supported"),
         ];
         for (status, phrase) in phrases {
-            assert!(reply(status, "", false, DATE).starts_with(format!("HTTP/1.1 {status} {phrase}\r\n").as_bytes()));
+            assert!(refusal(status, "", DATE).starts_with(format!("HTTP/1.1 {status} {phrase}\r\n").as_bytes()));
         }
     }
 
