@@ -87,9 +87,9 @@ fn request_through_a_session(bencher: Bencher, request: &[u8]) {
                     session.lane_from(leg).space(&mut cx.pool)[..bytes.len()].copy_from_slice(bytes);
                     session.received(leg, Io::Moved(bytes.len() as u64), &mut cx);
                 }
-                Step::Send { leg, last } => {
+                Step::Send { leg, flush } => {
                     let sent = session.lane_to(leg).pending().len() as u64;
-                    session.sent(leg, last, Io::Moved(sent), &mut cx);
+                    session.sent(leg, flush, Io::Moved(sent), &mut cx);
                 }
                 Step::Connect(_) => {
                     let outcome = Connect::Connected { replica: ReplicaId(1), connection: Connection::Reused };

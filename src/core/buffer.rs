@@ -1,4 +1,5 @@
-//! Buffers that lanes borrow while bytes are on their way, and the pool they go back to. An idle lane owns none.
+//! Buffers that lanes borrow while bytes are in transit, and the pool they go back to. An idle lane owns none. What the
+//! bytes mean never enters.
 
 use std::ops::{Deref, DerefMut};
 
@@ -6,20 +7,20 @@ use memmap2::MmapMut;
 
 /// Bytes one read can take.
 pub const CAPACITY: usize = 32 * 1024;
-/// Kept free in front, so that a head can grow to the left in place and leave in one write with its body.
+/// Bytes kept free at the front, so that a rewritten head can grow to the left and leave in one write with its body.
 pub const HEADROOM: usize = 1024;
 
-/// What a lane borrows.
+/// Size of a buffer, in bytes.
 pub const STORE: usize = HEADROOM + CAPACITY;
-/// Copies above this size are not kept for the next one.
+/// Copies with a larger capacity, in bytes, are freed instead of kept.
 const COPY_KEPT: usize = 2 * 1024;
 
-/// A buffer. Each is mapped by itself, so that the system gets it back when a burst is over: an allocator keeps what
-/// lies below anything that is still in use.
+/// A buffer. Each is a mapping of its own, so that the system gets it back after a burst: an allocator's heap does not
+/// shrink below memory that is still in use.
 #[derive(Debug)]
 pub enum Store {
     Mapped(MmapMut),
-    /// A process may have so many mappings (vm.max_map_count); then the heap has to do.
+    /// Where the process has as many mappings as it may have (vm.max_map_count).
     Heap(Box<[u8]>),
 }
 
@@ -59,7 +60,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// `keep` bounds what stays allocated while nothing is on its way.
+    /// At most `keep` buffers, and as many copies, stay allocated while no bytes are in transit.
     pub fn new(keep: usize) -> Pool {
         Pool { free: Vec::with_capacity(keep), copies: Vec::new(), keep, lent: 0 }
     }
@@ -76,19 +77,19 @@ impl Pool {
         }
     }
 
-    /// How many lanes hold now.
+    /// Buffers that lanes hold now.
     pub fn lent(&self) -> usize {
         self.lent
     }
 
-    /// A copy of a few bytes that are kept while their buffer goes back.
+    /// A copy of bytes that are needed after their buffer was given back.
     pub fn copy(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut copy = self.copies.pop().unwrap_or_default();
         copy.extend_from_slice(bytes);
         copy
     }
 
-    /// A copy is of no more use.
+    /// Takes a copy back.
     pub fn forget(&mut self, mut copy: Vec<u8>) {
         if copy.capacity() > 0 && copy.capacity() <= COPY_KEPT && self.copies.len() < self.keep {
             copy.clear();

@@ -28,7 +28,7 @@ pub struct Exchange {
     pub interims: u8,
     /// The last attempt ended by a deadline.
     pub timed_out: bool,
-    /// The control plane was told that the response is slow.
+    /// The control plane knows that the response is slow.
     pub slow_reported: bool,
     pub tried: Attempts,
 }

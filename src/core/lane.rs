@@ -1,14 +1,14 @@
 //! One direction of traffic: source leg to sink leg, through a prefix, a buffer and a pipe. It is the same object
 //! for requests and responses, for HTTP and tunnels, copied and spliced.
 //!
-//! Laws, checked by [`Lane::check`]:
+//! Invariants, checked by [`Lane::check`]:
 //! 1. `start <= released <= scanned <= filled <= capacity`: what was sent, what may be sent, what was looked at,
-//!    what was read. Between `released` and `scanned` lie bytes that framing dropped.
+//!    what was read. Between `released` and `scanned` are bytes that framing dropped.
 //! 2. Bytes leave in the order prefix, buffer, pipe.
 //! 3. The pipe holds bytes only while prefix and buffer are empty.
-//! 4. A fill never asks for more than the body's credit.
+//! 4. A splice never asks for more than the body's credit.
 //! 5. Splice is offered only above a minimum worth a pipe's cost, and until it was refused once.
-//! 6. A source that ended and an empty lane mean exactly one `Finish` of the sink.
+//! 6. A source that ended and an empty lane mean exactly one shutdown of the sink.
 
 use bytes::{Buf, Bytes};
 
@@ -16,13 +16,13 @@ use super::body::{Body, FramingError};
 use super::buffer::{CAPACITY, HEADROOM, Pool, Store};
 use super::head::HeadScan;
 
-/// From here on a body is spliced. Below, one read and one write of the buffer cost less than two splices.
+/// Bodies of at least this size, in bytes, are spliced. Below, one read and one write cost less than two splices.
 pub const SPLICE_MIN: u64 = 64 * 1024;
-/// A tunnel goes on splicing until less than this comes at once, twice in a row: the end of one long message brings
-/// little, and a copied read at the start of the next would cost more than a splice too many.
+/// A tunnel stops splicing when two splices in a row moved less than this, in bytes: the end of one long message moves
+/// little, and a copied read at the start of the next one would cost more than one splice too many.
 pub const SPLICE_LULL: u64 = 8 * 1024;
 const LULLS: u8 = 2;
-/// The most that one fill asks for: what a pooled pipe holds.
+/// At most this many bytes are asked of one splice: the capacity of a pooled pipe.
 pub const SPLICE_MAX: u64 = 1024 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +40,9 @@ pub struct Lane {
     pub phase: Phase,
     pub body: Body,
     pub head: HeadScan,
-    /// The source will give no more.
+    /// The source sends no more.
     pub ended: bool,
-    /// The sink was told so.
+    /// The sink was shut down for writing.
     pub finished: bool,
     prefix: Bytes,
     store: Option<Store>,
@@ -54,9 +54,9 @@ pub struct Lane {
     unspliceable: bool,
     /// No pipe could be had: the next read is copied.
     copies_next_read: bool,
-    /// The last read filled the whole buffer: more is likely to come than a buffer is worth.
+    /// The last read filled the buffer: the socket is likely to hold more.
     full: bool,
-    /// Fills in a row that brought little.
+    /// Splices in a row that moved little.
     lulls: u8,
 }
 
@@ -82,7 +82,7 @@ impl Lane {
         }
     }
 
-    /// What goes to the sink next, short of the pipe.
+    /// What is sent to the sink next, apart from the pipe.
     pub fn pending(&self) -> &[u8] {
         if !self.prefix.is_empty() {
             return &self.prefix;
@@ -94,7 +94,7 @@ impl Lane {
         self.start < self.released || !self.prefix.is_empty()
     }
 
-    /// Nothing waits to be sent, in buffer or pipe.
+    /// Nothing waits to be sent, neither in the buffer nor in the pipe.
     pub fn is_drained(&self) -> bool {
         !self.has_pending() && self.piped == 0
     }
@@ -152,7 +152,7 @@ impl Lane {
         self.skip(usize::MAX);
     }
 
-    /// Lets the next `n` unscanned bytes pass.
+    /// Releases the next `n` unscanned bytes to the sink.
     pub fn release(&mut self, n: usize) {
         let n = n.min(self.filled - self.scanned);
         if self.released != self.scanned
@@ -170,8 +170,8 @@ impl Lane {
         self.close_gap();
     }
 
-    /// The next `len` unscanned bytes are a head: `rewrite` lays its new form so that it ends where the old one did,
-    /// and says where it begins. The new form is released whole. Nothing else may be pending.
+    /// The next `len` unscanned bytes are a head: `rewrite` writes its new form so that it ends where the old one did, and
+    /// returns where it begins. The new form is released whole. Nothing else may be pending.
     pub fn release_head(&mut self, len: usize, rewrite: impl FnOnce(&mut [u8], usize, usize) -> usize) {
         debug_assert!(!self.has_pending());
         let end = self.scanned + len.min(self.filled - self.scanned);
@@ -182,7 +182,7 @@ impl Lane {
         self.scanned = end;
     }
 
-    /// Passes what the body's framing allows of the unscanned bytes. The phase is `Done` when the body is.
+    /// Releases what the body's framing allows of the unscanned bytes. At the end of the body the phase becomes `Done`.
     pub fn advance_body(&mut self) -> Result<(), FramingError> {
         while self.phase == Phase::Body && !self.body.is_done() {
             if !self.has_unscanned() {
@@ -271,35 +271,35 @@ impl Lane {
         self.unspliceable = true;
     }
 
-    /// True while the lane wants another read: it never reads ahead of a sink that is behind.
+    /// The lane can take another read: it never reads while bytes wait for the sink.
     pub fn wants_read(&self) -> bool {
         self.phase != Phase::Done && !self.ended && self.is_drained() && self.room() > 0
     }
 
-    /// Puts `bytes` in front of what already waits in front.
+    /// Puts `bytes` before the prefix.
     pub fn prepend(&mut self, bytes: &[u8]) {
         self.prefix = [bytes, &self.prefix].concat().into();
     }
 
-    /// Puts `bytes` in front of the buffer, in the place of what waited there.
+    /// Puts `bytes` before the buffer, in the place of an earlier prefix.
     pub fn set_prefix(&mut self, bytes: Bytes) {
         self.prefix = bytes;
     }
 
-    /// Forgets what was not sent yet: another answer takes its place.
+    /// Drops what was not sent yet.
     pub fn drop_pending(&mut self) {
         self.prefix = Bytes::new();
         self.start = self.scanned;
         self.released = self.scanned;
     }
 
-    /// Forgets every byte, sent or not.
+    /// Drops all bytes.
     pub fn drop_all(&mut self) {
         self.scanned = self.filled;
         self.drop_pending();
     }
 
-    /// Where sending stands, to come back to it with `resend_from`.
+    /// The position of the next byte to send, for `resend_from`.
     pub fn mark(&self) -> usize {
         self.start
     }
@@ -316,7 +316,7 @@ impl Lane {
         self.stored(mark, self.start)
     }
 
-    /// Gives the buffer back when nothing is in it.
+    /// Gives the buffer back if it is empty.
     pub fn reclaim(&mut self, pool: &mut Pool) {
         if self.store.is_none() || self.has_pending() {
             return;
@@ -338,25 +338,25 @@ impl Lane {
         self.full = false;
     }
 
-    /// Memory held for bytes on their way, in bytes. What a pipe holds is the kernel's.
+    /// Memory held for bytes in transit, in bytes. The content of pipes is the kernel's.
     pub fn held(&self) -> usize {
         self.prefix.len() + self.store.as_ref().map_or(0, |store| store.len())
     }
 
-    /// Panics where a law is broken; tests and the simulator call it after every step.
+    /// Panics where an invariant is broken; tests and the simulation call it after every step.
     pub fn check(&self) {
-        assert!(self.start <= self.released && self.released <= self.scanned, "law 1: {self:?}");
-        assert!(self.scanned <= self.filled && self.filled <= HEADROOM + CAPACITY, "law 1: {self:?}");
-        assert!(self.piped == 0 || !self.has_pending(), "law 3: {self:?}");
+        assert!(self.start <= self.released && self.released <= self.scanned, "invariant 1: {self:?}");
+        assert!(self.scanned <= self.filled && self.filled <= HEADROOM + CAPACITY, "invariant 1: {self:?}");
+        assert!(self.piped == 0 || !self.has_pending(), "invariant 3: {self:?}");
         assert!(self.store.is_some() || self.start == self.filled, "bytes without a buffer: {self:?}");
-        assert!(!self.finished || self.is_drained(), "law 6: {self:?}");
+        assert!(!self.finished || self.is_drained(), "invariant 6: {self:?}");
     }
 
     fn stored(&self, from: usize, to: usize) -> &[u8] {
         self.store.as_deref().and_then(|store| store.get(from..to)).unwrap_or_default()
     }
 
-    /// With nothing to send, what framing dropped is free.
+    /// With nothing to send, the space of bytes that framing dropped is free.
     fn close_gap(&mut self) {
         if self.start == self.released {
             (self.start, self.released) = (self.scanned, self.scanned);
@@ -367,12 +367,12 @@ impl Lane {
         (self.start, self.released, self.scanned, self.filled) = (HEADROOM, HEADROOM, HEADROOM, HEADROOM);
     }
 
-    /// Bytes in front that `compact` would win.
+    /// Bytes at the front that `compact` would free.
     fn slack(&self) -> usize {
         if self.filled == HEADROOM + CAPACITY { self.start.saturating_sub(HEADROOM) } else { 0 }
     }
 
-    /// Moves what is left to the front.
+    /// Moves the content to the front.
     fn compact(&mut self) {
         let by = self.start.saturating_sub(HEADROOM);
         if by > 0

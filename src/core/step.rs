@@ -58,6 +58,15 @@ pub struct Pick {
     pub pipelinable: bool,
 }
 
+/// When bytes that were sent leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    Now,
+    /// With what is done to the socket next, in the same turn: a shutdown or a close, so that the end of the stream may
+    /// leave in the same segment (MSG_MORE).
+    WithNext,
+}
+
 /// How a client's connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -70,9 +79,8 @@ pub enum Ending {
 pub enum Step {
     /// Read into the buffer of the lane whose source this leg is: [`Io`].
     Recv(Leg),
-    /// Write what is pending in the lane whose sink this leg is: [`Io`]. After the `last` bytes of a connection its
-    /// shutdown or close follows in the same turn, so that the end of the stream may leave in the same segment.
-    Send { leg: Leg, last: bool },
+    /// Write what is pending in the lane whose sink this leg is: [`Io`].
+    Send { leg: Leg, flush: Flush },
     /// Splice at most this many bytes from this leg into its lane's pipe: [`SpliceIn`].
     SpliceIn(Leg, u64),
     /// Splice at most this many bytes from the lane's pipe into this leg: [`Io`].

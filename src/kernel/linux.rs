@@ -234,23 +234,23 @@ const GENERATION_SHIFT: u32 = 32;
 const GENERATION_MASK: u64 = (1 << 30) - 1;
 
 fn pack(token: Token) -> mio::Token {
-    let (kind, generation, place) = match token {
-        Token::Listener(place) => (0u64, 0, place),
-        Token::Client { place, generation } => (1, generation, place),
-        Token::Upstream { place, generation } => (2, generation, place),
+    let (kind, generation, index) = match token {
+        Token::Listener(index) => (0u64, 0, index),
+        Token::Client { index, generation } => (1, generation, index),
+        Token::Upstream { index, generation } => (2, generation, index),
     };
     let generation = u64::from(generation) & GENERATION_MASK;
-    mio::Token((kind << KIND_SHIFT | generation << GENERATION_SHIFT | u64::from(place)) as usize)
+    mio::Token((kind << KIND_SHIFT | generation << GENERATION_SHIFT | u64::from(index)) as usize)
 }
 
 fn unpack(token: mio::Token) -> Token {
     let word = token.0 as u64;
-    let place = word as u32;
+    let index = word as u32;
     let generation = (word >> GENERATION_SHIFT & GENERATION_MASK) as u32;
     match word >> KIND_SHIFT {
-        1 => Token::Client { place, generation },
-        2 => Token::Upstream { place, generation },
-        _ => Token::Listener(place),
+        1 => Token::Client { index, generation },
+        2 => Token::Upstream { index, generation },
+        _ => Token::Listener(index),
     }
 }
 

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::core::snapshot::Endpoint;
+pub use crate::core::step::Flush;
 use crate::core::step::Ready;
 use crate::core::tick::Tick;
 
@@ -17,8 +18,8 @@ use crate::core::tick::Tick;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
     Listener(u32),
-    Client { place: u32, generation: u32 },
-    Upstream { place: u32, generation: u32 },
+    Client { index: u32, generation: u32 },
+    Upstream { index: u32, generation: u32 },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -29,14 +30,6 @@ pub struct Event {
 
 /// Wakes a thread that waits in its own event loop.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
-
-/// Whether sent bytes leave at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flush {
-    Now,
-    /// They may wait for the next operation on the socket in the same turn: a send, a half-close, a close (MSG_MORE).
-    WithNext,
-}
 
 pub trait Kernel {
     type Socket;

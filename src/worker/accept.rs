@@ -155,7 +155,9 @@ impl<K: Kernel> Worker<K> {
         }
         let session = Session::new(arrival, &mut self.cx);
         let deadline = session.deadline();
-        let id = self.clients.insert(Client::new(session, socket, arrival.peer.ip(), limited));
+        let mut client = Client::new(session, socket, arrival.peer.ip());
+        client.limited = limited;
+        let id = self.clients.insert(client);
         self.timers.hint(id, deadline);
         self.clients.queue(id);
     }

@@ -74,14 +74,14 @@ pub struct Clients<K: Kernel> {
 }
 
 impl<K: Kernel> Client<K> {
-    pub fn new(session: Session, socket: K::Socket, address: IpAddr, limited: bool) -> Client<K> {
+    pub fn new(session: Session, socket: K::Socket, address: IpAddr) -> Client<K> {
         Client {
             session,
             io: ClientIo::Transport(Transport::new(socket)),
             upstream: UpstreamIo::None,
             pipes: Pipes::new(),
             address,
-            limited,
+            limited: false,
             requested: false,
             queued: false,
             watched: false,

@@ -125,8 +125,8 @@ impl<K: Kernel> Worker<K> {
         let replica = snapshot.service(key.service).and_then(|service| service.replicas.get(key.member));
         let replica = replica.ok_or(io::ErrorKind::NotFound)?;
         let transport = Transport::new(self.connect_socket(replica)?);
-        let (place, generation) = self.upstreams.next_token();
-        if let Err(error) = transport.watch(&mut self.kernel, Token::Upstream { place, generation }) {
+        let (index, generation) = self.upstreams.next_token();
+        if let Err(error) = transport.watch(&mut self.kernel, Token::Upstream { index, generation }) {
             transport.close(&mut self.kernel);
             return Err(error);
         }

@@ -145,11 +145,11 @@ impl<K: Kernel> Worker<K> {
 
     /// A client is watched from when it is first waited for: one whose only request came with it never is.
     fn watch(&mut self, id: SessionId) {
-        let Some((place, generation)) = self.clients.token(id) else { return };
+        let Some((index, generation)) = self.clients.token(id) else { return };
         let Some(client) = self.clients.get_mut(id) else { return };
         client.watched = true;
         let ClientIo::Transport(transport) = &client.io;
-        if let Err(error) = transport.watch(&mut self.kernel, Token::Client { place, generation }) {
+        if let Err(error) = transport.watch(&mut self.kernel, Token::Client { index, generation }) {
             self.report_unwatched(&error);
             self.close(id, Ending::Reset);
         }

@@ -273,13 +273,13 @@ impl<K: Kernel> Worker<K> {
                     listener.set_readable();
                 }
             }
-            Token::Client { place, generation } => {
-                if let Some(id) = self.clients.key_of(place, generation) {
+            Token::Client { index, generation } => {
+                if let Some(id) = self.clients.key_of(index, generation) {
                     self.clients.on_ready(id, Leg::Client, event.ready, &self.cx);
                 }
             }
-            Token::Upstream { place, generation } => {
-                if let Some(id) = self.upstreams.key_of(place, generation) {
+            Token::Upstream { index, generation } => {
+                if let Some(id) = self.upstreams.key_of(index, generation) {
                     self.mark_upstream(id, event.ready);
                 }
             }

@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use crate::core::step::{Connect, Connection, Io, Leg, Pick, Ready, SpliceIn};
+use crate::core::step::{Connect, Connection, Flush, Io, Leg, Pick, Ready, SpliceIn};
 use crate::kernel::Kernel;
 
 use super::Worker;
@@ -141,7 +141,7 @@ impl Pipeline {
 
     /// Sends what was gathered, as far as the socket takes it; false if the connection failed.
     fn flush<K: Kernel>(&mut self, transport: &mut Transport<K>, kernel: &mut K) -> bool {
-        match transport.send(kernel, &self.out, false) {
+        match transport.send(kernel, &self.out, Flush::Now) {
             Io::Moved(n) => {
                 self.out.drain(..(n as usize).min(self.out.len()));
                 if self.out.is_empty() {

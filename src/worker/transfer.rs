@@ -1,7 +1,7 @@
 //! Carries out a session's transfers: which transport, which call, and the outcome back to the session. Connections are
 //! opened and closed elsewhere.
 
-use crate::core::step::{Io, Leg, SpliceIn, Step};
+use crate::core::step::{Flush, Io, Leg, SpliceIn, Step};
 use crate::kernel::Kernel;
 use crate::shared::counters::Counters;
 
@@ -16,7 +16,7 @@ impl<K: Kernel> Worker<K> {
     pub(super) fn transfer(&mut self, id: SessionId, step: Step) -> u64 {
         match step {
             Step::Recv(leg) => self.recv(id, leg),
-            Step::Send { leg, last } => self.send(id, leg, last),
+            Step::Send { leg, flush } => self.send(id, leg, flush),
             Step::SpliceIn(leg, len) => self.splice_in(id, leg, len),
             Step::SpliceOut(leg, len) => self.splice_out(id, leg, len),
             Step::ShutdownWrite(leg) => self.shutdown_write(id, leg),
@@ -36,16 +36,16 @@ impl<K: Kernel> Worker<K> {
         outcome.moved()
     }
 
-    fn send(&mut self, id: SessionId, leg: Leg, last: bool) -> u64 {
+    fn send(&mut self, id: SessionId, leg: Leg, flush: Flush) -> u64 {
         let Some(Client { session, io, upstream, .. }) = self.clients.get_mut(id) else { return 0 };
         let kernel = &mut self.kernel;
         let bytes = session.lane_to(leg).pending();
         let outcome = match (leg, io) {
-            (Leg::Client, ClientIo::Transport(transport)) => transport.send(kernel, bytes, last),
-            (Leg::Upstream, _) => self.upstreams.send(*upstream, id, kernel, bytes, last),
+            (Leg::Client, ClientIo::Transport(transport)) => transport.send(kernel, bytes, flush),
+            (Leg::Upstream, _) => self.upstreams.send(*upstream, id, kernel, bytes, flush),
         };
         count_sent(&self.counters, leg, outcome);
-        session.sent(leg, last, outcome, &mut self.cx);
+        session.sent(leg, flush, outcome, &mut self.cx);
         outcome.moved()
     }
 

@@ -3,8 +3,8 @@
 
 use std::io::{self, ErrorKind};
 
-use crate::core::step::{Io, SpliceIn};
-use crate::kernel::{Flush, Kernel, Token};
+use crate::core::step::{Flush, Io, SpliceIn};
+use crate::kernel::{Kernel, Token};
 
 pub struct Transport<K: Kernel> {
     socket: K::Socket,
@@ -26,9 +26,7 @@ impl<K: Kernel> Transport<K> {
         }
     }
 
-    /// After the `last` bytes a shutdown or close follows in the same turn.
-    pub fn send(&mut self, kernel: &mut K, bytes: &[u8], last: bool) -> Io {
-        let flush = if last { Flush::WithNext } else { Flush::Now };
+    pub fn send(&mut self, kernel: &mut K, bytes: &[u8], flush: Flush) -> Io {
         moved(retry_interrupted(|| kernel.send(&self.socket, bytes, flush)).map(|n| n as u64))
     }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::core::snapshot::{ReplicaLoad, Snapshot};
-use crate::core::step::{Io, SpliceIn};
+use crate::core::step::{Flush, Io, SpliceIn};
 use crate::core::tick::Tick;
 use crate::kernel::Kernel;
 
@@ -175,11 +175,11 @@ impl<K: Kernel> Upstreams<K> {
     }
 
     /// Sends bytes of `session`'s request.
-    pub fn send(&mut self, io: UpstreamIo, session: SessionId, kernel: &mut K, bytes: &[u8], last: bool) -> Io {
+    pub fn send(&mut self, io: UpstreamIo, session: SessionId, kernel: &mut K, bytes: &[u8], flush: Flush) -> Io {
         let Some(upstream) = io.id().and_then(|id| self.slab.get_mut(id)) else { return GONE };
         match (io, &mut upstream.mux) {
             (UpstreamIo::Pipelined(_), Mux::Pipelined(pipeline)) => pipeline.add(session, bytes),
-            _ => upstream.transport.send(kernel, bytes, last),
+            _ => upstream.transport.send(kernel, bytes, flush),
         }
     }
 

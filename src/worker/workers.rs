@@ -85,7 +85,7 @@ pub fn start(settings: &Settings, publisher: &mut SnapshotPublisher, events: &Ev
             connection_limiter: limiter.clone(),
             descriptors: share,
         });
-        let thread = worker.and_then(|worker| spawn(index, settings.pin, worker));
+        let thread = worker.and_then(|worker| spawn(index, settings.pin.then_some(index), worker));
         workers.threads.push(thread.map_err(|error| format!("worker {index} cannot start: {error}"))?);
     }
     Ok(workers)
@@ -110,17 +110,19 @@ fn bind(listen: &Listen, workers: usize) -> io::Result<(SocketAddr, Vec<OwnedFd>
 fn share(descriptors: u64, workers: usize) -> usize {
     const OTHERS: usize = 256;
     const LOOP: usize = 2;
-    /// With less than this nobody could be load.
+    /// A worker cannot serve with fewer than this.
     const LEAST: usize = 16;
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let others = linux::open_descriptors() + LOOP * (workers + 1) + OTHERS.min(descriptors / 8);
     (descriptors.saturating_sub(others) / workers).max(LEAST)
 }
 
-fn spawn(index: usize, pin: bool, worker: Worker<Linux>) -> io::Result<JoinHandle<()>> {
+fn spawn(index: usize, core: Option<usize>, worker: Worker<Linux>) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        if pin && let Err(error) = linux::pin_to(index) {
-            log::warn!("worker {index} cannot be pinned to core {index}: {error}");
+        if let Some(core) = core
+            && let Err(error) = linux::pin_to(core)
+        {
+            log::warn!("worker {index} cannot be pinned to core {core}: {error}");
         }
         if let Err(error) = worker.run() {
             log::error!("worker {index} ended: {error}");

@@ -263,9 +263,9 @@ impl Rig {
                 let io = self.recv(leg);
                 self.with_context(|session, cx| session.received(leg, io, cx));
             }
-            Step::Send { leg, last } => {
+            Step::Send { leg, flush } => {
                 let io = self.send(leg);
-                self.with_context(|session, cx| session.sent(leg, last, io, cx));
+                self.with_context(|session, cx| session.sent(leg, flush, io, cx));
             }
             Step::SpliceIn(leg, _) => {
                 self.with_context(|session, cx| session.spliced_in(leg, SpliceIn::Unsupported, cx));

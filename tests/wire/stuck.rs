@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use ringway::core::limits::Limits;
-use ringway::core::step::{Ending, Io, Leg, Step};
+use ringway::core::step::{Ending, Flush, Io, Leg, Step};
 
 use crate::rig::{Answer, Cut, End, Rig};
 use crate::row::{GET, OK};
@@ -68,7 +68,7 @@ fn a_tunnel_that_was_reset_closes_with_a_reset() {
     rig.run();
     assert!(rig.session.is_tunnel());
     for kind in [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe] {
-        rig.with_context(|session, cx| session.sent(Leg::Upstream, false, Io::Failed(kind), cx));
+        rig.with_context(|session, cx| session.sent(Leg::Upstream, Flush::Now, Io::Failed(kind), cx));
     }
     rig.with_context(|session, cx| session.received(Leg::Upstream, Io::Ended, cx));
     assert_eq!(rig.session.next_step(), Some(Step::Close(Ending::Reset)));

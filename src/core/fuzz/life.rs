@@ -13,7 +13,7 @@ use crate::core::proxy::Version;
 use crate::core::ring::{Member, Ring, RingKind};
 use crate::core::session::{Arrival, Session};
 use crate::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, ServiceId, Snapshot};
-use crate::core::step::{Connect, Connection, Ending, Io, Leg, Ready, SpliceIn, Step};
+use crate::core::step::{Connect, Connection, Ending, Flush, Io, Leg, Ready, SpliceIn, Step};
 use crate::core::tick::Tick;
 
 /// Steps in a row that one arrival can lead to, generously.
@@ -67,16 +67,16 @@ pub fn session(bytes: &[u8]) {
                     let io = input.recv(leg, session.lane_from(leg).space(&mut cx.pool));
                     session.received(leg, io, &mut cx);
                 }
-                Step::Send { leg, last } => {
+                Step::Send { leg, flush } => {
                     let tunnel = session.is_tunnel();
                     let pending = session.lane_to(leg).pending();
                     let io = input.sent(pending.len() as u64);
                     held_back &= leg == Leg::Upstream;
-                    held_back |= last && io == Io::Moved(pending.len() as u64);
+                    held_back |= flush == Flush::WithNext && io == Io::Moved(pending.len() as u64);
                     if let (Leg::Upstream, Io::Moved(n)) = (leg, io) {
                         sent.send(&pending[..n as usize], tunnel);
                     }
-                    session.sent(leg, last, io, &mut cx);
+                    session.sent(leg, flush, io, &mut cx);
                 }
                 Step::SpliceIn(leg, len) => session.spliced_in(leg, input.spliced_in(leg, len), &mut cx),
                 Step::SpliceOut(leg, len) => session.spliced_out(leg, input.spliced_out(leg, len), &mut cx),

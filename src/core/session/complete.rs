@@ -7,7 +7,7 @@ use crate::core::exchange::{REPLAY_LIMIT, RequestState, Retained};
 use crate::core::lane::Phase;
 use crate::core::proxy;
 use crate::core::snapshot::ReplicaId;
-use crate::core::step::{Connect, Connection, FaultKind, Io, Leg, Notice, ReplicaFault, SpliceIn};
+use crate::core::step::{Connect, Connection, FaultKind, Flush, Io, Leg, Notice, ReplicaFault, SpliceIn};
 
 impl Session {
     /// `Step::Recv` came to this.
@@ -38,13 +38,13 @@ impl Session {
     }
 
     /// `Step::Send` came to this.
-    pub fn sent(&mut self, leg: Leg, last: bool, io: Io, cx: &mut Context) {
+    pub fn sent(&mut self, leg: Leg, flush: Flush, io: Io, cx: &mut Context) {
         match io {
             Io::Moved(n) => {
                 let lane = self.lane_to(leg);
                 let short = (n as usize) < lane.pending().len();
                 lane.sent(n as usize);
-                self.held_back = last && !short;
+                self.held_back = flush == Flush::WithNext && !short;
                 self.readiness(leg).writable = !short;
                 self.on_bytes_sent(leg, n, cx);
             }

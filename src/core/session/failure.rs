@@ -233,7 +233,7 @@ impl Session {
         }
     }
 
-    /// A response head is overdue: the control plane is told once; at the response deadline the client gets 504.
+    /// A response head is overdue: it is reported to the control plane once; at the response deadline the client gets 504.
     fn response_overdue(&mut self, replica: ReplicaId, cx: &mut Context) {
         let since = self.exchange.sent_at().unwrap_or(cx.now);
         self.exchange.request = RequestState::Sent { at: since };

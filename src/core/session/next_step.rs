@@ -4,7 +4,7 @@
 use super::{Session, Stage, UpstreamState};
 use crate::core::exchange::{ResponseState, UpstreamEnd};
 use crate::core::lane::Phase;
-use crate::core::step::{Ending, Leg, Step};
+use crate::core::step::{Ending, Flush, Leg, Step};
 
 impl Session {
     /// What to do next. `None`: only readiness, the deadline or the control plane can change anything.
@@ -42,12 +42,17 @@ impl Session {
             Leg::Upstream => (&self.upload, self.upstream.writable),
         };
         if lane.has_pending() {
-            writable.then(|| Step::Send { leg, last: leg == Leg::Client && self.is_final_write() })
+            writable.then(|| Step::Send { leg, flush: self.flush_to(leg) })
         } else if lane.piped() > 0 {
             writable.then_some(Step::SpliceOut(leg, lane.piped()))
         } else {
             (self.exchange.is_tunnel() && lane.ended && !lane.finished).then_some(Step::ShutdownWrite(leg))
         }
+    }
+
+    /// The last bytes of a client's connection leave with the end of the stream.
+    fn flush_to(&self, leg: Leg) -> Flush {
+        if leg == Leg::Client && self.is_final_write() { Flush::WithNext } else { Flush::Now }
     }
 
     /// Reads from `leg` if its lane can take more.

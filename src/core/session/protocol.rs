@@ -126,46 +126,47 @@ impl Session {
     fn read_request(&mut self, cx: &mut Context) -> Result<(), Refusal> {
         let limits = cx.snapshot.first_limits();
         let mut scan: HeadScan = self.upload.head;
-        let blank = scan.skip_empty_lines(self.upload.unscanned())?;
-        self.upload.skip(blank);
+        let skipped = scan.skip_empty_lines(self.upload.unscanned())?;
+        self.upload.skip(skipped);
         let bytes = self.upload.unscanned();
         if HeadScan::is_not_http(bytes) {
             return Err(head::refusal(400, "this is not HTTP/1"));
         }
         let whole = if HeadScan::may_be_empty_line(bytes) { None } else { scan.find(bytes, limits)? };
         self.upload.head = scan;
-        let Some(len) = whole else { return self.await_head(blank, cx) };
+        let Some(len) = whole else { return self.await_head(skipped, cx) };
         let head = self.upload.unscanned().get(..len).unwrap_or_default();
-        let mut room = head::field_storage();
-        let request = head::parse_request(head, &mut room, limits)?;
+        let mut fields = head::field_storage();
+        let request = head::parse_request(head, &mut fields, limits)?;
         let target = head::origin_form(request.target).as_bytes();
         let id = cx.snapshot.routes.service(target);
         let service = cx.snapshot.service(id).ok_or(head::refusal(503, "no service is configured"))?;
         let client_ip = self.client_ip.text();
         let origin = Origin { client_ip, service: &service.name, scheme: Scheme::Http };
         cx.edits.clear();
-        let plan = request::analyze(head, &request, limits, origin, &mut cx.edits)?;
+        let analysis = request::analyze(head, &request, limits, origin, &mut cx.edits)?;
         let key = key::of(&service.key, target, request.fields, client_ip, cx.prng.next_u32());
-        let pipelinable = plan.safe && !plan.upgrade && len <= PIPELINED_HEAD_MAX && matches!(plan.body, Body::Empty);
+        let pipelinable =
+            analysis.safe && !analysis.upgrade && len <= PIPELINED_HEAD_MAX && matches!(analysis.body, Body::Empty);
         let facts = RequestFacts {
-            minor: plan.minor,
-            is_head: plan.is_head,
-            idempotent: plan.idempotent,
+            minor: analysis.minor,
+            is_head: analysis.is_head,
+            idempotent: analysis.idempotent,
             pipelinable,
-            upgrade: plan.upgrade.then(|| head::value(request.fields, "upgrade").to_vec()),
-            expects_continue: plan.expects_continue,
+            upgrade: analysis.upgrade.then(|| head::value(request.fields, "upgrade").to_vec()),
+            expects_continue: analysis.expects_continue,
         };
         let edits = &cx.edits;
         self.upload.release_head(len, |store, from, to| edits.apply(store, from, to));
-        self.upload.body = plan.body;
+        self.upload.body = analysis.body;
         self.upload.phase = Phase::Body;
         self.head_begun = false;
         cx.tally.requests += 1;
         self.exchange.begin(ExchangeKind::Http, id, key);
         self.exchange.head = facts;
-        self.exchange.client_end = if plan.keep_alive { ClientEnd::KeepAlive } else { ClientEnd::Close };
+        self.exchange.client_end = if analysis.keep_alive { ClientEnd::KeepAlive } else { ClientEnd::Close };
         self.exchange.retained = Retained::InBuffer(self.upload.mark());
-        match plan.local_reply {
+        match analysis.local_reply {
             Some(LocalReply::Options) => self.answer_with(reply::options(&cx.date_line)),
             Some(LocalReply::Trace(request)) => self.answer_with(reply::trace(&request, &cx.date_line)),
             None => self.link = UpstreamState::Wanted { again: None, waits: false },
@@ -175,11 +176,11 @@ impl Session {
     }
 
     /// The head is not here whole.
-    fn await_head(&mut self, blank: usize, cx: &Context) -> Result<(), Refusal> {
+    fn await_head(&mut self, skipped: usize, cx: &Context) -> Result<(), Refusal> {
         if self.upload.head.is_unversioned(self.upload.unscanned()) {
             return Err(head::UNVERSIONED);
         }
-        if blank > 0 && !self.upload.has_unscanned() {
+        if skipped > 0 && !self.upload.has_unscanned() {
             // Empty lines behind a request do not begin another one (RFC 9112 section 2.2).
             self.head_begun = false;
             self.arm(cx.now, cx.snapshot.first_limits().idle_timeout_ms);
@@ -196,10 +197,10 @@ impl Session {
         self.download.head = scan;
         let Some(len) = whole else { return Ok(Next::Bytes) };
         let head = self.download.unscanned().get(..len).unwrap_or_default();
-        let mut room = head::field_storage();
-        let parsed = head::parse_response(head, &mut room, limits)?;
-        let mut asked = self.exchange.asked();
-        asked.keep_alive &= !cx.snapshot.stopping && self.upload.phase == Phase::Done && !self.upload.ended;
+        let mut fields = head::field_storage();
+        let parsed = head::parse_response(head, &mut fields, limits)?;
+        let mut summary = self.exchange.asked();
+        summary.keep_alive &= !cx.snapshot.stopping && self.upload.phase == Phase::Done && !self.upload.ended;
         if parsed.status == 101 {
             let offered = self.exchange.head.upgrade.as_deref().unwrap_or_default();
             if !head::is_among(head::value(parsed.fields, "upgrade"), offered) {
@@ -207,11 +208,11 @@ impl Session {
             }
         }
         cx.edits.clear();
-        let plan = response::analyze(head, &parsed, asked, &cx.date_line, &mut cx.edits)?;
+        let analysis = response::analyze(head, &parsed, summary, &cx.date_line, &mut cx.edits)?;
         self.download.head.reset();
-        cx.tally.count_response(plan.status);
-        if plan.is_interim() {
-            self.note_interim(plan.status, cx)?;
+        cx.tally.count_response(analysis.status);
+        if analysis.is_interim() {
+            self.note_interim(analysis.status, cx)?;
             if self.exchange.head.minor == 0 {
                 // HTTP/1.0 has no interim responses (RFC 9110 section 15.2).
                 self.download.skip(len);
@@ -220,17 +221,17 @@ impl Session {
         }
         let edits = &cx.edits;
         self.download.release_head(len, |store, from, to| edits.apply(store, from, to));
-        if plan.is_interim() {
+        if analysis.is_interim() {
             return Ok(Next::Head);
         }
         if let Retained::Copy(copy) = std::mem::take(&mut self.exchange.retained) {
             cx.pool.forget(copy);
         }
-        if !plan.keep_alive {
+        if !analysis.keep_alive {
             self.exchange.close_after_response();
         }
         let introduced = cx.snapshot.service(self.exchange.service).is_none_or(|s| s.send_proxy.is_some());
-        let reusable = plan.reusable && !introduced;
+        let reusable = analysis.reusable && !introduced;
         self.exchange.upstream_end = if reusable { UpstreamEnd::Reuse } else { UpstreamEnd::Close };
         if self.is_request_read() {
             self.exchange.response = ResponseState::InOrder;
@@ -240,9 +241,9 @@ impl Session {
                 self.refuse_body();
             }
         }
-        self.download.body = plan.body;
+        self.download.body = analysis.body;
         self.download.phase = Phase::Body;
-        if plan.status == 101 {
+        if analysis.status == 101 {
             self.exchange.kind = ExchangeKind::Tunnel;
             self.open_tunnel();
         }
