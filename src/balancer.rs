@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::config::{self, Config, Runtime};
 use crate::control::admin_listener::AdminListener;
-use crate::control::registry::{ADD_LIMIT_MS, Plan, Registry};
+use crate::control::registry::{ADD_TIMEOUT_MS, Registry, RegistryConfig};
 use crate::control::runtime::docker;
 use crate::control::runtime::fixed::Fixed;
 use crate::control::runtime::process::Processes;
@@ -30,14 +30,14 @@ const ADMIN_PATHS: [&str; 3] = ["/rep", "/add", "/rm"];
 /// No instance of any runtime has this number.
 const ADMIN_INSTANCE: ReplicaId = ReplicaId(u64::MAX);
 /// An `/add` answers within its own limit; the data plane waits a little longer than that.
-const ADMIN_PATIENCE_MS: u64 = 2 * ADD_LIMIT_MS;
+const ADMIN_PATIENCE_MS: u64 = 2 * ADD_TIMEOUT_MS;
 
 /// Runs until a signal ends it. `Err` is bad usage, in one line: what, where, what to do.
 pub fn run(config: Config) -> Result<End, String> {
     let door = AdminListener::bind(&config.admin.listen)?;
     let bell = Wakeup::default();
     let (events, worker_events) = events::channel(bell.wake());
-    let (registry, first) = Registry::new(plan(&config, door.as_ref().map(AdminListener::endpoint)));
+    let (registry, first) = Registry::new(registry_config(&config, door.as_ref().map(AdminListener::endpoint)));
     let mut publisher = SnapshotPublisher::new(first);
     let fleet = worker::start(&settings(&config), &mut publisher, &events)?;
     warn_of_few(fleet.descriptors);
@@ -90,10 +90,10 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-fn plan(config: &Config, admin: Option<&Endpoint>) -> Plan {
+fn registry_config(config: &Config, admin: Option<&Endpoint>) -> RegistryConfig {
     let admin = admin.filter(|_| config.admin.on_data_port && config.mode == Mode::Http);
     let exact = admin.iter().flat_map(|_| ADMIN_PATHS.map(|path| (path.to_string(), ServiceId(1)))).collect();
-    Plan {
+    RegistryConfig {
         service: SERVICE.into(),
         mode: config.mode,
         key: config.key.clone(),

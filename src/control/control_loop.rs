@@ -20,7 +20,7 @@ use super::admin::{AdminRequest, AdminState, router};
 use super::admin_listener::AdminListener;
 use super::log_throttle::LogThrottle;
 use super::page::Recent;
-use super::probe::{Fault, Heartbeat, ask};
+use super::probe::{Heartbeat, ProbeError, probe};
 use super::registry::{Answer, Command, Effect, Registry, Status};
 use super::runtime::{Failure, Runtime};
 use crate::core::ring::RingKind;
@@ -135,7 +135,7 @@ impl<R: Runtime + 'static> ControlLoop<R> {
         let forward = commands.clone();
         spawn_local(async move {
             while let Some(event) = happened.recv().await {
-                let _ = forward.send(Command::Happened(event));
+                let _ = forward.send(Command::RuntimeEvent(event));
             }
         });
         let found = runtime.attach(events).await.map_err(|failure| failure.message)?;
@@ -188,7 +188,7 @@ impl<R: Runtime + 'static> ControlLoop<R> {
     async fn run(mut self) -> End {
         loop {
             let due = self.instant(self.registry.due().min(self.log_throttle.due()));
-            let awaits_live = self.registry.awaits_live();
+            let awaits_acks = self.registry.awaits_acks();
             let bell = self.bell.0.clone();
             let [terminate, interrupt] = &mut self.signals;
             let command = tokio::select! {
@@ -198,7 +198,7 @@ impl<R: Runtime + 'static> ControlLoop<R> {
                 Some(order) = self.requests.recv() => Turn::Apply(self.enter(order)),
                 () = bell.notified() => Turn::Facts,
                 Some(whole) = self.worker_ends.recv() => Turn::WorkerEnded { whole },
-                () = sleep(LIVE_LOOK), if awaits_live => Turn::Look,
+                () = sleep(LIVE_LOOK), if awaits_acks => Turn::Look,
                 () = sleep_until(due) => Turn::Apply(Command::Tick),
             };
             if let Some(end) = self.turn(command) {
@@ -264,10 +264,10 @@ impl<R: Runtime + 'static> ControlLoop<R> {
             Effect::Probe { instance, name, endpoint, limit_ms } => {
                 let (heartbeat, mode) = (self.heartbeat.clone(), self.mode);
                 self.task(async move {
-                    let _ = commands.send(match ask(&heartbeat, limit_ms, mode, name.as_deref(), &endpoint).await {
-                        Ok(()) => Command::Hit { instance },
-                        Err(Fault::Missed(why)) => Command::Miss { instance, why },
-                        Err(Fault::Unasked(why)) => Command::Unasked { instance, why },
+                    let _ = commands.send(match probe(&heartbeat, limit_ms, mode, name.as_deref(), &endpoint).await {
+                        Ok(()) => Command::ProbeOk { instance },
+                        Err(ProbeError::Failed(why)) => Command::ProbeFailed { instance, why },
+                        Err(ProbeError::Skipped(why)) => Command::ProbeSkipped { instance, why },
                     });
                 });
             }
@@ -317,10 +317,10 @@ impl<R: Runtime + 'static> ControlLoop<R> {
     }
 
     fn look_for_live(&mut self) -> Option<End> {
-        if !self.registry.awaits_live() {
+        if !self.registry.awaits_acks() {
             return None;
         }
-        self.apply(Command::Live(self.publisher.live_epoch()))
+        self.apply(Command::Acked(self.publisher.live_epoch()))
     }
 
     fn signalled(&mut self, name: &str) -> Option<End> {
@@ -330,7 +330,7 @@ impl<R: Runtime + 'static> ControlLoop<R> {
         }
         log::info!(target: "ringway", "{name}: draining; a second signal stops at once");
         let end = self.apply(Command::Stop);
-        if self.workers == 0 { self.apply(Command::Drained) } else { end }
+        if self.workers == 0 { self.apply(Command::WorkersEnded) } else { end }
     }
 
     fn worker_ended(&mut self, whole: bool) -> Option<End> {
@@ -340,7 +340,7 @@ impl<R: Runtime + 'static> ControlLoop<R> {
             log::error!("a worker {how}; {} are left", self.workers);
         }
         match (self.workers, self.stopping) {
-            (0, true) => self.apply(Command::Drained),
+            (0, true) => self.apply(Command::WorkersEnded),
             (0, false) => Some(End::AtOnce),
             _ => None,
         }

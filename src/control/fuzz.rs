@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::registry::{Answer, Call, Change, Command, Effect, Plan, Registry, Rejection};
+use super::registry::{Answer, Call, Change, Command, Effect, Registry, RegistryConfig, Rejection};
 use super::runtime::{Spec, Started};
 use super::wire;
 use crate::core::limits::Limits;
@@ -91,7 +91,7 @@ fn removed(change: &Change) {
 
 /// A balancer of three replicas that run.
 fn balancer() -> Registry {
-    let plan = Plan {
+    let plan = RegistryConfig {
         service: "fuzz".into(),
         mode: Mode::Http,
         key: KeyPolicy::Request,

@@ -41,22 +41,22 @@ impl Default for Heartbeat {
 
 /// Why there was no heartbeat, for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum ProbeError {
     /// The replica's.
-    Missed(String),
+    Failed(String),
     /// Our own: no descriptor or no port is left to ask with. It says nothing about the replica.
-    Unasked(String),
+    Skipped(String),
 }
 
 /// Asks once. A tcp service's replica is alive when it accepts. `name` is
 /// who has to answer, where we know: a server that we did not start may call itself what it likes.
-pub async fn ask(
+pub async fn probe(
     heartbeat: &Heartbeat,
     limit_ms: u64,
     mode: Mode,
     name: Option<&str>,
     endpoint: &Endpoint,
-) -> Result<(), Fault> {
+) -> Result<(), ProbeError> {
     let question = async {
         match (endpoint, mode) {
             (Endpoint::Tcp(address), Mode::Tcp) => TcpStream::connect(address).await.map(drop).map_err(refused),
@@ -74,29 +74,31 @@ pub async fn ask(
         }
     };
     let answer = timeout(Duration::from_millis(limit_ms), question).await;
-    answer.unwrap_or_else(|_| Err(Fault::Missed(format!("no answer within {limit_ms} ms"))))
+    answer.unwrap_or_else(|_| Err(ProbeError::Failed(format!("no answer within {limit_ms} ms"))))
 }
 
-fn refused(error: std::io::Error) -> Fault {
+fn refused(error: std::io::Error) -> ProbeError {
     let why = format!("cannot connect: {error}");
     match Errno::from_io_error(&error) {
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL) => Fault::Unasked(why),
-        _ => Fault::Missed(why),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL) => {
+            ProbeError::Skipped(why)
+        }
+        _ => ProbeError::Failed(why),
     }
 }
 
-async fn exchange<S>(stream: S, path: &str, host: &str) -> Result<Response<hyper::body::Incoming>, Fault>
+async fn exchange<S>(stream: S, path: &str, host: &str) -> Result<Response<hyper::body::Incoming>, ProbeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let broken = |error: hyper::Error| Fault::Missed(format!("no HTTP answer: {error}"));
+    let broken = |error: hyper::Error| ProbeError::Failed(format!("no HTTP answer: {error}"));
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let request = Request::get(path)
         .header(HOST, host)
         .header(USER_AGENT, "ringway-heartbeat")
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())
-        .map_err(|error| Fault::Missed(format!("no heartbeat can be asked for at {path:?}: {error}")))?;
+        .map_err(|error| ProbeError::Failed(format!("no heartbeat can be asked for at {path:?}: {error}")))?;
     let answer = sender.send_request(request);
     tokio::pin!(answer);
     tokio::select! {
@@ -108,14 +110,14 @@ where
     }
 }
 
-fn judge<B>(answer: Response<B>, name: Option<&str>) -> Result<(), Fault> {
+fn judge<B>(answer: Response<B>, name: Option<&str>) -> Result<(), ProbeError> {
     let status = answer.status();
     if !status.is_success() {
-        return Err(Fault::Missed(format!("it answered {}", status.as_u16())));
+        return Err(ProbeError::Failed(format!("it answered {}", status.as_u16())));
     }
     match (answer.headers().get(SERVER_ID_HEADER), name) {
         (Some(id), Some(name)) if id.as_bytes() != name.as_bytes() => {
-            Err(Fault::Missed(format!("another server answers there: {id:?}")))
+            Err(ProbeError::Failed(format!("another server answers there: {id:?}")))
         }
         _ => Ok(()),
     }
@@ -128,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    fn asked(answer: &'static str, name: Option<&str>) -> Result<(), Fault> {
+    fn asked(answer: &'static str, name: Option<&str>) -> Result<(), ProbeError> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
         let server = std::thread::spawn(move || {
@@ -138,7 +140,7 @@ mod tests {
             stream.write_all(answer.as_bytes()).unwrap();
         });
         let heartbeat = Heartbeat { interval_ms: 10_000, ..Heartbeat::default() };
-        let verdict = run(ask(&heartbeat, heartbeat.interval_ms, Mode::Http, name, &endpoint));
+        let verdict = run(probe(&heartbeat, heartbeat.interval_ms, Mode::Http, name, &endpoint));
         server.join().unwrap();
         verdict
     }
@@ -158,7 +160,7 @@ mod tests {
     #[test]
     fn everything_else_is_a_miss_that_says_why() {
         let missed = |answer, why: &str| {
-            let Err(Fault::Missed(verdict)) = asked(answer, Some("server1")) else { panic!("{answer}") };
+            let Err(ProbeError::Failed(verdict)) = asked(answer, Some("server1")) else { panic!("{answer}") };
             assert!(verdict.contains(why), "{verdict}");
         };
         missed("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", "it answered 500");
@@ -173,11 +175,11 @@ mod tests {
         let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
         let heartbeat = Heartbeat { interval_ms: 20, ..Heartbeat::default() };
         assert_eq!(
-            run(ask(&heartbeat, heartbeat.interval_ms, Mode::Http, Some("a"), &endpoint)),
-            Err(Fault::Missed("no answer within 20 ms".into()))
+            run(probe(&heartbeat, heartbeat.interval_ms, Mode::Http, Some("a"), &endpoint)),
+            Err(ProbeError::Failed("no answer within 20 ms".into()))
         );
         assert_eq!(
-            run(ask(&heartbeat, heartbeat.interval_ms, Mode::Tcp, Some("a"), &endpoint)),
+            run(probe(&heartbeat, heartbeat.interval_ms, Mode::Tcp, Some("a"), &endpoint)),
             Ok(()),
             "a tcp replica is alive when it accepts"
         );
@@ -188,16 +190,16 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
         drop(listener);
-        let verdict = run(ask(&Heartbeat::default(), 500, Mode::Tcp, Some("a"), &endpoint));
-        assert!(matches!(verdict, Err(Fault::Missed(why)) if why.starts_with("cannot connect")));
+        let verdict = run(probe(&Heartbeat::default(), 500, Mode::Tcp, Some("a"), &endpoint));
+        assert!(matches!(verdict, Err(ProbeError::Failed(why)) if why.starts_with("cannot connect")));
     }
 
     #[test]
     fn what_we_lack_is_no_fault_of_a_replica() {
         let fault = |errno: Errno| refused(errno.into());
-        assert!(matches!(fault(Errno::MFILE), Fault::Unasked(_)));
-        assert!(matches!(fault(Errno::ADDRNOTAVAIL), Fault::Unasked(_)));
-        assert!(matches!(fault(Errno::CONNREFUSED), Fault::Missed(_)));
-        assert!(matches!(fault(Errno::HOSTUNREACH), Fault::Missed(_)));
+        assert!(matches!(fault(Errno::MFILE), ProbeError::Skipped(_)));
+        assert!(matches!(fault(Errno::ADDRNOTAVAIL), ProbeError::Skipped(_)));
+        assert!(matches!(fault(Errno::CONNREFUSED), ProbeError::Failed(_)));
+        assert!(matches!(fault(Errno::HOSTUNREACH), ProbeError::Failed(_)));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use ringway::control::registry::{Answer, Call, Change, Command, Effect, Plan, Registry};
+use ringway::control::registry::{Answer, Call, Change, Command, Effect, Registry, RegistryConfig};
 use ringway::control::runtime::{Event as Happening, Failure, FailureKind, Spec, Started};
 use ringway::core::limits::Limits;
 use ringway::core::ring::{Member, Ring, RingKind};
@@ -94,7 +94,7 @@ impl Control {
             _ => KeyPolicy::ClientIp,
         };
         let tcp = tcp_service(workers, &limits);
-        let plan = Plan {
+        let plan = RegistryConfig {
             service: "http".into(),
             mode: Mode::Http,
             key,
@@ -177,7 +177,7 @@ impl Control {
             }
             Some(Coming::LookForLive) => {
                 self.looking = false;
-                self.apply(net, Command::Live(self.publisher.live_epoch()));
+                self.apply(net, Command::Acked(self.publisher.live_epoch()));
             }
             Some(Coming::Facts) => {
                 self.facts_due = false;
@@ -210,7 +210,7 @@ impl Control {
         for effect in self.registry.apply(command, Control::tick_of(net)) {
             self.perform(net, effect);
         }
-        if self.registry.awaits_live() && !self.looking {
+        if self.registry.awaits_acks() && !self.looking {
             self.looking = true;
             self.later(net, 1_000, Coming::LookForLive);
         }
@@ -260,10 +260,10 @@ impl Control {
                 let own = self.replicas.iter().any(|r| r.instance == instance && r.alive && r.address == address);
                 if answers && own {
                     let us = net.random.control().range(100, 5_000);
-                    self.tell_later(net, us, Command::Hit { instance });
+                    self.tell_later(net, us, Command::ProbeOk { instance });
                 } else {
                     let us = if own { PROBE_TIMEOUT_US } else { net.random.control().range(100, 5_000) };
-                    self.tell_later(net, us, Command::Miss { instance, why: "no answer".into() });
+                    self.tell_later(net, us, Command::ProbeFailed { instance, why: "no answer".into() });
                 }
             }
             Effect::Reply { ticket, answer } => {
@@ -322,7 +322,7 @@ impl Control {
         replica.die(net);
         let instance = replica.instance;
         let us = net.random.control().range(100, 50_000);
-        self.tell_later(net, us, Command::Happened(Happening::Exited { instance, why: "struck".into() }));
+        self.tell_later(net, us, Command::RuntimeEvent(Happening::Exited { instance, why: "struck".into() }));
     }
 
     fn operator_calls(&mut self, net: &mut Net) {
@@ -356,7 +356,7 @@ impl Control {
 
     /// The workers are gone.
     pub fn drained(&mut self, net: &mut Net) {
-        self.apply(net, Command::Drained);
+        self.apply(net, Command::WorkersEnded);
     }
 
     /// Oracle: nothing is under way any more, and every call was answered.

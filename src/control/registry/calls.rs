@@ -12,11 +12,11 @@ use super::slot::Slot;
 use crate::core::tick::Tick;
 
 /// An `/add` whose replicas do not all answer within this is undone.
-pub const ADD_LIMIT_MS: u64 = 30_000;
+pub const ADD_TIMEOUT_MS: u64 = 30_000;
 /// Every worker takes a snapshot up within a turn; one that has not after so long is stuck, and the caller is told.
-pub const LIVE_LIMIT_MS: u64 = 5_000;
+pub const ACK_TIMEOUT_MS: u64 = 5_000;
 /// How long the answer to `/rm` waits for what was removed to be gone: most requests end much sooner than this.
-pub const GONE_LIMIT_MS: u64 = 2_000;
+pub const STOPPED_TIMEOUT_MS: u64 = 2_000;
 /// Calls that wait for an `/add` before them.
 const QUEUE_LIMIT: usize = 256;
 /// Names are host names and container names.
@@ -25,7 +25,7 @@ const NAME_MAX: usize = 63;
 
 /// A call that waits for its turn.
 #[derive(Debug)]
-pub struct Pending {
+pub struct QueuedCall {
     ticket: u64,
     call: Call,
 }
@@ -41,7 +41,7 @@ pub struct Addition {
 
 /// An answer that waits until the workers act on its epoch.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct DeferredReply {
     ticket: u64,
     pub epoch: u64,
     deadline: Tick,
@@ -52,28 +52,28 @@ pub struct Waiting {
     gone_by: Tick,
 }
 
-impl Waiting {
+impl DeferredReply {
     pub fn due(&self, live: u64) -> Tick {
         if self.epoch <= live { self.gone_by } else { self.deadline }
     }
 }
 
 impl Registry {
-    pub(super) fn call(&mut self, ticket: u64, call: Call, now: Tick) {
+    pub(super) fn accept_call(&mut self, ticket: u64, call: Call, now: Tick) {
         if call == Call::List {
-            let answer = self.roster();
+            let answer = self.member_list();
             self.emit(Effect::Reply { ticket, answer });
         } else if self.calls.len() >= QUEUE_LIMIT {
             self.reject(ticket, Rejection::unavailable(format!("{QUEUE_LIMIT} calls wait already; try again later")));
         } else {
-            self.calls.push_back(Pending { ticket, call });
+            self.calls.push_back(QueuedCall { ticket, call });
             self.take_calls(now);
         }
     }
 
     pub(super) fn take_calls(&mut self, now: Tick) {
         while self.addition.is_none() {
-            let Some(Pending { ticket, call }) = self.calls.pop_front() else { return };
+            let Some(QueuedCall { ticket, call }) = self.calls.pop_front() else { return };
             let outcome = match call {
                 _ if self.stopping => Err(Rejection::unavailable("the balancer is stopping".into())),
                 Call::List => Ok(()),
@@ -91,7 +91,7 @@ impl Registry {
         self.emit(Effect::Reply { ticket, answer: Answer::Rejected(rejection) });
     }
 
-    fn roster(&self) -> Answer {
+    fn member_list(&self) -> Answer {
         Answer::Replicas(self.member_names().collect())
     }
 
@@ -107,15 +107,15 @@ impl Registry {
             return Ok(());
         }
         self.log(Level::Info, format!("add: starting {}", join(&names)));
-        let slots = names.into_iter().map(|name| Slot::vacant(name, self.plan.workers, now)).collect();
-        self.addition = Some(Addition { ticket, slots, since: now, deadline: now.after_ms(ADD_LIMIT_MS) });
+        let slots = names.into_iter().map(|name| Slot::vacant(name, self.config.workers, now)).collect();
+        self.addition = Some(Addition { ticket, slots, since: now, deadline: now.after_ms(ADD_TIMEOUT_MS) });
         self.start_what_is_due(now);
         Ok(())
     }
 
     fn names_to_add(&self, change: &Change) -> Result<Vec<Arc<str>>, Rejection> {
         let Change { n, hostnames, .. } = change;
-        if !self.plan.can_start {
+        if !self.config.can_start {
             let message = format!("n is {n}: the replicas are a fixed list (--replica), none can be started");
             return Err(Rejection::bad(message));
         }
@@ -123,10 +123,10 @@ impl Registry {
             let message = "Length of hostname list is more than newly added instances";
             return Err(Rejection::bad(message.into()));
         }
-        let room = self.plan.max_replicas.saturating_sub(self.our_count());
+        let room = self.config.max_replicas.saturating_sub(self.managed_count());
         let count = usize::try_from(*n).ok().filter(|count| *count <= room).ok_or_else(|| {
-            let (ours, most) = (self.our_count(), self.plan.max_replicas);
-            Rejection::bad(format!("n is {n}: {ours} replicas run, and {most} is the most (--max-replicas)"))
+            let (managed, most) = (self.managed_count(), self.config.max_replicas);
+            Rejection::bad(format!("n is {n}: {managed} replicas run, and {most} is the most (--max-replicas)"))
         })?;
         check_names(hostnames)?;
         for (at, name) in hostnames.iter().enumerate() {
@@ -162,7 +162,7 @@ impl Registry {
         self.builder.mark_ring_dirty();
         let line = format!("add: {} joined in {}; {}", join(&names), since(now, addition.since), self.tally());
         self.log(Level::Info, line);
-        self.reply_when_live(addition.ticket, Vec::new(), now);
+        self.reply_when_acked(addition.ticket, Vec::new(), now);
     }
 
     /// One of them is no good: none stays.
@@ -181,7 +181,7 @@ impl Registry {
     pub(super) fn expire_addition(&mut self, now: Tick) {
         let Some(addition) = self.addition.as_ref().filter(|addition| addition.deadline <= now) else { return };
         let late = addition.slots.iter().find(|slot| !slot.is_up()).map_or("a replica", |slot| &slot.name);
-        let message = format!("{late} did not answer within {}", readable(ADD_LIMIT_MS));
+        let message = format!("{late} did not answer within {}", readable(ADD_TIMEOUT_MS));
         self.undo_addition(Rejection::unavailable(message), now);
     }
 
@@ -200,11 +200,11 @@ impl Registry {
         self.builder.mark_ring_dirty();
         let gone = leaving.iter().filter_map(Slot::instance).collect();
         for slot in leaving {
-            self.take_leave(slot, now);
+            self.begin_drain(slot, now);
         }
         let line = format!("rm: {} left the ring; {}", join(&names), self.tally());
         self.log(Level::Info, line);
-        self.reply_when_live(ticket, gone, now);
+        self.reply_when_acked(ticket, gone, now);
         Ok(())
     }
 
@@ -231,32 +231,32 @@ impl Registry {
     }
 
     /// The answer is what `/rep` says now; it is sent when the next snapshot is live in every worker.
-    fn reply_when_live(&mut self, ticket: u64, gone: Vec<u64>, now: Tick) {
+    fn reply_when_acked(&mut self, ticket: u64, gone: Vec<u64>, now: Tick) {
         let epoch = self.builder.next_epoch();
-        let (deadline, gone_by) = (now.after_ms(LIVE_LIMIT_MS), now.after_ms(GONE_LIMIT_MS));
-        let answer = self.roster();
-        self.waiting.push_back(Waiting { ticket, epoch, deadline, answer, gone, gone_by });
+        let (deadline, gone_by) = (now.after_ms(ACK_TIMEOUT_MS), now.after_ms(STOPPED_TIMEOUT_MS));
+        let answer = self.member_list();
+        self.deferred.push_back(DeferredReply { ticket, epoch, deadline, answer, gone, gone_by });
     }
 
-    pub(super) fn live(&mut self, epoch: u64, now: Tick) {
-        self.live_epoch = epoch;
-        self.leaving.iter_mut().for_each(|leaving| leaving.live(epoch, now));
+    pub(super) fn acked(&mut self, epoch: u64, now: Tick) {
+        self.acked_epoch = epoch;
+        self.leaving.iter_mut().for_each(|leaving| leaving.acked(epoch, now));
     }
 
-    pub(super) fn answer_what_is_live(&mut self, now: Tick) {
-        while let Some(Waiting { ticket, answer, .. }) = self.waiting.pop_front_if(|waiting| {
-            let stays = |leaving: &Leaving| waiting.gone.contains(&leaving.instance);
-            waiting.epoch <= self.live_epoch && (waiting.gone_by <= now || !self.leaving.iter().any(stays))
+    pub(super) fn answer_what_is_acked(&mut self, now: Tick) {
+        while let Some(DeferredReply { ticket, answer, .. }) = self.deferred.pop_front_if(|reply| {
+            let stays = |leaving: &Leaving| reply.gone.contains(&leaving.instance);
+            reply.epoch <= self.acked_epoch && (reply.gone_by <= now || !self.leaving.iter().any(stays))
         }) {
             self.emit(Effect::Reply { ticket, answer });
         }
     }
 
     pub(super) fn expire_waiting(&mut self, now: Tick) {
-        let live = self.live_epoch;
-        while self.waiting.front().is_some_and(|waiting| waiting.epoch > live && waiting.deadline <= now) {
-            let Some(late) = self.waiting.pop_front() else { break };
-            let limit = readable(LIVE_LIMIT_MS);
+        let live = self.acked_epoch;
+        while self.deferred.front().is_some_and(|reply| reply.epoch > live && reply.deadline <= now) {
+            let Some(late) = self.deferred.pop_front() else { break };
+            let limit = readable(ACK_TIMEOUT_MS);
             let message = format!("the change is made, but a worker has not taken it up within {limit}");
             self.reject(late.ticket, Rejection::unavailable(message));
         }

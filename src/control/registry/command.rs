@@ -15,7 +15,7 @@ use crate::shared::events::WorkerEvent;
 
 /// What is decided once, at the start.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct RegistryConfig {
     pub service: Arc<str>,
     pub mode: Mode,
     pub key: KeyPolicy,
@@ -32,7 +32,7 @@ pub struct Plan {
     pub heartbeat_interval_ms: u64,
     /// So many missed heartbeats in a row and a replica is down.
     pub heartbeat_misses: u32,
-    /// Services beside ours, numbered from 1: the admin API's, say.
+    /// Services beside managed, numbered from 1: the admin API's, say.
     pub others: Vec<Arc<Service>>,
     pub routes: Routes,
     /// Chooses what an `/rm` without names takes.
@@ -41,7 +41,7 @@ pub struct Plan {
 
 #[derive(Debug)]
 pub enum Command {
-    /// Once, first: what the runtime had already. Fills up to `Plan::replicas`.
+    /// Once, first: what the runtime had already. Fills up to `RegistryConfig::replicas`.
     Found(Vec<(Spec, Started)>),
     /// An admin call; its answer carries the same ticket.
     Call {
@@ -60,29 +60,29 @@ pub enum Command {
         instance: u64,
         result: Result<(), Failure>,
     },
-    Happened(Event),
+    RuntimeEvent(Event),
     /// A heartbeat was answered.
-    Hit {
+    ProbeOk {
         instance: u64,
     },
-    Miss {
+    ProbeFailed {
         instance: u64,
         why: String,
     },
     /// A heartbeat could not be asked for, for want of something of our own: it counts for nothing.
-    Unasked {
+    ProbeSkipped {
         instance: u64,
         why: String,
     },
     WorkerEvent(WorkerEvent),
     /// Every worker acts on this epoch or a newer one.
-    Live(u64),
+    Acked(u64),
     /// Time passed: `Registry::due` came.
     Tick,
     /// Drain and end.
     Stop,
     /// The workers have ended.
-    Drained,
+    WorkersEnded,
 }
 
 #[derive(Debug)]
@@ -93,7 +93,7 @@ pub enum Effect {
         instance: u64,
         grace_ms: u64,
     },
-    /// Ask for a heartbeat, answered by `Hit`, `Miss` or `Unasked`. One per instance is under way at a time.
+    /// Ask for a heartbeat, answered by `ProbeOk`, `ProbeFailed` or `ProbeSkipped`. One per instance is under way at a time.
     Probe {
         instance: u64,
         /// Who has to answer, where we started it. A server of others may call itself what it likes.
@@ -106,7 +106,7 @@ pub enum Effect {
         answer: Answer,
     },
     Log(Level, String),
-    /// After `Drained`: every instance that is ours has ended.
+    /// After `WorkersEnded`: every instance that is managed has ended.
     Finished,
 }
 

@@ -6,7 +6,7 @@ use log::Level;
 
 use super::Registry;
 use super::command::{Effect, since};
-use super::slot::{Phase, Slot};
+use super::slot::{Slot, SlotState};
 use crate::core::snapshot::{Replica, ReplicaLoad, State};
 use crate::core::tick::Tick;
 
@@ -29,7 +29,7 @@ pub struct Leaving {
 #[derive(Debug)]
 enum Stage {
     /// Some worker may still choose it.
-    Fading { replica: Replica, epoch: u64, deadline: Tick },
+    AwaitingAck { replica: Replica, epoch: u64, deadline: Tick },
     /// Chosen by nobody: it finishes what it has.
     Draining { replica: Replica, look_at: Tick, deadline: Tick },
     /// The runtime was asked to stop it.
@@ -55,18 +55,18 @@ impl Leaving {
 
     pub fn due(&self) -> Tick {
         match self.stage {
-            Stage::Fading { deadline, .. } => deadline,
+            Stage::AwaitingAck { deadline, .. } => deadline,
             Stage::Draining { look_at, deadline, .. } => look_at.min(deadline),
             Stage::Ending => Tick::NEVER,
         }
     }
 
-    pub fn awaits_live(&self) -> bool {
-        matches!(self.stage, Stage::Fading { .. })
+    pub fn awaits_acks(&self) -> bool {
+        matches!(self.stage, Stage::AwaitingAck { .. })
     }
 
-    pub fn live(&mut self, live: u64, now: Tick) {
-        if let Stage::Fading { replica, epoch, deadline } = &self.stage
+    pub fn acked(&mut self, live: u64, now: Tick) {
+        if let Stage::AwaitingAck { replica, epoch, deadline } = &self.stage
             && *epoch <= live
         {
             self.stage = Stage::Draining { replica: replica.clone(), look_at: now, deadline: *deadline };
@@ -76,7 +76,7 @@ impl Leaving {
     /// What a snapshot shows beside the ring's members.
     pub fn replica(&self) -> Option<&Replica> {
         match &self.stage {
-            Stage::Fading { replica, .. } | Stage::Draining { replica, .. } => Some(replica),
+            Stage::AwaitingAck { replica, .. } | Stage::Draining { replica, .. } => Some(replica),
             Stage::Ending => None,
         }
     }
@@ -89,7 +89,7 @@ impl Leaving {
     fn look(&mut self, now: Tick) -> bool {
         let in_flight = self.load().map_or(0, ReplicaLoad::in_flight);
         match &mut self.stage {
-            Stage::Fading { deadline, .. } => *deadline <= now,
+            Stage::AwaitingAck { deadline, .. } => *deadline <= now,
             Stage::Draining { look_at, deadline, .. } if (*look_at).min(*deadline) <= now => {
                 *look_at = now.after_ms(LOOK_MS);
                 in_flight == 0 || *deadline <= now
@@ -101,14 +101,14 @@ impl Leaving {
 
 impl Registry {
     /// A slot leaves the ring: it drains if it took requests, and is stopped at once if it did not.
-    pub(super) fn take_leave(&mut self, slot: Slot, now: Tick) {
+    pub(super) fn begin_drain(&mut self, slot: Slot, now: Tick) {
         let Some(instance) = slot.instance() else { return };
         let name = slot.name.clone();
-        let (stage, stop) = match slot.phase {
-            Phase::Up { .. } | Phase::Draining { .. } => {
+        let (stage, stop) = match slot.state {
+            SlotState::Up { .. } | SlotState::Draining { .. } => {
                 let replica = Replica { state: State::Draining, ..slot.replica() };
-                let deadline = now.after_ms(self.plan.limits.drain_timeout_ms);
-                (Stage::Fading { replica, epoch: self.builder.next_epoch(), deadline }, false)
+                let deadline = now.after_ms(self.config.limits.drain_timeout_ms);
+                (Stage::AwaitingAck { replica, epoch: self.builder.next_epoch(), deadline }, false)
             }
             _ => (Stage::Ending, true),
         };
@@ -158,10 +158,10 @@ impl Registry {
     }
 
     /// The workers are gone: every instance ends, unless they are to outlive us.
-    pub(super) fn drained(&mut self) {
+    pub(super) fn workers_ended(&mut self) {
         self.stopping = true;
         self.ending = true;
-        if self.plan.keeps_on_exit {
+        if self.config.keeps_on_exit {
             self.members.clear();
             self.leaving.clear();
         }

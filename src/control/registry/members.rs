@@ -8,7 +8,7 @@ use super::Registry;
 use super::answer::Rejection;
 use super::command::{Effect, readable, since};
 use super::leaving::Leaving;
-use super::slot::{Beat, Phase, START_LIMIT_MS, Slot};
+use super::slot::{ProbeState, START_TIMEOUT_MS, Slot, SlotState};
 use crate::control::runtime::{Event, FOREIGN_FROM, Failure, Spec, Started};
 use crate::core::snapshot::{Endpoint, ReplicaId, State};
 use crate::core::tick::Tick;
@@ -24,26 +24,26 @@ impl Registry {
                 self.log(Level::Warn, format!("{}: found twice, {} is left alone", spec.name, started.handle));
                 continue;
             }
-            let ours = self.plan.can_start && spec.instance < FOREIGN_FROM;
-            if ours {
+            let managed = self.config.can_start && spec.instance < FOREIGN_FROM;
+            if managed {
                 self.next_instance = self.next_instance.max(spec.instance + 1);
                 self.log(Level::Info, format!("{}: adopted {}", spec.name, started.handle));
             }
-            let slot = Slot::filled(spec.name, spec.instance, started, ours, self.plan.workers, now);
+            let slot = Slot::filled(spec.name, spec.instance, started, managed, self.config.workers, now);
             self.members.push(slot);
         }
-        if self.plan.can_start {
-            let missing = self.plan.replicas.saturating_sub(self.our_count());
+        if self.config.can_start {
+            let missing = self.config.replicas.saturating_sub(self.managed_count());
             for name in self.free_names(missing) {
-                self.members.push(Slot::vacant(name, self.plan.workers, now));
+                self.members.push(Slot::vacant(name, self.config.workers, now));
             }
         }
         self.builder.mark_ring_dirty();
     }
 
     /// How many members we started ourselves: what `--max-replicas` limits.
-    pub(super) fn our_count(&self) -> usize {
-        self.members.iter().filter(|slot| slot.ours).count()
+    pub(super) fn managed_count(&self) -> usize {
+        self.members.iter().filter(|slot| slot.managed).count()
     }
 
     pub(super) fn start_what_is_due(&mut self, now: Tick) {
@@ -56,8 +56,8 @@ impl Registry {
         let held = |name: &str| leaving.iter().any(|leaving| leaving.holds(name));
         let adding = self.addition.iter_mut().flat_map(|addition| &mut addition.slots);
         for slot in self.members.iter_mut().chain(adding) {
-            if matches!(slot.phase, Phase::Vacant { start_at } if start_at <= now) && !held(&slot.name) {
-                slot.phase = Phase::Starting { instance: next, since: now };
+            if matches!(slot.state, SlotState::Vacant { start_at } if start_at <= now) && !held(&slot.name) {
+                slot.state = SlotState::Starting { instance: next, since: now };
                 specs.push(Spec { name: slot.name.clone(), instance: next });
                 next += 1;
             }
@@ -72,7 +72,7 @@ impl Registry {
             // It was given up while it started.
             return self.emit(Effect::Stop { instance, grace_ms: 0 });
         };
-        let Phase::Starting { since: begun, .. } = slot.phase else { return };
+        let SlotState::Starting { since: begun, .. } = slot.state else { return };
         slot.fill(instance, started, begun, now);
         let line = format!("{}: started {} at {} in {}", slot.name, slot.handle, place(slot), since(now, begun));
         self.log(Level::Debug, line);
@@ -82,12 +82,13 @@ impl Registry {
     /// its requests must not be answered by another.
     fn displace(&mut self, endpoint: &Endpoint, by: u64, now: Tick) {
         let displaced = |slot: &&Slot| {
-            let there = matches!(slot.phase, Phase::Waiting { .. } | Phase::Up { .. } | Phase::Draining { .. });
+            let there =
+                matches!(slot.state, SlotState::Probing { .. } | SlotState::Up { .. } | SlotState::Draining { .. });
             there && slot.endpoint() == endpoint && slot.instance() != Some(by)
         };
         let former: Vec<u64> = self.slots().filter(displaced).filter_map(Slot::instance).collect();
         for instance in former {
-            self.silent(instance, "another instance has its address now", now);
+            self.mark_down(instance, "another instance has its address now", now);
         }
     }
 
@@ -111,8 +112,8 @@ impl Registry {
         let late: Vec<u64> =
             self.slots().filter(|slot| slot.start_deadline() <= now).filter_map(Slot::instance).collect();
         for instance in late {
-            let why = format!("no heartbeat answered within {}", readable(START_LIMIT_MS));
-            self.silent(instance, &why, now);
+            let why = format!("no heartbeat answered within {}", readable(START_TIMEOUT_MS));
+            self.mark_down(instance, &why, now);
         }
     }
 
@@ -120,36 +121,38 @@ impl Registry {
         if self.stopping {
             return;
         }
-        let plan = self.plan.clone();
+        let config = self.config.clone();
         let probes: Vec<Effect> = self
             .slots_mut()
             .filter_map(|slot| {
                 let instance = slot.instance()?;
-                let limit_ms = slot.begin_beat(&plan, now)?;
-                let name = slot.ours.then(|| slot.name.clone());
+                let limit_ms = slot.begin_probe(&config, now)?;
+                let name = slot.managed.then(|| slot.name.clone());
                 Some(Effect::Probe { instance, name, endpoint: slot.endpoint().clone(), limit_ms })
             })
             .collect();
         self.effects.extend(probes);
     }
 
-    pub(super) fn hit(&mut self, instance: u64, now: Tick) {
+    pub(super) fn probe_ok(&mut self, instance: u64, now: Tick) {
         let Some(slot) = self.slot_of(instance) else { return };
-        if slot.answered() {
+        if slot.probe_ok() {
             let line = format!("{}: answers again; it takes requests", slot.name);
             return self.log(Level::Info, line);
         }
-        if matches!(slot.phase, Phase::Waiting { .. } | Phase::Down { .. }) {
-            self.rise(instance, now);
+        if matches!(slot.state, SlotState::Probing { .. } | SlotState::Down { .. }) {
+            self.mark_up(instance, now);
         }
     }
 
     /// A first heartbeat: it takes requests from now on.
-    fn rise(&mut self, instance: u64, now: Tick) {
-        let next_beat = now.after_ms(self.plan.heartbeat_interval_ms);
+    fn mark_up(&mut self, instance: u64, now: Tick) {
+        let next_probe = now.after_ms(self.config.heartbeat_interval_ms);
         let Some(slot) = self.slot_of(instance) else { return };
-        let (Phase::Waiting { since: begun, .. } | Phase::Down { since: begun, .. }) = slot.phase else { return };
-        slot.phase = Phase::Up { instance, since: now, beat: Beat::at(next_beat) };
+        let (SlotState::Probing { since: begun, .. } | SlotState::Down { since: begun, .. }) = slot.state else {
+            return;
+        };
+        slot.state = SlotState::Up { instance, since: now, probe: ProbeState::at(next_probe) };
         let lost_at = slot.lost_at.take();
         let who = format!("{}: {} at {}", slot.name, slot.handle, place(slot));
         if self.addition.as_ref().is_some_and(|addition| addition.slots.iter().all(Slot::is_up)) {
@@ -168,27 +171,27 @@ impl Registry {
         self.log(Level::Info, line);
     }
 
-    pub(super) fn miss(&mut self, instance: u64, why: &str, now: Tick) {
-        let limit = self.plan.heartbeat_misses;
+    pub(super) fn probe_failed(&mut self, instance: u64, why: &str, now: Tick) {
+        let limit = self.config.heartbeat_misses;
         let Some(slot) = self.slot_of(instance) else { return };
-        slot.missed();
+        slot.probe_failed();
         let up = slot.is_up();
         let name = slot.name.clone();
-        let Some(beat) = slot.beat_mut() else { return };
-        let misses = beat.misses;
+        let Some(probe) = slot.probe_mut() else { return };
+        let misses = probe.misses;
         if !up {
             return;
         }
         if misses >= limit {
-            return self.silent(instance, &format!("{misses} heartbeats missed, the last: {why}"), now);
+            return self.mark_down(instance, &format!("{misses} heartbeats missed, the last: {why}"), now);
         }
         self.log(Level::Debug, format!("{name}: heartbeat {misses} of {limit} missed: {why}"));
-        self.go_around(instance, now);
+        self.eject(instance, now);
     }
 
-    pub(super) fn unasked(&mut self, instance: u64, why: &str, now: Tick) {
+    pub(super) fn probe_skipped(&mut self, instance: u64, why: &str, now: Tick) {
         if let Some(slot) = self.slot_of(instance) {
-            slot.unasked();
+            slot.probe_skipped();
         }
         if self.complain_at <= now {
             self.complain_at = now.after_ms(COMPLAINT_PAUSE_MS);
@@ -198,43 +201,43 @@ impl Registry {
 
     /// A request met a fault there and a heartbeat was missed: no verdict yet, but others can answer meanwhile. Not
     /// where most would be gone around: then it is the load that is slow, and fewer replicas would be slower.
-    fn go_around(&mut self, instance: u64, now: Tick) {
+    fn eject(&mut self, instance: u64, now: Tick) {
         let answering = |slot: &&Slot| slot.instance() != Some(instance) && slot.seen().1 == State::Up;
         if 2 * self.members.iter().filter(answering).count() < self.members.len() {
             return;
         }
         let Some(slot) = self.slot_of(instance) else { return };
-        if slot.shun(now) {
+        if slot.eject(now) {
             let line = format!("{}: silent; requests go around it until it answers", slot.name);
             self.log(Level::Warn, line);
         }
     }
 
     /// A verdict: it takes no more requests. Ours is ended by force and replaced; another's is asked on.
-    fn silent(&mut self, instance: u64, why: &str, now: Tick) {
+    fn mark_down(&mut self, instance: u64, why: &str, now: Tick) {
         if let Some(name) = self.added_name(instance) {
             return self.undo_addition(Rejection::refused(format!("{name} was started, but {why}")), now);
         }
-        let next_beat = now.after_ms(self.plan.heartbeat_interval_ms);
+        let next_probe = now.after_ms(self.config.heartbeat_interval_ms);
         let Some(slot) = self.slot_of(instance) else { return };
-        let (name, ours) = (slot.name.clone(), slot.ours);
-        if ours {
+        let (name, managed) = (slot.name.clone(), slot.managed);
+        if managed {
             slot.vacate(now);
         } else {
             slot.note_loss(now);
-            slot.phase = Phase::Down { instance, since: now, beat: Beat::at(next_beat) };
+            slot.state = SlotState::Down { instance, since: now, probe: ProbeState::at(next_probe) };
         }
         self.deaths += 1;
-        let then = if ours { "it is ended and replaced" } else { "it takes no requests until it answers" };
+        let then = if managed { "it is ended and replaced" } else { "it takes no requests until it answers" };
         let line = format!("{name}: down: {why}; {then}; {}", self.tally());
         self.log(Level::Warn, line);
-        if ours {
+        if managed {
             self.leaving.push(Leaving::replaced(name, instance));
             self.emit(Effect::Stop { instance, grace_ms: 0 });
         }
     }
 
-    pub(super) fn happened(&mut self, event: Event, now: Tick) {
+    pub(super) fn runtime_event(&mut self, event: Event, now: Tick) {
         match event {
             Event::Exited { instance, why } => self.exited(instance, &why, now),
             Event::Stopping { instance, why } => self.asked_to_stop(instance, &why, now),
@@ -251,8 +254,8 @@ impl Registry {
             return;
         }
         let Some(slot) = self.slot_of(instance) else { return };
-        let lived = match slot.phase {
-            Phase::Up { since: up, .. } => format!(" after {}", since(now, up)),
+        let lived = match slot.state {
+            SlotState::Up { since: up, .. } => format!(" after {}", since(now, up)),
             _ => String::new(),
         };
         let name = slot.name.clone();
@@ -272,11 +275,11 @@ impl Registry {
             return;
         }
         let Some(slot) = self.slot_of(instance) else { return };
-        if !matches!(slot.phase, Phase::Up { .. } | Phase::Waiting { .. }) {
+        if !matches!(slot.state, SlotState::Up { .. } | SlotState::Probing { .. }) {
             return;
         }
         slot.note_loss(now);
-        slot.phase = Phase::Draining { instance };
+        slot.state = SlotState::Draining { instance };
         let name = slot.name.clone();
         let line = format!("{name}: is being stopped from outside: {why}; it drains; {}", self.tally());
         self.log(Level::Warn, line);
@@ -288,13 +291,13 @@ impl Registry {
         self.displace(&started.endpoint, instance, now);
         let taken = self.name_taken(&name);
         match self.members.iter_mut().find(|slot| slot.name == name) {
-            Some(slot) if !slot.ours => {
+            Some(slot) if !slot.managed => {
                 self.builder.mark_ring_dirty_if(slot.weight != started.weight);
                 slot.weight = started.weight;
                 slot.fill(instance, started, now, now);
             }
             None if !taken => {
-                let slot = Slot::filled(name.clone(), instance, started, false, self.plan.workers, now);
+                let slot = Slot::filled(name.clone(), instance, started, false, self.config.workers, now);
                 self.members.push(slot);
                 self.builder.mark_ring_dirty();
             }
@@ -304,7 +307,7 @@ impl Registry {
     }
 
     fn left(&mut self, instance: u64, why: &str) {
-        let Some(at) = self.members.iter().position(|slot| !slot.ours && slot.instance() == Some(instance)) else {
+        let Some(at) = self.members.iter().position(|slot| !slot.managed && slot.instance() == Some(instance)) else {
             return;
         };
         let slot = self.members.remove(at);
@@ -321,7 +324,7 @@ impl Registry {
     }
 
     /// A worker's fault is no verdict: it brings the next heartbeat forward.
-    pub(super) fn fact(&mut self, fact: &WorkerEvent, now: Tick) {
+    pub(super) fn worker_event(&mut self, fact: &WorkerEvent, now: Tick) {
         if let Some(ReplicaId(instance)) = fact.suspect()
             && let Some(slot) = self.slot_of(instance)
         {

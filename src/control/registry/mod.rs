@@ -20,21 +20,21 @@ use std::collections::VecDeque;
 use log::Level;
 
 pub use answer::{Answer, Call, Change, Rejection};
-pub use calls::{ADD_LIMIT_MS, LIVE_LIMIT_MS};
-pub use command::{Command, Effect, Plan, readable};
+pub use calls::{ACK_TIMEOUT_MS, ADD_TIMEOUT_MS};
+pub use command::{Command, Effect, RegistryConfig, readable};
 pub use leaving::STOP_GRACE_MS;
 pub use status::{ReplicaStatus, Status};
 
 use crate::core::snapshot::Snapshot;
 use crate::core::tick::Tick;
-use calls::{Addition, Pending, Waiting};
+use calls::{Addition, DeferredReply, QueuedCall};
 use leaving::Leaving;
 use slot::Slot;
 use snapshot_builder::SnapshotBuilder;
 
 /// Invariants: names are unique over members, the addition and those leaving; an instance number is in one place only.
 pub struct Registry {
-    plan: Plan,
+    config: RegistryConfig,
     random: fastrand::Rng,
     builder: SnapshotBuilder,
     members: Vec<Slot>,
@@ -42,15 +42,15 @@ pub struct Registry {
     addition: Option<Addition>,
     leaving: Vec<Leaving>,
     /// Calls that wait for their turn.
-    calls: VecDeque<Pending>,
+    calls: VecDeque<QueuedCall>,
     /// Answers that wait until every worker acts on their epoch.
-    waiting: VecDeque<Waiting>,
+    deferred: VecDeque<DeferredReply>,
     /// What every worker acts on, as far as we heard.
-    live_epoch: u64,
+    acked_epoch: u64,
     next_instance: u64,
     /// Set by `Stop`: nothing is started or healed any more.
     stopping: bool,
-    /// Set by `Drained`: the instances end.
+    /// Set by `WorkersEnded`: the instances end.
     ending: bool,
     /// Not before then is it said again that heartbeats cannot be asked for.
     complain_at: Tick,
@@ -61,18 +61,18 @@ pub struct Registry {
 
 impl Registry {
     /// Also the first snapshot, epoch 1, with no replica in it: they come with `Command::Found`.
-    pub fn new(plan: Plan) -> (Registry, Snapshot) {
-        let builder = SnapshotBuilder::new(&plan);
+    pub fn new(config: RegistryConfig) -> (Registry, Snapshot) {
+        let builder = SnapshotBuilder::new(&config);
         let registry = Registry {
-            random: fastrand::Rng::with_seed(plan.seed),
-            plan,
+            random: fastrand::Rng::with_seed(config.seed),
+            config,
             builder,
             members: Vec::new(),
             addition: None,
             leaving: Vec::new(),
             calls: VecDeque::new(),
-            waiting: VecDeque::new(),
-            live_epoch: 0,
+            deferred: VecDeque::new(),
+            acked_epoch: 0,
             next_instance: 1,
             stopping: false,
             ending: false,
@@ -81,7 +81,7 @@ impl Registry {
             heals: 0,
             effects: Vec::new(),
         };
-        let first = registry.builder.first(&registry.plan);
+        let first = registry.builder.first(&registry.config);
         (registry, first)
     }
 
@@ -89,19 +89,19 @@ impl Registry {
     pub fn apply(&mut self, command: Command, now: Tick) -> Vec<Effect> {
         match command {
             Command::Found(found) => self.found(found, now),
-            Command::Call { ticket, call } => self.call(ticket, call, now),
+            Command::Call { ticket, call } => self.accept_call(ticket, call, now),
             Command::Started { instance, started } => self.started(instance, started, now),
             Command::StartFailed { instance, failure } => self.start_failed(instance, failure, now),
             Command::Stopped { instance, result } => self.stopped(instance, result),
-            Command::Happened(event) => self.happened(event, now),
-            Command::Hit { instance } => self.hit(instance, now),
-            Command::Miss { instance, why } => self.miss(instance, &why, now),
-            Command::Unasked { instance, why } => self.unasked(instance, &why, now),
-            Command::WorkerEvent(fact) => self.fact(&fact, now),
-            Command::Live(epoch) => self.live(epoch, now),
+            Command::RuntimeEvent(event) => self.runtime_event(event, now),
+            Command::ProbeOk { instance } => self.probe_ok(instance, now),
+            Command::ProbeFailed { instance, why } => self.probe_failed(instance, &why, now),
+            Command::ProbeSkipped { instance, why } => self.probe_skipped(instance, &why, now),
+            Command::WorkerEvent(fact) => self.worker_event(&fact, now),
+            Command::Acked(epoch) => self.acked(epoch, now),
             Command::Tick => {}
             Command::Stop => self.stop(now),
-            Command::Drained => self.drained(),
+            Command::WorkersEnded => self.workers_ended(),
         }
         self.expire(now);
         self.take_calls(now);
@@ -115,14 +115,14 @@ impl Registry {
         let slots = self.slots().filter(|slot| !self.stopping && !self.is_held(slot)).map(Slot::due);
         let addition = self.addition.iter().map(|addition| addition.deadline);
         let leaving = self.leaving.iter().map(Leaving::due);
-        let waiting = self.waiting.iter().map(|waiting| waiting.due(self.live_epoch));
+        let waiting = self.deferred.iter().map(|reply| reply.due(self.acked_epoch));
         slots.chain(addition).chain(leaving).chain(waiting).min().unwrap_or(Tick::NEVER)
     }
 
-    /// True while somebody waits for the workers to take the newest snapshot up: then `Command::Live` is wanted.
-    pub fn awaits_live(&self) -> bool {
-        self.waiting.iter().any(|waiting| waiting.epoch > self.live_epoch)
-            || self.leaving.iter().any(Leaving::awaits_live)
+    /// True while somebody waits for the workers to take the newest snapshot up: then `Command::Acked` is wanted.
+    pub fn awaits_acks(&self) -> bool {
+        self.deferred.iter().any(|reply| reply.epoch > self.acked_epoch)
+            || self.leaving.iter().any(Leaving::awaits_acks)
     }
 
     fn expire(&mut self, now: Tick) {
@@ -132,7 +132,7 @@ impl Registry {
         self.expire_addition(now);
         self.expire_waiting(now);
         self.end_drains(now);
-        self.answer_what_is_live(now);
+        self.answer_what_is_acked(now);
     }
 
     /// Every slot that may have a living instance which we look after.

@@ -4,15 +4,15 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::command::Plan;
+use super::command::RegistryConfig;
 use crate::control::runtime::Started;
 use crate::core::snapshot::{Endpoint, Replica, ReplicaId, ReplicaLoad, State};
 use crate::core::tick::Tick;
 
 /// How soon a starting instance is asked again whether it answers.
-const FIRST_BEAT_MS: u64 = 20;
+const FIRST_PROBE_MS: u64 = 20;
 /// An instance that has not answered so long after its start is given up.
-pub const START_LIMIT_MS: u64 = 10_000;
+pub const START_TIMEOUT_MS: u64 = 10_000;
 /// A suspicion by a worker brings the next heartbeat forward, but no closer to the last one than this.
 const SUSPICION_GAP_MS: u64 = 50;
 /// A suspected replica gets so long for a heartbeat before requests go around it.
@@ -29,8 +29,8 @@ pub struct Slot {
     pub weight: u32,
     pub load: Arc<ReplicaLoad>,
     /// True where we start and stop its instances.
-    pub ours: bool,
-    pub phase: Phase,
+    pub managed: bool,
+    pub state: SlotState,
     /// What a snapshot shows: the instance that is up or was last.
     shown: (ReplicaId, Endpoint),
     pub handle: String,
@@ -40,7 +40,7 @@ pub struct Slot {
 }
 
 #[derive(Debug)]
-pub enum Phase {
+pub enum SlotState {
     /// No instance; the next is started then.
     Vacant {
         start_at: Tick,
@@ -51,31 +51,31 @@ pub enum Phase {
         since: Tick,
     },
     /// It has an address and has not answered a heartbeat.
-    Waiting {
+    Probing {
         instance: u64,
         since: Tick,
-        beat: Beat,
+        probe: ProbeState,
     },
     Up {
         instance: u64,
         since: Tick,
-        beat: Beat,
+        probe: ProbeState,
     },
     /// Somebody else asked it to stop: it finishes what it has.
     Draining {
         instance: u64,
     },
-    /// Silent, and not ours to end: it comes back when it answers.
+    /// Silent, and not managed to end: it comes back when it answers.
     Down {
         instance: u64,
         since: Tick,
-        beat: Beat,
+        probe: ProbeState,
     },
 }
 
 /// The heartbeats of one instance.
 #[derive(Debug)]
-pub struct Beat {
+pub struct ProbeState {
     under_way: bool,
     last: Tick,
     next: Tick,
@@ -83,12 +83,12 @@ pub struct Beat {
     /// A worker met a fault since the last answer.
     suspected: bool,
     /// Suspected, and a heartbeat was missed: requests go around it until it answers, or misses enough to be replaced.
-    shunned: bool,
+    ejected: bool,
 }
 
-impl Beat {
-    pub fn at(next: Tick) -> Beat {
-        Beat { under_way: false, last: Tick::ZERO, next, misses: 0, suspected: false, shunned: false }
+impl ProbeState {
+    pub fn at(next: Tick) -> ProbeState {
+        ProbeState { under_way: false, last: Tick::ZERO, next, misses: 0, suspected: false, ejected: false }
     }
 
     fn due(&self) -> Tick {
@@ -102,9 +102,9 @@ impl Beat {
     }
 
     /// The first heartbeat after a suspicion is asked for in a hurry; whether to end it is decided with patience.
-    fn limit_ms(&self, plan: &Plan) -> u64 {
+    fn limit_ms(&self, config: &RegistryConfig) -> u64 {
         let hurried = self.suspected && self.misses == 0;
-        if hurried { SUSPICION_LIMIT_MS.min(plan.heartbeat_interval_ms) } else { plan.heartbeat_interval_ms }
+        if hurried { SUSPICION_LIMIT_MS.min(config.heartbeat_interval_ms) } else { config.heartbeat_interval_ms }
     }
 }
 
@@ -115,8 +115,8 @@ impl Slot {
             name,
             weight: 1,
             load: Arc::new(ReplicaLoad::new(workers)),
-            ours: true,
-            phase: Phase::Vacant { start_at: now },
+            managed: true,
+            state: SlotState::Vacant { start_at: now },
             shown: (ReplicaId(0), nowhere),
             handle: String::new(),
             deaths_in_a_row: 0,
@@ -125,9 +125,9 @@ impl Slot {
     }
 
     /// A slot for an instance that runs already.
-    pub fn filled(name: Arc<str>, instance: u64, started: Started, ours: bool, workers: usize, now: Tick) -> Slot {
+    pub fn filled(name: Arc<str>, instance: u64, started: Started, managed: bool, workers: usize, now: Tick) -> Slot {
         let mut slot = Slot::vacant(name, workers, now);
-        slot.ours = ours;
+        slot.managed = managed;
         slot.weight = started.weight;
         slot.fill(instance, started, now, now);
         slot
@@ -137,22 +137,22 @@ impl Slot {
     pub fn fill(&mut self, instance: u64, started: Started, since: Tick, now: Tick) {
         self.shown = (ReplicaId(instance), started.endpoint);
         self.handle = started.handle;
-        self.phase = Phase::Waiting { instance, since, beat: Beat::at(now) };
+        self.state = SlotState::Probing { instance, since, probe: ProbeState::at(now) };
     }
 
     pub fn instance(&self) -> Option<u64> {
-        match self.phase {
-            Phase::Vacant { .. } => None,
-            Phase::Starting { instance, .. }
-            | Phase::Waiting { instance, .. }
-            | Phase::Up { instance, .. }
-            | Phase::Draining { instance }
-            | Phase::Down { instance, .. } => Some(instance),
+        match self.state {
+            SlotState::Vacant { .. } => None,
+            SlotState::Starting { instance, .. }
+            | SlotState::Probing { instance, .. }
+            | SlotState::Up { instance, .. }
+            | SlotState::Draining { instance }
+            | SlotState::Down { instance, .. } => Some(instance),
         }
     }
 
     pub fn is_up(&self) -> bool {
-        matches!(self.phase, Phase::Up { .. })
+        matches!(self.state, SlotState::Up { .. })
     }
 
     pub fn endpoint(&self) -> &Endpoint {
@@ -160,9 +160,9 @@ impl Slot {
     }
 
     pub fn seen(&self) -> (ReplicaId, State) {
-        let state = match &self.phase {
-            Phase::Up { beat, .. } if !beat.shunned => State::Up,
-            Phase::Draining { .. } => State::Draining,
+        let state = match &self.state {
+            SlotState::Up { probe, .. } if !probe.ejected => State::Up,
+            SlotState::Draining { .. } => State::Draining,
             _ => State::Down,
         };
         (self.shown.0, state)
@@ -175,72 +175,74 @@ impl Slot {
     }
 
     pub fn due(&self) -> Tick {
-        match &self.phase {
-            Phase::Vacant { start_at } => *start_at,
-            Phase::Waiting { beat, .. } => beat.due().min(self.start_deadline()),
-            Phase::Up { beat, .. } | Phase::Down { beat, .. } => beat.due(),
-            Phase::Starting { .. } | Phase::Draining { .. } => Tick::NEVER,
+        match &self.state {
+            SlotState::Vacant { start_at } => *start_at,
+            SlotState::Probing { probe, .. } => probe.due().min(self.start_deadline()),
+            SlotState::Up { probe, .. } | SlotState::Down { probe, .. } => probe.due(),
+            SlotState::Starting { .. } | SlotState::Draining { .. } => Tick::NEVER,
         }
     }
 
-    /// When an instance that never answered is given up. Those that are not ours are called down, and asked on.
+    /// When an instance that never answered is given up. Those that are not managed are called down, and asked on.
     pub fn start_deadline(&self) -> Tick {
-        match self.phase {
-            Phase::Waiting { since, .. } => since.after_ms(START_LIMIT_MS),
+        match self.state {
+            SlotState::Probing { since, .. } => since.after_ms(START_TIMEOUT_MS),
             _ => Tick::NEVER,
         }
     }
 
     /// How long a heartbeat may take that is to be asked for now; it counts as begun.
-    pub fn begin_beat(&mut self, plan: &Plan, now: Tick) -> Option<u64> {
-        let (beat, pause_ms) = match &mut self.phase {
-            Phase::Waiting { beat, .. } => (beat, FIRST_BEAT_MS.min(plan.heartbeat_interval_ms)),
-            Phase::Up { beat, .. } | Phase::Down { beat, .. } => (beat, plan.heartbeat_interval_ms),
+    pub fn begin_probe(&mut self, config: &RegistryConfig, now: Tick) -> Option<u64> {
+        let (probe, pause_ms) = match &mut self.state {
+            SlotState::Probing { probe, .. } => (probe, FIRST_PROBE_MS.min(config.heartbeat_interval_ms)),
+            SlotState::Up { probe, .. } | SlotState::Down { probe, .. } => (probe, config.heartbeat_interval_ms),
             _ => return None,
         };
-        if beat.due() > now {
+        if probe.due() > now {
             return None;
         }
-        beat.begin(now, pause_ms);
-        Some(beat.limit_ms(plan))
+        probe.begin(now, pause_ms);
+        Some(probe.limit_ms(config))
     }
 
-    pub fn beat_mut(&mut self) -> Option<&mut Beat> {
-        match &mut self.phase {
-            Phase::Waiting { beat, .. } | Phase::Up { beat, .. } | Phase::Down { beat, .. } => Some(beat),
+    pub fn probe_mut(&mut self) -> Option<&mut ProbeState> {
+        match &mut self.state {
+            SlotState::Probing { probe, .. } | SlotState::Up { probe, .. } | SlotState::Down { probe, .. } => {
+                Some(probe)
+            }
             _ => None,
         }
     }
 
     /// The heartbeat under way was answered: all is forgiven. True if requests went around it.
-    pub fn answered(&mut self) -> bool {
-        let Some(beat) = self.beat_mut() else { return false };
-        let was_shunned = beat.shunned;
-        *beat = Beat { under_way: false, misses: 0, suspected: false, shunned: false, ..*beat };
-        was_shunned
+    pub fn probe_ok(&mut self) -> bool {
+        let Some(probe) = self.probe_mut() else { return false };
+        let was_ejected = probe.ejected;
+        *probe = ProbeState { under_way: false, misses: 0, suspected: false, ejected: false, ..*probe };
+        was_ejected
     }
 
     /// The heartbeat under way was not answered.
-    pub fn missed(&mut self) {
-        if let Some(beat) = self.beat_mut() {
-            beat.under_way = false;
-            beat.misses += 1;
+    pub fn probe_failed(&mut self) {
+        if let Some(probe) = self.probe_mut() {
+            probe.under_way = false;
+            probe.misses += 1;
         }
     }
 
     /// The heartbeat under way never reached it.
-    pub fn unasked(&mut self) {
-        if let Some(beat) = self.beat_mut() {
-            beat.under_way = false;
+    pub fn probe_skipped(&mut self) {
+        if let Some(probe) = self.probe_mut() {
+            probe.under_way = false;
         }
     }
 
     /// Lets requests go around it and asks again at once, if it is suspected. True if that is new.
-    pub fn shun(&mut self, now: Tick) -> bool {
-        match &mut self.phase {
-            Phase::Up { beat, .. } if beat.suspected => {
-                beat.next = now;
-                !std::mem::replace(&mut beat.shunned, true)
+    pub fn eject(&mut self, now: Tick) -> bool {
+        match &mut self.state {
+            SlotState::Up { probe, .. } if probe.suspected => {
+                probe.next = now;
+                !std::mem::replace(&mut probe.ejected, true)
             }
             _ => false,
         }
@@ -248,10 +250,10 @@ impl Slot {
 
     /// A worker met a fault here: no verdict, but a reason to ask soon.
     pub fn suspect(&mut self, now: Tick) {
-        if let Phase::Up { beat, .. } = &mut self.phase {
-            beat.suspected = true;
-            let soonest = beat.last.after_ms(SUSPICION_GAP_MS).max(now);
-            beat.next = beat.next.min(soonest);
+        if let SlotState::Up { probe, .. } = &mut self.state {
+            probe.suspected = true;
+            let soonest = probe.last.after_ms(SUSPICION_GAP_MS).max(now);
+            probe.next = probe.next.min(soonest);
         }
     }
 
@@ -263,13 +265,13 @@ impl Slot {
             n => (BACKOFF_FIRST_MS << (n - 1).min(16)).min(BACKOFF_MOST_MS),
         };
         self.deaths_in_a_row = self.deaths_in_a_row.saturating_add(1);
-        self.phase = Phase::Vacant { start_at: now.after_ms(pause_ms) };
+        self.state = SlotState::Vacant { start_at: now.after_ms(pause_ms) };
         pause_ms
     }
 
     /// It was up and is no more: remembers when, for the heal's duration, and whether it had lived.
     pub fn note_loss(&mut self, now: Tick) {
-        if let Phase::Up { since, .. } = self.phase {
+        if let SlotState::Up { since, .. } = self.state {
             self.lost_at = Some(now);
             if now.ms_since(since) >= LIVED_MS {
                 self.deaths_in_a_row = 0;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Registry;
-use super::command::{Effect, Plan};
+use super::command::{Effect, RegistryConfig};
 use super::leaving::Leaving;
 use super::slot::Slot;
 use crate::core::ring::{Member, Ring};
@@ -22,13 +22,13 @@ pub struct SnapshotBuilder {
 }
 
 impl SnapshotBuilder {
-    pub fn new(plan: &Plan) -> SnapshotBuilder {
-        let ring = Arc::new(Ring::build(plan.ring, &[]));
+    pub fn new(config: &RegistryConfig) -> SnapshotBuilder {
+        let ring = Arc::new(Ring::build(config.ring, &[]));
         SnapshotBuilder { epoch: 1, ring, ring_dirty: false, shown: Vec::new(), stopping: false }
     }
 
-    pub fn first(&self, plan: &Plan) -> Snapshot {
-        self.build(plan, Vec::new())
+    pub fn first(&self, config: &RegistryConfig) -> Snapshot {
+        self.build(config, Vec::new())
     }
 
     pub fn mark_ring_dirty(&mut self) {
@@ -44,18 +44,18 @@ impl SnapshotBuilder {
         self.epoch + 1
     }
 
-    fn build(&self, plan: &Plan, replicas: Vec<Replica>) -> Snapshot {
-        let ours = Service {
-            name: plan.service.clone(),
-            mode: plan.mode,
-            key: plan.key.clone(),
-            limits: plan.limits.clone(),
-            send_proxy: plan.send_proxy,
+    fn build(&self, config: &RegistryConfig, replicas: Vec<Replica>) -> Snapshot {
+        let managed = Service {
+            name: config.service.clone(),
+            mode: config.mode,
+            key: config.key.clone(),
+            limits: config.limits.clone(),
+            send_proxy: config.send_proxy,
             replicas,
             ring: self.ring.clone(),
         };
-        let services = std::iter::once(Arc::new(ours)).chain(plan.others.iter().cloned()).collect();
-        Snapshot { epoch: self.epoch, stopping: self.stopping, services, routes: plan.routes.clone() }
+        let services = std::iter::once(Arc::new(managed)).chain(config.others.iter().cloned()).collect();
+        Snapshot { epoch: self.epoch, stopping: self.stopping, services, routes: config.routes.clone() }
     }
 }
 
@@ -67,12 +67,12 @@ impl Registry {
         }
         if std::mem::take(&mut self.builder.ring_dirty) {
             let members: Vec<Member> = self.members.iter().map(|slot| Member::new(&*slot.name, slot.weight)).collect();
-            self.builder.ring = Arc::new(Ring::build(self.plan.ring, &members));
+            self.builder.ring = Arc::new(Ring::build(self.config.ring, &members));
         }
         self.builder.shown = self.seen().collect();
         self.builder.stopping = self.stopping;
         self.builder.epoch += 1;
-        let snapshot = self.builder.build(&self.plan, self.replicas().collect());
+        let snapshot = self.builder.build(&self.config, self.replicas().collect());
         // Before anything else: no reply, start or stop overtakes what the workers choose from.
         self.effects.insert(0, Effect::Publish(snapshot));
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Registry;
-use super::slot::{Phase, Slot};
+use super::slot::{Slot, SlotState};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
@@ -38,10 +38,10 @@ impl Registry {
 }
 
 fn state(slot: &Slot) -> &'static str {
-    match slot.phase {
-        Phase::Vacant { .. } | Phase::Starting { .. } | Phase::Waiting { .. } => "starting",
-        Phase::Up { .. } => "up",
-        Phase::Draining { .. } => "draining",
-        Phase::Down { .. } => "down",
+    match slot.state {
+        SlotState::Vacant { .. } | SlotState::Starting { .. } | SlotState::Probing { .. } => "starting",
+        SlotState::Up { .. } => "up",
+        SlotState::Draining { .. } => "draining",
+        SlotState::Down { .. } => "down",
     }
 }

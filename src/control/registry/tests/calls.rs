@@ -21,9 +21,9 @@ fn add_is_answered_when_it_is_live_in_every_worker_and_not_before() {
     world.pass(100);
     assert_eq!(world.up_names().len(), 4);
     assert!(!world.replies.contains_key(&ticket));
-    world.tell(Command::Live(world.epochs - 1));
+    world.tell(Command::Acked(world.epochs - 1));
     assert!(!world.replies.contains_key(&ticket));
-    world.tell(Command::Live(world.epochs));
+    world.tell(Command::Acked(world.epochs));
     assert_eq!(listed(world.replies[&ticket].clone()).len(), 4);
 }
 
@@ -32,7 +32,7 @@ fn a_worker_that_is_stuck_is_said_after_a_limit() {
     let mut world = World::up();
     world.stuck = true;
     let ticket = world.call(remove(1, &["server1"]));
-    world.pass(LIVE_LIMIT_MS);
+    world.pass(ACK_TIMEOUT_MS);
     let (status, message) = rejected(world.replies[&ticket].clone());
     assert_eq!(status, 503);
     assert!(message.contains("a worker has not taken it up within 5.0 s"), "{message}");
@@ -96,7 +96,7 @@ fn rm_takes_the_named_ones_and_then_others_at_random() {
     assert_eq!(left.len(), 3);
     assert!(!left.contains(&"server2".to_string()));
     let taken = |seed| {
-        let mut world = World::empty(Plan { seed, ..plan() });
+        let mut world = World::empty(RegistryConfig { seed, ..config() });
         world.tell(Command::Found(Vec::new()));
         world.pass(100);
         listed(world.answer(remove(1, &[])))
@@ -159,7 +159,7 @@ fn no_replica_is_stopped_while_a_worker_may_still_choose_it() {
     world.call(remove(1, &["server1"]));
     world.pass(1_000);
     assert!(world.stops.is_empty());
-    world.tell(Command::Live(world.epochs));
+    world.tell(Command::Acked(world.epochs));
     world.pass(20);
     assert_eq!(world.stops.len(), 1);
 }

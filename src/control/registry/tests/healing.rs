@@ -99,7 +99,7 @@ fn requests_go_around_one_that_is_suspected_and_silent_until_it_answers() {
         }
     }
     assert_eq!((world.state("server1"), world.up_names().len()), (Some(State::Down), 2));
-    world.tell(Command::Hit { instance: hung });
+    world.tell(Command::ProbeOk { instance: hung });
     assert_eq!(world.state("server1"), Some(State::Up));
     assert_eq!(world.instance("server1"), hung, "nothing was ended");
 }
@@ -124,7 +124,7 @@ fn where_most_are_slow_none_is_gone_around() {
         }));
         world.registry.apply(fact, world.now.after_ms(60));
         let effects =
-            world.registry.apply(Command::Miss { instance: hung, why: "slow".into() }, world.now.after_ms(60));
+            world.registry.apply(Command::ProbeFailed { instance: hung, why: "slow".into() }, world.now.after_ms(60));
         effects.into_iter().filter(|effect| matches!(effect, Effect::Publish(_))).for_each(|effect| {
             world.perform(effect);
         });
@@ -209,7 +209,7 @@ fn a_failed_start_is_tried_again_and_said() {
 fn one_that_others_stop_drains_and_is_replaced_when_it_is_gone() {
     let mut world = World::up();
     let instance = world.instance("server2");
-    world.tell(Command::Happened(Event::Stopping { instance, why: "docker stop".into() }));
+    world.tell(Command::RuntimeEvent(Event::Stopping { instance, why: "docker stop".into() }));
     assert_eq!(world.state("server2"), Some(State::Draining));
     world.kill("server2");
     world.pass(50);
@@ -218,7 +218,7 @@ fn one_that_others_stop_drains_and_is_replaced_when_it_is_gone() {
 
 #[test]
 fn a_fixed_list_keeps_its_dead_and_takes_them_back() {
-    let mut world = World::empty(Plan { can_start: false, ..plan() });
+    let mut world = World::empty(RegistryConfig { can_start: false, ..config() });
     let found = |instance: u64, name: &str| (Spec { name: name.into(), instance }, started(instance));
     world.alive.insert(1, "a:1".into());
     world.alive.insert(2, "b:2".into());
@@ -238,7 +238,7 @@ fn a_fixed_list_keeps_its_dead_and_takes_them_back() {
 
 #[test]
 fn a_fixed_server_that_is_late_is_waited_for() {
-    let mut world = World::empty(Plan { can_start: false, ..plan() });
+    let mut world = World::empty(RegistryConfig { can_start: false, ..config() });
     world.tell(Command::Found(vec![(Spec { name: "a:1".into(), instance: 1 }, started(1))]));
     world.pass(60_000);
     assert_eq!(world.state("a:1"), Some(State::Down));
@@ -249,7 +249,7 @@ fn a_fixed_server_that_is_late_is_waited_for() {
 
 #[test]
 fn adopted_ones_are_not_doubled_and_their_numbers_not_used_again() {
-    let mut world = World::empty(plan());
+    let mut world = World::empty(config());
     world.alive.insert(41, "server2".into());
     world.tell(Command::Found(vec![(Spec { name: "server2".into(), instance: 41 }, started(41))]));
     world.pass(100);
@@ -264,7 +264,7 @@ fn servers_of_others_come_and_go_by_themselves() {
     let guest = FOREIGN_FROM;
     let joined = |instance, name: &str| {
         let spec = Spec { name: name.into(), instance };
-        Command::Happened(Event::Joined { spec, started: started(instance), why: "its label".into() })
+        Command::RuntimeEvent(Event::Joined { spec, started: started(instance), why: "its label".into() })
     };
     world.alive.insert(guest, "its-own-name".into());
     world.tell(joined(guest, "web"));
@@ -276,7 +276,7 @@ fn servers_of_others_come_and_go_by_themselves() {
     world.pass(1_100);
     assert_eq!(world.state("web"), Some(State::Down));
     assert!(world.stops.is_empty(), "nobody stops what is not ours");
-    world.tell(Command::Happened(Event::Left { instance: guest, why: "removed".into() }));
+    world.tell(Command::RuntimeEvent(Event::Left { instance: guest, why: "removed".into() }));
     assert_eq!(world.state("web"), None);
     assert_eq!(world.names().len(), 3);
 }
@@ -293,18 +293,18 @@ fn the_end_stops_every_instance_and_then_says_so() {
     world.pass(60_000);
     assert!(!world.alive.values().any(|name| **name == *"server1"), "nothing is healed any more");
     assert!(!world.finished);
-    world.tell(Command::Drained);
+    world.tell(Command::WorkersEnded);
     assert!(world.finished);
     assert!(world.alive.is_empty());
 }
 
 #[test]
 fn replicas_that_are_to_outlive_us_are_left_alone() {
-    let mut world = World::empty(Plan { keeps_on_exit: true, ..plan() });
+    let mut world = World::empty(RegistryConfig { keeps_on_exit: true, ..config() });
     world.tell(Command::Found(Vec::new()));
     world.pass(100);
     world.tell(Command::Stop);
-    world.tell(Command::Drained);
+    world.tell(Command::WorkersEnded);
     assert!(world.finished);
     assert_eq!(world.alive.len(), 3);
 }

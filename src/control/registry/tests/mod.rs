@@ -14,8 +14,8 @@ use crate::core::limits::Limits;
 use crate::core::ring::RingKind;
 use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Routes, Service, State};
 
-pub fn plan() -> Plan {
-    Plan {
+pub fn config() -> RegistryConfig {
+    RegistryConfig {
         service: "test".into(),
         mode: Mode::Http,
         key: KeyPolicy::Request,
@@ -62,15 +62,15 @@ pub struct World {
 impl World {
     /// A balancer whose replicas have all answered.
     pub fn up() -> World {
-        let mut world = World::empty(plan());
+        let mut world = World::empty(config());
         world.tell(Command::Found(Vec::new()));
         world.pass(100);
         assert_eq!(world.up_names(), ["server1", "server2", "server3"]);
         world
     }
 
-    pub fn empty(plan: Plan) -> World {
-        let (registry, shown) = Registry::new(plan);
+    pub fn empty(config: RegistryConfig) -> World {
+        let (registry, shown) = Registry::new(config);
         World {
             registry,
             now: Tick(1_000),
@@ -99,8 +99,8 @@ impl World {
             for effect in effects {
                 commands.extend(self.perform(effect));
             }
-            if !self.stuck && self.registry.awaits_live() && commands.is_empty() {
-                commands.push(Command::Live(self.epochs));
+            if !self.stuck && self.registry.awaits_acks() && commands.is_empty() {
+                commands.push(Command::Acked(self.epochs));
             }
         }
     }
@@ -120,13 +120,13 @@ impl World {
                 exited.into_iter().chain([Command::Stopped { instance, result: Ok(()) }]).collect()
             }
             Effect::Probe { instance, .. } if self.exhausted => {
-                vec![Command::Unasked { instance, why: "too many open files".into() }]
+                vec![Command::ProbeSkipped { instance, why: "too many open files".into() }]
             }
             Effect::Probe { instance, name, .. } => match self.alive.get(&instance) {
                 Some(real) if name.is_none_or(|name| *real == name) && !self.silent.contains(&instance) => {
-                    vec![Command::Hit { instance }]
+                    vec![Command::ProbeOk { instance }]
                 }
-                _ => vec![Command::Miss { instance, why: "no answer".into() }],
+                _ => vec![Command::ProbeFailed { instance, why: "no answer".into() }],
             },
             Effect::Reply { ticket, answer } => {
                 assert!(self.replies.insert(ticket, answer).is_none(), "answered twice");
@@ -180,7 +180,7 @@ impl World {
         let ticket = self.call(call);
         self.pass(100);
         if !self.replies.contains_key(&ticket) {
-            self.pass(super::calls::GONE_LIMIT_MS);
+            self.pass(super::calls::STOPPED_TIMEOUT_MS);
         }
         self.replies.get(&ticket).cloned().expect("answered in time")
     }
@@ -226,7 +226,7 @@ pub fn started(instance: u64) -> Started {
 }
 
 pub fn exited(instance: u64, why: &str) -> Command {
-    Command::Happened(Event::Exited { instance, why: why.into() })
+    Command::RuntimeEvent(Event::Exited { instance, why: why.into() })
 }
 
 pub fn add(n: u64, hostnames: &[&str]) -> Call {

@@ -8,7 +8,7 @@ const STEPS: usize = 150;
 #[test]
 fn after_any_storm_the_desired_state_is_reached_and_every_call_was_answered_once() {
     for seed in 0..SEEDS {
-        let mut world = World::empty(Plan { seed, ..plan() });
+        let mut world = World::empty(RegistryConfig { seed, ..config() });
         let mut random = fastrand::Rng::with_seed(seed);
         world.tell(Command::Found(Vec::new()));
         for _ in 0..STEPS {
