@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::config::{self, Config, Runtime};
 use crate::control::admin_listener::AdminListener;
-use crate::control::registry::{ADD_TIMEOUT_MS, Registry, RegistryConfig};
+use crate::control::registry::{ADD_TIMEOUT_MS, Registry, RegistryConfig, ServiceConfig};
 use crate::control::runtime::docker;
 use crate::control::runtime::fixed::Fixed;
 use crate::control::runtime::process::Processes;
@@ -94,22 +94,28 @@ fn registry_config(config: &Config, admin: Option<&Endpoint>) -> RegistryConfig 
     let admin = admin.filter(|_| config.admin.on_data_port && config.mode == Mode::Http);
     let exact = admin.iter().flat_map(|_| ADMIN_PATHS.map(|path| (path.to_string(), ServiceId(1)))).collect();
     RegistryConfig {
-        service: SERVICE.into(),
+        services: vec![service_config(config)],
+        static_services: admin.map(|endpoint| Arc::new(admin_service(config, endpoint))).into_iter().collect(),
+        routes: Routes { exact, default: ServiceId(0) },
+        workers: config.workers,
+        seed: fastrand::u64(..),
+    }
+}
+
+fn service_config(config: &Config) -> ServiceConfig {
+    ServiceConfig {
+        name: SERVICE.into(),
         mode: config.mode,
         key: config.key.clone(),
         ring: config.ring,
         limits: Arc::new(config.limits.clone()),
         send_proxy: config.send_proxy,
-        workers: config.workers,
         replicas: config.replicas,
         max_replicas: config.max_replicas,
         can_start: !matches!(config.runtime, Runtime::Fixed(_)),
         keeps_on_exit: keeps_on_exit(&config.runtime),
         heartbeat_interval_ms: config.heartbeat.interval_ms,
         heartbeat_misses: config.heartbeat.misses,
-        others: admin.map(|endpoint| Arc::new(admin_service(config, endpoint))).into_iter().collect(),
-        routes: Routes { exact, default: ServiceId(0) },
-        seed: fastrand::u64(..),
     }
 }
 

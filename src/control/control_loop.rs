@@ -24,7 +24,7 @@ use super::probe::{Heartbeat, ProbeError, probe};
 use super::registry::{Answer, Command, Effect, Registry, Status};
 use super::runtime::{Failure, Runtime};
 use crate::core::ring::RingKind;
-use crate::core::snapshot::{Endpoint, Mode};
+use crate::core::snapshot::{Endpoint, Mode, ServiceId};
 use crate::core::tick::Tick;
 use crate::shared::counters::Counters;
 use crate::shared::events::EventReceiver;
@@ -261,14 +261,15 @@ impl<R: Runtime + 'static> ControlLoop<R> {
                 let result = runtime.stop(instance, Duration::from_millis(grace_ms)).await;
                 let _ = commands.send(Command::Stopped { instance, result });
             }),
-            Effect::Probe { instance, name, endpoint, limit_ms } => {
+            Effect::Probe { instance, name, endpoint, timeout_ms } => {
                 let (heartbeat, mode) = (self.heartbeat.clone(), self.mode);
                 self.task(async move {
-                    let _ = commands.send(match probe(&heartbeat, limit_ms, mode, name.as_deref(), &endpoint).await {
-                        Ok(()) => Command::ProbeOk { instance },
-                        Err(ProbeError::Failed(why)) => Command::ProbeFailed { instance, why },
-                        Err(ProbeError::Skipped(why)) => Command::ProbeSkipped { instance, why },
-                    });
+                    let _ =
+                        commands.send(match probe(&heartbeat, timeout_ms, mode, name.as_deref(), &endpoint).await {
+                            Ok(()) => Command::ProbeOk { instance },
+                            Err(ProbeError::Failed(why)) => Command::ProbeFailed { instance, why },
+                            Err(ProbeError::Skipped(why)) => Command::ProbeSkipped { instance, why },
+                        });
                 });
             }
             Effect::Reply { ticket, answer } => {
@@ -294,7 +295,7 @@ impl<R: Runtime + 'static> ControlLoop<R> {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.replies.insert(ticket, request.reply);
-        Command::Call { ticket, call: request.call }
+        Command::Call { ticket, service: ServiceId::default(), call: request.call }
     }
 
     fn take_facts(&mut self) -> Option<End> {

@@ -6,18 +6,19 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::registry::{Answer, Call, Change, Command, Effect, Registry, RegistryConfig, Rejection};
-use super::runtime::{Spec, Started};
+use super::registry::{Answer, Call, Change, Command, Effect, Registry, RegistryConfig, Rejection, ServiceConfig};
+use super::runtime::{InstanceId, Spec, Started};
 use super::wire;
 use crate::core::limits::Limits;
 use crate::core::ring::RingKind;
-use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Routes};
+use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Routes, ServiceId};
 use crate::core::tick::Tick;
 
 const REPLICAS: u64 = 3;
 const MAX_REPLICAS: u64 = 8;
 /// A message is a line in a log and in a terminal.
 const MESSAGE_LIMIT: usize = 1_000;
+const SERVICE: ServiceId = ServiceId(0);
 const NOW: Tick = Tick(1);
 
 /// A change is read in one way or refused in one short line; and what was read changes the balancer by just that, or
@@ -91,28 +92,32 @@ fn removed(change: &Change) {
 
 /// A balancer of three replicas that run.
 fn balancer() -> Registry {
-    let plan = RegistryConfig {
-        service: "fuzz".into(),
+    let service = ServiceConfig {
+        name: "fuzz".into(),
         mode: Mode::Http,
         key: KeyPolicy::Request,
         ring: RingKind::Exercise,
         limits: Arc::new(Limits::default()),
         send_proxy: None,
-        workers: 1,
         replicas: REPLICAS as usize,
         max_replicas: MAX_REPLICAS as usize,
         can_start: true,
         keeps_on_exit: false,
         heartbeat_interval_ms: 500,
         heartbeat_misses: 2,
-        others: Vec::new(),
+    };
+    let config = RegistryConfig {
+        services: vec![service],
+        static_services: Vec::new(),
         routes: Routes::default(),
+        workers: 1,
         seed: 7,
     };
-    let (mut registry, _) = Registry::new(plan);
+    let (mut registry, _) = Registry::new(config);
     let found = first_names().zip(1..).map(|(name, instance)| {
         let endpoint = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 9000 + instance as u16)));
-        (Spec { name: name.into(), instance }, Started { endpoint, handle: name.into(), weight: 1 })
+        let spec = Spec { service: SERVICE, name: name.into(), instance: InstanceId::Managed(instance) };
+        (spec, Started { endpoint, handle: name.into(), weight: 1 })
     });
     registry.apply(Command::Found(found.collect()), NOW);
     registry
@@ -123,7 +128,7 @@ fn first_names<'a>() -> impl Iterator<Item = &'a str> {
 }
 
 fn call(registry: &mut Registry, call: Call) -> Vec<Effect> {
-    registry.apply(Command::Call { ticket: 1, call }, NOW)
+    registry.apply(Command::Call { ticket: 1, service: SERVICE, call }, NOW)
 }
 
 /// What a dry run says the members would be.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ringway::control::runtime::docker::{Docker, OnExit, Settings};
-use ringway::control::runtime::{Event, FailureKind, Runtime, Spec, Started};
+use ringway::control::runtime::{Event, FailureKind, InstanceId, Runtime, Spec, Started};
+use ringway::core::snapshot::ServiceId;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::lab::{Lab, docker};
@@ -26,7 +27,7 @@ fn settings(lab: &Lab) -> Settings {
 }
 
 fn spec(name: &str, instance: u64) -> Spec {
-    Spec { name: name.into(), instance }
+    Spec { service: ServiceId::default(), name: name.into(), instance: InstanceId::Managed(instance) }
 }
 
 async fn opened(settings: Settings) -> (Docker, UnboundedReceiver<Event>, Vec<(Spec, Started)>) {
@@ -53,13 +54,16 @@ fn an_instance_starts_ends_and_gives_its_name_to_the_next() {
         );
         docker(&["kill", &lab.name(1)]);
         let stopping = next(&mut events).await;
-        assert!(matches!(&stopping, Event::Stopping { instance: 1, .. }), "{stopping:?}");
+        assert!(matches!(&stopping, Event::Stopping { instance: InstanceId::Managed(1), .. }), "{stopping:?}");
         let exited = next(&mut events).await;
-        assert!(matches!(&exited, Event::Exited { instance: 1, why } if why == "killed by signal 9"), "{exited:?}");
+        assert!(
+            matches!(&exited, Event::Exited { instance: InstanceId::Managed(1), why } if why == "killed by signal 9"),
+            "{exited:?}"
+        );
         let second = runtime.start(&spec(&lab.name(1), 2)).await.unwrap();
         assert_ne!(first.handle, second.handle);
-        runtime.stop(2, Duration::from_secs(5)).await.unwrap();
-        runtime.stop(2, Duration::from_secs(5)).await.unwrap();
+        runtime.stop(InstanceId::Managed(2), Duration::from_secs(5)).await.unwrap();
+        runtime.stop(InstanceId::Managed(2), Duration::from_secs(5)).await.unwrap();
         runtime.close().await;
         assert_eq!(lab.containers(), Vec::<String>::new());
         assert!(events.try_recv().is_err(), "a stop of our own is not told");
@@ -75,14 +79,17 @@ fn a_silent_instance_keeps_its_address_until_it_is_replaced() {
         let first = runtime.start(&spec(&lab.name(1), 1)).await.unwrap();
         docker(&["pause", &lab.name(1)]);
         let exited = next(&mut events).await;
-        assert!(matches!(&exited, Event::Exited { instance: 1, why } if why == "somebody paused it"), "{exited:?}");
+        assert!(
+            matches!(&exited, Event::Exited { instance: InstanceId::Managed(1), why } if why == "somebody paused it"),
+            "{exited:?}"
+        );
         let second = runtime.start(&spec(&lab.name(1), 2)).await.unwrap();
         assert_ne!(first.endpoint, second.endpoint);
         // By the registry's verdict this time.
-        runtime.stop(2, Duration::ZERO).await.unwrap();
+        runtime.stop(InstanceId::Managed(2), Duration::ZERO).await.unwrap();
         let third = runtime.start(&spec(&lab.name(1), 3)).await.unwrap();
         assert_ne!(second.endpoint, third.endpoint);
-        runtime.stop(3, Duration::from_secs(5)).await.unwrap();
+        runtime.stop(InstanceId::Managed(3), Duration::from_secs(5)).await.unwrap();
         runtime.close().await;
         assert_eq!(lab.containers(), Vec::<String>::new());
         assert!(!lab.network_exists(), "a network that Ringway made is removed with its last container");
@@ -109,10 +116,10 @@ fn what_an_earlier_life_left_is_adopted_or_removed_as_asked() {
         docker(&["kill", &lab.name(3)]);
         // The kill may come before the events are subscribed to: then the list tells of the death alone.
         let mut event = next(&mut events).await;
-        if matches!(event, Event::Stopping { instance: 3, .. }) {
+        if matches!(event, Event::Stopping { instance: InstanceId::Managed(3), .. }) {
             event = next(&mut events).await;
         }
-        assert!(matches!(event, Event::Exited { instance: 3, .. }), "{event:?}");
+        assert!(matches!(event, Event::Exited { instance: InstanceId::Managed(3), .. }), "{event:?}");
         runtime.close().await;
     });
     let changed = Settings { memory_bytes: Some(64 << 20), ..keep };

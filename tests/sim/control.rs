@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use ringway::control::registry::{Answer, Call, Change, Command, Effect, Registry, RegistryConfig};
-use ringway::control::runtime::{Event as Happening, Failure, FailureKind, Spec, Started};
+use ringway::control::registry::{Answer, Call, Change, Command, Effect, Registry, RegistryConfig, ServiceConfig};
+use ringway::control::runtime::{Event as Happening, Failure, FailureKind, InstanceId, Spec, Started};
 use ringway::core::limits::Limits;
 use ringway::core::ring::{Member, Ring, RingKind};
 use ringway::core::snapshot::{
@@ -31,7 +31,7 @@ enum Coming {
     /// A new instance begins to listen.
     Up(Spec),
     /// A stopped one is forced to end.
-    End(u64),
+    End(InstanceId),
     Tick,
     LookForLive,
     Facts,
@@ -94,13 +94,12 @@ impl Control {
             _ => KeyPolicy::ClientIp,
         };
         let tcp = tcp_service(workers, &limits);
-        let plan = RegistryConfig {
-            service: "http".into(),
+        let http = ServiceConfig {
+            name: "http".into(),
             mode: Mode::Http,
             key,
             ring: if c.one_in(6) { RingKind::Exercise } else { RingKind::Ketama },
             limits: limits.clone(),
-            workers,
             send_proxy: None,
             replicas: c.range(1, 5) as usize,
             max_replicas: 8,
@@ -108,12 +107,16 @@ impl Control {
             keeps_on_exit: false,
             heartbeat_interval_ms: c.range(100, 1_000),
             heartbeat_misses: c.range(1, 3) as u32,
-            others: vec![Arc::new(tcp)],
+        };
+        let config = RegistryConfig {
+            services: vec![http],
+            static_services: vec![Arc::new(tcp)],
             routes: Routes { exact: Vec::new(), default: ServiceId(0) },
+            workers,
             seed: c.draw(),
         };
         let reuse_addresses = c.one_in(2);
-        let (registry, first) = Registry::new(plan);
+        let (registry, first) = Registry::new(config);
         let now_us = net.now_us;
         net.history.snapshots.push((now_us, Arc::new(first.clone())));
         let mut control = Control {
@@ -247,8 +250,8 @@ impl Control {
                 self.later(net, us, Coming::Up(spec));
             }
             Effect::Stop { instance, grace_ms } => {
-                if let Some(replica) = self.replicas.iter_mut().find(|replica| replica.instance == instance) {
-                    net.note("p.stop", instance, grace_ms, u64::from(replica.has_work()));
+                if let Some(replica) = self.replicas.iter_mut().find(|replica| replica.instance == instance.number()) {
+                    net.note("p.stop", instance.number(), grace_ms, u64::from(replica.has_work()));
                     replica.leave(net);
                 }
                 let us = if grace_ms == 0 { 0 } else { net.random.control().range(0, grace_ms * 1000) };
@@ -257,7 +260,8 @@ impl Control {
             Effect::Probe { instance, endpoint, .. } => {
                 let Endpoint::Tcp(address) = endpoint else { return };
                 let answers = self.replicas.iter().any(|r| r.address == address && r.alive && !r.hung);
-                let own = self.replicas.iter().any(|r| r.instance == instance && r.alive && r.address == address);
+                let own =
+                    self.replicas.iter().any(|r| r.instance == instance.number() && r.alive && r.address == address);
                 if answers && own {
                     let us = net.random.control().range(100, 5_000);
                     self.tell_later(net, us, Command::ProbeOk { instance });
@@ -285,14 +289,14 @@ impl Control {
             self.next_port += 1;
             SocketAddr::from((Ipv4Addr::new(10, 1, 0, 1), self.next_port))
         });
-        net.note("p.started", spec.instance, u64::from(address.port()), 0);
-        self.spawn(net, spec.name.to_string(), spec.instance, address, Mode::Http);
+        net.note("p.started", spec.instance.number(), u64::from(address.port()), 0);
+        self.spawn(net, spec.name.to_string(), spec.instance.number(), address, Mode::Http);
         let started = Started { endpoint: Endpoint::Tcp(address), handle: format!("i{}", spec.instance), weight: 1 };
         self.apply(net, Command::Started { instance: spec.instance, started });
     }
 
-    fn ended(&mut self, net: &mut Net, instance: u64) {
-        if let Some(replica) = self.replicas.iter_mut().find(|replica| replica.instance == instance) {
+    fn ended(&mut self, net: &mut Net, instance: InstanceId) {
+        if let Some(replica) = self.replicas.iter_mut().find(|replica| replica.instance == instance.number()) {
             replica.die(net);
         }
         self.apply(net, Command::Stopped { instance, result: Ok(()) });
@@ -320,7 +324,7 @@ impl Control {
             return replica.hang(net);
         }
         replica.die(net);
-        let instance = replica.instance;
+        let instance = InstanceId::Managed(replica.instance);
         let us = net.random.control().range(100, 50_000);
         self.tell_later(net, us, Command::RuntimeEvent(Happening::Exited { instance, why: "struck".into() }));
     }
@@ -344,7 +348,7 @@ impl Control {
         };
         net.note("p.call", self.ticket, 0, 0);
         self.open_calls.push(self.ticket);
-        self.apply(net, Command::Call { ticket: self.ticket, call });
+        self.apply(net, Command::Call { ticket: self.ticket, service: ServiceId::default(), call });
     }
 
     pub fn stop(&mut self, net: &mut Net) {

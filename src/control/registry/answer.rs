@@ -1,4 +1,4 @@
-//! An admin call as the registry takes it, and what it answers.
+//! An admin call as the registry takes it, and its answer: plain values, no HTTP.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub enum Call {
 pub struct Change {
     pub n: u64,
     pub hostnames: Vec<String>,
-    /// Say what would be, and change nothing.
+    /// The answer says what would be; nothing changes.
     pub dry_run: bool,
 }
 
@@ -27,7 +27,7 @@ pub enum Answer {
     Rejected(Rejection),
 }
 
-/// A call that changed nothing, and why.
+/// A call that changed nothing, and why: `status` is that of HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     pub status: u16,
@@ -35,8 +35,7 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// 400: the call is wrong.
-    pub fn bad(message: String) -> Rejection {
+    pub fn bad_request(message: String) -> Rejection {
         Rejection { status: 400, message }
     }
 
@@ -44,12 +43,12 @@ impl Rejection {
         Rejection { status: 503, message }
     }
 
-    /// 502: a replica was started and is no good.
-    pub fn refused(message: String) -> Rejection {
+    /// A replica was started and failed.
+    pub fn bad_gateway(message: String) -> Rejection {
         Rejection { status: 502, message }
     }
 
-    pub fn failed(name: &str, failure: &Failure) -> Rejection {
+    pub fn start_failed(name: &str, failure: &Failure) -> Rejection {
         let status = match failure.kind {
             FailureKind::Unavailable => 503,
             FailureKind::Refused => 502,

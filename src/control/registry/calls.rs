@@ -1,5 +1,6 @@
 //! `/rep`, `/add` and `/rm`: one at a time, in order, all or nothing. A call changes the members in one step, or never.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use log::Level;
@@ -7,15 +8,19 @@ use log::Level;
 use super::Registry;
 use super::answer::{Answer, Call, Change, Rejection};
 use super::command::{Effect, readable, since};
-use super::leaving::Leaving;
+use super::leaving::{Leaving, NameUse};
+use super::service::ServiceState;
 use super::slot::Slot;
+use super::slots::SlotId;
+use crate::control::runtime::InstanceId;
+use crate::core::snapshot::ServiceId;
 use crate::core::tick::Tick;
 
 /// An `/add` whose replicas do not all answer within this is undone.
 pub const ADD_TIMEOUT_MS: u64 = 30_000;
-/// Every worker takes a snapshot up within a turn; one that has not after so long is stuck, and the caller is told.
+/// Every worker takes a snapshot up within a turn. A call whose snapshot is not taken up within this is answered 503.
 pub const ACK_TIMEOUT_MS: u64 = 5_000;
-/// How long the answer to `/rm` waits for what was removed to be gone: most requests end much sooner than this.
+/// How long the answer to `/rm` waits until the removed instances have ended: most requests end much sooner.
 pub const STOPPED_TIMEOUT_MS: u64 = 2_000;
 /// Calls that wait for an `/add` before them.
 const QUEUE_LIMIT: usize = 256;
@@ -27,6 +32,7 @@ const NAME_MAX: usize = 63;
 #[derive(Debug)]
 pub struct QueuedCall {
     ticket: u64,
+    service: ServiceId,
     call: Call,
 }
 
@@ -34,7 +40,8 @@ pub struct QueuedCall {
 #[derive(Debug)]
 pub struct Addition {
     ticket: u64,
-    pub slots: Vec<Slot>,
+    service: ServiceId,
+    slots: Vec<SlotId>,
     since: Tick,
     pub deadline: Tick,
 }
@@ -43,42 +50,55 @@ pub struct Addition {
 #[derive(Debug)]
 pub struct DeferredReply {
     ticket: u64,
-    pub epoch: u64,
+    epoch: u64,
     deadline: Tick,
     answer: Answer,
-    /// Instances that are to be gone too, so that whoever looks at the engine sees what the answer says; but an answer
-    /// does not wait for a long drain.
-    gone: Vec<u64>,
-    gone_by: Tick,
+    /// Instances that are to end before, so that a look at the engine shows what the answer says. The answer does not
+    /// wait for a long drain.
+    running: BTreeSet<InstanceId>,
+    stopped_deadline: Tick,
 }
 
 impl DeferredReply {
-    pub fn due(&self, live: u64) -> Tick {
-        if self.epoch <= live { self.gone_by } else { self.deadline }
+    pub fn due(&self, acked_epoch: u64) -> Tick {
+        if self.awaits_acks(acked_epoch) { self.deadline } else { self.stopped_deadline }
+    }
+
+    pub fn awaits_acks(&self, acked_epoch: u64) -> bool {
+        self.epoch > acked_epoch
+    }
+
+    /// An instance has ended.
+    pub fn stopped(&mut self, instance: InstanceId) {
+        self.running.remove(&instance);
+    }
+
+    fn is_ready(&self, acked_epoch: u64, now: Tick) -> bool {
+        !self.awaits_acks(acked_epoch) && (self.running.is_empty() || self.stopped_deadline <= now)
     }
 }
 
 impl Registry {
-    pub(super) fn accept_call(&mut self, ticket: u64, call: Call, now: Tick) {
+    pub(super) fn accept_call(&mut self, ticket: u64, service: ServiceId, call: Call, now: Tick) {
         if call == Call::List {
-            let answer = self.member_list();
+            let answer = self.member_list(service);
             self.emit(Effect::Reply { ticket, answer });
         } else if self.calls.len() >= QUEUE_LIMIT {
             self.reject(ticket, Rejection::unavailable(format!("{QUEUE_LIMIT} calls wait already; try again later")));
         } else {
-            self.calls.push_back(QueuedCall { ticket, call });
+            self.calls.push_back(QueuedCall { ticket, service, call });
             self.take_calls(now);
         }
     }
 
     pub(super) fn take_calls(&mut self, now: Tick) {
         while self.addition.is_none() {
-            let Some(QueuedCall { ticket, call }) = self.calls.pop_front() else { return };
+            let Some(QueuedCall { ticket, service, call }) = self.calls.pop_front() else { return };
             let outcome = match call {
                 _ if self.stopping => Err(Rejection::unavailable("the balancer is stopping".into())),
                 Call::List => Ok(()),
-                Call::Add(change) => self.add(ticket, &change, now),
-                Call::Remove(change) => self.remove(ticket, &change, now),
+                Call::Add(change) => self.add(ticket, service, &change, now),
+                Call::Remove(change) => self.remove_members(ticket, service, &change, now),
             };
             if let Err(rejection) = outcome {
                 self.reject(ticket, rejection);
@@ -91,87 +111,99 @@ impl Registry {
         self.emit(Effect::Reply { ticket, answer: Answer::Rejected(rejection) });
     }
 
-    fn member_list(&self) -> Answer {
-        Answer::Replicas(self.member_names().collect())
+    fn member_list(&self, service: ServiceId) -> Answer {
+        Answer::Replicas(self.member_names(service).collect())
     }
 
-    fn member_names(&self) -> impl Iterator<Item = Arc<str>> + '_ {
-        self.members.iter().map(|slot| slot.name.clone())
+    fn member_names(&self, service: ServiceId) -> impl Iterator<Item = Arc<str>> + '_ {
+        let members = self.services.get(&service).into_iter().flat_map(ServiceState::members);
+        members.filter_map(|id| Some(self.slots.slot(*id)?.name.clone()))
     }
 
-    fn add(&mut self, ticket: u64, change: &Change, now: Tick) -> Result<(), Rejection> {
-        let names = self.names_to_add(change)?;
+    fn add(&mut self, ticket: u64, service: ServiceId, change: &Change, now: Tick) -> Result<(), Rejection> {
+        let names = self.names_to_add(service, change)?;
         if change.dry_run {
-            let answer = Answer::Replicas(self.member_names().chain(names).collect());
+            let answer = Answer::Replicas(self.member_names(service).chain(names).collect());
             self.emit(Effect::Reply { ticket, answer });
             return Ok(());
         }
         self.log(Level::Info, format!("add: starting {}", join(&names)));
-        let slots = names.into_iter().map(|name| Slot::vacant(name, self.config.workers, now)).collect();
-        self.addition = Some(Addition { ticket, slots, since: now, deadline: now.after_ms(ADD_TIMEOUT_MS) });
-        self.start_what_is_due(now);
+        let vacant = |name| Slot::vacant(service, name, self.workers, now).joining();
+        let slots: Vec<Slot> = names.into_iter().map(vacant).collect();
+        let slots = slots.into_iter().map(|slot| self.insert(slot)).collect();
+        self.addition = Some(Addition { ticket, service, slots, since: now, deadline: now.after_ms(ADD_TIMEOUT_MS) });
+        let due = self.slots.due_at(now);
+        self.start_due(&due, now);
         Ok(())
     }
 
-    fn names_to_add(&self, change: &Change) -> Result<Vec<Arc<str>>, Rejection> {
+    fn names_to_add(&self, id: ServiceId, change: &Change) -> Result<Vec<Arc<str>>, Rejection> {
         let Change { n, hostnames, .. } = change;
-        if !self.config.can_start {
+        let service = self.service(id)?;
+        if !service.config.can_start {
             let message = format!("n is {n}: the replicas are a fixed list (--replica), none can be started");
-            return Err(Rejection::bad(message));
+            return Err(Rejection::bad_request(message));
         }
         if hostnames.len() as u64 > *n {
             let message = "Length of hostname list is more than newly added instances";
-            return Err(Rejection::bad(message.into()));
+            return Err(Rejection::bad_request(message.into()));
         }
-        let room = self.config.max_replicas.saturating_sub(self.managed_count());
-        let count = usize::try_from(*n).ok().filter(|count| *count <= room).ok_or_else(|| {
-            let (managed, most) = (self.managed_count(), self.config.max_replicas);
-            Rejection::bad(format!("n is {n}: {managed} replicas run, and {most} is the most (--max-replicas)"))
+        let (running, max) = (service.managed(), service.config.max_replicas);
+        let count = within(*n, max.saturating_sub(running)).ok_or_else(|| {
+            Rejection::bad_request(format!("n is {n}: {running} replicas run, and {max} is the most (--max-replicas)"))
         })?;
         check_names(hostnames)?;
         for (at, name) in hostnames.iter().enumerate() {
-            if self.members.iter().any(|slot| *slot.name == **name) {
-                return Err(Rejection::bad(format!("hostnames[{at}] is {name:?}: that name is taken")));
+            if self.is_member_name(name) {
+                return Err(Rejection::bad_request(format!("hostnames[{at}] is {name:?}: that name is taken")));
             }
         }
-        let mut names: Vec<Arc<str>> = hostnames.iter().map(|name| Arc::from(name.as_str())).collect();
-        let free = self.generated_names().filter(|name| !names.contains(name));
-        let generated: Vec<Arc<str>> = free.take(count - names.len()).collect();
-        names.extend(generated);
-        Ok(names)
+        let named: BTreeSet<&str> = hostnames.iter().map(String::as_str).collect();
+        let free = self.generated_names().filter(|name| !named.contains(&**name));
+        let given = hostnames.iter().map(|name| Arc::from(name.as_str()));
+        Ok(given.chain(free).take(count).collect())
+    }
+
+    /// Of any service: names are unique in all of them together.
+    fn is_member_name(&self, name: &str) -> bool {
+        self.slots.named(name).and_then(|id| self.slots.slot(id)).is_some_and(Slot::is_member)
     }
 
     pub(super) fn free_names(&self, count: usize) -> Vec<Arc<str>> {
         self.generated_names().take(count).collect()
     }
 
-    /// `server1`, `server2` and so on: those that nobody has, also not one that still drains.
+    /// `server1`, `server2` and so on: those that no replica has, nor one that still drains.
     fn generated_names(&self) -> impl Iterator<Item = Arc<str>> + '_ {
         (1u64..).map(|number| Arc::from(format!("server{number}"))).filter(|name: &Arc<str>| !self.name_taken(name))
     }
 
     pub(super) fn name_taken(&self, name: &str) -> bool {
-        self.slots().any(|slot| *slot.name == *name) || self.leaving.iter().any(|leaving| leaving.holds(name))
+        self.slots.named(name).is_some() || self.leaving.holds_name(name)
     }
 
     /// Every added replica answers: all become members in one step.
-    pub(super) fn finish_addition(&mut self, now: Tick) {
-        let Some(addition) = self.addition.take() else { return };
-        let names: Vec<Arc<str>> = addition.slots.iter().map(|slot| slot.name.clone()).collect();
-        self.members.extend(addition.slots);
-        self.builder.mark_ring_dirty();
-        let line = format!("add: {} joined in {}; {}", join(&names), since(now, addition.since), self.tally());
+    pub(super) fn finish_addition_if_up(&mut self, now: Tick) {
+        let is_up = |id: &SlotId| self.slots.slot(*id).is_some_and(Slot::is_up);
+        let Some(addition) = self.addition.take_if(|addition| addition.slots.iter().all(is_up)) else { return };
+        let slots: Vec<Slot> = addition.slots.into_iter().filter_map(|id| self.remove(id)).collect();
+        let names: Vec<Arc<str>> = slots.iter().map(|slot| slot.name.clone()).collect();
+        for slot in slots {
+            self.insert(slot.joined());
+        }
+        let tally = self.services.get(&addition.service).map_or_else(String::new, ServiceState::tally);
+        let line = format!("add: {} joined in {}; {tally}", join(&names), since(now, addition.since));
         self.log(Level::Info, line);
-        self.reply_when_acked(addition.ticket, Vec::new(), now);
+        self.reply_when_acked(addition.ticket, addition.service, BTreeSet::new(), now);
     }
 
-    /// One of them is no good: none stays.
+    /// One of them failed: none stays.
     pub(super) fn undo_addition(&mut self, rejection: Rejection, now: Tick) {
         let Some(addition) = self.addition.take() else { return };
-        for slot in addition.slots {
-            if let Some(leaving) = Leaving::cancelled(&slot) {
-                self.emit(Effect::Stop { instance: leaving.instance, grace_ms: 0 });
-                self.leaving.push(leaving);
+        for slot in addition.slots.iter().filter_map(|id| self.remove(*id)).collect::<Vec<_>>() {
+            if let Some(instance) = slot.instance() {
+                self.emit(Effect::Stop { instance, grace_ms: 0 });
+                self.leaving.insert(Leaving::stopping(&slot, instance, NameUse::Held));
             }
         }
         self.log(Level::Warn, format!("add: undone after {}", since(now, addition.since)));
@@ -180,102 +212,112 @@ impl Registry {
 
     pub(super) fn expire_addition(&mut self, now: Tick) {
         let Some(addition) = self.addition.as_ref().filter(|addition| addition.deadline <= now) else { return };
-        let late = addition.slots.iter().find(|slot| !slot.is_up()).map_or("a replica", |slot| &slot.name);
+        let mut slots = addition.slots.iter().filter_map(|id| self.slots.slot(*id));
+        let late = slots.find(|slot| !slot.is_up()).map_or("a replica", |slot| &slot.name);
         let message = format!("{late} did not answer within {}", readable(ADD_TIMEOUT_MS));
         self.undo_addition(Rejection::unavailable(message), now);
     }
 
-    fn remove(&mut self, ticket: u64, change: &Change, now: Tick) -> Result<(), Rejection> {
+    fn remove_members(&mut self, ticket: u64, service: ServiceId, change: &Change, now: Tick) -> Result<(), Rejection> {
         let mut random = self.random.clone();
-        let names = self.names_to_remove(change, &mut random)?;
+        let names = self.names_to_remove(service, change, &mut random)?;
+        let removed: BTreeSet<&Arc<str>> = names.iter().collect();
         if change.dry_run {
             // The generator is left as it was: the same call without dry_run takes the same ones.
-            let answer = Answer::Replicas(self.member_names().filter(|name| !names.contains(name)).collect());
+            let answer = Answer::Replicas(self.member_names(service).filter(|name| !removed.contains(name)).collect());
             self.emit(Effect::Reply { ticket, answer });
             return Ok(());
         }
         self.random = random;
-        let (leaving, stay): (Vec<_>, Vec<_>) = self.members.drain(..).partition(|slot| names.contains(&slot.name));
-        self.members = stay;
-        self.builder.mark_ring_dirty();
-        let gone = leaving.iter().filter_map(Slot::instance).collect();
-        for slot in leaving {
+        let mut ids: Vec<SlotId> = names.iter().filter_map(|name| self.slots.named(name)).collect();
+        ids.sort_unstable();
+        let slots: Vec<Slot> = ids.into_iter().filter_map(|id| self.remove(id)).collect();
+        let running = slots.iter().filter_map(Slot::instance).collect();
+        for slot in slots {
             self.begin_drain(slot, now);
         }
-        let line = format!("rm: {} left the ring; {}", join(&names), self.tally());
-        self.log(Level::Info, line);
-        self.reply_when_acked(ticket, gone, now);
+        let tally = self.services.get(&service).map_or_else(String::new, ServiceState::tally);
+        self.log(Level::Info, format!("rm: {} left the ring; {tally}", join(&names)));
+        self.reply_when_acked(ticket, service, running, now);
         Ok(())
     }
 
-    fn names_to_remove(&self, change: &Change, random: &mut fastrand::Rng) -> Result<Vec<Arc<str>>, Rejection> {
+    fn names_to_remove(
+        &self,
+        service: ServiceId,
+        change: &Change,
+        random: &mut fastrand::Rng,
+    ) -> Result<Vec<Arc<str>>, Rejection> {
         let Change { n, hostnames, .. } = change;
         if hostnames.len() as u64 > *n {
-            return Err(Rejection::bad("Length of hostname list is more than removable instances".into()));
+            let message = "Length of hostname list is more than removable instances";
+            return Err(Rejection::bad_request(message.into()));
         }
-        let most = self.members.len();
-        let count = usize::try_from(*n)
-            .ok()
-            .filter(|count| *count <= most)
-            .ok_or_else(|| Rejection::bad(format!("n is {n}: there are {most} replicas")))?;
+        let max = self.service(service)?.members().len();
+        let count =
+            within(*n, max).ok_or_else(|| Rejection::bad_request(format!("n is {n}: there are {max} replicas")))?;
         check_names(hostnames)?;
+        let members: BTreeSet<Arc<str>> = self.member_names(service).collect();
         for (at, name) in hostnames.iter().enumerate() {
-            if !self.members.iter().any(|slot| *slot.name == **name) {
-                return Err(Rejection::bad(format!("hostnames[{at}] is {name:?}: there is no such replica")));
+            if !members.contains(name.as_str()) {
+                return Err(Rejection::bad_request(format!("hostnames[{at}] is {name:?}: there is no such replica")));
             }
         }
-        let mut names: Vec<Arc<str>> = hostnames.iter().map(|name| Arc::from(name.as_str())).collect();
-        let others: Vec<Arc<str>> = self.member_names().filter(|name| !names.contains(name)).collect();
-        names.extend(random.choose_multiple(others, count - hostnames.len()));
-        Ok(names)
+        let named: BTreeSet<&str> = hostnames.iter().map(String::as_str).collect();
+        let others: Vec<Arc<str>> = self.member_names(service).filter(|name| !named.contains(&**name)).collect();
+        let chosen = random.choose_multiple(others, count - hostnames.len());
+        Ok(hostnames.iter().map(|name| Arc::from(name.as_str())).chain(chosen).collect())
     }
 
-    /// The answer is what `/rep` says now; it is sent when the next snapshot is live in every worker.
-    fn reply_when_acked(&mut self, ticket: u64, gone: Vec<u64>, now: Tick) {
-        let epoch = self.builder.next_epoch();
-        let (deadline, gone_by) = (now.after_ms(ACK_TIMEOUT_MS), now.after_ms(STOPPED_TIMEOUT_MS));
-        let answer = self.member_list();
-        self.deferred.push_back(DeferredReply { ticket, epoch, deadline, answer, gone, gone_by });
+    fn service(&self, id: ServiceId) -> Result<&ServiceState, Rejection> {
+        self.services.get(&id).ok_or_else(|| Rejection::bad_request(format!("there is no service {}", id.0)))
+    }
+
+    /// The answer is what `/rep` says now; it is sent when every worker acts on the next snapshot.
+    fn reply_when_acked(&mut self, ticket: u64, service: ServiceId, running: BTreeSet<InstanceId>, now: Tick) {
+        let epoch = self.publication.next_epoch();
+        let (deadline, stopped_deadline) = (now.after_ms(ACK_TIMEOUT_MS), now.after_ms(STOPPED_TIMEOUT_MS));
+        let answer = self.member_list(service);
+        self.deferred.push_back(DeferredReply { ticket, epoch, deadline, answer, running, stopped_deadline });
     }
 
     pub(super) fn acked(&mut self, epoch: u64, now: Tick) {
         self.acked_epoch = epoch;
-        self.leaving.iter_mut().for_each(|leaving| leaving.acked(epoch, now));
+        self.leaving.acked(epoch, now);
     }
 
-    pub(super) fn answer_what_is_acked(&mut self, now: Tick) {
-        while let Some(DeferredReply { ticket, answer, .. }) = self.deferred.pop_front_if(|reply| {
-            let stays = |leaving: &Leaving| reply.gone.contains(&leaving.instance);
-            reply.epoch <= self.acked_epoch && (reply.gone_by <= now || !self.leaving.iter().any(stays))
-        }) {
+    pub(super) fn send_deferred_replies(&mut self, now: Tick) {
+        let acked = self.acked_epoch;
+        while let Some(DeferredReply { ticket, answer, .. }) =
+            self.deferred.pop_front_if(|reply| reply.is_ready(acked, now))
+        {
             self.emit(Effect::Reply { ticket, answer });
         }
     }
 
-    pub(super) fn expire_waiting(&mut self, now: Tick) {
-        let live = self.acked_epoch;
-        while self.deferred.front().is_some_and(|reply| reply.epoch > live && reply.deadline <= now) {
-            let Some(late) = self.deferred.pop_front() else { break };
+    pub(super) fn expire_deferred_replies(&mut self, now: Tick) {
+        let acked = self.acked_epoch;
+        while let Some(late) = self.deferred.pop_front_if(|reply| reply.awaits_acks(acked) && reply.deadline <= now) {
             let limit = readable(ACK_TIMEOUT_MS);
             let message = format!("the change is made, but a worker has not taken it up within {limit}");
             self.reject(late.ticket, Rejection::unavailable(message));
         }
     }
+}
 
-    /// The balancer stops: what was not begun is refused, what was begun is undone.
-    pub(super) fn refuse_open_calls(&mut self, now: Tick) {
-        self.undo_addition(Rejection::unavailable("the balancer is stopping".into()), now);
-        self.take_calls(now);
-    }
+/// `n`, if it is at most `max`.
+fn within(n: u64, max: usize) -> Option<usize> {
+    usize::try_from(n).ok().filter(|n| *n <= max)
 }
 
 fn check_names(hostnames: &[String]) -> Result<(), Rejection> {
+    let mut seen = BTreeSet::new();
     for (at, name) in hostnames.iter().enumerate() {
         if let Some(fault) = name_fault(name) {
-            return Err(Rejection::bad(format!("hostnames[{at}] is {:?}: {fault}", shortened(name))));
+            return Err(Rejection::bad_request(format!("hostnames[{at}] is {:?}: {fault}", shortened(name))));
         }
-        if hostnames[..at].contains(name) {
-            return Err(Rejection::bad(format!("hostnames[{at}] is {name:?}: it is named twice")));
+        if !seen.insert(name) {
+            return Err(Rejection::bad_request(format!("hostnames[{at}] is {name:?}: it is named twice")));
         }
     }
     Ok(())

@@ -1,112 +1,119 @@
-//! What the registry is told and what it asks for, as plain values.
+//! What the registry is configured with, what it takes in and what it asks for, as plain values.
 
 use std::sync::Arc;
 
 use log::Level;
 
 use super::answer::{Answer, Call};
-use crate::control::runtime::{Event, Failure, Spec, Started};
+use crate::control::runtime::{Event, Failure, InstanceId, Spec, Started};
 use crate::core::limits::Limits;
 use crate::core::proxy::Version;
 use crate::core::ring::RingKind;
-use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Routes, Service, Snapshot};
+use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Routes, Service, ServiceId, Snapshot};
 use crate::core::tick::Tick;
 use crate::shared::events::WorkerEvent;
 
 /// What is decided once, at the start.
 #[derive(Clone, Debug)]
 pub struct RegistryConfig {
-    pub service: Arc<str>,
+    /// `ServiceId(n)` is the n-th of these, counted from 0; so it stands in snapshots.
+    pub services: Vec<ServiceConfig>,
+    /// Services whose replicas never change, behind the others in snapshots: the admin API's, say.
+    pub static_services: Vec<Arc<Service>>,
+    pub routes: Routes,
+    /// How many cells a `ReplicaLoad` has.
+    pub workers: usize,
+    /// Chooses what an `/rm` without names takes.
+    pub seed: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct ServiceConfig {
+    pub name: Arc<str>,
     pub mode: Mode,
     pub key: KeyPolicy,
     pub ring: RingKind,
     pub limits: Arc<Limits>,
     pub send_proxy: Option<Version>,
-    /// How many cells a `ReplicaLoad` has.
-    pub workers: usize,
-    /// How many replicas there are at first, where we start them.
+    /// How many replicas there are at first, where the runtime can start them.
     pub replicas: usize,
     pub max_replicas: usize,
     pub can_start: bool,
     pub keeps_on_exit: bool,
     pub heartbeat_interval_ms: u64,
-    /// So many missed heartbeats in a row and a replica is down.
+    /// So many failed probes in a row and a replica is down.
     pub heartbeat_misses: u32,
-    /// Services beside managed, numbered from 1: the admin API's, say.
-    pub others: Vec<Arc<Service>>,
-    pub routes: Routes,
-    /// Chooses what an `/rm` without names takes.
-    pub seed: u64,
 }
 
 #[derive(Debug)]
 pub enum Command {
-    /// Once, first: what the runtime had already. Fills up to `RegistryConfig::replicas`.
+    /// Once, first: what the runtimes had already. Every service is filled up to `ServiceConfig::replicas`.
     Found(Vec<(Spec, Started)>),
-    /// An admin call; its answer carries the same ticket.
+    /// An admin call about one service; its answer carries the same ticket.
     Call {
         ticket: u64,
+        service: ServiceId,
         call: Call,
     },
     Started {
-        instance: u64,
+        instance: InstanceId,
         started: Started,
     },
     StartFailed {
-        instance: u64,
+        instance: InstanceId,
         failure: Failure,
     },
     Stopped {
-        instance: u64,
+        instance: InstanceId,
         result: Result<(), Failure>,
     },
     RuntimeEvent(Event),
-    /// A heartbeat was answered.
     ProbeOk {
-        instance: u64,
+        instance: InstanceId,
     },
     ProbeFailed {
-        instance: u64,
+        instance: InstanceId,
         why: String,
     },
-    /// A heartbeat could not be asked for, for want of something of our own: it counts for nothing.
+    /// No probe was sent, for lack of a descriptor, say: it counts neither for nor against the replica.
     ProbeSkipped {
-        instance: u64,
+        instance: InstanceId,
         why: String,
     },
     WorkerEvent(WorkerEvent),
     /// Every worker acts on this epoch or a newer one.
     Acked(u64),
-    /// Time passed: `Registry::due` came.
+    /// `Registry::due` came.
     Tick,
     /// Drain and end.
     Stop,
-    /// The workers have ended.
     WorkersEnded,
 }
 
 #[derive(Debug)]
 pub enum Effect {
+    /// Always the first: no reply, start or stop overtakes what the workers choose from.
     Publish(Snapshot),
     Start(Spec),
+    /// Ask it to stop; after `grace_ms` end it by force.
     Stop {
-        instance: u64,
+        instance: InstanceId,
         grace_ms: u64,
     },
-    /// Ask for a heartbeat, answered by `ProbeOk`, `ProbeFailed` or `ProbeSkipped`. One per instance is under way at a time.
+    /// Answered by `ProbeOk`, `ProbeFailed` or `ProbeSkipped`. At most one of an instance is in flight.
     Probe {
-        instance: u64,
-        /// Who has to answer, where we started it. A server of others may call itself what it likes.
+        instance: InstanceId,
+        /// Who has to answer, if it is managed. A foreign server may call itself what it likes.
         name: Option<Arc<str>>,
         endpoint: Endpoint,
-        limit_ms: u64,
+        timeout_ms: u64,
     },
     Reply {
         ticket: u64,
         answer: Answer,
     },
     Log(Level, String),
-    /// After `WorkersEnded`: every instance that is managed has ended.
+    /// After `WorkersEnded`: every managed instance has ended.
     Finished,
 }
 

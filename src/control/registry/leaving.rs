@@ -1,75 +1,75 @@
-//! Replicas that left the ring: they finish the requests they have, then they are stopped. And the end of it all.
+//! Instances without a slot: they finish their requests, then they are stopped. Their table, with its indices.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use log::Level;
-
-use super::Registry;
-use super::command::{Effect, since};
-use super::slot::{Slot, SlotState};
-use crate::core::snapshot::{Replica, ReplicaLoad, State};
+use super::slot::Slot;
+use super::timers::Timers;
+use crate::control::runtime::InstanceId;
+use crate::core::snapshot::{Replica, ReplicaLoad, ServiceId, State};
 use crate::core::tick::Tick;
 
-/// What an instance gets to end by itself once its requests are done; then it is ended by force.
-pub const STOP_GRACE_MS: u64 = 2_000;
-/// How often requests in flight are looked at.
-const LOOK_MS: u64 = 10;
+/// Between two looks at the requests in flight of a replica that drains.
+const DRAIN_LOOK_MS: u64 = 10;
 
-/// An instance without a slot.
+/// Rises with every instance that leaves: snapshots and effects follow it.
+pub type LeavingId = u64;
+
 #[derive(Debug)]
 pub struct Leaving {
+    pub service: ServiceId,
     pub name: Arc<str>,
-    pub instance: u64,
-    /// Its name is not given away before it is gone. Not so where a replacement fills its slot meanwhile.
-    holds_name: bool,
-    since: Tick,
+    pub instance: InstanceId,
+    /// Whether its name may be used before it is gone.
+    pub name_use: NameUse,
+    pub since: Tick,
     stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameUse {
+    /// No other instance starts under its name before it is gone.
+    Held,
+    /// A replacement fills its slot meanwhile.
+    Replaced,
 }
 
 #[derive(Debug)]
 enum Stage {
     /// Some worker may still choose it.
     AwaitingAck { replica: Replica, epoch: u64, deadline: Tick },
-    /// Chosen by nobody: it finishes what it has.
+    /// No worker chooses it any more: it finishes its requests.
     Draining { replica: Replica, look_at: Tick, deadline: Tick },
     /// The runtime was asked to stop it.
-    Ending,
+    Stopping,
 }
 
 impl Leaving {
-    /// Of an `/add` that is undone: it never took a request.
-    pub fn cancelled(slot: &Slot) -> Option<Leaving> {
-        let instance = slot.instance()?;
-        let name = slot.name.clone();
-        Some(Leaving { name, instance, holds_name: true, since: Tick::ZERO, stage: Stage::Ending })
+    /// Left the ring, and may have requests.
+    pub fn draining(slot: &Slot, instance: InstanceId, epoch: u64, now: Tick, deadline: Tick) -> Leaving {
+        let replica = Replica { state: State::Draining, ..slot.replica() };
+        let stage = Stage::AwaitingAck { replica, epoch, deadline };
+        Leaving { since: now, stage, ..Leaving::stopping(slot, instance, NameUse::Held) }
     }
 
-    /// A silent one that is being ended by force.
-    pub fn replaced(name: Arc<str>, instance: u64) -> Leaving {
-        Leaving { name, instance, holds_name: false, since: Tick::ZERO, stage: Stage::Ending }
+    /// Stopped at once: it takes no requests.
+    pub fn stopping(slot: &Slot, instance: InstanceId, name_use: NameUse) -> Leaving {
+        let (service, name) = (slot.service, slot.name.clone());
+        Leaving { service, name, instance, name_use, since: Tick::ZERO, stage: Stage::Stopping }
     }
 
-    pub fn holds(&self, name: &str) -> bool {
-        self.holds_name && *self.name == *name
-    }
-
-    pub fn due(&self) -> Tick {
+    fn due(&self) -> Tick {
         match self.stage {
             Stage::AwaitingAck { deadline, .. } => deadline,
             Stage::Draining { look_at, deadline, .. } => look_at.min(deadline),
-            Stage::Ending => Tick::NEVER,
+            Stage::Stopping => Tick::NEVER,
         }
     }
 
-    pub fn awaits_acks(&self) -> bool {
-        matches!(self.stage, Stage::AwaitingAck { .. })
-    }
-
-    pub fn acked(&mut self, live: u64, now: Tick) {
-        if let Stage::AwaitingAck { replica, epoch, deadline } = &self.stage
-            && *epoch <= live
-        {
-            self.stage = Stage::Draining { replica: replica.clone(), look_at: now, deadline: *deadline };
+    fn awaited_epoch(&self) -> Option<u64> {
+        match self.stage {
+            Stage::AwaitingAck { epoch, .. } => Some(epoch),
+            _ => None,
         }
     }
 
@@ -77,110 +77,156 @@ impl Leaving {
     pub fn replica(&self) -> Option<&Replica> {
         match &self.stage {
             Stage::AwaitingAck { replica, .. } | Stage::Draining { replica, .. } => Some(replica),
-            Stage::Ending => None,
+            Stage::Stopping => None,
         }
     }
 
-    fn load(&self) -> Option<&ReplicaLoad> {
-        self.replica().map(|replica| &*replica.load)
+    pub fn requests_in_flight(&self) -> u64 {
+        self.replica().map_or(0, |replica| ReplicaLoad::in_flight(&replica.load))
     }
 
-    /// Looks at the requests in flight: true when the wait is over.
-    fn look(&mut self, now: Tick) -> bool {
-        let in_flight = self.load().map_or(0, ReplicaLoad::in_flight);
+    fn acked(&mut self, now: Tick) {
+        if let Stage::AwaitingAck { replica, deadline, .. } = &self.stage {
+            self.stage = Stage::Draining { replica: replica.clone(), look_at: now, deadline: *deadline };
+        }
+    }
+
+    /// Looks at the requests in flight when that is due. True when the drain is over.
+    fn is_drained(&mut self, now: Tick) -> bool {
+        let in_flight = self.requests_in_flight();
         match &mut self.stage {
             Stage::AwaitingAck { deadline, .. } => *deadline <= now,
-            Stage::Draining { look_at, deadline, .. } if (*look_at).min(*deadline) <= now => {
-                *look_at = now.after_ms(LOOK_MS);
+            Stage::Draining { look_at, deadline, .. } => {
+                *look_at = now.after_ms(DRAIN_LOOK_MS);
                 in_flight == 0 || *deadline <= now
             }
-            Stage::Draining { .. } | Stage::Ending => false,
+            Stage::Stopping => false,
         }
+    }
+
+    /// Its drain is over: it is to be stopped.
+    fn end_drain(&mut self, now: Tick) -> Option<Drained> {
+        if !self.is_drained(now) {
+            return None;
+        }
+        let requests_in_flight = self.requests_in_flight();
+        let (service, name) = (self.stop(), self.name.clone());
+        Some(Drained { service, name, instance: self.instance, since: self.since, requests_in_flight })
+    }
+
+    fn stop(&mut self) -> ServiceId {
+        self.stage = Stage::Stopping;
+        self.service
     }
 }
 
-impl Registry {
-    /// A slot leaves the ring: it drains if it took requests, and is stopped at once if it did not.
-    pub(super) fn begin_drain(&mut self, slot: Slot, now: Tick) {
-        let Some(instance) = slot.instance() else { return };
-        let name = slot.name.clone();
-        let (stage, stop) = match slot.state {
-            SlotState::Up { .. } | SlotState::Draining { .. } => {
-                let replica = Replica { state: State::Draining, ..slot.replica() };
-                let deadline = now.after_ms(self.config.limits.drain_timeout_ms);
-                (Stage::AwaitingAck { replica, epoch: self.builder.next_epoch(), deadline }, false)
-            }
-            _ => (Stage::Ending, true),
-        };
-        self.leaving.push(Leaving { name, instance, holds_name: true, since: now, stage });
-        if stop {
-            self.emit(Effect::Stop { instance, grace_ms: STOP_GRACE_MS });
+#[derive(Debug)]
+pub struct LeavingTable {
+    entries: BTreeMap<LeavingId, Leaving>,
+    next: LeavingId,
+    by_instance: BTreeMap<InstanceId, LeavingId>,
+    held_names: BTreeSet<Arc<str>>,
+    awaiting_ack: BTreeSet<(u64, LeavingId)>,
+    timers: Timers<LeavingId>,
+}
+
+/// An instance whose drain is over.
+pub struct Drained {
+    pub service: ServiceId,
+    pub name: Arc<str>,
+    pub instance: InstanceId,
+    pub since: Tick,
+    /// More than 0 where the drain timeout ended it.
+    pub requests_in_flight: u64,
+}
+
+impl LeavingTable {
+    pub fn new() -> LeavingTable {
+        LeavingTable {
+            entries: BTreeMap::new(),
+            next: 0,
+            by_instance: BTreeMap::new(),
+            held_names: BTreeSet::new(),
+            awaiting_ack: BTreeSet::new(),
+            timers: Timers::new(),
         }
     }
 
-    pub(super) fn end_drains(&mut self, now: Tick) {
-        let mut ended = Vec::new();
-        for leaving in &mut self.leaving {
-            if leaving.look(now) {
-                let left = leaving.load().map_or(0, ReplicaLoad::in_flight);
-                leaving.stage = Stage::Ending;
-                ended.push((leaving.name.clone(), leaving.instance, leaving.since, left));
-            }
+    pub fn insert(&mut self, leaving: Leaving) {
+        let id = self.next;
+        self.next += 1;
+        self.timers.reschedule(id, Tick::NEVER, leaving.due());
+        self.awaiting_ack.extend(leaving.awaited_epoch().map(|epoch| (epoch, id)));
+        self.by_instance.insert(leaving.instance, id);
+        if leaving.name_use == NameUse::Held {
+            self.held_names.insert(leaving.name.clone());
         }
-        for (name, instance, begun, left) in ended {
-            let (level, cut) = match left {
-                0 => (Level::Info, String::new()),
-                n => (Level::Warn, format!(", {n} requests still open")),
-            };
-            self.log(level, format!("{name}: drained in {}{cut}; it is stopped", since(now, begun)));
-            self.emit(Effect::Stop { instance, grace_ms: STOP_GRACE_MS });
+        self.entries.insert(id, leaving);
+    }
+
+    /// It is gone.
+    pub fn remove(&mut self, instance: InstanceId) -> Option<Leaving> {
+        let id = self.by_instance.remove(&instance)?;
+        let leaving = self.entries.remove(&id)?;
+        self.timers.reschedule(id, leaving.due(), Tick::NEVER);
+        leaving.awaited_epoch().map(|epoch| self.awaiting_ack.remove(&(epoch, id)));
+        if leaving.name_use == NameUse::Held {
+            self.held_names.remove(&leaving.name);
+        }
+        Some(leaving)
+    }
+
+    fn change<R>(&mut self, id: LeavingId, change: impl FnOnce(&mut Leaving) -> R) -> Option<R> {
+        let leaving = self.entries.get_mut(&id)?;
+        let (due, epoch) = (leaving.due(), leaving.awaited_epoch());
+        let result = change(leaving);
+        self.timers.reschedule(id, due, leaving.due());
+        if leaving.awaited_epoch().is_none() {
+            epoch.map(|epoch| self.awaiting_ack.remove(&(epoch, id)));
+        }
+        Some(result)
+    }
+
+    /// Every worker acts on this epoch or a newer one.
+    pub fn acked(&mut self, epoch: u64, now: Tick) {
+        let acked: Vec<LeavingId> = self.awaiting_ack.range(..=(epoch, LeavingId::MAX)).map(|(_, id)| *id).collect();
+        for id in acked {
+            self.change(id, |leaving| leaving.acked(now));
         }
     }
 
-    /// True when it was one of those leaving.
-    pub(super) fn forget_leaving(&mut self, instance: u64) -> bool {
-        let before = self.leaving.len();
-        self.leaving.retain(|leaving| leaving.instance != instance);
-        let forgot = self.leaving.len() != before;
-        if forgot {
-            self.finish_if_ended();
-        }
-        forgot
+    /// Those whose requests are over, or whose drain timeout came, in the order in which they left. They are to be
+    /// stopped.
+    pub fn end_drains(&mut self, now: Tick) -> Vec<Drained> {
+        let mut due: Vec<LeavingId> = self.timers.due_at(now).collect();
+        due.sort_unstable();
+        due.into_iter().filter_map(|id| self.change(id, |leaving| leaving.end_drain(now))?).collect()
     }
 
-    /// No more starts, heals or calls; the workers finish what they have.
-    pub(super) fn stop(&mut self, now: Tick) {
-        if std::mem::replace(&mut self.stopping, true) {
-            return;
-        }
-        self.log(Level::Info, format!("stopping: requests under way finish; {}", self.tally()));
-        self.refuse_open_calls(now);
+    /// All are to be stopped now. Their services, where a snapshot showed them.
+    pub fn stop_all(&mut self) -> Vec<ServiceId> {
+        let shown = self.entries.iter().filter(|(_, leaving)| leaving.replica().is_some());
+        let shown: Vec<LeavingId> = shown.map(|(id, _)| *id).collect();
+        shown.into_iter().filter_map(|id| self.change(id, Leaving::stop)).collect()
     }
 
-    /// The workers are gone: every instance ends, unless they are to outlive us.
-    pub(super) fn workers_ended(&mut self) {
-        self.stopping = true;
-        self.ending = true;
-        if self.config.keeps_on_exit {
-            self.members.clear();
-            self.leaving.clear();
-        }
-        for slot in std::mem::take(&mut self.members) {
-            if let Some(leaving) = Leaving::cancelled(&slot) {
-                self.leaving.push(leaving);
-            }
-        }
-        let ending: Vec<u64> = self.leaving.iter().map(|leaving| leaving.instance).collect();
-        for instance in ending {
-            self.emit(Effect::Stop { instance, grace_ms: STOP_GRACE_MS });
-        }
-        self.leaving.iter_mut().for_each(|leaving| leaving.stage = Stage::Ending);
-        self.finish_if_ended();
+    pub fn due(&self) -> Tick {
+        self.timers.due()
     }
 
-    fn finish_if_ended(&mut self) {
-        if self.ending && self.leaving.is_empty() {
-            self.emit(Effect::Finished);
-        }
+    pub fn awaits_acks(&self) -> bool {
+        !self.awaiting_ack.is_empty()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub fn holds_name(&self, name: &str) -> bool {
+        self.held_names.contains(name)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Leaving> {
+        self.entries.values()
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator's page shows of the registry: plain values, copied out.
+//! What an operator sees of the registry: plain values, copied out when asked for.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::slot::{Slot, SlotState};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     pub replicas: Vec<ReplicaStatus>,
-    /// Replicas that died or fell silent, and those replaced or back.
+    /// Replicas that died or stopped answering, and those that were replaced or answer again.
     pub deaths: u64,
     pub heals: u64,
 }
@@ -22,8 +22,9 @@ pub struct ReplicaStatus {
 }
 
 impl Registry {
+    /// Of all services together, members first. Takes time in proportion to their number.
     pub fn status(&self) -> Status {
-        let members = self.slots().map(|slot| ReplicaStatus {
+        let slots = self.slots.all().map(|slot| ReplicaStatus {
             name: slot.name.clone(),
             state: state(slot),
             handle: slot.handle.clone(),
@@ -33,7 +34,9 @@ impl Registry {
             state: "draining",
             handle: String::new(),
         });
-        Status { replicas: members.chain(leaving).collect(), deaths: self.deaths, heals: self.heals }
+        let deaths = self.services.values().map(|service| service.deaths).sum();
+        let heals = self.services.values().map(|service| service.heals).sum();
+        Status { replicas: slots.chain(leaving).collect(), deaths, heals }
     }
 }
 

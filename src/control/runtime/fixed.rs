@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{Event, Failure, FailureKind, Runtime, Spec, Started};
-use crate::core::snapshot::Endpoint;
+use super::{Event, Failure, FailureKind, InstanceId, Runtime, Spec, Started};
+use crate::core::snapshot::{Endpoint, ServiceId};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FixedReplica {
@@ -33,12 +33,12 @@ impl Runtime for Fixed {
         Err(Failure { kind: FailureKind::Refused, message })
     }
 
-    async fn stop(&self, _instance: u64, _grace: Duration) -> Result<(), Failure> {
+    async fn stop(&self, _instance: InstanceId, _grace: Duration) -> Result<(), Failure> {
         Ok(())
     }
 
     async fn attach(&self, _events: UnboundedSender<Event>) -> Result<Vec<(Spec, Started)>, Failure> {
-        Ok(self.replicas.iter().zip(1..).map(|(replica, instance)| found(replica, instance)).collect())
+        Ok(self.replicas.iter().zip(1..).map(|(replica, number)| found(replica, number)).collect())
     }
 
     fn can_start(&self) -> bool {
@@ -46,8 +46,9 @@ impl Runtime for Fixed {
     }
 }
 
-fn found(replica: &FixedReplica, instance: u64) -> (Spec, Started) {
-    let spec = Spec { name: Arc::from(replica.name.as_str()), instance };
+fn found(replica: &FixedReplica, number: u64) -> (Spec, Started) {
+    let instance = InstanceId::Foreign(number);
+    let spec = Spec { service: ServiceId::default(), name: Arc::from(replica.name.as_str()), instance };
     let endpoint = Endpoint::Tcp(replica.address);
     (spec, Started { endpoint, handle: "a server not ours".into(), weight: replica.weight })
 }

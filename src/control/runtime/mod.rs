@@ -4,24 +4,62 @@ pub mod docker;
 pub mod fixed;
 pub mod process;
 
+use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::core::snapshot::Endpoint;
+use crate::core::snapshot::{Endpoint, ServiceId};
 
-/// Instance numbers from here up belong to servers that we did not start (`Event::Joined`): their runtime
-/// counts them itself. Below it the registry counts, above every number found by `attach`. None is used twice.
-pub const FOREIGN_FROM: u64 = 1 << 62;
+/// One instance of a replica. Never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum InstanceId {
+    /// Started and stopped by its runtime; the registry numbers it, above every number found by `attach`.
+    Managed(u64),
+    /// A server that its runtime neither starts nor stops (a fixed list, discovery); the runtime numbers it.
+    Foreign(u64),
+}
+
+/// Who starts and stops an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Managed,
+    Foreign,
+}
+
+impl InstanceId {
+    pub fn origin(self) -> Origin {
+        match self {
+            InstanceId::Managed(_) => Origin::Managed,
+            InstanceId::Foreign(_) => Origin::Foreign,
+        }
+    }
+
+    /// Unique among instances of the same origin.
+    pub fn number(self) -> u64 {
+        match self {
+            InstanceId::Managed(number) | InstanceId::Foreign(number) => number,
+        }
+    }
+}
+
+impl Display for InstanceId {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            InstanceId::Managed(number) => write!(f, "{number}"),
+            InstanceId::Foreign(number) => write!(f, "foreign {number}"),
+        }
+    }
+}
 
 /// What the registry asks for: a named slot to be filled with a running instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
+    pub service: ServiceId,
     /// The slot's name: `SERVER_ID`, container name, ring identity.
     pub name: Arc<str>,
-    /// Rises with every instance of any slot; becomes the `ReplicaId`.
-    pub instance: u64,
+    pub instance: InstanceId,
 }
 
 /// A running instance, as its runtime knows it.
@@ -38,14 +76,14 @@ pub struct Started {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// An instance ended. `why` is for the operator ("killed by signal 9", "exit status 1").
-    Exited { instance: u64, why: String },
+    Exited { instance: InstanceId, why: String },
     /// Somebody else asked it to stop: it leaves the ring now and still answers what is in flight.
     /// `Exited` follows when it is gone, and only then is its slot filled again.
-    Stopping { instance: u64, why: String },
+    Stopping { instance: InstanceId, why: String },
     /// A server that we did not start wants to be balanced (discovery), under this instance number.
     Joined { spec: Spec, started: Started, why: String },
     /// A server that we did not start is gone.
-    Left { instance: u64, why: String },
+    Left { instance: InstanceId, why: String },
 }
 
 /// Why a runtime could not do what it was asked.
@@ -75,7 +113,7 @@ pub trait Runtime {
     fn start(&self, spec: &Spec) -> impl Future<Output = Result<Started, Failure>>;
     /// Ends one instance: asked politely, and after `grace` by force (zero: by force at once). Idempotent, and a
     /// no-op for instances that we did not start. Returns when it is gone; with zero, when its slot may be filled again.
-    fn stop(&self, instance: u64, grace: Duration) -> impl Future<Output = Result<(), Failure>>;
+    fn stop(&self, instance: InstanceId, grace: Duration) -> impl Future<Output = Result<(), Failure>>;
     /// Called once, before anything else: where events go, and what is there already: instances of an earlier life to
     /// adopt, or the whole list where `can_start` is false.
     fn attach(&self, events: UnboundedSender<Event>) -> impl Future<Output = Result<Vec<(Spec, Started)>, Failure>>;

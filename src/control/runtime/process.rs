@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Event, Failure, FailureKind, Runtime, Spec, Started};
+use super::{Event, Failure, FailureKind, InstanceId, Runtime, Spec, Started};
 use crate::core::snapshot::Endpoint;
 use crate::kernel::parent::PARENT;
 
@@ -36,7 +36,7 @@ const LISTEN_LOOK: Duration = Duration::from_millis(2);
 
 pub struct Processes {
     program: PathBuf,
-    children: Rc<RefCell<HashMap<u64, Running>>>,
+    children: Rc<RefCell<HashMap<InstanceId, Running>>>,
     events: OnceCell<UnboundedSender<Event>>,
 }
 
@@ -92,7 +92,7 @@ impl Processes {
     fn reap(
         &self,
         mut child: Child,
-        instance: u64,
+        instance: InstanceId,
         handed_over: Rc<Cell<bool>>,
         gone: watch::Sender<Option<String>>,
     ) -> impl Future<Output = ()> + 'static {
@@ -135,7 +135,7 @@ impl Runtime for Processes {
         Err(refused(last))
     }
 
-    async fn stop(&self, instance: u64, grace: Duration) -> Result<(), Failure> {
+    async fn stop(&self, instance: InstanceId, grace: Duration) -> Result<(), Failure> {
         let running = self.children.borrow().get(&instance).cloned();
         let Some(mut running) = running else { return Ok(()) };
         if !grace.is_zero() {

@@ -62,7 +62,7 @@ fn an_added_replica_that_ends_or_never_answers_undoes_the_add() {
     let (status, message) = rejected(world.answer(add(1, &["S4"])));
     assert_eq!((status, &*message), (502, "S4 was started and ended: exit status 1"));
     world.crashing.clear();
-    world.silent.extend(4..20);
+    world.silent.extend((4..20).map(managed));
     let ticket = world.call(add(1, &["S4"]));
     world.pass(9_000);
     assert!(!world.replies.contains_key(&ticket));
@@ -75,7 +75,7 @@ fn an_added_replica_that_ends_or_never_answers_undoes_the_add() {
 #[test]
 fn calls_are_served_one_at_a_time_in_order() {
     let mut world = World::up();
-    world.silent.insert(4);
+    world.silent.insert(managed(4));
     let first = world.call(add(1, &["S4"]));
     let second = world.call(remove(1, &["S4"]));
     let list = world.call(Call::List);

@@ -26,7 +26,7 @@ fn a_killed_replica_leaves_at_once_and_its_slot_is_filled_by_another_instance() 
     world.pass(50);
     assert_eq!(world.up_names(), ["server1", "server2", "server3"]);
     assert_ne!(world.instance("server2"), before);
-    assert_eq!(world.service().replicas[1].id, ReplicaId(world.instance("server2")));
+    assert_eq!(world.service().replicas[1].id, ReplicaId(world.instance("server2").number()));
     assert!(Arc::ptr_eq(&ring, &world.service().ring), "a heal shares the ring");
     assert!(world.logged(&["server2", "healed it in", "3 of 3 live"]));
 }
@@ -58,7 +58,7 @@ fn a_workers_fault_brings_the_next_heartbeat_forward_but_is_no_verdict() {
     let suspect = world.instance("server3");
     let fact = || {
         Command::WorkerEvent(WorkerEvent::Fault(ReplicaFault {
-            replica: ReplicaId(suspect),
+            replica: ReplicaId(suspect.number()),
             kind: FaultKind::ConnectionClosed,
         }))
     };
@@ -81,16 +81,16 @@ fn requests_go_around_one_that_is_suspected_and_silent_until_it_answers() {
     let mut world = World::up();
     let hung = world.instance("server1");
     let suspected = Command::WorkerEvent(WorkerEvent::Fault(ReplicaFault {
-        replica: ReplicaId(hung),
+        replica: ReplicaId(hung.number()),
         kind: FaultKind::Slow { after_ms: 250 },
     }));
     world.silent.insert(hung);
     world.pass(60);
     let effects = world.registry.apply(suspected, world.now);
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Probe { limit_ms: 250, .. })), "{effects:?}");
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Probe { timeout_ms: 250, .. })), "{effects:?}");
     for command in effects.into_iter().flat_map(|effect| world.perform(effect)).collect::<Vec<_>>() {
         let effects = world.registry.apply(command, world.now);
-        assert!(effects.iter().any(|effect| matches!(effect, Effect::Probe { limit_ms: 500, .. })), "{effects:?}");
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::Probe { timeout_ms: 500, .. })), "{effects:?}");
         for effect in effects {
             // The second question stays open.
             if !matches!(effect, Effect::Probe { .. }) {
@@ -111,7 +111,7 @@ fn where_most_are_slow_none_is_gone_around() {
     world.pass(60);
     for hung in all {
         world.tell(Command::WorkerEvent(WorkerEvent::Fault(ReplicaFault {
-            replica: ReplicaId(hung),
+            replica: ReplicaId(hung.number()),
             kind: FaultKind::Slow { after_ms: 250 },
         })));
     }
@@ -119,7 +119,7 @@ fn where_most_are_slow_none_is_gone_around() {
     assert_eq!(world.up_names().len(), 3, "suspected, but they answer");
     for hung in all {
         let fact = Command::WorkerEvent(WorkerEvent::Fault(ReplicaFault {
-            replica: ReplicaId(hung),
+            replica: ReplicaId(hung.number()),
             kind: FaultKind::Slow { after_ms: 250 },
         }));
         world.registry.apply(fact, world.now.after_ms(60));
@@ -181,8 +181,8 @@ fn n_is_whole_within_a_second_when_one_is_killed_each_second() {
 #[test]
 fn a_start_that_never_answers_is_given_up() {
     let mut world = World::up();
-    for instance in 4..10 {
-        world.silent.insert(instance);
+    for number in 4..10 {
+        world.silent.insert(managed(number));
     }
     world.kill("server1");
     world.pass(10_000);
@@ -218,14 +218,15 @@ fn one_that_others_stop_drains_and_is_replaced_when_it_is_gone() {
 
 #[test]
 fn a_fixed_list_keeps_its_dead_and_takes_them_back() {
-    let mut world = World::empty(RegistryConfig { can_start: false, ..config() });
-    let found = |instance: u64, name: &str| (Spec { name: name.into(), instance }, started(instance));
-    world.alive.insert(1, "a:1".into());
-    world.alive.insert(2, "b:2".into());
+    let mut world = World::empty(config_with(|service| service.can_start = false));
+    let fixed = InstanceId::Foreign;
+    let found = |number: u64, name: &str| (spec(fixed(number), name), started(fixed(number)));
+    world.alive.insert(fixed(1), "a:1".into());
+    world.alive.insert(fixed(2), "b:2".into());
     world.tell(Command::Found(vec![found(1, "a:1"), found(2, "b:2")]));
     world.pass(100);
     assert_eq!(world.up_names(), ["a:1", "b:2"]);
-    world.silent.insert(1);
+    world.silent.insert(fixed(1));
     world.pass(1_500);
     assert_eq!(world.state("a:1"), Some(State::Down));
     assert_eq!(world.names(), ["a:1", "b:2"]);
@@ -238,11 +239,12 @@ fn a_fixed_list_keeps_its_dead_and_takes_them_back() {
 
 #[test]
 fn a_fixed_server_that_is_late_is_waited_for() {
-    let mut world = World::empty(RegistryConfig { can_start: false, ..config() });
-    world.tell(Command::Found(vec![(Spec { name: "a:1".into(), instance: 1 }, started(1))]));
+    let only = InstanceId::Foreign(1);
+    let mut world = World::empty(config_with(|service| service.can_start = false));
+    world.tell(Command::Found(vec![(spec(only, "a:1"), started(only))]));
     world.pass(60_000);
     assert_eq!(world.state("a:1"), Some(State::Down));
-    world.alive.insert(1, "a:1".into());
+    world.alive.insert(only, "a:1".into());
     world.pass(600);
     assert_eq!(world.state("a:1"), Some(State::Up));
 }
@@ -250,33 +252,36 @@ fn a_fixed_server_that_is_late_is_waited_for() {
 #[test]
 fn adopted_ones_are_not_doubled_and_their_numbers_not_used_again() {
     let mut world = World::empty(config());
-    world.alive.insert(41, "server2".into());
-    world.tell(Command::Found(vec![(Spec { name: "server2".into(), instance: 41 }, started(41))]));
+    world.alive.insert(managed(41), "server2".into());
+    world.tell(Command::Found(vec![(spec(managed(41), "server2"), started(managed(41)))]));
     world.pass(100);
     assert_eq!(world.up_names(), ["server2", "server1", "server3"]);
-    let numbers: Vec<u64> = world.starts.iter().map(|(_, spec)| spec.instance).collect();
+    let numbers: Vec<u64> = world.starts.iter().map(|(_, spec)| spec.instance.number()).collect();
     assert_eq!(numbers, [42, 43]);
 }
 
 #[test]
 fn servers_of_others_come_and_go_by_themselves() {
     let mut world = World::up();
-    let guest = FOREIGN_FROM;
+    let foreign = InstanceId::Foreign(0);
     let joined = |instance, name: &str| {
-        let spec = Spec { name: name.into(), instance };
-        Command::RuntimeEvent(Event::Joined { spec, started: started(instance), why: "its label".into() })
+        Command::RuntimeEvent(Event::Joined {
+            spec: spec(instance, name),
+            started: started(instance),
+            why: "its label".into(),
+        })
     };
-    world.alive.insert(guest, "its-own-name".into());
-    world.tell(joined(guest, "web"));
+    world.alive.insert(foreign, "its-own-name".into());
+    world.tell(joined(foreign, "web"));
     world.pass(50);
     assert_eq!(world.up_names(), ["server1", "server2", "server3", "web"]);
-    world.tell(joined(guest + 1, "server1"));
+    world.tell(joined(InstanceId::Foreign(1), "server1"));
     assert!(world.logged(&["server1", "cannot join: that name is taken"]));
-    world.silent.insert(guest);
+    world.silent.insert(foreign);
     world.pass(1_100);
     assert_eq!(world.state("web"), Some(State::Down));
     assert!(world.stops.is_empty(), "nobody stops what is not ours");
-    world.tell(Command::RuntimeEvent(Event::Left { instance: guest, why: "removed".into() }));
+    world.tell(Command::RuntimeEvent(Event::Left { instance: foreign, why: "removed".into() }));
     assert_eq!(world.state("web"), None);
     assert_eq!(world.names().len(), 3);
 }
@@ -300,7 +305,7 @@ fn the_end_stops_every_instance_and_then_says_so() {
 
 #[test]
 fn replicas_that_are_to_outlive_us_are_left_alone() {
-    let mut world = World::empty(RegistryConfig { keeps_on_exit: true, ..config() });
+    let mut world = World::empty(config_with(|service| service.keeps_on_exit = true));
     world.tell(Command::Found(Vec::new()));
     world.pass(100);
     world.tell(Command::Stop);
@@ -327,7 +332,7 @@ fn who_gets_the_address_of_another_shows_that_the_other_is_dead() {
     world.alive.insert(heir, "server2".into());
     world.tell(Command::Started { instance: heir, started: started(silent) });
     assert_eq!(world.service().replicas[1].state, State::Up, "server2 answers at the address");
-    assert_ne!(world.service().replicas[0].id, ReplicaId(silent), "server1 is another by now");
+    assert_ne!(world.service().replicas[0].id, ReplicaId(silent.number()), "server1 is another by now");
     assert!(world.logged(&["server1: down: another instance has its address now"]));
     assert!(world.stops.iter().any(|(_, instance, _)| *instance == silent));
     world.pass(50);

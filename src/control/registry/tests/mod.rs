@@ -9,30 +9,45 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::*;
-use crate::control::runtime::{Event, FOREIGN_FROM, Failure, FailureKind, Spec, Started};
+use crate::control::runtime::{Event, Failure, FailureKind, InstanceId, Origin, Spec, Started};
 use crate::core::limits::Limits;
 use crate::core::ring::RingKind;
-use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Routes, Service, State};
+use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Routes, Service, ServiceId, State};
+
+pub const SERVICE: ServiceId = ServiceId(0);
 
 pub fn config() -> RegistryConfig {
     RegistryConfig {
-        service: "test".into(),
+        services: vec![service_config()],
+        static_services: Vec::new(),
+        routes: Routes::default(),
+        workers: 1,
+        seed: 7,
+    }
+}
+
+pub fn service_config() -> ServiceConfig {
+    ServiceConfig {
+        name: "test".into(),
         mode: Mode::Http,
         key: KeyPolicy::Request,
         ring: RingKind::Ketama,
         limits: Arc::new(Limits::default()),
         send_proxy: None,
-        workers: 1,
         replicas: 3,
         max_replicas: 8,
         can_start: true,
         keeps_on_exit: false,
         heartbeat_interval_ms: 500,
         heartbeat_misses: 2,
-        others: Vec::new(),
-        routes: Routes::default(),
-        seed: 7,
     }
+}
+
+/// One service, changed by `change`.
+pub fn config_with(change: impl FnOnce(&mut ServiceConfig)) -> RegistryConfig {
+    let mut service = service_config();
+    change(&mut service);
+    RegistryConfig { services: vec![service], ..config() }
 }
 
 pub struct World {
@@ -40,9 +55,9 @@ pub struct World {
     pub now: Tick,
     pub shown: Snapshot,
     pub epochs: u64,
-    pub alive: BTreeMap<u64, Arc<str>>,
+    pub alive: BTreeMap<InstanceId, Arc<str>>,
     /// Instances that answer no heartbeat.
-    pub silent: BTreeSet<u64>,
+    pub silent: BTreeSet<InstanceId>,
     /// Names whose start fails, and how.
     pub broken: BTreeMap<String, FailureKind>,
     /// Names whose instances end as soon as they have started.
@@ -52,7 +67,7 @@ pub struct World {
     /// We have no descriptor left.
     pub exhausted: bool,
     pub starts: Vec<(Tick, Spec)>,
-    pub stops: Vec<(Tick, u64, u64)>,
+    pub stops: Vec<(Tick, InstanceId, u64)>,
     pub replies: BTreeMap<u64, Answer>,
     pub log: Vec<String>,
     pub finished: bool,
@@ -144,7 +159,7 @@ impl World {
     }
 
     fn start(&mut self, spec: Spec) -> Vec<Command> {
-        let Spec { name, instance } = spec.clone();
+        let Spec { name, instance, .. } = spec.clone();
         assert!(self.starts.iter().all(|(_, earlier)| earlier.instance != instance), "an instance number came twice");
         self.starts.push((self.now, spec));
         if let Some(kind) = self.broken.get(&*name) {
@@ -172,7 +187,7 @@ impl World {
     pub fn call(&mut self, call: Call) -> u64 {
         self.next_ticket += 1;
         let ticket = self.next_ticket;
-        self.tell(Command::Call { ticket, call });
+        self.tell(Command::Call { ticket, service: SERVICE, call });
         ticket
     }
 
@@ -202,7 +217,7 @@ impl World {
         self.service().replicas.iter().find(|replica| *replica.name == *name).map(|replica| replica.state)
     }
 
-    pub fn instance(&self, name: &str) -> u64 {
+    pub fn instance(&self, name: &str) -> InstanceId {
         *self.alive.iter().find(|(_, alive)| ***alive == *name).expect("it lives").0
     }
 
@@ -219,14 +234,22 @@ impl World {
     }
 }
 
-pub fn started(instance: u64) -> Started {
-    let host = if instance < FOREIGN_FROM { 1 } else { 2 };
-    let endpoint = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, host], 10_000 + instance as u16)));
+pub fn started(instance: InstanceId) -> Started {
+    let host = if instance.origin() == Origin::Managed { 1 } else { 2 };
+    let endpoint = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, host], 10_000 + instance.number() as u16)));
     Started { endpoint, handle: format!("process {instance}"), weight: 1 }
 }
 
-pub fn exited(instance: u64, why: &str) -> Command {
+pub fn exited(instance: InstanceId, why: &str) -> Command {
     Command::RuntimeEvent(Event::Exited { instance, why: why.into() })
+}
+
+pub fn managed(number: u64) -> InstanceId {
+    InstanceId::Managed(number)
+}
+
+pub fn spec(instance: InstanceId, name: &str) -> Spec {
+    Spec { service: SERVICE, name: name.into(), instance }
 }
 
 pub fn add(n: u64, hostnames: &[&str]) -> Call {

@@ -7,7 +7,8 @@ use bollard::models::ContainerSummaryStateEnum as State;
 use super::OnExit;
 use super::driver::{Driver, short};
 use super::plan::{self, Mark};
-use crate::control::runtime::{Failure, Spec, Started};
+use crate::control::runtime::{Failure, InstanceId, Spec, Started};
+use crate::core::snapshot::ServiceId;
 
 impl Driver {
     /// What an earlier life left: adopted if it serves and is what we would start, removed if not.
@@ -22,9 +23,10 @@ impl Driver {
             let unfit = if has_name { self.unfit(&mark, found.state, &adopted) } else { Some("it was being replaced") };
             match (unfit, self.endpoint(&container).await?) {
                 (None, Some(endpoint)) => {
-                    let spec = Spec { name: mark.slot.into(), instance: mark.instance };
+                    let instance = InstanceId::Managed(mark.instance);
+                    let spec = Spec { service: ServiceId::default(), name: mark.slot.into(), instance };
                     log::info!("{}: adopted {} at {endpoint:?}", spec.name, short(&container));
-                    self.table().adopt(spec.instance, spec.name.clone(), container.clone());
+                    self.table().adopt(mark.instance, spec.name.clone(), container.clone());
                     adopted.push((spec, Started { endpoint, handle: short(&container).to_owned(), weight: 1 }));
                 }
                 (unfit, _) => {
@@ -44,7 +46,9 @@ impl Driver {
 
     /// Why a container of an earlier life is not adopted.
     fn unfit(&self, mark: &Mark, state: Option<State>, adopted: &[(Spec, Started)]) -> Option<&'static str> {
-        let same_slot = |(spec, _): &(Spec, Started)| *spec.name == *mark.slot || spec.instance == mark.instance;
+        let same_slot = |(spec, _): &(Spec, Started)| {
+            *spec.name == *mark.slot || spec.instance == InstanceId::Managed(mark.instance)
+        };
         match () {
             () if self.settings.on_exit == OnExit::Remove => Some("left by a Ringway that was killed"),
             () if state != Some(State::RUNNING) => Some("it is not running"),

@@ -55,12 +55,12 @@ impl Driver {
     }
 
     pub async fn start(self: &Arc<Self>, spec: &Spec) -> Result<Started, Failure> {
-        let is_heir = !self.table().holders(&spec.name, spec.instance).is_empty();
+        let is_heir = !self.table().holders(&spec.name, spec.instance.number()).is_empty();
         let container = match is_heir {
             true => self.create_aside(spec).await?,
             false => self.create(spec).await?,
         };
-        self.table().made(spec.instance, &container);
+        self.table().made(spec.instance.number(), &container);
         if let Err(error) = self.engine.client.start_container(&container, None).await {
             if status(&error) != Some(404) {
                 return Err(self.engine.failure(&format!("start {}", spec.name), &error));
@@ -72,7 +72,7 @@ impl Driver {
         }
         // An address is worth only as much as the start it was read after: the engine hands them out again at once.
         let endpoint = self.endpoint(&container).await?;
-        let alive = self.table().started(spec.instance);
+        let alive = self.table().started(spec.instance.number());
         match endpoint {
             Some(endpoint) if alive => {
                 let handle = short(&container).to_owned();
@@ -100,7 +100,7 @@ impl Driver {
     /// Creates it under a name of its own while an earlier instance holds the slot's. The engine would let go of that one
     /// only when it has tidied up after it, and a heal need not wait for that.
     async fn create_aside(&self, spec: &Spec) -> Result<String, Failure> {
-        let made = self.create_as(spec, &plan::heir_name(&spec.name, spec.instance)).await;
+        let made = self.create_as(spec, &plan::heir_name(&spec.name, spec.instance.number())).await;
         made.map_err(|error| self.not_created(spec, &error))
     }
 
@@ -120,7 +120,7 @@ impl Driver {
     /// Gives a running heir its slot's name, taken from whatever an earlier instance left.
     async fn inherit(&self, spec: &Spec, container: &str) {
         for _ in 0..NAME_TRIES {
-            let holders = self.table().holders(&spec.name, spec.instance);
+            let holders = self.table().holders(&spec.name, spec.instance.number());
             for (instance, holder) in holders {
                 self.retire(&spec.name, instance, &holder).await;
             }
@@ -130,7 +130,7 @@ impl Driver {
                 Err(_) => tokio::time::sleep(NAME_PAUSE).await,
             }
         }
-        let name = plan::heir_name(&spec.name, spec.instance);
+        let name = plan::heir_name(&spec.name, spec.instance.number());
         log::warn!("{}: {} stays {name}: somebody else's container has that name", spec.name, short(container));
     }
 

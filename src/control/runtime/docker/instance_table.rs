@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::plan::Mark;
-use crate::control::runtime::FOREIGN_FROM;
+use crate::control::runtime::InstanceId;
 
 /// SIGINT, SIGQUIT, SIGKILL, SIGTERM: after one of these a container is on its way out.
 const ENDING_SIGNALS: [u32; 4] = [2, 3, 9, 15];
@@ -82,7 +82,7 @@ pub enum Verdict {
         why: String,
     },
     Stopping {
-        instance: u64,
+        instance: InstanceId,
         why: String,
     },
     /// A guest is gone.
@@ -187,7 +187,7 @@ impl InstanceTable {
         if self.guest(container).is_some() {
             return None;
         }
-        let instance = FOREIGN_FROM + self.guests_ever;
+        let instance = self.guests_ever;
         self.guests_ever += 1;
         self.guests.insert(instance, Guest { container: container.to_owned(), stopping: false });
         Some(instance)
@@ -255,13 +255,14 @@ impl InstanceTable {
 
     fn guest_notice(&mut self, instance: u64, notice: Notice) -> Option<Verdict> {
         let left = |why: String| Some(Verdict::Left { instance, why });
+        let foreign = InstanceId::Foreign(instance);
         match notice {
             Notice::Started => None,
             Notice::Killed { signal } => {
                 let guest = self.guests.get_mut(&instance)?;
                 let first = !std::mem::replace(&mut guest.stopping, true);
                 (first && ENDING_SIGNALS.contains(&signal))
-                    .then(|| Verdict::Stopping { instance, why: format!("somebody sent it signal {signal}") })
+                    .then(|| Verdict::Stopping { instance: foreign, why: format!("somebody sent it signal {signal}") })
             }
             Notice::Died { status } => left(ending(status)),
             Notice::Paused => left("it was paused".into()),
@@ -276,6 +277,7 @@ impl Entry {
             Notice::Started => None,
             Notice::Killed { signal } if self.phase == Phase::Running && ENDING_SIGNALS.contains(&signal) => {
                 self.phase = Phase::Stopping;
+                let instance = InstanceId::Managed(instance);
                 Some(Verdict::Stopping { instance, why: format!("somebody sent it signal {signal}") })
             }
             Notice::Killed { .. } => None,
@@ -346,7 +348,10 @@ mod tests {
         let mut table = running();
         let why = "somebody sent it signal 15".to_owned();
         assert_eq!(table.notice("aaa", Notice::Killed { signal: 1 }), None);
-        assert_eq!(table.notice("aaa", Notice::Killed { signal: 15 }), Some(Verdict::Stopping { instance: 1, why }));
+        assert_eq!(
+            table.notice("aaa", Notice::Killed { signal: 15 }),
+            Some(Verdict::Stopping { instance: InstanceId::Managed(1), why })
+        );
         assert_eq!(table.notice("aaa", Notice::Killed { signal: 9 }), None);
         assert!(matches!(table.notice("aaa", Notice::Died { status: 0 }), Some(Verdict::Exited { .. })));
         let mut table = running();
@@ -405,7 +410,6 @@ mod tests {
         assert_eq!(table.notice("zzz", Notice::Started), Some(look.clone()));
         assert_eq!(table.compare(&[seen("zzz", true, None)], LIFE), [look]);
         let first = table.welcome("zzz").unwrap();
-        assert!(first >= FOREIGN_FROM);
         assert_eq!(table.welcome("zzz"), None);
         assert!(matches!(table.notice("zzz", Notice::Killed { signal: 15 }), Some(Verdict::Stopping { .. })));
         let why = "exit status 0".to_owned();

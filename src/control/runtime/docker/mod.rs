@@ -35,7 +35,7 @@ use self::cluster_lock::ClusterLock;
 use self::driver::Driver;
 use self::engine::{Engine, no_image, status};
 use self::plan::Plan;
-use super::{Event, Failure, FailureKind, Runtime, Spec, Started};
+use super::{Event, Failure, FailureKind, InstanceId, Runtime, Spec, Started};
 
 /// What an operator says about the containers. Plain data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,17 +132,18 @@ impl Docker {
 
 impl Runtime for Docker {
     async fn start(&self, spec: &Spec) -> Result<Started, Failure> {
-        self.hand.table().begin(spec.instance, spec.name.clone());
+        self.hand.table().begin(spec.instance.number(), spec.name.clone());
         self.hand.turned.notify_waiters();
         let result = self.hand.start(spec).await;
         if result.is_err() {
-            self.hand.clean(spec.instance).await;
+            self.hand.clean(spec.instance.number()).await;
         }
         self.hand.turned.notify_waiters();
         result
     }
 
-    async fn stop(&self, instance: u64, grace: Duration) -> Result<(), Failure> {
+    async fn stop(&self, instance: InstanceId, grace: Duration) -> Result<(), Failure> {
+        let InstanceId::Managed(instance) = instance else { return Ok(()) };
         self.hand.stop(instance, grace).await
     }
 

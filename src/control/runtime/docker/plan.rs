@@ -50,7 +50,7 @@ impl Plan {
         let mut body = self.body.clone();
         let labels = body.labels.get_or_insert_default();
         labels.insert(SLOT.into(), spec.name.to_string());
-        labels.insert(INSTANCE.into(), spec.instance.to_string());
+        labels.insert(INSTANCE.into(), spec.instance.number().to_string());
         labels.insert(LIFE.into(), life.to_owned());
         labels.insert(PLAN.into(), self.checksum.clone());
         body.env.get_or_insert_default().push(format!("SERVER_ID={}", spec.name));
@@ -140,6 +140,8 @@ impl Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::runtime::InstanceId;
+    use crate::core::snapshot::ServiceId;
 
     fn settings() -> Settings {
         Settings {
@@ -153,7 +155,7 @@ mod tests {
     }
 
     fn spec(instance: u64) -> Spec {
-        Spec { name: "server1".into(), instance }
+        Spec { service: ServiceId::default(), name: "server1".into(), instance: InstanceId::Managed(instance) }
     }
 
     #[test]

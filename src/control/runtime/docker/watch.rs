@@ -18,8 +18,8 @@ use super::engine::{Engine, status};
 use super::instance_table::{Notice, Seen, Verdict, ending};
 use super::network::{self, Addresses};
 use super::plan::{self, Mark};
-use crate::control::runtime::{Event, Failure, Spec, Started};
-use crate::core::snapshot::Endpoint;
+use crate::control::runtime::{Event, Failure, InstanceId, Spec, Started};
+use crate::core::snapshot::{Endpoint, ServiceId};
 
 /// How often the list is held against our belief though no event asked for it.
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
@@ -114,7 +114,7 @@ impl Watch {
             Some(Verdict::Stopping { instance, why }) => self.stopping(instance, why),
             Some(Verdict::Left { instance, why }) => {
                 self.hand.table().part(instance);
-                self.tell(Event::Left { instance, why });
+                self.tell(Event::Left { instance: InstanceId::Foreign(instance), why });
             }
             // Not in line: an engine that is slow to inspect must not hold up the news of a death.
             Some(Verdict::Look { .. }) if !self.hand.settings.discover => {}
@@ -134,12 +134,13 @@ impl Watch {
 
     /// Tells at once; what is left of the container is removed when the slot has its next instance.
     fn exited(&self, instance: u64, why: String) {
-        self.tell(Event::Exited { instance, why });
+        self.tell(Event::Exited { instance: InstanceId::Managed(instance), why });
         self.hand.clone().bury(instance);
     }
 
-    fn stopping(&self, instance: u64, why: String) {
+    fn stopping(&self, instance: InstanceId, why: String) {
         self.tell(Event::Stopping { instance, why });
+        let InstanceId::Managed(instance) = instance else { return };
         let watch = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(STOP_PATIENCE).await;
@@ -210,7 +211,8 @@ impl Watch {
                     handle: short(container).to_owned(),
                     weight: wish.weight,
                 };
-                let spec = Spec { name: wish.name.into(), instance };
+                let instance = InstanceId::Foreign(instance);
+                let spec = Spec { service: ServiceId::default(), name: wish.name.into(), instance };
                 self.tell(Event::Joined { spec, started, why: format!("label {ENABLE}, {why}") });
             }
         }

@@ -1,0 +1,116 @@
+//! Draining: of replicas that left the ring, and of the whole balancer when it stops.
+
+use log::Level;
+
+use super::Registry;
+use super::answer::Rejection;
+use super::command::{Effect, since};
+use super::leaving::{Drained, Leaving, NameUse};
+use super::slot::{Slot, SlotState};
+use crate::control::runtime::InstanceId;
+use crate::core::snapshot::ServiceId;
+use crate::core::tick::Tick;
+
+/// What an instance gets to end by itself once its requests are done; then it is ended by force.
+pub const STOP_GRACE_MS: u64 = 2_000;
+
+impl Registry {
+    /// A slot left the ring: its instance drains if it took requests, and is stopped at once if not.
+    pub(super) fn begin_drain(&mut self, slot: Slot, now: Tick) {
+        let Some(instance) = slot.instance() else { return };
+        if !matches!(slot.state, SlotState::Up { .. } | SlotState::Draining { .. }) {
+            self.leaving.insert(Leaving::stopping(&slot, instance, NameUse::Held));
+            return self.emit(Effect::Stop { instance, grace_ms: STOP_GRACE_MS });
+        }
+        let limit_ms = self.services.get(&slot.service).map_or(0, |service| service.config.limits.drain_timeout_ms);
+        let (epoch, deadline) = (self.publication.next_epoch(), now.after_ms(limit_ms));
+        self.leaving.insert(Leaving::draining(&slot, instance, epoch, now, deadline));
+    }
+
+    pub(super) fn end_drains(&mut self, now: Tick) {
+        for Drained { service, name, instance, since: begun, requests_in_flight } in self.leaving.end_drains(now) {
+            self.mark_replicas_changed(service);
+            let (level, open) = match requests_in_flight {
+                0 => (Level::Info, String::new()),
+                n => (Level::Warn, format!(", {n} requests still open")),
+            };
+            self.log(level, format!("{name}: drained in {}{open}; it is stopped", since(now, begun)));
+            self.emit(Effect::Stop { instance, grace_ms: STOP_GRACE_MS });
+        }
+    }
+
+    fn mark_replicas_changed(&mut self, service: ServiceId) {
+        if let Some(service) = self.services.get_mut(&service) {
+            service.mark_replicas_changed();
+        }
+    }
+
+    /// True when it was one of those leaving: it is gone.
+    pub(super) fn forget_leaving(&mut self, instance: InstanceId) -> bool {
+        let Some(leaving) = self.leaving.remove(instance) else { return false };
+        self.forget(&leaving);
+        self.finish_if_ended();
+        true
+    }
+
+    fn forget(&mut self, leaving: &Leaving) {
+        if leaving.replica().is_some() {
+            self.mark_replicas_changed(leaving.service);
+        }
+        if leaving.name_use == NameUse::Held
+            && let Some(id) = self.slots.named(&leaving.name)
+        {
+            self.change(id, |slot| slot.name_held = false);
+        }
+        self.deferred.iter_mut().for_each(|reply| reply.stopped(leaving.instance));
+    }
+
+    /// No more starts, heals or calls; the workers finish the requests they have.
+    pub(super) fn stop(&mut self, now: Tick) {
+        if std::mem::replace(&mut self.stopping, true) {
+            return;
+        }
+        let tallies: Vec<String> = self.services.values().map(|service| service.tally()).collect();
+        self.log(Level::Info, format!("stopping: requests under way finish; {}", tallies.join(", ")));
+        self.undo_addition(Rejection::unavailable("the balancer is stopping".into()), now);
+        self.take_calls(now);
+    }
+
+    /// The workers are gone: every managed instance ends, unless those of its service outlive the balancer.
+    pub(super) fn workers_ended(&mut self) {
+        self.stopping = true;
+        self.ending = true;
+        let services: Vec<ServiceId> = self.services.keys().copied().collect();
+        services.into_iter().for_each(|service| self.give_up_members(service));
+        let shown = self.leaving.stop_all();
+        shown.into_iter().for_each(|service| self.mark_replicas_changed(service));
+        let ending: Vec<InstanceId> = self.leaving.iter().map(|leaving| leaving.instance).collect();
+        for instance in ending {
+            self.emit(Effect::Stop { instance, grace_ms: STOP_GRACE_MS });
+        }
+        self.finish_if_ended();
+    }
+
+    fn give_up_members(&mut self, id: ServiceId) {
+        let Some(service) = self.services.get_mut(&id) else { return };
+        let keeps = service.config.keeps_on_exit;
+        let members = service.members().to_vec();
+        if keeps {
+            let kept = self.leaving.iter().filter(|leaving| leaving.service == id);
+            let kept: Vec<InstanceId> = kept.map(|leaving| leaving.instance).collect();
+            let kept: Vec<Leaving> = kept.into_iter().filter_map(|instance| self.leaving.remove(instance)).collect();
+            kept.iter().for_each(|leaving| self.forget(leaving));
+        }
+        for slot in members.into_iter().filter_map(|id| self.remove(id)).collect::<Vec<_>>() {
+            if let Some(instance) = slot.instance().filter(|_| !keeps) {
+                self.leaving.insert(Leaving::stopping(&slot, instance, NameUse::Held));
+            }
+        }
+    }
+
+    fn finish_if_ended(&mut self) {
+        if self.ending && self.leaving.is_empty() {
+            self.emit(Effect::Finished);
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Turns the registry's state into snapshots. A new one appears exactly when workers can tell a difference; services
+//! that did not change are shared with the last one.
+
+use super::Registry;
+use super::command::Effect;
+use super::leaving::Leaving;
+use super::service::ServiceState;
+use crate::core::snapshot::Snapshot;
+
+/// Which snapshot is in force.
+#[derive(Debug)]
+pub struct Publication {
+    epoch: u64,
+    stopping: bool,
+}
+
+impl Publication {
+    pub fn first() -> Publication {
+        Publication { epoch: 1, stopping: false }
+    }
+
+    /// The epoch that a change made now becomes visible with.
+    pub fn next_epoch(&self) -> u64 {
+        self.epoch + 1
+    }
+}
+
+impl Registry {
+    pub(super) fn publish_changes(&mut self) {
+        let has_changes = self.services.values().any(ServiceState::has_changes);
+        if !has_changes && self.publication.stopping == self.stopping {
+            return;
+        }
+        self.publication.epoch += 1;
+        self.publication.stopping = self.stopping;
+        let snapshot = self.snapshot();
+        self.effects.insert(0, Effect::Publish(snapshot));
+    }
+
+    pub(super) fn snapshot(&mut self) -> Snapshot {
+        let (slots, leaving) = (&self.slots, &self.leaving);
+        let services = self.services.iter_mut().map(|(id, service)| {
+            let own = leaving.iter().filter(|leaving| leaving.service == *id);
+            service.publish(slots, own.filter_map(Leaving::replica))
+        });
+        let services = services.chain(self.static_services.iter().cloned()).collect();
+        let Publication { epoch, stopping } = self.publication;
+        Snapshot { epoch, stopping, services, routes: self.routes.clone() }
+    }
+}

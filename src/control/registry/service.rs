@@ -1,0 +1,166 @@
+//! What the registry keeps of one service beside its slots: its configuration, its members in ring order, counts of them
+//! and what was last published.
+
+use std::sync::Arc;
+
+use super::command::ServiceConfig;
+use super::slot::Slot;
+use super::slots::{SlotId, Slots, View};
+use crate::control::runtime::Origin;
+use crate::core::ring::{Member, Ring};
+use crate::core::snapshot::{Replica, Service, State};
+
+#[derive(Debug)]
+pub struct ServiceState {
+    pub config: ServiceConfig,
+    /// Ascending, which is ring order: a member's position here is its index on the ring.
+    members: Vec<SlotId>,
+    /// Members that are up; those of them that take requests; those that we start and stop.
+    up: usize,
+    routable: usize,
+    managed: usize,
+    /// Replicas that died or stopped answering, and those that were replaced or answer again.
+    pub deaths: u64,
+    pub heals: u64,
+    published: Arc<Service>,
+    changes: Changes,
+}
+
+/// What changed since the last publication, as far as workers can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Changes {
+    None,
+    /// The state of replicas. The ring is shared.
+    Replicas,
+    /// The ring's members or their weights: it is built again.
+    Ring,
+}
+
+impl ServiceState {
+    pub fn new(config: ServiceConfig) -> ServiceState {
+        let ring = Arc::new(Ring::build(config.ring, &[]));
+        let published = Arc::new(service(&config, Vec::new(), ring));
+        ServiceState {
+            config,
+            members: Vec::new(),
+            up: 0,
+            routable: 0,
+            managed: 0,
+            deaths: 0,
+            heals: 0,
+            published,
+            changes: Changes::None,
+        }
+    }
+
+    pub fn members(&self) -> &[SlotId] {
+        &self.members
+    }
+
+    /// Members that we start and stop: what `--max-replicas` limits.
+    pub fn managed(&self) -> usize {
+        self.managed
+    }
+
+    pub fn routable(&self) -> usize {
+        self.routable
+    }
+
+    /// `id` is the newest slot.
+    pub fn add_member(&mut self, id: SlotId, slot: &Slot) {
+        self.members.push(id);
+        self.managed += usize::from(slot.origin == Origin::Managed);
+        self.count(View::of(slot));
+        self.mark_ring_changed();
+    }
+
+    pub fn remove_member(&mut self, id: SlotId, slot: &Slot) {
+        if let Ok(at) = self.members.binary_search(&id) {
+            self.members.remove(at);
+            self.managed -= usize::from(slot.origin == Origin::Managed);
+            self.discount(View::of(slot));
+            self.mark_ring_changed();
+        }
+    }
+
+    /// A member changed from what it was.
+    pub fn update_member(&mut self, before: View, slot: &Slot) {
+        let after = View::of(slot);
+        self.discount(before);
+        self.count(after);
+        if before.shown != after.shown {
+            self.mark_replicas_changed();
+        }
+    }
+
+    fn count(&mut self, view: View) {
+        self.up += usize::from(view.is_up);
+        self.routable += usize::from(view.shown.1 == State::Up);
+    }
+
+    fn discount(&mut self, view: View) {
+        self.up -= usize::from(view.is_up);
+        self.routable -= usize::from(view.shown.1 == State::Up);
+    }
+
+    pub fn mark_replicas_changed(&mut self) {
+        self.changes = self.changes.max(Changes::Replicas);
+    }
+
+    pub fn mark_ring_changed(&mut self) {
+        self.changes = Changes::Ring;
+    }
+
+    pub fn has_changes(&self) -> bool {
+        self.changes != Changes::None
+    }
+
+    /// What snapshots show of it: built again where it changed. `draining` are replicas that left the ring.
+    pub fn publish<'a>(&mut self, slots: &Slots, draining: impl Iterator<Item = &'a Replica>) -> Arc<Service> {
+        let changes = std::mem::replace(&mut self.changes, Changes::None);
+        if changes != Changes::None {
+            let ring = match changes {
+                Changes::Ring => self.build_ring(slots),
+                _ => self.published.ring.clone(),
+            };
+            let members = self.members.iter().filter_map(|id| slots.slot(*id)).map(Slot::replica);
+            let replicas = members.chain(draining.cloned()).collect();
+            self.published = Arc::new(service(&self.config, replicas, ring));
+        }
+        self.published.clone()
+    }
+
+    fn build_ring(&self, slots: &Slots) -> Arc<Ring> {
+        let members = self.members.iter().filter_map(|id| slots.slot(*id));
+        let members: Vec<Member> = members.map(|slot| Member::new(&*slot.name, slot.weight)).collect();
+        Arc::new(Ring::build(self.config.ring, &members))
+    }
+
+    /// "2 of 3 live", for the operator.
+    pub fn tally(&self) -> String {
+        format!("{} of {} live", self.up, self.members.len())
+    }
+
+    #[cfg(debug_assertions)]
+    pub fn check(&self, slots: &Slots) {
+        let members: Vec<&Slot> = self.members.iter().filter_map(|id| slots.slot(*id)).collect();
+        assert_eq!(members.len(), self.members.len(), "a member has no slot");
+        assert!(self.members.is_sorted(), "members are in ring order");
+        let count = |counted: fn(&Slot) -> bool| members.iter().filter(|slot| counted(slot)).count();
+        assert_eq!(self.up, count(Slot::is_up), "members that are up");
+        assert_eq!(self.routable, count(|slot| slot.shown().1 == State::Up), "members that take requests");
+        assert_eq!(self.managed, count(|slot| slot.origin == Origin::Managed), "members that we start");
+    }
+}
+
+fn service(config: &ServiceConfig, replicas: Vec<Replica>, ring: Arc<Ring>) -> Service {
+    Service {
+        name: config.name.clone(),
+        mode: config.mode,
+        key: config.key.clone(),
+        limits: config.limits.clone(),
+        send_proxy: config.send_proxy,
+        replicas,
+        ring,
+    }
+}
