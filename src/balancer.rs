@@ -12,7 +12,7 @@ use crate::control::registry::{ADD_TIMEOUT_MS, Registry, RegistryConfig, Service
 use crate::control::runtime::docker;
 use crate::control::runtime::fixed::Fixed;
 use crate::control::runtime::process::Processes;
-use crate::control::{self, ControlInit, End, Wakeup};
+use crate::control::{self, ControlCore, ControlInit, End, Wakeup};
 use crate::core::limits::Limits;
 use crate::core::ring::{Member, Ring, RingKind};
 use crate::core::snapshot::{
@@ -34,35 +34,29 @@ const ADMIN_PATIENCE_MS: u64 = 2 * ADD_TIMEOUT_MS;
 
 /// Runs until a signal ends it. `Err` is bad usage, in one line: what, where, what to do.
 pub fn run(config: Config) -> Result<End, String> {
-    let door = AdminListener::bind(&config.admin.listen)?;
-    let bell = Wakeup::default();
-    let (events, worker_events) = events::channel(bell.wake());
-    let (registry, first) = Registry::new(registry_config(&config, door.as_ref().map(AdminListener::endpoint)));
-    let mut publisher = SnapshotPublisher::new(first);
-    let fleet = worker::start(&settings(&config), &mut publisher, &events)?;
-    warn_of_few(fleet.descriptors);
+    let listener = AdminListener::bind(&config.admin.listen)?;
+    let wakeup = Wakeup::default();
+    let (events, worker_events) = events::channel(wakeup.wake());
+    let (registry, first) = Registry::new(registry_config(&config, listener.as_ref().map(AdminListener::endpoint)));
+    let mut publisher = SnapshotPublisher::with_ack_wake(first, wakeup.wake());
+    let workers = worker::start(&settings(&config), &mut publisher, &events)?;
+    warn_of_few(workers.descriptors);
     let init = ControlInit {
-        banner: banner(&config, &fleet.bound, door.as_ref()),
-        registry,
-        publisher,
-        worker_events,
-        bell,
-        door,
+        banner: banner(&config, &workers.bound, listener.as_ref()),
+        core: ControlCore::new(registry, publisher, worker_events, workers.threads.len()),
+        wakeup,
+        listener,
         token: config.admin.token.clone(),
         mode: config.mode,
         ring: config.ring,
         heartbeat: config.heartbeat.clone(),
-        counters: fleet.counters,
-        workers: fleet.threads,
+        counters: workers.counters,
+        workers: workers.threads,
     };
-    let end = match config.runtime {
+    match config.runtime {
         Runtime::Process => control::serve(async || Ok(Processes::default()), init),
         Runtime::Fixed(replicas) => control::serve(async || Ok(Fixed::new(replicas)), init),
         Runtime::Docker(docker) => control::serve(async || docker::Docker::open(containers(docker)).await, init),
-    };
-    match end {
-        End::NotStarted(why) => Err(why),
-        end => Ok(end),
     }
 }
 

@@ -42,7 +42,7 @@ fn run(config: config::Config) -> ExitCode {
     }
     match balancer::run(config) {
         Ok(End::Drained) => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::from(BROKEN),
+        Ok(End::AtOnce) => ExitCode::from(BROKEN),
         Err(why) => fail(USAGE, &why),
     }
 }

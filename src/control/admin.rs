@@ -16,7 +16,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any};
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::page::{self, Recent};
@@ -26,7 +26,7 @@ use super::{metrics, questions};
 use crate::core::ring::RingKind;
 use crate::core::snapshot::Snapshot;
 use crate::shared::counters::Counters;
-use crate::shared::publish::SnapshotPublisher;
+use crate::shared::publish::SnapshotView;
 
 /// From the head's end to the body's.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,20 +42,20 @@ pub enum AdminListen {
     Off,
 }
 
-/// A call on its way to the registry.
-pub struct AdminRequest {
-    pub call: Call,
-    pub reply: oneshot::Sender<Answer>,
+/// What the admin API asks of the control loop.
+pub enum AdminRequest {
+    Call { call: Call, reply: oneshot::Sender<Answer> },
+    Status { reply: oneshot::Sender<Status> },
 }
 
 /// All that an answer can be made from.
 #[derive(Clone)]
 pub struct AdminState {
     pub requests: UnboundedSender<AdminRequest>,
-    pub publisher: Arc<SnapshotPublisher>,
+    pub snapshots: SnapshotView,
     pub counters: Arc<[Arc<Counters>]>,
+    /// Worker events that were dropped.
     pub dropped: Arc<AtomicU64>,
-    pub status: watch::Receiver<Status>,
     pub ring: RingKind,
     pub recent: Recent,
     /// Asked for as `Authorization: Bearer TOKEN`.
@@ -111,7 +111,7 @@ async fn remove(State(state): State<AdminState>, request: Request) -> Response {
 type Answering = fn(&Snapshot, RingKind, &questions::Query) -> Result<String, String>;
 
 fn question(State(state): State<AdminState>, uri: Uri, answer: Answering) -> Response {
-    let asked = query(&uri).and_then(|query| answer(&state.publisher.current(), state.ring, &query));
+    let asked = query(&uri).and_then(|query| answer(&state.snapshots.current(), state.ring, &query));
     match asked {
         Ok(json) => reply(StatusCode::OK, json),
         Err(why) => reply(StatusCode::BAD_REQUEST, wire::failure(&why)),
@@ -119,9 +119,10 @@ fn question(State(state): State<AdminState>, uri: Uri, answer: Answering) -> Res
 }
 
 async fn show_metrics(State(state): State<AdminState>) -> Response {
-    let snapshot = state.publisher.current();
+    let snapshot = state.snapshots.current();
     let dropped = state.dropped.load(Ordering::Relaxed);
-    let page = metrics::page(&snapshot, &state.counters, &state.status.borrow(), dropped);
+    let status = state.status().await.unwrap_or_default();
+    let page = metrics::page(&snapshot, &state.counters, &status, dropped);
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response()
 }
 
@@ -151,12 +152,21 @@ impl AdminState {
 
     async fn ask(&self, call: Call) -> Response {
         let (sender, answer) = oneshot::channel();
-        let sent = self.requests.send(AdminRequest { call, reply: sender });
+        let sent = self.requests.send(AdminRequest::Call { call, reply: sender });
         let answer = match sent {
             Ok(()) => answer.await.ok(),
             Err(_) => None,
         };
         answered(answer.unwrap_or_else(|| Answer::Rejected(Rejection::unavailable("the balancer is stopping".into()))))
+    }
+}
+
+impl AdminState {
+    /// Made when it is asked for: it takes time in proportion to the number of replicas. `None`: the balancer has ended.
+    pub async fn status(&self) -> Option<Status> {
+        let (sender, status) = oneshot::channel();
+        self.requests.send(AdminRequest::Status { reply: sender }).ok()?;
+        status.await.ok()
     }
 }
 

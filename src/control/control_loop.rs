@@ -1,60 +1,54 @@
-//! The admin thread: one loop that brings the registry what happens and carries out what it asks for. It owns the
-//! clock, the tasks and the channels, and decides nothing.
+//! The admin thread: brings the control core what happens and carries out what it answers. It owns the clock, the tasks
+//! and the channels, and decides nothing.
 
 use std::collections::HashMap;
 use std::io::Write;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use log::Level;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::{LocalSet, spawn_blocking, spawn_local};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::admin::{AdminRequest, AdminState, router};
 use super::admin_listener::AdminListener;
-use super::log_throttle::LogThrottle;
+use super::control_core::{Action, ControlCore, End, WorkerEnd};
 use super::page::Recent;
 use super::probe::{Heartbeat, ProbeError, probe};
-use super::registry::{Answer, Command, Effect, Registry, Status};
-use super::runtime::{Failure, Runtime};
+use super::registry::{Answer, Command, Effect};
+use super::runtime::{Event, Failure, InstanceId, Runtime, Spec};
 use crate::core::ring::RingKind;
 use crate::core::snapshot::{Endpoint, Mode, ServiceId};
 use crate::core::tick::Tick;
 use crate::shared::counters::Counters;
-use crate::shared::events::EventReceiver;
-use crate::shared::publish::{SnapshotPublisher, Wake};
+use crate::shared::publish::Wake;
 
-/// How often the workers' epoch is looked at while somebody waits for it.
-const LIVE_LOOK: Duration = Duration::from_millis(1);
-/// Facts taken in between two looks at everything else.
-const FACTS_PER_TURN: usize = 1024;
+/// Worker events taken in between two looks at everything else.
+const EVENTS_PER_TURN: usize = 1024;
 
-/// Rung by workers when they report something.
+/// Wakes the admin thread from any other: workers call it when they report an event or acknowledge a snapshot.
 #[derive(Clone, Default)]
 pub struct Wakeup(Arc<Notify>);
 
 impl Wakeup {
     pub fn wake(&self) -> Wake {
-        let bell = self.0.clone();
-        Arc::new(move || bell.notify_one())
+        let notify = self.0.clone();
+        Arc::new(move || notify.notify_one())
     }
 }
 
 /// All that the admin thread runs on; the workers run already.
 pub struct ControlInit {
-    /// Printed once signals are heeded and the runtime answers: who reads it may go on.
+    /// Printed once signals are handled and the runtime answers: who reads it may go on.
     pub banner: String,
-    pub registry: Registry,
-    pub publisher: SnapshotPublisher,
-    pub worker_events: EventReceiver,
-    pub bell: Wakeup,
-    pub door: Option<AdminListener>,
+    pub core: ControlCore,
+    pub wakeup: Wakeup,
+    pub listener: Option<AdminListener>,
     pub token: Option<String>,
     pub mode: Mode,
     pub ring: RingKind,
@@ -63,115 +57,85 @@ pub struct ControlInit {
     pub workers: Vec<JoinHandle<()>>,
 }
 
-/// How it ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    /// Everything under way finished, every replica ended.
-    Drained,
-    /// A second signal, or every worker died: nothing was waited for.
-    AtOnce,
-    /// It never began: what, where, what to do.
-    NotStarted(String),
-}
-
 /// Runs the control plane on this thread until it ends. `open` makes the runtime, on the admin thread's own tokio.
-pub fn serve<R: Runtime + 'static>(open: impl AsyncFnOnce() -> Result<R, Failure>, init: ControlInit) -> End {
-    let tokio = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(tokio) => tokio,
-        Err(error) => return End::NotStarted(format!("the admin thread cannot start: {error}")),
-    };
+/// `Err`: it never began; what, where, what to do, in one line.
+pub fn serve<R: Runtime + 'static>(
+    open: impl AsyncFnOnce() -> Result<R, Failure>,
+    init: ControlInit,
+) -> Result<End, String> {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let tokio = tokio.map_err(|error| format!("the admin thread cannot start: {error}"))?;
     let end = LocalSet::new().block_on(&tokio, async {
-        match begin(open, init).await {
-            Ok(plane) => plane.run().await,
-            Err(why) => End::NotStarted(why),
-        }
+        let runtime = open().await.map_err(|failure| failure.message)?;
+        Ok(ControlLoop::new(runtime, init).await?.run().await)
     });
     // A worker that hangs is not waited for.
     tokio.shutdown_background();
     end
 }
 
-async fn begin<R: Runtime + 'static>(
-    open: impl AsyncFnOnce() -> Result<R, Failure>,
-    init: ControlInit,
-) -> Result<ControlLoop<R>, String> {
-    let runtime = open().await.map_err(|failure| failure.message)?;
-    ControlLoop::new(runtime, init).await
-}
-
 struct ControlLoop<R> {
+    core: ControlCore,
     runtime: Rc<R>,
-    registry: Registry,
-    publisher: Arc<SnapshotPublisher>,
-    worker_events: EventReceiver,
-    bell: Wakeup,
+    wakeup: Wakeup,
     heartbeat: Rc<Heartbeat>,
     mode: Mode,
-    log_throttle: LogThrottle,
-    dropped: Arc<AtomicU64>,
     recent: Recent,
-    status: watch::Sender<Status>,
     began: Instant,
     commands: UnboundedSender<Command>,
     inbox: UnboundedReceiver<Command>,
     requests: UnboundedReceiver<AdminRequest>,
+    /// Where the answers to calls go, by ticket.
     replies: HashMap<u64, oneshot::Sender<Answer>>,
     next_ticket: u64,
     signals: [Signal; 2],
-    workers: usize,
-    worker_ends: UnboundedReceiver<bool>,
-    stopping: bool,
+    worker_ends: UnboundedReceiver<WorkerEnd>,
+}
+
+/// What one turn of the loop is about.
+enum Turn {
+    Apply(Command),
+    Request(AdminRequest),
+    Workers,
+    WorkerEnded(WorkerEnd),
+    Signal(&'static str),
 }
 
 impl<R: Runtime + 'static> ControlLoop<R> {
     async fn new(runtime: R, init: ControlInit) -> Result<ControlLoop<R>, String> {
-        let no_signals = |error: std::io::Error| format!("signals cannot be listened for: {error}");
+        let no_signals = |error: std::io::Error| format!("signals cannot be handled: {error}");
         let signals = [
             signal(SignalKind::terminate()).map_err(no_signals)?,
             signal(SignalKind::interrupt()).map_err(no_signals)?,
         ];
         let (commands, inbox) = unbounded_channel();
-        let (events, mut happened) = unbounded_channel();
-        let forward = commands.clone();
-        spawn_local(async move {
-            while let Some(event) = happened.recv().await {
-                let _ = forward.send(Command::RuntimeEvent(event));
-            }
-        });
+        let (events, runtime_events) = unbounded_channel();
+        spawn_local(forward(runtime_events, commands.clone()));
         let found = runtime.attach(events).await.map_err(|failure| failure.message)?;
-        // Nobody has to read it: a closed stdout stops nothing.
+        // Nothing depends on it: a closed stdout stops nothing.
         let _ = writeln!(std::io::stdout(), "{}", init.banner);
         let _ = commands.send(Command::Found(found));
-        let (orders_in, requests) = unbounded_channel();
-        let (status, status_seen) = watch::channel(Status::default());
-        let publisher = Arc::new(init.publisher);
-        let dropped = Arc::new(AtomicU64::new(0));
+        let (requests_in, requests) = unbounded_channel();
         let recent = Recent::default();
         let state = AdminState {
-            requests: orders_in,
-            publisher: publisher.clone(),
+            requests: requests_in,
+            snapshots: init.core.publisher().view(),
             counters: init.counters.into(),
-            dropped: dropped.clone(),
-            status: status_seen,
+            dropped: init.core.worker_events().drop_count(),
             ring: init.ring,
             recent: recent.clone(),
             token: init.token.map(Arc::from),
         };
-        if let Some(door) = init.door {
-            spawn_local(open(door, state));
+        if let Some(listener) = init.listener {
+            spawn_local(serve_admin(listener, state));
         }
         Ok(ControlLoop {
+            core: init.core,
             runtime: Rc::new(runtime),
-            registry: init.registry,
-            publisher,
-            worker_events: init.worker_events,
-            bell: init.bell,
+            wakeup: init.wakeup,
             heartbeat: Rc::new(init.heartbeat),
             mode: init.mode,
-            log_throttle: LogThrottle::default(),
-            dropped,
             recent,
-            status,
             began: Instant::now(),
             commands,
             inbox,
@@ -179,30 +143,16 @@ impl<R: Runtime + 'static> ControlLoop<R> {
             replies: HashMap::new(),
             next_ticket: 1,
             signals,
-            workers: init.workers.len(),
             worker_ends: watch_workers(init.workers),
-            stopping: false,
         })
     }
 
     async fn run(mut self) -> End {
         loop {
-            let due = self.instant(self.registry.due().min(self.log_throttle.due()));
-            let awaits_acks = self.registry.awaits_acks();
-            let bell = self.bell.0.clone();
-            let [terminate, interrupt] = &mut self.signals;
-            let command = tokio::select! {
-                _ = terminate.recv() => Turn::Signal("SIGTERM"),
-                _ = interrupt.recv() => Turn::Signal("SIGINT"),
-                Some(command) = self.inbox.recv() => Turn::Apply(command),
-                Some(order) = self.requests.recv() => Turn::Apply(self.enter(order)),
-                () = bell.notified() => Turn::Facts,
-                Some(whole) = self.worker_ends.recv() => Turn::WorkerEnded { whole },
-                () = sleep(LIVE_LOOK), if awaits_acks => Turn::Look,
-                () = sleep_until(due) => Turn::Apply(Command::Tick),
-            };
-            if let Some(end) = self.turn(command) {
-                if !matches!(end, End::AtOnce) {
+            let turn = self.next_turn().await;
+            self.turn(turn);
+            if let Some(end) = self.core.end() {
+                if end == End::Drained {
                     self.runtime.close().await;
                 }
                 return end;
@@ -210,141 +160,130 @@ impl<R: Runtime + 'static> ControlLoop<R> {
         }
     }
 
-    fn turn(&mut self, turn: Turn) -> Option<End> {
-        let end = match turn {
-            Turn::Apply(command) => self.apply(command),
-            Turn::Facts => self.take_facts(),
-            Turn::Look => None,
-            Turn::Signal(name) => self.signalled(name),
-            Turn::WorkerEnded { whole } => self.worker_ended(whole),
-        };
-        let lines = self.log_throttle.flush(self.now());
-        lines.into_iter().for_each(write);
-        end.or_else(|| self.look_for_live())
+    async fn next_turn(&mut self) -> Turn {
+        let due = self.instant(self.core.due().min(self.core.log_due()));
+        let [terminate, interrupt] = &mut self.signals;
+        tokio::select! {
+            _ = terminate.recv() => Turn::Signal("SIGTERM"),
+            _ = interrupt.recv() => Turn::Signal("SIGINT"),
+            Some(command) = self.inbox.recv() => Turn::Apply(command),
+            Some(request) = self.requests.recv() => Turn::Request(request),
+            () = self.wakeup.0.notified() => Turn::Workers,
+            Some(end) = self.worker_ends.recv() => Turn::WorkerEnded(end),
+            () = sleep_until(due) => Turn::Apply(Command::Tick),
+        }
     }
 
-    /// What the registry asks for is begun before anything else is looked at. `Some`: it is over.
-    fn apply(&mut self, command: Command) -> Option<End> {
+    /// What the core asks for is begun before anything else is looked at.
+    fn turn(&mut self, turn: Turn) {
         let now = self.now();
-        let effects = self.registry.apply(command, now);
-        let mut end = None;
-        for effect in effects {
-            match effect {
-                Effect::Finished => end = Some(End::Drained),
-                effect => self.perform(effect),
+        match turn {
+            Turn::Apply(command) => self.apply(command, now),
+            Turn::Request(request) => self.request(request, now),
+            Turn::Workers => self.take_worker_events(now),
+            Turn::WorkerEnded(end) => {
+                let actions = self.core.worker_ended(end, now);
+                self.carry_out(actions);
+            }
+            Turn::Signal(name) => {
+                let actions = self.core.signal(name, now);
+                self.carry_out(actions);
             }
         }
-        let status = self.registry.status();
-        self.status.send_if_modified(|seen| {
-            let changed = *seen != status;
-            *seen = status;
-            changed
-        });
-        end
+        let lines = self.core.flush_log(now);
+        self.carry_out(lines);
+        if self.core.end().is_none() {
+            let actions = self.core.take_acks(now);
+            self.carry_out(actions);
+        }
+    }
+
+    fn apply(&mut self, command: Command, now: Tick) {
+        let actions = self.core.apply(command, now);
+        self.carry_out(actions);
+    }
+
+    fn request(&mut self, request: AdminRequest, now: Tick) {
+        match request {
+            AdminRequest::Call { call, reply } => {
+                let ticket = self.next_ticket;
+                self.next_ticket += 1;
+                self.replies.insert(ticket, reply);
+                self.apply(Command::Call { ticket, service: ServiceId::default(), call }, now);
+            }
+            AdminRequest::Status { reply } => {
+                let _ = reply.send(self.core.status());
+            }
+        }
+    }
+
+    fn take_worker_events(&mut self, now: Tick) {
+        for _ in 0..EVENTS_PER_TURN {
+            let Some(actions) = self.core.take_worker_event(now) else { return };
+            self.carry_out(actions);
+            if self.core.end().is_some() {
+                return;
+            }
+        }
+        self.wakeup.0.notify_one();
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Effect(effect) => self.perform(effect),
+                Action::Log(level, line) => write(level, &line),
+            }
+        }
     }
 
     fn perform(&mut self, effect: Effect) {
-        let (runtime, commands) = (self.runtime.clone(), self.commands.clone());
         match effect {
-            Effect::Publish(snapshot) => {
-                self.log_throttle.learn(&snapshot);
-                self.publisher.publish(snapshot);
-            }
-            Effect::Start(spec) => self.task(async move {
-                let instance = spec.instance;
-                let _ = commands.send(match runtime.start(&spec).await {
-                    Ok(started) => Command::Started { instance, started },
-                    Err(failure) => Command::StartFailed { instance, failure },
-                });
-            }),
-            Effect::Stop { instance, grace_ms } => self.task(async move {
-                let result = runtime.stop(instance, Duration::from_millis(grace_ms)).await;
-                let _ = commands.send(Command::Stopped { instance, result });
-            }),
-            Effect::Probe { instance, name, endpoint, timeout_ms } => {
-                let (heartbeat, mode) = (self.heartbeat.clone(), self.mode);
-                self.task(async move {
-                    let _ =
-                        commands.send(match probe(&heartbeat, timeout_ms, mode, name.as_deref(), &endpoint).await {
-                            Ok(()) => Command::ProbeOk { instance },
-                            Err(ProbeError::Failed(why)) => Command::ProbeFailed { instance, why },
-                            Err(ProbeError::Skipped(why)) => Command::ProbeSkipped { instance, why },
-                        });
-                });
-            }
+            Effect::Start(spec) => self.start(spec),
+            Effect::Stop { instance, grace_ms } => self.stop(instance, grace_ms),
+            Effect::Probe { instance, name, endpoint, timeout_ms } => self.probe(instance, name, endpoint, timeout_ms),
             Effect::Reply { ticket, answer } => {
                 if let Some(reply) = self.replies.remove(&ticket) {
                     let _ = reply.send(answer);
                 }
             }
             Effect::Log(level, line) => {
+                write(level, &line);
                 if level <= Level::Info {
-                    self.recent.push(line.clone());
-                }
-                write((level, line));
-            }
-            Effect::Finished => {}
-        }
-    }
-
-    fn task(&self, work: impl Future<Output = ()> + 'static) {
-        spawn_local(work);
-    }
-
-    fn enter(&mut self, request: AdminRequest) -> Command {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        self.replies.insert(ticket, request.reply);
-        Command::Call { ticket, service: ServiceId::default(), call: request.call }
-    }
-
-    fn take_facts(&mut self) -> Option<End> {
-        self.dropped.store(self.worker_events.dropped(), Ordering::Relaxed);
-        let facts: Vec<_> = self.worker_events.events.try_iter().take(FACTS_PER_TURN).collect();
-        if facts.len() == FACTS_PER_TURN {
-            self.bell.0.notify_one();
-        }
-        let now = self.now();
-        for fact in facts {
-            self.log_throttle.note(&fact, now).into_iter().for_each(write);
-            if fact.suspect().is_some() {
-                let end = self.apply(Command::WorkerEvent(fact));
-                if end.is_some() {
-                    return end;
+                    self.recent.push(line);
                 }
             }
+            Effect::Publish(_) | Effect::Finished => {}
         }
-        None
     }
 
-    fn look_for_live(&mut self) -> Option<End> {
-        if !self.registry.awaits_acks() {
-            return None;
-        }
-        self.apply(Command::Acked(self.publisher.live_epoch()))
+    fn start(&self, spec: Spec) {
+        let (runtime, commands, instance) = (self.runtime.clone(), self.commands.clone(), spec.instance);
+        spawn_local(async move {
+            let _ = commands.send(match runtime.start(&spec).await {
+                Ok(started) => Command::Started { instance, started },
+                Err(failure) => Command::StartFailed { instance, failure },
+            });
+        });
     }
 
-    fn signalled(&mut self, name: &str) -> Option<End> {
-        if std::mem::replace(&mut self.stopping, true) {
-            log::warn!(target: "ringway", "{name} again: stopping at once");
-            return Some(End::AtOnce);
-        }
-        log::info!(target: "ringway", "{name}: draining; a second signal stops at once");
-        let end = self.apply(Command::Stop);
-        if self.workers == 0 { self.apply(Command::WorkersEnded) } else { end }
+    fn stop(&self, instance: InstanceId, grace_ms: u64) {
+        let (runtime, commands) = (self.runtime.clone(), self.commands.clone());
+        spawn_local(async move {
+            let result = runtime.stop(instance, Duration::from_millis(grace_ms)).await;
+            let _ = commands.send(Command::Stopped { instance, result });
+        });
     }
 
-    fn worker_ended(&mut self, whole: bool) -> Option<End> {
-        self.workers -= 1;
-        if !self.stopping {
-            let how = if whole { "ended" } else { "panicked" };
-            log::error!("a worker {how}; {} are left", self.workers);
-        }
-        match (self.workers, self.stopping) {
-            (0, true) => self.apply(Command::WorkersEnded),
-            (0, false) => Some(End::AtOnce),
-            _ => None,
-        }
+    fn probe(&self, instance: InstanceId, name: Option<Arc<str>>, endpoint: Endpoint, timeout_ms: u64) {
+        let (heartbeat, mode, commands) = (self.heartbeat.clone(), self.mode, self.commands.clone());
+        spawn_local(async move {
+            let _ = commands.send(match probe(&heartbeat, timeout_ms, mode, name.as_deref(), &endpoint).await {
+                Ok(()) => Command::ProbeOk { instance },
+                Err(ProbeError::Failed(why)) => Command::ProbeFailed { instance, why },
+                Err(ProbeError::Skipped(why)) => Command::ProbeSkipped { instance, why },
+            });
+        });
     }
 
     fn now(&self) -> Tick {
@@ -353,41 +292,39 @@ impl<R: Runtime + 'static> ControlLoop<R> {
 
     /// Rounded up to the next whole millisecond, so that what is due then is due when it comes.
     fn instant(&self, tick: Tick) -> Instant {
-        const FAR: u64 = 3_600_000;
-        let ms = tick.ms_since(self.now()).min(FAR);
+        const FAR_MS: u64 = 3_600_000;
+        let ms = tick.ms_since(self.now()).min(FAR_MS);
         Instant::now() + Duration::from_millis(ms + u64::from(ms > 0))
     }
 }
 
-enum Turn {
-    Apply(Command),
-    Facts,
-    Look,
-    Signal(&'static str),
-    WorkerEnded { whole: bool },
-}
-
-fn write((level, line): (Level, String)) {
+fn write(level: Level, line: &str) {
     log::log!(target: "ringway", level, "{line}");
 }
 
-async fn open(door: AdminListener, state: AdminState) {
-    let place = match door.endpoint() {
-        Endpoint::Tcp(address) => address.to_string(),
-        Endpoint::Unix(path) => path.display().to_string(),
-    };
-    if let Err(error) = door.serve(router(state)).await {
-        log::error!("the admin API at {place} ended: {error}");
+async fn forward(mut events: UnboundedReceiver<Event>, commands: UnboundedSender<Command>) {
+    while let Some(event) = events.recv().await {
+        let _ = commands.send(Command::RuntimeEvent(event));
     }
 }
 
-/// One message for each worker thread that ends: whether it ended whole.
-fn watch_workers(workers: Vec<JoinHandle<()>>) -> UnboundedReceiver<bool> {
+async fn serve_admin(listener: AdminListener, state: AdminState) {
+    let address = match listener.endpoint() {
+        Endpoint::Tcp(address) => address.to_string(),
+        Endpoint::Unix(path) => path.display().to_string(),
+    };
+    if let Err(error) = listener.serve(router(state)).await {
+        log::error!("the admin API at {address} ended: {error}");
+    }
+}
+
+/// One message for each worker thread that ends.
+fn watch_workers(workers: Vec<JoinHandle<()>>) -> UnboundedReceiver<WorkerEnd> {
     let (ends, received) = unbounded_channel();
     for worker in workers {
         let ends = ends.clone();
         spawn_blocking(move || {
-            let _ = ends.send(worker.join().is_ok());
+            let _ = ends.send(worker.join().map_or(WorkerEnd::Panicked, |()| WorkerEnd::Returned));
         });
     }
     received

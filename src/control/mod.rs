@@ -1,9 +1,27 @@
 //! The control plane: one admin thread on a current-thread tokio runtime. It owns desired state and publishes snapshots.
 //!
-//! The registry decides and does nothing; everything here carries its effects out and feeds commands back.
+//! The registry decides and does nothing; what stands around it carries effects out and feeds commands back. No request of
+//! a client passes here.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `registry` | desired state and its snapshots, as a pure reducer |
+//! | `control_core` | what the admin thread decides, without its thread: pure |
+//! | `control_loop` | the admin thread: clock, tasks, channels, signals |
+//! | `log_throttle` | workers' events as log lines, few enough to read: pure |
+//! | `probe` | one health check of one replica |
+//! | `runtime` | what starts and stops replicas: child processes, Docker containers, a fixed list |
+//! | `admin_listener` | the socket of the admin API |
+//! | `admin` | the admin API over HTTP |
+//! | `wire` | its JSON |
+//! | `questions` | what it answers about the ring: pure |
+//! | `metrics` | its page for Prometheus: pure |
+//! | `page` | its live page |
+//! | `fuzz` | the body of the fuzz target for the admin API |
 
 pub mod admin;
 pub mod admin_listener;
+pub mod control_core;
 pub mod fuzz;
 pub mod log_throttle;
 pub mod metrics;
@@ -16,4 +34,5 @@ pub mod wire;
 
 mod control_loop;
 
-pub use control_loop::{ControlInit, End, Wakeup, serve};
+pub use control_core::{ControlCore, End};
+pub use control_loop::{ControlInit, Wakeup, serve};

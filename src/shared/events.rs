@@ -1,4 +1,5 @@
-//! What workers noticed: facts over a bounded channel, the only arrow up. A drop is legal and counted.
+//! What workers report: events over a bounded channel, the only way from the data plane to the control plane beside
+//! counters. An event that finds the channel full is dropped and counted; no worker waits.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,12 +31,12 @@ pub enum WorkerEvent {
         client: IpAddr,
         cap: Cap,
     },
-    /// A connection to this replica lacked something of ours: a descriptor, memory, a local port.
+    /// No connection to this replica could be opened for lack of a local resource.
     Exhausted {
         replica: ReplicaId,
         resource: Resource,
     },
-    /// Accepting paused: no descriptor left, say. Resumed says for how long it was.
+    /// Accepting paused for lack of a resource. `AcceptResumed` says for how long.
     AcceptPaused {
         worker: usize,
         resource: Resource,
@@ -46,10 +47,10 @@ pub enum WorkerEvent {
     },
 }
 
-/// What ran out on our side.
+/// A local resource that ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
-    /// Of this process, or of the whole machine. An idle connection given up makes room.
+    /// Of this process, or of the whole machine. Closing an idle connection frees one.
     Descriptors,
     /// For sockets, or for watching them.
     Memory,
@@ -66,7 +67,7 @@ pub enum Cap {
 }
 
 impl WorkerEvent {
-    /// The replica that this fact speaks against, if it does.
+    /// The replica that failed, if the event says so.
     pub fn suspect(&self) -> Option<ReplicaId> {
         match self {
             WorkerEvent::Fault(fault) => Some(fault.replica),
@@ -77,31 +78,31 @@ impl WorkerEvent {
 
 const CAPACITY: usize = 4096;
 
-/// A worker's end.
+/// A worker's end of the channel.
 #[derive(Clone)]
 pub struct EventSender {
     sender: Sender<WorkerEvent>,
     dropped: Arc<AtomicU64>,
-    bell: Wake,
+    wake: Wake,
 }
 
-/// The control plane's end.
+/// The control plane's end of the channel.
 pub struct EventReceiver {
     pub events: Receiver<WorkerEvent>,
     dropped: Arc<AtomicU64>,
 }
 
-/// `bell` is rung after each fact, so that the control plane need not poll.
-pub fn channel(bell: Wake) -> (EventSender, EventReceiver) {
+/// `wake` is called after each event, so that the control plane need not poll.
+pub fn channel(wake: Wake) -> (EventSender, EventReceiver) {
     let (sender, events) = bounded(CAPACITY);
     let dropped = Arc::new(AtomicU64::new(0));
-    (EventSender { sender, dropped: dropped.clone(), bell }, EventReceiver { events, dropped })
+    (EventSender { sender, dropped: dropped.clone(), wake }, EventReceiver { events, dropped })
 }
 
 impl EventSender {
     pub fn send(&self, event: WorkerEvent) {
         match self.sender.try_send(event) {
-            Ok(()) => (self.bell)(),
+            Ok(()) => (self.wake)(),
             Err(_) => {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
             }
@@ -110,7 +111,13 @@ impl EventSender {
 }
 
 impl EventReceiver {
+    /// Events that were dropped.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// The counter itself, for a reader that lives elsewhere.
+    pub fn drop_count(&self) -> Arc<AtomicU64> {
+        self.dropped.clone()
     }
 }

@@ -1,7 +1,8 @@
-//! One publisher, a reader per worker: the only arrow from the control plane down.
+//! The way of snapshots from the control plane to the workers: one publisher, one reader for each worker, and the
+//! workers' acknowledgements back. Nothing else goes this way.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
@@ -10,49 +11,91 @@ use crate::core::snapshot::Snapshot;
 
 pub use crate::kernel::Wake;
 
-/// Held by the control plane alone.
+/// The epoch acknowledged by a worker that has ended.
+const DETACHED: u64 = u64::MAX;
+
+/// Owned by the control plane: the only writer.
 pub struct SnapshotPublisher {
-    current: Arc<ArcSwap<Snapshot>>,
+    view: SnapshotView,
     readers: Vec<ReaderSlot>,
+    acks: Arc<Acks>,
 }
 
 struct ReaderSlot {
-    seen: Arc<AtomicU64>,
+    acked: Arc<AtomicU64>,
     wake: Wake,
 }
 
-/// A worker's view: `load` once per turn, `seen` after it acted on what it loaded.
+/// How workers tell the control plane that they acknowledged a snapshot.
+struct Acks {
+    /// While it is set, each acknowledgement calls `wake`.
+    awaited: AtomicBool,
+    wake: Wake,
+}
+
+/// Reads the snapshot in force, from any thread.
+#[derive(Clone)]
+pub struct SnapshotView(Arc<ArcSwap<Snapshot>>);
+
+/// A worker's reader: `load` once per turn, `ack` after it acted on what it loaded.
 pub struct SnapshotReader {
     cache: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
-    seen: Arc<AtomicU64>,
+    acked: Arc<AtomicU64>,
+    acks: Arc<Acks>,
 }
 
 impl SnapshotPublisher {
+    /// Acknowledgements wake nothing: whoever awaits them has to look.
     pub fn new(first: Snapshot) -> SnapshotPublisher {
-        SnapshotPublisher { current: Arc::new(ArcSwap::from_pointee(first)), readers: Vec::new() }
+        SnapshotPublisher::with_ack_wake(first, Arc::new(|| {}))
+    }
+
+    /// While acknowledgements are awaited, each calls `wake`.
+    pub fn with_ack_wake(first: Snapshot, wake: Wake) -> SnapshotPublisher {
+        SnapshotPublisher {
+            view: SnapshotView(Arc::new(ArcSwap::from_pointee(first))),
+            readers: Vec::new(),
+            acks: Arc::new(Acks { awaited: AtomicBool::new(false), wake }),
+        }
     }
 
     /// A reader for one more worker, woken by `wake` whenever something is published.
     pub fn reader(&mut self, wake: Wake) -> SnapshotReader {
-        let seen = Arc::new(AtomicU64::new(0));
-        self.readers.push(ReaderSlot { seen: seen.clone(), wake });
-        SnapshotReader { cache: Cache::new(self.current.clone()), seen }
+        let acked = Arc::new(AtomicU64::new(0));
+        self.readers.push(ReaderSlot { acked: acked.clone(), wake });
+        SnapshotReader { cache: Cache::new(self.view.0.clone()), acked, acks: self.acks.clone() }
     }
 
-    pub fn publish(&self, snapshot: Snapshot) {
-        self.current.store(Arc::new(snapshot));
+    pub fn publish(&self, snapshot: Arc<Snapshot>) {
+        self.view.0.store(snapshot);
         for reader in &self.readers {
             (reader.wake)();
         }
     }
 
-    pub fn current(&self) -> Arc<Snapshot> {
-        self.current.load_full()
+    pub fn view(&self) -> SnapshotView {
+        self.view.clone()
+    }
+
+    /// From now on each acknowledgement wakes the control plane. Call it before `acked_epoch`: an acknowledgement is
+    /// then either in that epoch or wakes.
+    pub fn await_acks(&self) {
+        self.acks.awaited.store(true, Ordering::SeqCst);
+    }
+
+    pub fn ignore_acks(&self) {
+        self.acks.awaited.store(false, Ordering::SeqCst);
     }
 
     /// The newest epoch that every worker has acted on.
-    pub fn live_epoch(&self) -> u64 {
-        self.readers.iter().map(|reader| reader.seen.load(Ordering::Acquire)).min().unwrap_or(u64::MAX)
+    pub fn acked_epoch(&self) -> u64 {
+        self.readers.iter().map(|reader| reader.acked.load(Ordering::SeqCst)).min().unwrap_or(DETACHED)
+    }
+}
+
+impl SnapshotView {
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.0.load_full()
     }
 }
 
@@ -63,11 +106,67 @@ impl SnapshotReader {
 
     /// Says that no later choice of this worker comes from an older snapshot than `epoch`.
     pub fn ack(&self, epoch: u64) {
-        self.seen.store(epoch, Ordering::Release);
+        // Sequentially consistent with `await_acks` and `acked_epoch`: of the two stores each side makes before its load,
+        // at least one is seen by the other side.
+        let before = self.acked.swap(epoch, Ordering::SeqCst);
+        if before != epoch && self.acks.awaited.load(Ordering::SeqCst) {
+            (self.acks.wake)();
+        }
     }
 
-    /// A worker that ended holds nobody up.
+    /// The worker has ended: it delays no acknowledgement any more.
     pub fn detach(&self) {
-        self.ack(u64::MAX);
+        self.ack(DETACHED);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::snapshot::Routes;
+
+    fn snapshot(epoch: u64) -> Snapshot {
+        Snapshot { epoch, stopping: false, services: Vec::new(), routes: Routes::default() }
+    }
+
+    /// A publisher of two readers, and how often it was woken by them.
+    fn publisher() -> (SnapshotPublisher, [SnapshotReader; 2], Arc<AtomicU64>) {
+        let wakes = Arc::new(AtomicU64::new(0));
+        let counted = wakes.clone();
+        let wake = Arc::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        let mut publisher = SnapshotPublisher::with_ack_wake(snapshot(1), wake);
+        let readers = [publisher.reader(Arc::new(|| {})), publisher.reader(Arc::new(|| {}))];
+        (publisher, readers, wakes)
+    }
+
+    #[test]
+    fn an_epoch_is_acked_when_every_reader_has_acked_it() {
+        let (publisher, [mut first, second], _) = publisher();
+        publisher.publish(Arc::new(snapshot(2)));
+        assert_eq!((first.load().epoch, publisher.view().current().epoch), (2, 2));
+        first.ack(2);
+        assert_eq!(publisher.acked_epoch(), 0);
+        second.ack(1);
+        assert_eq!(publisher.acked_epoch(), 1);
+        second.detach();
+        assert_eq!(publisher.acked_epoch(), 2, "a worker that ended delays nothing");
+    }
+
+    #[test]
+    fn a_new_ack_wakes_while_acks_are_awaited() {
+        let (publisher, [reader, other], wakes) = publisher();
+        reader.ack(1);
+        assert_eq!(wakes.load(Ordering::Relaxed), 0, "not awaited");
+        publisher.await_acks();
+        reader.ack(1);
+        assert_eq!(wakes.load(Ordering::Relaxed), 0, "the same epoch again");
+        reader.ack(2);
+        other.detach();
+        assert_eq!(wakes.load(Ordering::Relaxed), 2);
+        publisher.ignore_acks();
+        reader.ack(3);
+        assert_eq!(wakes.load(Ordering::Relaxed), 2);
     }
 }

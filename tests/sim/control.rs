@@ -1,10 +1,11 @@
-//! The control plane of a simulated world: the real registry, with a runtime, probes and an operator who live in
-//! virtual time. What it publishes, workers and oracles read.
+//! The control plane of a simulated world: the real control core, with a runtime, probes and an operator in virtual
+//! time. What it publishes, workers and oracles read.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use ringway::control::control_core::{Action, ControlCore, WorkerEnd};
 use ringway::control::registry::{Answer, Call, Change, Command, Effect, Registry, RegistryConfig, ServiceConfig};
 use ringway::control::runtime::{Event as Happening, Failure, FailureKind, InstanceId, Spec, Started};
 use ringway::core::limits::Limits;
@@ -14,7 +15,7 @@ use ringway::core::snapshot::{
 };
 use ringway::core::tick::Tick;
 use ringway::shared::events::EventReceiver;
-use ringway::shared::publish::SnapshotPublisher;
+use ringway::shared::publish::{SnapshotPublisher, SnapshotReader, Wake};
 
 use super::net::{Actor, Event, Net};
 use super::replica::Replica;
@@ -40,10 +41,8 @@ enum Coming {
 }
 
 pub struct Control {
-    pub publisher: SnapshotPublisher,
-    pub finished: bool,
-    registry: Registry,
-    worker_events: EventReceiver,
+    core: ControlCore,
+    workers: usize,
     coming: BTreeMap<u64, Coming>,
     number: u64,
     /// By instance; the TCP service's first.
@@ -120,10 +119,8 @@ impl Control {
         let now_us = net.now_us;
         net.history.snapshots.push((now_us, Arc::new(first.clone())));
         let mut control = Control {
-            publisher: SnapshotPublisher::new(first),
-            finished: false,
-            registry,
-            worker_events,
+            core: ControlCore::new(registry, SnapshotPublisher::new(first), worker_events, workers),
+            workers,
             coming: BTreeMap::new(),
             number: 0,
             replicas: Vec::new(),
@@ -180,15 +177,16 @@ impl Control {
             }
             Some(Coming::LookForLive) => {
                 self.looking = false;
-                self.apply(net, Command::Acked(self.publisher.live_epoch()));
+                let actions = self.core.take_acks(Control::tick_of(net));
+                self.carry_out(net, actions);
             }
             Some(Coming::Facts) => {
                 self.facts_due = false;
-                let facts: Vec<_> = self.worker_events.events.try_iter().collect();
-                for fact in facts {
-                    net.log(|| format!("fact {fact:?}"));
-                    self.apply(net, Command::WorkerEvent(fact));
+                while let Some(actions) = self.core.take_worker_event(Control::tick_of(net)) {
+                    self.carry_out(net, actions);
                 }
+                let lines = self.core.flush_log(Control::tick_of(net));
+                self.carry_out(net, lines);
             }
             Some(Coming::Fate) => self.fate(net),
             None => {}
@@ -197,7 +195,7 @@ impl Control {
 
     /// After every event: has a worker something to say?
     pub fn listen(&mut self, net: &mut Net) {
-        if !self.facts_due && !self.worker_events.events.is_empty() {
+        if !self.facts_due && !self.core.worker_events().events.is_empty() {
             self.facts_due = true;
             let us = net.random.control().range(10, 3_000);
             self.later(net, us, Coming::Facts);
@@ -210,14 +208,22 @@ impl Control {
 
     fn apply(&mut self, net: &mut Net, command: Command) {
         net.log(|| format!("command {command:?}"));
-        for effect in self.registry.apply(command, Control::tick_of(net)) {
-            self.perform(net, effect);
+        let actions = self.core.apply(command, Control::tick_of(net));
+        self.carry_out(net, actions);
+    }
+
+    fn carry_out(&mut self, net: &mut Net, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Effect(effect) => self.perform(net, effect),
+                Action::Log(_, line) => net.log(|| format!("log: {line}")),
+            }
         }
-        if self.registry.awaits_acks() && !self.looking {
+        if self.core.awaits_acks() && !self.looking {
             self.looking = true;
             self.later(net, 1_000, Coming::LookForLive);
         }
-        let due = self.registry.due();
+        let due = self.core.due();
         if due < self.ticking {
             self.ticking = due;
             let us = (due.0 * 1000).saturating_sub(net.now_us);
@@ -238,8 +244,7 @@ impl Control {
                     }
                 }
                 let now_us = net.now_us;
-                net.history.snapshots.push((now_us, Arc::new(snapshot.clone())));
-                self.publisher.publish(snapshot);
+                net.history.snapshots.push((now_us, snapshot));
             }
             Effect::Start(spec) => {
                 let us = net.random.control().range(1_000, 200_000);
@@ -278,7 +283,7 @@ impl Control {
                 net.log(|| format!("    {answer:?}"));
             }
             Effect::Log(_, line) => net.log(|| format!("log: {line}")),
-            Effect::Finished => self.finished = true,
+            Effect::Finished => {}
         }
     }
 
@@ -340,7 +345,7 @@ impl Control {
             self.names += 1;
             change.hostnames.push(format!("named{}", self.names));
         }
-        let members = self.publisher.current().services[0].replicas.len();
+        let members = self.core.publisher().view().current().services[0].replicas.len();
         let call = if net.random.control().one_in(2) || members < 4 {
             Call::Add(change)
         } else {
@@ -354,13 +359,25 @@ impl Control {
     pub fn stop(&mut self, net: &mut Net) {
         if net.history.stopping.is_none() {
             net.history.stopping = Some((net.now_us, self.drain_ms));
-            self.apply(net, Command::Stop);
+            let actions = self.core.signal("SIGTERM", Control::tick_of(net));
+            self.carry_out(net, actions);
         }
     }
 
     /// The workers are gone.
-    pub fn drained(&mut self, net: &mut Net) {
-        self.apply(net, Command::WorkersEnded);
+    pub fn workers_ended(&mut self, net: &mut Net) {
+        for _ in 0..self.workers {
+            let actions = self.core.worker_ended(WorkerEnd::Returned, Control::tick_of(net));
+            self.carry_out(net, actions);
+        }
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.core.end().is_some()
+    }
+
+    pub fn reader(&mut self, wake: Wake) -> SnapshotReader {
+        self.core.publisher_mut().reader(wake)
     }
 
     /// Oracle: nothing is under way any more, and every call was answered.
@@ -369,7 +386,7 @@ impl Control {
             assert_eq!(load.in_flight(), 0, "requests in flight of {} after the end", load.total());
         }
         assert!(self.open_calls.is_empty(), "calls without an answer: {:?}", self.open_calls);
-        assert_eq!(self.worker_events.dropped(), 0, "facts were dropped");
+        assert_eq!(self.core.worker_events().dropped(), 0, "facts were dropped");
     }
 
     pub fn check_in_flight(&self) {

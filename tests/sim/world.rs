@@ -118,7 +118,7 @@ impl World {
                 index,
                 kernel: SimKernel::new(shared.clone(), index, wait_until_us.clone(), wake.clone()),
                 listeners: vec![listener(&shared, index, None), listener(&shared, index, Some(ServiceId(1)))],
-                reader: control.publisher.reader(wake_reader),
+                reader: control.reader(wake_reader),
                 counters: counters.clone(),
                 events: events.clone(),
                 seed: seed + index as u64,
@@ -169,8 +169,8 @@ impl World {
             self.step();
             assert!(self.net.borrow().now_us < by, "a worker does not stop");
         }
-        self.control.drained(&mut self.net.borrow_mut());
-        while !self.control.finished {
+        self.control.workers_ended(&mut self.net.borrow_mut());
+        while !self.control.has_ended() {
             self.step();
             assert!(self.net.borrow().now_us < by + STOP_SLACK_US, "the control plane does not finish");
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::control::admin::AdminState;
+use crate::control::registry::Status;
 use crate::core::ring::{RingKind, SLOTS};
 use crate::core::snapshot::{Snapshot, State};
 use crate::shared::counters::{Counter, Counters};
@@ -58,9 +59,8 @@ pub fn line(line: &(u64, String)) -> String {
     event("line", line)
 }
 
-pub fn now(snapshot: &Snapshot, state: &AdminState, since: Duration) -> String {
+pub fn now(snapshot: &Snapshot, state: &AdminState, status: &Status, since: Duration) -> String {
     let sum = |counter: fn(&Counters) -> &Counter| state.counters.iter().map(|worker| counter(worker).value()).sum();
-    let status = state.status.borrow();
     let shares = snapshot.services.first().map(|service| service.ring.shares());
     let replicas = snapshot.services.iter().take(1).flat_map(|service| &service.replicas).enumerate();
     let replicas = replicas.map(|(at, replica)| {

@@ -78,7 +78,7 @@ async fn feed(state: AdminState, events: Sender<Bytes>) {
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         clock.tick().await;
-        let snapshot = state.publisher.current();
+        let snapshot = state.snapshots.current();
         let mut text = String::new();
         let ring = snapshot.services.first().map(|service| service.ring.clone());
         // The same ring, not an equal one: a health flip shares it.
@@ -91,7 +91,8 @@ async fn feed(state: AdminState, events: Sender<Bytes>) {
         let (lines, count) = state.recent.after(seen);
         seen = count;
         lines.iter().for_each(|line| text += &events::line(line));
-        text += &events::now(&snapshot, &state, began.elapsed());
+        let Some(status) = state.status().await else { return };
+        text += &events::now(&snapshot, &state, &status, began.elapsed());
         if events.send(text.into()).await.is_err() {
             return;
         }

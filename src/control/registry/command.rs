@@ -93,7 +93,7 @@ pub enum Command {
 #[derive(Debug)]
 pub enum Effect {
     /// Always the first: no reply, start or stop overtakes what the workers choose from.
-    Publish(Snapshot),
+    Publish(Arc<Snapshot>),
     Start(Spec),
     /// Ask it to stop; after `grace_ms` end it by force.
     Stop {

@@ -1,6 +1,8 @@
 //! Turns the registry's state into snapshots. A new one appears exactly when workers can tell a difference; services
 //! that did not change are shared with the last one.
 
+use std::sync::Arc;
+
 use super::Registry;
 use super::command::Effect;
 use super::leaving::Leaving;
@@ -33,7 +35,7 @@ impl Registry {
         }
         self.publication.epoch += 1;
         self.publication.stopping = self.stopping;
-        let snapshot = self.snapshot();
+        let snapshot = Arc::new(self.snapshot());
         self.effects.insert(0, Effect::Publish(snapshot));
     }
 

@@ -53,7 +53,7 @@ pub fn config_with(change: impl FnOnce(&mut ServiceConfig)) -> RegistryConfig {
 pub struct World {
     pub registry: Registry,
     pub now: Tick,
-    pub shown: Snapshot,
+    pub shown: Arc<Snapshot>,
     pub epochs: u64,
     pub alive: BTreeMap<InstanceId, Arc<str>>,
     /// Instances that answer no heartbeat.
@@ -90,7 +90,7 @@ impl World {
             registry,
             now: Tick(1_000),
             epochs: shown.epoch,
-            shown,
+            shown: Arc::new(shown),
             alive: BTreeMap::new(),
             silent: BTreeSet::new(),
             broken: BTreeMap::new(),
