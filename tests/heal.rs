@@ -1,4 +1,4 @@
-//! There are always N: replicas are killed, stopped and made to hang under a real balancer, and nobody notices.
+//! There are always N: replicas are killed, stopped and made to hang under a real balancer, and no request fails.
 
 mod support;
 

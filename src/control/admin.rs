@@ -1,4 +1,5 @@
-//! The admin API over HTTP: it reads a call, asks the registry, writes the answer. It decides nothing but who may ask.
+//! The admin API over HTTP: it reads a call, passes it to the control loop and writes the answer. It decides nothing but
+//! who may call.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -28,10 +29,10 @@ use crate::core::snapshot::Snapshot;
 use crate::shared::counters::Counters;
 use crate::shared::publish::SnapshotView;
 
-/// From the head's end to the body's.
+/// From the end of the head to the end of the body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The live page's document.
+/// The document of the live page. It needs no token.
 const PAGE: &str = "/";
 
 /// Where the admin API listens.
@@ -48,7 +49,7 @@ pub enum AdminRequest {
     Status { reply: oneshot::Sender<Status> },
 }
 
-/// All that an answer can be made from.
+/// What handlers answer from.
 #[derive(Clone)]
 pub struct AdminState {
     pub requests: UnboundedSender<AdminRequest>,
@@ -58,7 +59,7 @@ pub struct AdminState {
     pub dropped: Arc<AtomicU64>,
     pub ring: RingKind,
     pub recent: Recent,
-    /// Asked for as `Authorization: Bearer TOKEN`.
+    /// Required as `Authorization: Bearer TOKEN`, if set.
     pub token: Option<Arc<str>>,
 }
 
@@ -78,7 +79,7 @@ pub fn router(state: AdminState) -> Router {
         .with_state(state)
 }
 
-/// 405 with `Allow` for every other method. HEAD goes where GET goes.
+/// 405 with `Allow` for every other method (RFC 9110, 15.5.6). HEAD is allowed where GET is.
 fn only(methods: &'static [Method], route: MethodRouter<AdminState>) -> MethodRouter<AdminState> {
     route.layer(axum::middleware::from_fn(move |request: Request, next: Next| async move {
         let method = request.method();
@@ -108,9 +109,9 @@ async fn remove(State(state): State<AdminState>, request: Request) -> Response {
     state.change(request, Call::Remove).await
 }
 
-type Answering = fn(&Snapshot, RingKind, &questions::Query) -> Result<String, String>;
+type Question = fn(&Snapshot, RingKind, &questions::Query) -> Result<String, String>;
 
-fn question(State(state): State<AdminState>, uri: Uri, answer: Answering) -> Response {
+fn question(State(state): State<AdminState>, uri: Uri, answer: Question) -> Response {
     let asked = query(&uri).and_then(|query| answer(&state.snapshots.current(), state.ring, &query));
     match asked {
         Ok(json) => reply(StatusCode::OK, json),
@@ -224,12 +225,12 @@ fn is_too_long(error: &axum::Error) -> bool {
     source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
 }
 
-/// Who may ask: whoever has the token where there is one (the live page's document comes before it is typed in), and no web page of somebody else's. A browser says which
-/// page asks (`Origin`); without this check any page that an operator looks at could add and remove replicas.
+/// A call needs the token, if there is one, and must not come from a page of another origin. Browsers say which page calls
+/// (`Origin`); without this check any page that an operator opens could add and remove replicas.
 async fn guard(State(state): State<AdminState>, request: Request, next: Next) -> Response {
     if let Some(token) = &state.token
         && request.uri().path() != PAGE
-        && !bears(request.headers(), token)
+        && !has_token(request.headers(), token)
     {
         let mut response =
             reply(StatusCode::UNAUTHORIZED, wire::failure("a token is asked for: Authorization: Bearer TOKEN"));
@@ -242,13 +243,13 @@ async fn guard(State(state): State<AdminState>, request: Request, next: Next) ->
     next.run(request).await
 }
 
-fn bears(headers: &HeaderMap, token: &str) -> bool {
+fn has_token(headers: &HeaderMap, token: &str) -> bool {
     let given = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    given.is_some_and(|given| same(given, token.as_bytes()))
+    given.is_some_and(|given| is_equal(given, token.as_bytes()))
 }
 
-/// Takes as long for a wrong first byte as for a wrong last one.
-fn same(a: &[u8], b: &[u8]) -> bool {
+/// In constant time for inputs of one length.
+fn is_equal(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
@@ -256,7 +257,8 @@ fn is_foreign_page(headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(ORIGIN) else { return false };
     let host = headers.get(HOST).map_or(&b""[..], |host| host.as_bytes());
     let authority = origin.as_bytes().splitn(3, |byte| *byte == b'/').nth(2).unwrap_or_default();
-    // A name that an attacker made point here would match its own origin; an address or localhost cannot be made to.
+    // A name that an attacker points at this address (DNS rebinding) matches its own origin; an address or localhost does
+    // not.
     authority != host || !is_local_name(host)
 }
 

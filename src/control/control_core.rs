@@ -173,3 +173,152 @@ impl ControlCore {
 fn log((level, line): (Level, String)) -> Action {
     Action::Log(level, line)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::control::registry::tests::{SERVICE, add, config, started};
+    use crate::core::snapshot::ReplicaId;
+    use crate::core::step::{FaultKind, ReplicaFault};
+    use crate::shared::events::{self, EventSender};
+    use crate::shared::publish::SnapshotReader;
+
+    const NOW: Tick = Tick(1);
+
+    /// A core with replicas that are up, one worker that acknowledges what it reads, and how often it woke the driver.
+    struct Fixture {
+        core: ControlCore,
+        events: EventSender,
+        reader: SnapshotReader,
+        wakes: Arc<AtomicU64>,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            let wakes = Arc::new(AtomicU64::new(0));
+            let counted = wakes.clone();
+            let wake = Arc::new(move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+            });
+            let (events, worker_events) = events::channel(Arc::new(|| {}));
+            let (registry, first) = Registry::new(config());
+            let publisher = SnapshotPublisher::with_ack_wake(first, wake);
+            let mut core = ControlCore::new(registry, publisher, worker_events, 1);
+            let reader = core.publisher_mut().reader(Arc::new(|| {}));
+            let mut fixture = Fixture { core, events, reader, wakes };
+            fixture.apply(Command::Found(Vec::new()));
+            fixture
+        }
+
+        /// The command, and what the runtime and the replicas answer at once.
+        fn apply(&mut self, command: Command) -> Vec<Action> {
+            let mut actions = self.core.apply(command, NOW);
+            let mut at = 0;
+            while let Some(action) = actions.get(at) {
+                let answer = match action {
+                    Action::Effect(Effect::Start(spec)) => {
+                        Some(Command::Started { instance: spec.instance, started: started(spec.instance) })
+                    }
+                    Action::Effect(Effect::Probe { instance, .. }) => Some(Command::ProbeOk { instance: *instance }),
+                    Action::Effect(Effect::Stop { instance, .. }) => {
+                        Some(Command::Stopped { instance: *instance, result: Ok(()) })
+                    }
+                    _ => None,
+                };
+                actions.extend(answer.into_iter().flat_map(|answer| self.core.apply(answer, NOW)));
+                at += 1;
+            }
+            actions
+        }
+
+        fn ack(&mut self) {
+            let epoch = self.reader.load().epoch;
+            self.reader.ack(epoch);
+        }
+
+        fn replies(actions: &[Action]) -> usize {
+            actions.iter().filter(|action| matches!(action, Action::Effect(Effect::Reply { .. }))).count()
+        }
+    }
+
+    #[test]
+    fn snapshots_are_published_before_their_effects_are_carried_out() {
+        let mut fixture = Fixture::new();
+        let shown = fixture.reader.load().clone();
+        assert_eq!(shown.services[0].replicas.len(), 3);
+        assert_eq!(shown.epoch, fixture.core.publisher().view().current().epoch);
+    }
+
+    #[test]
+    fn an_ack_wakes_the_driver_while_a_call_waits_for_it() {
+        let mut fixture = Fixture::new();
+        fixture.ack();
+        assert!(fixture.core.take_acks(NOW).is_empty(), "nothing waits");
+        let actions = fixture.apply(Command::Call { ticket: 1, service: SERVICE, call: add(1, &[]) });
+        assert_eq!(Fixture::replies(&actions), 0);
+        assert!(fixture.core.awaits_acks());
+        assert_eq!(Fixture::replies(&fixture.core.take_acks(NOW)), 0, "not acknowledged");
+        assert_eq!(fixture.wakes.load(Ordering::Relaxed), 0);
+        fixture.ack();
+        assert_eq!(fixture.wakes.load(Ordering::Relaxed), 1);
+        assert_eq!(Fixture::replies(&fixture.core.take_acks(NOW)), 1);
+        assert!(!fixture.core.awaits_acks());
+    }
+
+    #[test]
+    fn a_workers_event_is_logged_and_brings_a_probe() {
+        let mut fixture = Fixture::new();
+        assert!(fixture.core.take_worker_event(NOW).is_none());
+        fixture
+            .events
+            .send(WorkerEvent::Fault(ReplicaFault { replica: ReplicaId(1), kind: FaultKind::ConnectionClosed }));
+        let later = NOW.after_ms(60);
+        let actions = fixture.core.take_worker_event(later).expect("an event");
+        assert!(matches!(&actions[0], Action::Log(Level::Warn, line) if line.starts_with("server1: ")), "{actions:?}");
+        assert!(actions.iter().any(|action| matches!(action, Action::Effect(Effect::Probe { .. }))), "{actions:?}");
+        assert!(fixture.core.take_worker_event(later).is_none());
+        assert_eq!(fixture.core.log_due(), later.after_ms(1_000));
+        fixture
+            .events
+            .send(WorkerEvent::Fault(ReplicaFault { replica: ReplicaId(1), kind: FaultKind::ConnectionClosed }));
+        fixture.core.take_worker_event(later);
+        assert_eq!(fixture.core.flush_log(later.after_ms(1_000)).len(), 1, "the second, held back");
+    }
+
+    #[test]
+    fn a_signal_drains_and_the_end_of_the_last_worker_ends_the_run() {
+        let mut fixture = Fixture::new();
+        let actions = fixture.core.signal("SIGTERM", NOW);
+        assert!(matches!(&actions[0], Action::Log(Level::Info, line) if line.starts_with("SIGTERM: draining")));
+        assert!(fixture.reader.load().stopping);
+        assert_eq!(fixture.core.end(), None);
+        let actions = fixture.core.worker_ended(WorkerEnd::Returned, NOW);
+        assert_eq!(fixture.core.end(), None, "its replicas have not ended");
+        for action in actions {
+            if let Action::Effect(Effect::Stop { instance, .. }) = action {
+                fixture.apply(Command::Stopped { instance, result: Ok(()) });
+            }
+        }
+        assert_eq!(fixture.core.end(), Some(End::Drained));
+    }
+
+    #[test]
+    fn a_second_signal_ends_the_run_at_once() {
+        let mut fixture = Fixture::new();
+        fixture.core.signal("SIGTERM", NOW);
+        fixture.core.signal("SIGINT", NOW);
+        assert_eq!(fixture.core.end(), Some(End::AtOnce));
+    }
+
+    #[test]
+    fn without_workers_the_run_ends_at_once() {
+        let mut fixture = Fixture::new();
+        let actions = fixture.core.worker_ended(WorkerEnd::Panicked, NOW);
+        let [Action::Log(Level::Error, line)] = &actions[..] else { panic!("{actions:?}") };
+        assert_eq!(line, "a worker panicked; 0 are left");
+        assert_eq!(fixture.core.end(), Some(End::AtOnce));
+    }
+}

@@ -1,7 +1,7 @@
-//! Turns workers' facts into readable lines, few enough to read: the first of a kind at once, and then once a second
-//! how many more there were. Pure: facts and the time go in, lines come out.
+//! Turns workers' events into log lines, few enough to read: the first of a kind at once, and then once a second how many
+//! more there were. Pure: events and the time go in, lines come out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use log::Level;
@@ -13,18 +13,18 @@ use crate::core::tick::Tick;
 use crate::shared::events::{Cap, Resource, WorkerEvent};
 
 const WINDOW_MS: u64 = 1_000;
-/// Names of instances that are gone are remembered for the facts that come after.
-const NAMES_LIMIT: usize = 1024;
-/// Kinds of lines that are counted apart in one window; beyond it lines are dropped.
+/// So many names of instances that are gone are kept, for events that come late.
+const FORMER_NAMES_LIMIT: usize = 1024;
+/// Kinds of lines that are counted apart in one window. Lines beyond them are dropped.
 const KINDS_LIMIT: usize = 1024;
 
 #[derive(Default)]
 pub struct LogThrottle {
-    names: VecDeque<(ReplicaId, Arc<str>)>,
+    names: BTreeMap<ReplicaId, Arc<str>>,
     open: BTreeMap<Kind, Window>,
 }
 
-/// What is counted together: the same thing that happened at the same replica.
+/// What is counted together: the same event at the same replica.
 type Kind = (&'static str, ReplicaId);
 
 struct Window {
@@ -35,21 +35,25 @@ struct Window {
 }
 
 impl LogThrottle {
-    /// Learns the names that facts will speak of.
+    /// Learns the names of the replicas that events will be about.
     pub fn learn(&mut self, snapshot: &Snapshot) {
-        for replica in snapshot.services.iter().flat_map(|service| &service.replicas) {
-            if !self.names.iter().any(|(id, _)| *id == replica.id) {
-                self.names.push_back((replica.id, replica.name.clone()));
-            }
+        let replicas = || snapshot.services.iter().flat_map(|service| &service.replicas);
+        for replica in replicas() {
+            self.names.entry(replica.id).or_insert_with(|| replica.name.clone());
         }
-        while self.names.len() > NAMES_LIMIT {
-            self.names.pop_front();
+        let excess = self.names.len().saturating_sub(replicas().count() + FORMER_NAMES_LIMIT);
+        if excess > 0 {
+            let shown: BTreeSet<ReplicaId> = replicas().map(|replica| replica.id).collect();
+            let former = self.names.keys().filter(|id| !shown.contains(id));
+            let oldest: Vec<ReplicaId> = former.copied().take(excess).collect();
+            oldest.iter().for_each(|id| drop(self.names.remove(id)));
         }
     }
 
-    pub fn note(&mut self, fact: &WorkerEvent, now: Tick) -> Option<(Level, String)> {
-        let (kind, level) = kind_of(fact);
-        let line = self.line(fact);
+    /// The line to write now, if the event is the first of its kind in this window.
+    pub fn note(&mut self, event: &WorkerEvent, now: Tick) -> Option<(Level, String)> {
+        let (kind, level) = kind_of(event);
+        let line = self.line(event);
         if let Some(window) = self.open.get_mut(&kind) {
             window.more += 1;
             window.line = line;
@@ -82,17 +86,18 @@ impl LogThrottle {
         lines
     }
 
+    /// When `flush` has lines next.
     pub fn due(&self) -> Tick {
         self.open.values().map(|window| window.ends).min().unwrap_or(Tick::NEVER)
     }
 
     fn name(&self, id: ReplicaId) -> &str {
-        self.names.iter().rev().find(|(known, _)| *known == id).map_or("a former replica", |(_, name)| name)
+        self.names.get(&id).map_or("a former replica", |name| name)
     }
 
-    fn line(&self, fact: &WorkerEvent) -> String {
-        match fact {
-            WorkerEvent::Fault(fault) => format!("{}: {}", self.name(fault.replica), complaint(fault.kind)),
+    fn line(&self, event: &WorkerEvent) -> String {
+        match event {
+            WorkerEvent::Fault(fault) => format!("{}: {}", self.name(fault.replica), description(fault.kind)),
             WorkerEvent::Retried { from, to } if from == to => {
                 format!("{}: a request was retried on a new connection", self.name(*from))
             }
@@ -118,7 +123,7 @@ impl LogThrottle {
     }
 }
 
-fn complaint(kind: FaultKind) -> String {
+fn description(kind: FaultKind) -> String {
     match kind {
         FaultKind::ConnectFailed(why) => format!("connect failed: {why}"),
         FaultKind::ConnectTimedOut { after_ms } => format!("connect timed out after {}", readable(after_ms)),
@@ -129,8 +134,8 @@ fn complaint(kind: FaultKind) -> String {
     }
 }
 
-/// Complaints that are told together.
-fn short(kind: FaultKind) -> &'static str {
+/// Faults that are counted together.
+fn group(kind: FaultKind) -> &'static str {
     match kind {
         FaultKind::ConnectFailed(_) => "connect failed",
         FaultKind::ConnectTimedOut { .. } => "connect timed out",
@@ -150,35 +155,71 @@ fn shortage(resource: Resource) -> String {
     }
 }
 
-const NOBODY: ReplicaId = ReplicaId(0);
+/// Of events that are about no replica.
+const NO_REPLICA: ReplicaId = ReplicaId(0);
 
-fn kind_of(fact: &WorkerEvent) -> (Kind, Level) {
-    match fact {
-        WorkerEvent::Fault(fault) => ((short(fault.kind), fault.replica), Level::Warn),
+fn kind_of(event: &WorkerEvent) -> (Kind, Level) {
+    match event {
+        WorkerEvent::Fault(fault) => ((group(fault.kind), fault.replica), Level::Warn),
         WorkerEvent::Retried { from, .. } => (("retried", *from), Level::Info),
-        WorkerEvent::Refused { status: 500.., why, .. } => ((why, NOBODY), Level::Warn),
-        WorkerEvent::Refused { why, .. } => ((why, NOBODY), Level::Info),
-        WorkerEvent::Capped { cap: Cap::All, .. } => (("capped", NOBODY), Level::Warn),
-        WorkerEvent::Capped { cap: Cap::PerClient, .. } => (("capped per client", NOBODY), Level::Warn),
+        WorkerEvent::Refused { status: 500.., why, .. } => ((why, NO_REPLICA), Level::Warn),
+        WorkerEvent::Refused { why, .. } => ((why, NO_REPLICA), Level::Info),
+        WorkerEvent::Capped { cap: Cap::All, .. } => (("capped", NO_REPLICA), Level::Warn),
+        WorkerEvent::Capped { cap: Cap::PerClient, .. } => (("capped per client", NO_REPLICA), Level::Warn),
         WorkerEvent::Exhausted { replica, .. } => (("short", *replica), Level::Warn),
-        WorkerEvent::AcceptPaused { .. } => (("accept paused", NOBODY), Level::Warn),
-        WorkerEvent::AcceptResumed { .. } => (("accept resumed", NOBODY), Level::Info),
+        WorkerEvent::AcceptPaused { .. } => (("accept paused", NO_REPLICA), Level::Warn),
+        WorkerEvent::AcceptResumed { .. } => (("accept resumed", NO_REPLICA), Level::Info),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::limits::Limits;
+    use crate::core::ring::{Ring, RingKind};
+    use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Replica, ReplicaLoad, Routes, Service, State};
 
     fn hungup(n: u64) -> WorkerEvent {
         WorkerEvent::Fault(crate::core::step::ReplicaFault { replica: ReplicaId(n), kind: FaultKind::ConnectionClosed })
     }
 
     #[test]
-    fn running_out_of_descriptors_is_said_in_words() {
-        let fact = WorkerEvent::AcceptPaused { worker: 0, resource: Resource::Descriptors };
-        let (_, line) = LogThrottle::default().note(&fact, Tick(0)).unwrap();
+    fn a_lack_of_descriptors_is_logged_with_its_remedy() {
+        let event = WorkerEvent::AcceptPaused { worker: 0, resource: Resource::Descriptors };
+        let (_, line) = LogThrottle::default().note(&event, Tick(0)).unwrap();
         assert_eq!(line, "worker 0: accepting paused: no file descriptor is left (see ulimit -n)");
+    }
+
+    #[test]
+    fn names_of_replicas_shown_are_kept_and_of_former_ones_the_newest() {
+        let replica = |id: u64| Replica {
+            id: ReplicaId(id),
+            name: format!("server{id}").into(),
+            endpoint: Endpoint::Tcp(([127, 0, 0, 1], 80).into()),
+            weight: 1,
+            state: State::Up,
+            load: Arc::new(ReplicaLoad::new(1)),
+        };
+        let mut log_throttle = LogThrottle::default();
+        let last = FORMER_NAMES_LIMIT as u64 + 10;
+        for id in 2..=last {
+            let ring = Arc::new(Ring::build(RingKind::Ketama, &[]));
+            let service = Service {
+                name: "test".into(),
+                mode: Mode::Http,
+                key: KeyPolicy::Request,
+                limits: Arc::new(Limits::DEFAULT),
+                send_proxy: None,
+                replicas: vec![replica(1), replica(id)],
+                ring,
+            };
+            let services = vec![Arc::new(service)];
+            log_throttle.learn(&Snapshot { epoch: id, stopping: false, services, routes: Routes::default() });
+        }
+        assert_eq!(log_throttle.names.len(), FORMER_NAMES_LIMIT + 2);
+        assert_eq!(log_throttle.name(ReplicaId(1)), "server1", "the oldest, but shown");
+        assert_eq!(log_throttle.name(ReplicaId(2)), "a former replica");
+        assert_eq!(log_throttle.name(ReplicaId(last - 1)), format!("server{}", last - 1));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The heartbeat: one question to one replica, on a connection of its own, answered in time or not.
-//! It judges one answer; what follows from it is the registry's business.
+//! The health check: one request to one replica, on a connection of its own, answered in time or not. It judges one
+//! answer; the registry decides what follows.
 
 use std::time::Duration;
 
@@ -17,19 +17,19 @@ use tokio::time::timeout;
 use crate::core::proxy::{self, Version};
 use crate::core::snapshot::{Endpoint, Mode};
 
-/// A replica says its name with this, so that an address that was given to another is noticed.
+/// A replica names itself with this, so that an answer of another server at its address is noticed.
 pub const SERVER_ID_HEADER: &str = "x-server-id";
 
-/// How replicas are asked whether they live.
+/// How replicas are probed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// Any 2xx to `GET path` is a heartbeat.
+    /// Any 2xx answer to `GET path` is a heartbeat.
     pub path: String,
-    /// Also how long an answer may take.
+    /// Between two probes; also the longest timeout of one.
     pub interval_ms: u64,
-    /// So many in a row and the replica is down.
+    /// So many failed probes in a row and the replica is down.
     pub misses: u32,
-    /// Connections to replicas begin with a PROXY header: the heartbeat's too, which speaks for itself.
+    /// Connections to replicas begin with a PROXY header; a probe's is LOCAL, which names no client.
     pub send_proxy: Option<Version>,
 }
 
@@ -42,22 +42,22 @@ impl Default for Heartbeat {
 /// Why there was no heartbeat, for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeError {
-    /// The replica's.
+    /// The replica did not answer, or not as it should.
     Failed(String),
-    /// Our own: no descriptor or no port is left to ask with. It says nothing about the replica.
+    /// No probe was sent, for lack of a descriptor or a local port. It says nothing about the replica.
     Skipped(String),
 }
 
-/// Asks once. A tcp service's replica is alive when it accepts. `name` is
-/// who has to answer, where we know: a server that we did not start may call itself what it likes.
+/// Probes once. A replica of a tcp service is alive when it accepts. `name` is who has to answer, where that is known: a
+/// foreign server may call itself what it likes.
 pub async fn probe(
     heartbeat: &Heartbeat,
-    limit_ms: u64,
+    timeout_ms: u64,
     mode: Mode,
     name: Option<&str>,
     endpoint: &Endpoint,
 ) -> Result<(), ProbeError> {
-    let question = async {
+    let request = async {
         match (endpoint, mode) {
             (Endpoint::Tcp(address), Mode::Tcp) => TcpStream::connect(address).await.map(drop).map_err(refused),
             (Endpoint::Unix(path), Mode::Tcp) => UnixStream::connect(path).await.map(drop).map_err(refused),
@@ -73,8 +73,8 @@ pub async fn probe(
             }
         }
     };
-    let answer = timeout(Duration::from_millis(limit_ms), question).await;
-    answer.unwrap_or_else(|_| Err(ProbeError::Failed(format!("no answer within {limit_ms} ms"))))
+    let answer = timeout(Duration::from_millis(timeout_ms), request).await;
+    answer.unwrap_or_else(|_| Err(ProbeError::Failed(format!("no answer within {timeout_ms} ms"))))
 }
 
 fn refused(error: std::io::Error) -> ProbeError {
@@ -98,7 +98,7 @@ where
         .header(USER_AGENT, "ringway-heartbeat")
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())
-        .map_err(|error| ProbeError::Failed(format!("no heartbeat can be asked for at {path:?}: {error}")))?;
+        .map_err(|error| ProbeError::Failed(format!("no heartbeat can be requested at {path:?}: {error}")))?;
     let answer = sender.send_request(request);
     tokio::pin!(answer);
     tokio::select! {
@@ -130,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    fn asked(answer: &'static str, name: Option<&str>) -> Result<(), ProbeError> {
+    fn probed(answer: &'static str, name: Option<&str>) -> Result<(), ProbeError> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
         let server = std::thread::spawn(move || {
@@ -151,26 +151,26 @@ mod tests {
 
     #[test]
     fn any_2xx_is_a_heartbeat() {
-        assert_eq!(asked("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Some("a")), Ok(()));
-        assert_eq!(asked("HTTP/1.1 204 No Content\r\n\r\n", Some("a")), Ok(()));
-        assert_eq!(asked("HTTP/1.0 200 OK\r\nX-Server-ID: server1\r\n\r\nhello", Some("server1")), Ok(()));
-        assert_eq!(asked("HTTP/1.1 200 OK\r\nX-Server-ID: its-own-name\r\n\r\n", None), Ok(()), "not started by us");
+        assert_eq!(probed("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Some("a")), Ok(()));
+        assert_eq!(probed("HTTP/1.1 204 No Content\r\n\r\n", Some("a")), Ok(()));
+        assert_eq!(probed("HTTP/1.0 200 OK\r\nX-Server-ID: server1\r\n\r\nhello", Some("server1")), Ok(()));
+        assert_eq!(probed("HTTP/1.1 200 OK\r\nX-Server-ID: its-own-name\r\n\r\n", None), Ok(()), "foreign");
     }
 
     #[test]
-    fn everything_else_is_a_miss_that_says_why() {
-        let missed = |answer, why: &str| {
-            let Err(ProbeError::Failed(verdict)) = asked(answer, Some("server1")) else { panic!("{answer}") };
+    fn any_other_answer_fails_with_a_reason() {
+        let failed = |answer, why: &str| {
+            let Err(ProbeError::Failed(verdict)) = probed(answer, Some("server1")) else { panic!("{answer}") };
             assert!(verdict.contains(why), "{verdict}");
         };
-        missed("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", "it answered 500");
-        missed("HTTP/1.1 200 OK\r\nX-Server-ID: server2\r\n\r\n", "another server answers there: \"server2\"");
-        missed("no http\r\n\r\n", "no HTTP answer");
-        missed("", "no HTTP answer");
+        failed("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", "it answered 500");
+        failed("HTTP/1.1 200 OK\r\nX-Server-ID: server2\r\n\r\n", "another server answers there: \"server2\"");
+        failed("no http\r\n\r\n", "no HTTP answer");
+        failed("", "no HTTP answer");
     }
 
     #[test]
-    fn silence_is_a_miss_after_the_interval() {
+    fn no_answer_within_the_timeout_is_a_failure() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
         let heartbeat = Heartbeat { interval_ms: 20, ..Heartbeat::default() };
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_a_miss() {
+    fn a_refused_connection_is_a_failure() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
         drop(listener);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_lack_is_no_fault_of_a_replica() {
+    fn a_lack_of_local_resources_skips_the_probe() {
         let fault = |errno: Errno| refused(errno.into());
         assert!(matches!(fault(Errno::MFILE), ProbeError::Skipped(_)));
         assert!(matches!(fault(Errno::ADDRNOTAVAIL), ProbeError::Skipped(_)));

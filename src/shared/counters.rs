@@ -1,4 +1,5 @@
-//! Per-worker counters: one writer each, relaxed, on cache lines of their own. Gauges are the reader's arithmetic.
+//! Counters of one worker each: a single writer, relaxed, on cache lines of their own. Readers sum them and compute
+//! gauges.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,4 +1,11 @@
-//! Floor 2: what both planes may touch. Snapshots go down, facts come up, counters are read from outside.
+//! Layer 2: what both planes may touch. Snapshots go to the workers, events and counters come from them.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `publish` | snapshots, and the acknowledgements of workers |
+//! | `events` | what workers report |
+//! | `counters` | what workers count |
+//! | `connection_limiter` | connections of each client address, over all workers |
 
 pub mod connection_limiter;
 pub mod counters;

@@ -34,7 +34,7 @@ mod slot;
 mod slots;
 mod status;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod timers;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -45,3 +45,22 @@ impl<K: Copy + Ord> Timers<K> {
         self.queue.contains(&(due, key))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_key_has_its_last_deadline_only() {
+        let mut timers = Timers::new();
+        timers.reschedule('a', Tick::NEVER, Tick(5));
+        timers.reschedule('b', Tick::NEVER, Tick(3));
+        timers.reschedule('a', Tick(5), Tick(2));
+        assert_eq!((timers.due(), timers.due_at(Tick(2)).collect::<Vec<_>>()), (Tick(2), vec!['a']));
+        assert_eq!(timers.due_at(Tick(9)).collect::<Vec<_>>(), ['a', 'b']);
+        timers.reschedule('a', Tick(2), Tick::NEVER);
+        assert_eq!((timers.due(), timers.due_at(Tick(9)).count()), (Tick(3), 1));
+        timers.reschedule('b', Tick(3), Tick::NEVER);
+        assert_eq!((timers.due(), timers.due_at(Tick::NEVER).count()), (Tick::NEVER, 0));
+    }
+}

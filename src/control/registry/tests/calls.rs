@@ -14,7 +14,7 @@ fn add_names_first_then_the_lowest_free_numbers() {
 }
 
 #[test]
-fn add_is_answered_when_it_is_live_in_every_worker_and_not_before() {
+fn add_is_answered_when_every_worker_acts_on_it_and_not_before() {
     let mut world = World::up();
     world.stuck = true;
     let ticket = world.call(add(1, &[]));
@@ -28,7 +28,7 @@ fn add_is_answered_when_it_is_live_in_every_worker_and_not_before() {
 }
 
 #[test]
-fn a_worker_that_is_stuck_is_said_after_a_limit() {
+fn a_call_is_answered_503_when_a_worker_does_not_act_on_it_in_time() {
     let mut world = World::up();
     world.stuck = true;
     let ticket = world.call(remove(1, &["server1"]));
@@ -39,7 +39,7 @@ fn a_worker_that_is_stuck_is_said_after_a_limit() {
 }
 
 #[test]
-fn an_add_that_cannot_be_carried_out_whole_leaves_nothing() {
+fn an_add_with_one_failed_start_is_undone_whole() {
     for (kind, status) in [(FailureKind::Unavailable, 503), (FailureKind::Refused, 502), (FailureKind::NameTaken, 400)]
     {
         let mut world = World::up();
@@ -79,7 +79,7 @@ fn calls_are_served_one_at_a_time_in_order() {
     let first = world.call(add(1, &["S4"]));
     let second = world.call(remove(1, &["S4"]));
     let list = world.call(Call::List);
-    assert_eq!(listed(world.replies[&list].clone()).len(), 3, "a look waits for nobody");
+    assert_eq!(listed(world.replies[&list].clone()).len(), 3, "a list does not wait");
     world.pass(1_000);
     assert!(!world.replies.contains_key(&first) && !world.replies.contains_key(&second));
     world.silent.clear();
@@ -89,7 +89,7 @@ fn calls_are_served_one_at_a_time_in_order() {
 }
 
 #[test]
-fn rm_takes_the_named_ones_and_then_others_at_random() {
+fn rm_removes_the_named_ones_and_then_others_at_random() {
     let mut world = World::up();
     listed(world.answer(add(3, &[])));
     let left = listed(world.answer(remove(3, &["server2"])));
@@ -102,11 +102,11 @@ fn rm_takes_the_named_ones_and_then_others_at_random() {
         listed(world.answer(remove(1, &[])))
     };
     let choices: BTreeSet<Vec<String>> = (0..32).map(taken).collect();
-    assert_eq!(choices.len(), 3, "every replica can be the one");
+    assert_eq!(choices.len(), 3, "each replica is chosen by some seed");
 }
 
 #[test]
-fn rm_drains_it_leaves_the_ring_at_once_and_ends_when_its_requests_have() {
+fn a_removed_replica_leaves_the_ring_at_once_and_stops_when_its_requests_have_ended() {
     let mut world = World::up();
     let leaving = world.instance("server2");
     let load = world.service().replicas[1].load.clone();
@@ -125,7 +125,7 @@ fn rm_drains_it_leaves_the_ring_at_once_and_ends_when_its_requests_have() {
 }
 
 #[test]
-fn the_answer_to_rm_waits_until_it_is_gone_but_not_for_a_long_drain() {
+fn the_answer_to_rm_waits_for_the_stop_but_not_for_a_long_drain() {
     let mut world = World::up();
     let load = world.service().replicas[1].load.clone();
     load.start(0);
@@ -143,7 +143,7 @@ fn the_answer_to_rm_waits_until_it_is_gone_but_not_for_a_long_drain() {
 }
 
 #[test]
-fn a_drain_has_an_end() {
+fn a_drain_ends_at_its_timeout() {
     let mut world = World::up();
     world.service().replicas[0].load.start(0);
     listed(world.answer(remove(1, &["server1"])));
@@ -165,7 +165,7 @@ fn no_replica_is_stopped_while_a_worker_may_still_choose_it() {
 }
 
 #[test]
-fn a_name_that_still_drains_is_waited_for() {
+fn an_add_under_a_name_that_drains_waits_until_it_is_free() {
     let mut world = World::up();
     let load = world.service().replicas[0].load.clone();
     load.start(0);
@@ -198,7 +198,7 @@ fn a_dry_run_says_what_would_be_and_changes_nothing() {
 }
 
 #[test]
-fn what_is_wrong_is_named_and_nothing_changes() {
+fn a_bad_call_names_the_field_and_changes_nothing() {
     let mut world = World::up();
     let epoch = world.epochs;
     let long = "x".repeat(64);

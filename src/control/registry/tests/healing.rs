@@ -1,4 +1,4 @@
-//! There are always N: what dies or falls silent is replaced, and nothing else moves.
+//! There are always N: what dies or stops answering is replaced, and no other slot changes.
 
 use super::*;
 use crate::core::snapshot::ReplicaId;
@@ -6,7 +6,7 @@ use crate::core::step::{FaultKind, ReplicaFault};
 use crate::shared::events::WorkerEvent;
 
 #[test]
-fn a_killed_replica_leaves_at_once_and_its_slot_is_filled_by_another_instance() {
+fn a_killed_replica_is_down_at_once_and_its_slot_gets_a_new_instance() {
     let mut world = World::up();
     let (ring, before) = (world.service().ring.clone(), world.instance("server2"));
     world.pass(10_000);
@@ -32,7 +32,7 @@ fn a_killed_replica_leaves_at_once_and_its_slot_is_filled_by_another_instance() 
 }
 
 #[test]
-fn one_missed_heartbeat_is_no_verdict_and_two_are() {
+fn one_failed_probe_changes_nothing_and_two_replace_the_instance() {
     let mut world = World::up();
     let hung = world.instance("server1");
     world.silent.insert(hung);
@@ -52,24 +52,24 @@ fn one_missed_heartbeat_is_no_verdict_and_two_are() {
 }
 
 #[test]
-fn a_workers_fault_brings_the_next_heartbeat_forward_but_is_no_verdict() {
+fn a_workers_fault_brings_the_next_probe_forward_and_marks_nothing_down() {
     let mut world = World::up();
     world.pass(60);
     let suspect = world.instance("server3");
-    let fact = || {
+    let event = || {
         Command::WorkerEvent(WorkerEvent::Fault(ReplicaFault {
             replica: ReplicaId(suspect.number()),
             kind: FaultKind::ConnectionClosed,
         }))
     };
     let before = world.registry.due();
-    world.tell(fact());
+    world.tell(event());
     assert_eq!(world.state("server3"), Some(State::Up));
     assert!(world.registry.due() <= before);
     world.alive.remove(&suspect);
-    world.tell(fact());
+    world.tell(event());
     world.pass(50);
-    world.tell(fact());
+    world.tell(event());
     world.pass(50);
     assert!(world.logged(&["server3: down"]), "two missed in 100 ms: {:?}", world.log);
     world.pass(50);
@@ -77,7 +77,7 @@ fn a_workers_fault_brings_the_next_heartbeat_forward_but_is_no_verdict() {
 }
 
 #[test]
-fn requests_go_around_one_that_is_suspected_and_silent_until_it_answers() {
+fn a_suspected_replica_that_fails_a_probe_is_ejected_until_it_answers() {
     let mut world = World::up();
     let hung = world.instance("server1");
     let suspected = Command::WorkerEvent(WorkerEvent::Fault(ReplicaFault {
@@ -92,7 +92,7 @@ fn requests_go_around_one_that_is_suspected_and_silent_until_it_answers() {
         let effects = world.registry.apply(command, world.now);
         assert!(effects.iter().any(|effect| matches!(effect, Effect::Probe { timeout_ms: 500, .. })), "{effects:?}");
         for effect in effects {
-            // The second question stays open.
+            // The second probe stays in flight.
             if !matches!(effect, Effect::Probe { .. }) {
                 world.perform(effect);
             }
@@ -105,7 +105,7 @@ fn requests_go_around_one_that_is_suspected_and_silent_until_it_answers() {
 }
 
 #[test]
-fn where_most_are_slow_none_is_gone_around() {
+fn no_replica_is_ejected_where_less_than_half_would_be_left() {
     let mut world = World::up();
     let all = ["server1", "server2", "server3"].map(|name| world.instance(name));
     world.pass(60);
@@ -118,29 +118,29 @@ fn where_most_are_slow_none_is_gone_around() {
     world.pass(1);
     assert_eq!(world.up_names().len(), 3, "suspected, but they answer");
     for hung in all {
-        let fact = Command::WorkerEvent(WorkerEvent::Fault(ReplicaFault {
+        let event = Command::WorkerEvent(WorkerEvent::Fault(ReplicaFault {
             replica: ReplicaId(hung.number()),
             kind: FaultKind::Slow { after_ms: 250 },
         }));
-        world.registry.apply(fact, world.now.after_ms(60));
+        world.registry.apply(event, world.now.after_ms(60));
         let effects =
             world.registry.apply(Command::ProbeFailed { instance: hung, why: "slow".into() }, world.now.after_ms(60));
         effects.into_iter().filter(|effect| matches!(effect, Effect::Publish(_))).for_each(|effect| {
             world.perform(effect);
         });
     }
-    assert_eq!(world.up_names().len(), 2, "one is gone around, the others are most");
+    assert_eq!(world.up_names().len(), 2, "one is ejected, no second one");
 }
 
 #[test]
-fn nobody_is_judged_while_we_have_no_descriptor_to_ask_with() {
+fn skipped_probes_count_neither_for_nor_against_a_replica() {
     let mut world = World::up();
     world.exhausted = true;
     world.pass(10_000);
     assert_eq!(world.up_names().len(), 3);
     assert!(world.stops.is_empty());
-    let said = world.log.iter().filter(|line| line.starts_with("heartbeats cannot be asked for")).count();
-    assert!((5..=11).contains(&said), "once a second: {said}");
+    let logged = world.log.iter().filter(|line| line.starts_with("heartbeats cannot be asked for")).count();
+    assert!((5..=11).contains(&logged), "once a second: {logged}");
     world.exhausted = false;
     let hung = world.instance("server1");
     world.silent.insert(hung);
@@ -149,7 +149,7 @@ fn nobody_is_judged_while_we_have_no_descriptor_to_ask_with() {
 }
 
 #[test]
-fn what_dies_in_a_loop_is_started_ever_more_slowly() {
+fn the_pause_before_a_start_doubles_with_each_failure_in_a_row() {
     let mut world = World::up();
     world.crashing.insert("server2".into());
     world.pass(1_000);
@@ -169,7 +169,7 @@ fn what_dies_in_a_loop_is_started_ever_more_slowly() {
 }
 
 #[test]
-fn n_is_whole_within_a_second_when_one_is_killed_each_second() {
+fn all_are_up_within_a_second_when_one_is_killed_each_second() {
     let mut world = World::up();
     for round in 0..20 {
         world.pass(1_000);
@@ -179,7 +179,7 @@ fn n_is_whole_within_a_second_when_one_is_killed_each_second() {
 }
 
 #[test]
-fn a_start_that_never_answers_is_given_up() {
+fn an_instance_that_never_answers_is_replaced_after_the_start_timeout() {
     let mut world = World::up();
     for number in 4..10 {
         world.silent.insert(managed(number));
@@ -193,7 +193,7 @@ fn a_start_that_never_answers_is_given_up() {
 }
 
 #[test]
-fn a_failed_start_is_tried_again_and_said() {
+fn a_failed_start_is_logged_and_tried_again() {
     let mut world = World::up();
     world.broken.insert("server1".into(), FailureKind::Unavailable);
     world.kill("server1");
@@ -206,7 +206,7 @@ fn a_failed_start_is_tried_again_and_said() {
 }
 
 #[test]
-fn one_that_others_stop_drains_and_is_replaced_when_it_is_gone() {
+fn an_instance_stopped_from_outside_drains_and_is_replaced_when_it_has_exited() {
     let mut world = World::up();
     let instance = world.instance("server2");
     world.tell(Command::RuntimeEvent(Event::Stopping { instance, why: "docker stop".into() }));
@@ -217,7 +217,7 @@ fn one_that_others_stop_drains_and_is_replaced_when_it_is_gone() {
 }
 
 #[test]
-fn a_fixed_list_keeps_its_dead_and_takes_them_back() {
+fn a_fixed_replica_that_stops_answering_stays_a_member_and_comes_back() {
     let mut world = World::empty(config_with(|service| service.can_start = false));
     let fixed = InstanceId::Foreign;
     let found = |number: u64, name: &str| (spec(fixed(number), name), started(fixed(number)));
@@ -233,12 +233,12 @@ fn a_fixed_list_keeps_its_dead_and_takes_them_back() {
     world.silent.clear();
     world.pass(600);
     assert_eq!(world.state("a:1"), Some(State::Up));
-    assert!(world.starts.is_empty() && world.stops.is_empty(), "they are not ours");
+    assert!(world.starts.is_empty() && world.stops.is_empty(), "they are foreign");
     assert_eq!(rejected(world.answer(add(1, &[]))).0, 400);
 }
 
 #[test]
-fn a_fixed_server_that_is_late_is_waited_for() {
+fn a_fixed_replica_that_answers_late_comes_up() {
     let only = InstanceId::Foreign(1);
     let mut world = World::empty(config_with(|service| service.can_start = false));
     world.tell(Command::Found(vec![(spec(only, "a:1"), started(only))]));
@@ -250,7 +250,7 @@ fn a_fixed_server_that_is_late_is_waited_for() {
 }
 
 #[test]
-fn adopted_ones_are_not_doubled_and_their_numbers_not_used_again() {
+fn an_adopted_instance_fills_its_slot_and_its_number_is_not_used_again() {
     let mut world = World::empty(config());
     world.alive.insert(managed(41), "server2".into());
     world.tell(Command::Found(vec![(spec(managed(41), "server2"), started(managed(41)))]));
@@ -261,7 +261,7 @@ fn adopted_ones_are_not_doubled_and_their_numbers_not_used_again() {
 }
 
 #[test]
-fn servers_of_others_come_and_go_by_themselves() {
+fn a_foreign_replica_joins_and_leaves_by_itself() {
     let mut world = World::up();
     let foreign = InstanceId::Foreign(0);
     let joined = |instance, name: &str| {
@@ -280,14 +280,14 @@ fn servers_of_others_come_and_go_by_themselves() {
     world.silent.insert(foreign);
     world.pass(1_100);
     assert_eq!(world.state("web"), Some(State::Down));
-    assert!(world.stops.is_empty(), "nobody stops what is not ours");
+    assert!(world.stops.is_empty(), "a foreign instance is not stopped");
     world.tell(Command::RuntimeEvent(Event::Left { instance: foreign, why: "removed".into() }));
     assert_eq!(world.state("web"), None);
     assert_eq!(world.names().len(), 3);
 }
 
 #[test]
-fn the_end_stops_every_instance_and_then_says_so() {
+fn a_stop_ends_every_instance_and_then_finishes() {
     let mut world = World::up();
     let slow = world.call(Call::Add(change(1, &[])));
     world.tell(Command::Stop);
@@ -304,7 +304,7 @@ fn the_end_stops_every_instance_and_then_says_so() {
 }
 
 #[test]
-fn replicas_that_are_to_outlive_us_are_left_alone() {
+fn replicas_kept_on_exit_are_not_stopped() {
     let mut world = World::empty(config_with(|service| service.keeps_on_exit = true));
     world.tell(Command::Found(Vec::new()));
     world.pass(100);
@@ -315,22 +315,22 @@ fn replicas_that_are_to_outlive_us_are_left_alone() {
 }
 
 #[test]
-fn who_gets_the_address_of_another_shows_that_the_other_is_dead() {
+fn an_instance_whose_address_another_got_is_marked_down() {
     let mut world = World::up();
     let (silent, killed) = (world.instance("server1"), world.instance("server2"));
     world.alive.remove(&silent);
     world.alive.remove(&killed);
     let effects = world.registry.apply(exited(killed, "killed by signal 9"), world.now);
-    let mut heir = None;
+    let mut replacement = None;
     for effect in effects {
         match effect {
-            Effect::Start(spec) => heir = Some(spec.instance),
+            Effect::Start(spec) => replacement = Some(spec.instance),
             other => drop(world.perform(other)),
         }
     }
-    let heir = heir.expect("server2 is replaced");
-    world.alive.insert(heir, "server2".into());
-    world.tell(Command::Started { instance: heir, started: started(silent) });
+    let replacement = replacement.expect("server2 is replaced");
+    world.alive.insert(replacement, "server2".into());
+    world.tell(Command::Started { instance: replacement, started: started(silent) });
     assert_eq!(world.service().replicas[1].state, State::Up, "server2 answers at the address");
     assert_ne!(world.service().replicas[0].id, ReplicaId(silent.number()), "server1 is another by now");
     assert!(world.logged(&["server1: down: another instance has its address now"]));

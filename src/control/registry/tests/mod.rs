@@ -1,7 +1,8 @@
-//! The registry in a world of its own: a scripted runtime, virtual time, no thread and no socket.
+//! The registry alone: a scripted runtime and virtual time, no thread and no socket.
 
 mod calls;
 mod healing;
+mod services;
 mod storm;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,15 +57,15 @@ pub struct World {
     pub shown: Arc<Snapshot>,
     pub epochs: u64,
     pub alive: BTreeMap<InstanceId, Arc<str>>,
-    /// Instances that answer no heartbeat.
+    /// Instances that answer no probe.
     pub silent: BTreeSet<InstanceId>,
-    /// Names whose start fails, and how.
+    /// Names whose starts fail, and how.
     pub broken: BTreeMap<String, FailureKind>,
     /// Names whose instances end as soon as they have started.
     pub crashing: BTreeSet<String>,
-    /// The workers take no snapshot up.
+    /// Workers acknowledge no snapshot.
     pub stuck: bool,
-    /// We have no descriptor left.
+    /// No descriptor is left to probe with.
     pub exhausted: bool,
     pub starts: Vec<(Tick, Spec)>,
     pub stops: Vec<(Tick, InstanceId, u64)>,
@@ -174,7 +175,7 @@ impl World {
         vec![started]
     }
 
-    /// Time goes by, and the registry is told whenever it wants to be.
+    /// Time passes, with a tick at every deadline.
     pub fn pass(&mut self, ms: u64) {
         let end = self.now.after_ms(ms);
         while self.registry.due() <= end {

@@ -1,4 +1,4 @@
-//! Everything at once, by seed: kills, hangs, failing starts, calls, stuck workers. When it is over, all is whole.
+//! Kills, hangs, failing starts, calls and stuck workers, drawn from a seed. Afterwards every replica is up again.
 
 use super::*;
 
@@ -6,7 +6,7 @@ const SEEDS: u64 = 40;
 const STEPS: usize = 150;
 
 #[test]
-fn after_any_storm_the_desired_state_is_reached_and_every_call_was_answered_once() {
+fn after_random_faults_all_members_are_up_and_every_call_was_answered_once() {
     for seed in 0..SEEDS {
         let mut world = World::empty(RegistryConfig { seed, ..config() });
         let mut random = fastrand::Rng::with_seed(seed);
