@@ -3,15 +3,15 @@
 #
 #   docker build -t ringway .
 #
-# Every instruction here works with the classic builder and without a registry, as long as the two base images
-# are on the engine. scripts/image makes the same image from a binary built on this machine, without base images.
+# Works with the classic builder, and without a registry if the two base images are on the engine. scripts/image makes
+# the same image from a binary built on this machine, without base images.
 ARG BUILDER=rust:1-bookworm
 ARG RUNTIME=scratch
 
 FROM ${BUILDER} AS build
 WORKDIR /src
 COPY . .
-# crt-static needs the target to be named: without one, build scripts would be linked statically too.
+# With crt-static the target is named: without a target, build scripts would be linked statically too.
 RUN set -eu; target="$(rustc -vV | sed -n 's/^host: //p')"; \
     RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target "$target"; \
     strip -o /ringway "target/$target/release/ringway"
@@ -19,7 +19,7 @@ RUN set -eu; target="$(rustc -vV | sed -n 's/^host: //p')"; \
 FROM ${RUNTIME}
 COPY --from=build /ringway /ringway
 USER 65532:65532
-# As process 1 a replica listens on all addresses anyway; under `docker run --init` it is not process 1.
+# A replica that is process 1 listens on all addresses; under `docker run --init` it is not process 1.
 ENV PORT=8080 RINGWAY_BIND=0.0.0.0
 EXPOSE 8080
 STOPSIGNAL SIGTERM

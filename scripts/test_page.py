@@ -148,7 +148,7 @@ def check(page, balancer, address, shots, settle):
 def check_token(page, address, shots):
     asked = len(page.events)
     page.call("Page.navigate", url=f"http://{address}/")
-    page.until("the page asks for a token", "!document.getElementById('door').hidden && document.getElementById('main').hidden && "
+    page.until("the page asks for a token", "!document.getElementById('login').hidden && document.getElementById('main').hidden && "
                "document.activeElement.id === 'token'")
     page.type("wrong p\r")
     page.until("a wrong token is refused", "document.getElementById('refused').textContent !== ''")

@@ -1,18 +1,18 @@
-//! The admin API as its contract has it, asked over real sockets of the real binary.
+//! The admin API's contract, over real sockets of the real binary.
 
 mod support;
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use serde_json::json;
 use support::balancer::{Balancer, admin_address, ask, names};
-use support::{Process, exchange, field};
+use support::{Process, exchange, field, run};
 
 #[test]
-fn rep_add_and_rm_answer_as_the_contract_says() {
+fn rep_add_and_rm_follow_the_contract() {
     let balancer = Balancer::start(&[]);
     let rep = balancer.get("/rep");
     assert_eq!(rep.text, r#"{"message":{"N":3,"replicas":["server1","server2","server3"]},"status":"successful"}"#);
@@ -21,7 +21,7 @@ fn rep_add_and_rm_answer_as_the_contract_says() {
     let added = balancer.ask("POST", "/add", r#"{"n":4,"hostnames":["S5","S4"]}"#);
     assert_eq!(added.status, 200);
     assert_eq!(names(&added.json), ["server1", "server2", "server3", "S5", "S4", "server4", "server5"]);
-    assert_eq!(balancer.up(), 7, "the answer came when they lived");
+    assert_eq!(balancer.up(), 7, "the answer came when all take requests");
     assert_eq!(balancer.get("/rep").json, added.json);
 
     let removed = balancer.ask("DELETE", "/rm", r#"{"n":3,"hostnames":["S5"]}"#);
@@ -48,7 +48,7 @@ fn no_request_after_the_answer_to_rm_reaches_a_removed_replica() {
 }
 
 #[test]
-fn a_rejected_call_says_why_and_changes_nothing() {
+fn a_rejected_call_gives_the_reason_and_changes_nothing() {
     let balancer = Balancer::start(&["--max-replicas", "5"]);
     let big = format!(r#"{{"n":1,"hostnames":["{}"]}}"#, "x".repeat(70_000));
     let before = balancer.get("/rep").text;
@@ -139,7 +139,7 @@ fn a_rejected_call_says_why_and_changes_nothing() {
 }
 
 #[test]
-fn a_wrong_method_is_told_the_right_ones() {
+fn a_wrong_method_is_answered_405_with_the_allowed_ones() {
     let balancer = Balancer::start(&["--replicas", "1"]);
     for (method, path, allow) in [("PUT", "/add", "POST"), ("GET", "/rm", "DELETE, POST"), ("POST", "/rep", "GET")] {
         let said = balancer.ask(method, path, "");
@@ -150,17 +150,17 @@ fn a_wrong_method_is_told_the_right_ones() {
 }
 
 #[test]
-fn a_dry_run_says_and_does_nothing() {
+fn a_dry_run_predicts_and_changes_nothing() {
     let balancer = Balancer::start(&[]);
     let would = balancer.ask("DELETE", "/rm?dry_run=1", r#"{"n":1}"#);
     assert_eq!((would.status, names(&would.json).len()), (200, 2));
     assert_eq!(names(&balancer.ask("POST", "/add?dry_run=1", r#"{"n":2}"#).json).len(), 5);
     assert_eq!(balancer.replicas().len(), 3);
-    assert_eq!(balancer.ask("DELETE", "/rm", r#"{"n":1}"#).json, would.json, "the same one goes");
+    assert_eq!(balancer.ask("DELETE", "/rm", r#"{"n":1}"#).json, would.json, "the predicted one is removed");
 }
 
 #[test]
-fn the_ring_explains_itself() {
+fn ring_explain_and_what_if_answer_from_the_ring() {
     let balancer = Balancer::start(&[]);
     let ring = balancer.get("/ring").json;
     let rows = ring["message"]["replicas"].as_array().expect("rows");
@@ -170,14 +170,14 @@ fn the_ring_explains_itself() {
     assert_eq!(balancer.get("/explain?key=a%20b").json["message"]["key"], "a b");
     let moved = balancer.get("/what-if?remove=server2").json;
     let flows = moved["message"]["flows"].as_array().expect("flows");
-    assert!(flows.iter().all(|flow| flow["from"] == "server2"), "only its own keys move: {moved}");
+    assert!(flows.iter().all(|flow| flow["from"] == "server2"), "only the keys of server2 move: {moved}");
     for path in ["/explain", "/what-if", "/what-if?remove=server9", "/what-if?add=server1", "/ring?x=1"] {
         assert_eq!(balancer.get(path).status, 400, "{path}");
     }
 }
 
 #[test]
-fn the_data_port_answers_admin_calls_only_where_that_is_allowed() {
+fn the_data_port_answers_admin_calls_unless_that_is_off() {
     let balancer = Balancer::start(&["--replicas", "1"]);
     assert_eq!(names(&ask(balancer.data, "GET", "/rep", "").json), ["server1"]);
     assert_eq!(names(&ask(balancer.data, "POST", "/add", r#"{"n":1}"#).json).len(), 2);
@@ -188,7 +188,7 @@ fn the_data_port_answers_admin_calls_only_where_that_is_allowed() {
 }
 
 #[test]
-fn a_unix_socket_serves_the_same_and_is_its_owners_alone() {
+fn a_unix_socket_serves_the_admin_api_to_its_owner_only() {
     let path = std::env::temp_dir().join(format!("ringway-admin-{}.sock", std::process::id()));
     let socket = format!("unix:{}", path.display());
     let mut process = Process::start(&["run", "--listen", "127.0.0.1:0", "--admin", &socket], &[]);
@@ -202,11 +202,41 @@ fn a_unix_socket_serves_the_same_and_is_its_owners_alone() {
     assert_eq!(names(&ask(process.address, "GET", "/rep", "").json).len(), 3, "through the data port");
     process.signal("TERM");
     assert_eq!(process.wait().code(), Some(0));
-    assert!(!path.exists(), "its file went with it");
+    assert!(!path.exists(), "its file is removed at the exit");
 }
 
 #[test]
-fn a_page_of_somebody_else_is_refused() {
+fn a_unix_socket_path_in_use_ends_the_start_with_status_2_and_one_line() {
+    let folder = std::env::temp_dir().join(format!("ringway-admin-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a writable temporary folder");
+    let at = |name: &str| folder.join(name);
+    std::fs::write(at("file"), "data").expect("a file");
+    std::fs::create_dir(at("directory")).expect("a directory");
+    let listener = UnixListener::bind(at("living")).expect("a listener");
+    drop(UnixListener::bind(at("dead")).expect("a listener that ends"));
+    for (name, what) in [
+        ("file", "a regular file is there"),
+        ("directory", "a directory is there"),
+        ("living", "another process listens on that socket"),
+    ] {
+        let path = at(name);
+        let output = run(&["run", "--listen", "127.0.0.1:0", "--admin", &format!("unix:{}", path.display())]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(path.to_str().expect("UTF-8")) && said.contains(what), "{said}");
+        assert!(said.contains("give another path") && said.lines().count() == 1, "{said}");
+        assert!(path.exists(), "{name} was removed");
+    }
+    assert_eq!(std::fs::read(at("file")).expect("the file"), b"data");
+    let socket = format!("unix:{}", at("dead").display());
+    let process = Process::start(&["run", "--listen", "127.0.0.1:0", "--admin", &socket], &[]);
+    assert!(UnixStream::connect(at("dead")).is_ok(), "a socket on which nothing listened is replaced");
+    drop((process, listener));
+    std::fs::remove_dir_all(&folder).expect("the folder");
+}
+
+#[test]
+fn a_page_of_another_origin_is_refused() {
     let balancer = Balancer::start(&["--replicas", "1"]);
     let request = |more: &str| call_with(balancer.admin, more);
     assert!(request("Origin: http://evil.example\r\n").starts_with("HTTP/1.1 403 "));
@@ -215,7 +245,7 @@ fn a_page_of_somebody_else_is_refused() {
 }
 
 #[test]
-fn a_token_is_asked_for_where_there_is_one() {
+fn a_configured_token_is_required() {
     let flags = ["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--admin-token", "s3cret"];
     let process = Process::start(&flags, &[]);
     let admin = admin_address(&process);
@@ -226,7 +256,7 @@ fn a_token_is_asked_for_where_there_is_one() {
     assert!(call_with(admin, "Authorization: Bearer s3cret\r\n").starts_with("HTTP/1.1 200 "));
     let get =
         |path: &str| exchange(admin, format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n"));
-    assert!(get("/").starts_with("HTTP/1.1 200 "), "the page that asks for it");
+    assert!(get("/").starts_with("HTTP/1.1 200 "), "the page with the form for the token");
     for path in ["/live", "/live?token=s3cret", "/rep", "//", "/metrics"] {
         assert!(get(path).starts_with("HTTP/1.1 401 "), "{path}");
     }

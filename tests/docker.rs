@@ -1,5 +1,5 @@
-//! Replicas as containers on a real engine: each fault under load, and what clients saw of it.
-//! Run by name through scripts/test_docker, which builds the image and leaves nothing behind.
+//! The Docker runtime on a real engine: each fault under load, and what clients notice of it.
+//! scripts/test_docker runs these tests by name; it builds the image and removes all that they create.
 
 #[path = "docker/balancer.rs"]
 mod balancer;

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use super::page::{self, Recent};
 use super::registry::{Answer, Call, Change, Rejection, Status};
-use super::wire::{self, BODY_LIMIT, Roster};
+use super::wire::{self, BODY_LIMIT, ReplicaNames};
 use super::{metrics, questions};
 use crate::core::ring::RingKind;
 use crate::core::snapshot::Snapshot;
@@ -145,8 +145,8 @@ impl AdminState {
             Ok(body) => body,
             Err((status, why)) => return reply(status, wire::failure(&why)),
         };
-        match wire::parse_change(&body, dry_run) {
-            Ok(change) => self.ask(call(change)).await,
+        match wire::parse_change(&body) {
+            Ok(change) => self.ask(call(Change { dry_run, ..change })).await,
             Err(why) => reply(StatusCode::BAD_REQUEST, wire::failure(&why)),
         }
     }
@@ -174,7 +174,7 @@ impl AdminState {
 fn answered(answer: Answer) -> Response {
     match answer {
         Answer::Replicas(names) => {
-            reply(StatusCode::OK, wire::successful(&Roster::of(names.iter().map(|name| &**name))))
+            reply(StatusCode::OK, wire::successful(&ReplicaNames::of(names.iter().map(|name| &**name))))
         }
         Answer::Rejected(Rejection { status, message }) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -24,7 +24,7 @@ const NOW: Tick = Tick(1);
 /// A change is read in one way or refused in one short line; and what was read changes the balancer by just that, or
 /// not at all.
 pub fn admin(bytes: &[u8]) {
-    let change = match wire::parse_change(bytes, false) {
+    let change = match wire::parse_change(bytes) {
         Ok(change) => change,
         Err(why) => return refused(&why),
     };
@@ -46,7 +46,7 @@ fn read_alike(bytes: &[u8], change: &Change) {
     let names = value.get("hostnames").cloned().unwrap_or(Value::Array(Vec::new()));
     assert_eq!(names, Value::from(change.hostnames.clone()));
     let written = serde_json::json!({"n": change.n, "hostnames": change.hostnames}).to_string();
-    assert_eq!(wire::parse_change(written.as_bytes(), false).as_ref(), Ok(change));
+    assert_eq!(wire::parse_change(written.as_bytes()).as_ref(), Ok(change));
 }
 
 fn added(change: &Change) {
@@ -116,7 +116,8 @@ fn balancer() -> Registry {
     let (mut registry, _) = Registry::new(config);
     let found = first_names().zip(1..).map(|(name, instance)| {
         let endpoint = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 9000 + instance as u16)));
-        let spec = Spec { service: SERVICE, name: name.into(), instance: InstanceId::Managed(instance) };
+        let spec =
+            Spec { service: SERVICE, name: name.into(), instance: InstanceId::Managed(instance), replaces: None };
         (spec, Started { endpoint, handle: name.into(), weight: 1 })
     });
     registry.apply(Command::Found(found.collect()), NOW);

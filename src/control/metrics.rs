@@ -1,4 +1,4 @@
-//! `GET /metrics`: counters and gauges in Prometheus' text format, summed when somebody asks.
+//! `GET /metrics`: counters and gauges in Prometheus' text format, summed at each request.
 
 use std::fmt::{Display, Write};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::shared::counters::Counters;
 
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The whole page. `dropped` counts facts that found no room on their way up.
+/// The whole page. `dropped` is the number of worker events that were dropped because their channel was full.
 pub fn page(snapshot: &Snapshot, counters: &[Arc<Counters>], status: &Status, dropped: u64) -> String {
     let mut page = String::new();
     for (name, help, total) in totals(counters) {
@@ -18,7 +18,13 @@ pub fn page(snapshot: &Snapshot, counters: &[Arc<Counters>], status: &Status, dr
     }
     replicas(&mut page, snapshot);
     let plain = |value: u64| [(String::new(), value)];
-    family(&mut page, "ringway_deaths_total", "counter", "replicas that died or fell silent", plain(status.deaths));
+    family(
+        &mut page,
+        "ringway_deaths_total",
+        "counter",
+        "replicas that ended or stopped answering",
+        plain(status.deaths),
+    );
     family(
         &mut page,
         "ringway_heals_total",
@@ -26,7 +32,13 @@ pub fn page(snapshot: &Snapshot, counters: &[Arc<Counters>], status: &Status, dr
         "replicas that were replaced or came back",
         plain(status.heals),
     );
-    family(&mut page, "ringway_facts_dropped_total", "counter", "facts of workers that found no room", plain(dropped));
+    family(
+        &mut page,
+        "ringway_facts_dropped_total",
+        "counter",
+        "worker events dropped because the channel was full",
+        plain(dropped),
+    );
     family(&mut page, "ringway_epoch", "gauge", "number of the snapshot in force", plain(snapshot.epoch));
     family(&mut page, "ringway_workers", "gauge", "worker threads", plain(counters.len() as u64));
     page
@@ -36,11 +48,11 @@ fn replicas(page: &mut String, snapshot: &Snapshot) {
     let replicas = || snapshot.services.first().into_iter().flat_map(|service| &service.replicas);
     let label = |name: &str| format!("{{replica=\"{}\"}}", escape(name));
     let requests = replicas().map(|r| (label(&r.name), r.load.total()));
-    family(page, "ringway_replica_requests_total", "counter", "requests that a replica was chosen for", requests);
+    family(page, "ringway_replica_requests_total", "counter", "requests for which a replica was chosen", requests);
     let in_flight = replicas().map(|r| (label(&r.name), r.load.in_flight()));
-    family(page, "ringway_replica_requests_in_flight", "gauge", "requests under way at a replica", in_flight);
+    family(page, "ringway_replica_requests_in_flight", "gauge", "requests in flight at a replica", in_flight);
     let up = replicas().map(|r| (label(&r.name), u64::from(r.state == State::Up)));
-    family(page, "ringway_replica_up", "gauge", "1 where a replica takes requests", up);
+    family(page, "ringway_replica_up", "gauge", "1 if the replica takes requests", up);
 }
 
 /// Each counter over all workers.

@@ -33,6 +33,7 @@ pub mod runtime;
 pub mod wire;
 
 mod control_loop;
+mod socket_file;
 
 pub use control_core::{ControlCore, End};
 pub use control_loop::{ControlInit, Wakeup, serve};

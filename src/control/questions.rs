@@ -1,5 +1,5 @@
-//! Questions about the ring in force: what it looks like, where a key goes, what a change would move. Pure: a snapshot
-//! and a query go in, JSON comes out; the answers are those of `ringway ring`.
+//! The admin API's read-only queries of the ring: its shares, the replica of a key, what a change would move. Pure: a
+//! snapshot and a query string in, JSON out. The answers are those of `ringway ring`.
 
 use serde::Serialize;
 
@@ -7,13 +7,13 @@ use super::wire;
 use crate::core::ring::{Member, RingKind, report};
 use crate::core::snapshot::Snapshot;
 
-/// A query's parameters, decoded.
+/// The parameters of a query string, decoded.
 pub type Query = [(String, String)];
 
 /// `GET /ring`
 pub fn ring(snapshot: &Snapshot, kind: RingKind, query: &Query) -> Result<String, String> {
     known(query, &[])?;
-    Ok(said(&report::show(kind, &members(snapshot))))
+    Ok(to_json(&report::show(kind, &members(snapshot))))
 }
 
 /// `GET /explain?key=K`
@@ -21,7 +21,7 @@ pub fn explain(snapshot: &Snapshot, kind: RingKind, query: &Query) -> Result<Str
     known(query, &["key"])?;
     let (_, key) = query.first().ok_or("key is missing: ask /explain?key=KEY")?;
     let explained = report::explain(kind, &members(snapshot), key);
-    Ok(said(&explained.ok_or("there is no replica on the ring: no key goes anywhere")?))
+    Ok(to_json(&explained.ok_or("there is no replica on the ring: no key goes anywhere")?))
 }
 
 /// `GET /what-if?remove=NAME`, also `add=NAME`, each repeated or with several names between commas.
@@ -37,7 +37,7 @@ pub fn what_if(snapshot: &Snapshot, kind: RingKind, query: &Query) -> Result<Str
     if query.is_empty() {
         return Err("remove is missing: ask /what-if?remove=NAME or /what-if?add=NAME".into());
     }
-    Ok(said(&report::what_if(kind, &before, &after)))
+    Ok(to_json(&report::what_if(kind, &before, &after)))
 }
 
 fn change(after: &mut Vec<Member>, parameter: &str, name: &str) -> Result<(), String> {
@@ -52,7 +52,7 @@ fn change(after: &mut Vec<Member>, parameter: &str, name: &str) -> Result<(), St
     Ok(())
 }
 
-/// The ring's members; replicas that only drain are none.
+/// The ring's members: a replica that drains is none.
 fn members(snapshot: &Snapshot) -> Vec<Member> {
     let Some(service) = snapshot.services.first() else { return Vec::new() };
     let on_ring = service.replicas.iter().take(service.ring.members());
@@ -67,6 +67,6 @@ pub fn known(query: &Query, parameters: &[&str]) -> Result<(), String> {
     }
 }
 
-fn said(report: &impl Serialize) -> String {
+fn to_json(report: &impl Serialize) -> String {
     wire::successful(report)
 }

@@ -1,4 +1,4 @@
-//! The admin API's JSON: bodies read strictly, answers written as the contract says. Pure, and fuzzed.
+//! The admin API's JSON: request bodies are parsed strictly, answers have the form of the contract. Pure, and fuzzed.
 
 use std::fmt;
 
@@ -8,141 +8,142 @@ use serde_json::Value;
 
 use super::registry::Change;
 
-/// The body of `/add` and `/rm` in bytes.
+/// The longest body of `/add` and `/rm`, in bytes.
 pub const BODY_LIMIT: usize = 64 * 1024;
-/// How much of a wrong value a message repeats.
-const SHOWN_LIMIT: usize = 64;
+/// Characters of a wrong value that a message repeats.
+const QUOTE_LIMIT: usize = 64;
 
-/// Reads `{"n":3,"hostnames":["S5"]}`. `Err` names the field and the value that are wrong.
-pub fn parse_change(body: &[u8], dry_run: bool) -> Result<Change, String> {
+/// Parses `{"n":3,"hostnames":["S5"]}`, a change that is to be made. `Err` names the field and the value that are wrong.
+pub fn parse_change(body: &[u8]) -> Result<Change, String> {
     if body.trim_ascii().is_empty() {
         return Err(r#"the body is empty: send an object such as {"n":1}"#.into());
     }
-    let body: Body = serde_json::from_slice(body).map_err(|error| format!("the body is not JSON: {error}"))?;
+    let body: JsonBody = serde_json::from_slice(body).map_err(|error| format!("the body is not JSON: {error}"))?;
     let fields = match body {
-        Body::Object(fields) => fields,
-        Body::Other(value) => return Err(format!("the body is {}: it must be an object", shown(&value))),
+        JsonBody::Object(fields) => fields,
+        JsonBody::Other(value) => return Err(format!("the body is {}: it must be an object", quote(&value))),
     };
     let (mut n, mut hostnames) = (None, None);
     for (at, (field, value)) in fields.iter().enumerate() {
         if fields[..at].iter().any(|(earlier, _)| earlier == field) {
-            return Err(format!("{} is given twice", shown_name(field)));
+            return Err(format!("{} is given twice", quote_name(field)));
         }
         match field.as_str() {
             "n" => n = Some(count(value)?),
             "hostnames" => hostnames = Some(names(value)?),
-            _ => return Err(format!("{} is not a field of this call: it takes n and hostnames", shown_name(field))),
+            _ => return Err(format!("{} is not a field of this call: it takes n and hostnames", quote_name(field))),
         }
     }
     let n = n.ok_or("n is missing: how many replicas, a whole number from 1")?;
-    Ok(Change { n, hostnames: hostnames.unwrap_or_default(), dry_run })
+    Ok(Change { n, hostnames: hostnames.unwrap_or_default(), dry_run: false })
 }
 
 fn count(value: &Value) -> Result<u64, String> {
     match value.as_u64() {
         Some(n) if n >= 1 => Ok(n),
-        _ => Err(format!("n is {}: it must be a whole number from 1", shown(value))),
+        _ => Err(format!("n is {}: it must be a whole number from 1", quote(value))),
     }
 }
 
 fn names(value: &Value) -> Result<Vec<String>, String> {
     let Value::Array(items) = value else {
-        return Err(format!("hostnames is {}: it must be a list of names", shown(value)));
+        return Err(format!("hostnames is {}: it must be a list of names", quote(value)));
     };
     let name = |(at, item): (usize, &Value)| match item {
         Value::String(name) => Ok(name.clone()),
-        other => Err(format!("hostnames[{at}] is {}: it must be a name in quotes", shown(other))),
+        other => Err(format!("hostnames[{at}] is {}: it must be a name in quotes", quote(other))),
     };
     items.iter().enumerate().map(name).collect()
 }
 
-fn shown(value: &Value) -> String {
+fn quote(value: &Value) -> String {
     shorten(value.to_string())
 }
 
-/// A field's name as it was given, quoted where it is not plain.
-fn shown_name(field: &str) -> String {
+/// A field's name, in quotation marks unless it is a plain word.
+fn quote_name(field: &str) -> String {
     let plain = !field.is_empty() && field.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if plain { shorten(field.into()) } else { shown(&Value::from(field)) }
+    if plain { shorten(field.into()) } else { quote(&Value::from(field)) }
 }
 
 fn shorten(text: String) -> String {
-    match text.char_indices().nth(SHOWN_LIMIT) {
+    match text.char_indices().nth(QUOTE_LIMIT) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text,
     }
 }
 
-/// An object with its fields in order and doubles kept, so that they can be refused.
-enum Body {
+/// An object with its fields in order; one that is given twice is kept twice, so that it can be refused.
+enum JsonBody {
     Object(Vec<(String, Value)>),
     Other(Value),
 }
 
-impl<'de> Deserialize<'de> for Body {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Body, D::Error> {
-        deserializer.deserialize_any(BodyVisitor)
+impl<'de> Deserialize<'de> for JsonBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<JsonBody, D::Error> {
+        deserializer.deserialize_any(JsonBodyVisitor)
     }
 }
 
-struct BodyVisitor;
+struct JsonBodyVisitor;
 
-impl<'de> Visitor<'de> for BodyVisitor {
-    type Value = Body;
+impl<'de> Visitor<'de> for JsonBodyVisitor {
+    type Value = JsonBody;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Body, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonBody, A::Error> {
         let mut fields = Vec::new();
         while let Some(field) = map.next_entry()? {
             fields.push(field);
         }
-        Ok(Body::Object(fields))
+        Ok(JsonBody::Object(fields))
     }
 
-    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Body, A::Error> {
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<JsonBody, A::Error> {
         let mut items = Vec::new();
         while let Some(item) = seq.next_element()? {
             items.push(item);
         }
-        Ok(Body::Other(Value::Array(items)))
+        Ok(JsonBody::Other(Value::Array(items)))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Body, E> {
-        Ok(Body::Other(text.into()))
+    fn visit_str<E>(self, text: &str) -> Result<JsonBody, E> {
+        Ok(JsonBody::Other(text.into()))
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<Body, E> {
-        Ok(Body::Other(number.into()))
+    fn visit_u64<E>(self, number: u64) -> Result<JsonBody, E> {
+        Ok(JsonBody::Other(number.into()))
     }
 
-    fn visit_i64<E>(self, number: i64) -> Result<Body, E> {
-        Ok(Body::Other(number.into()))
+    fn visit_i64<E>(self, number: i64) -> Result<JsonBody, E> {
+        Ok(JsonBody::Other(number.into()))
     }
 
-    fn visit_f64<E>(self, number: f64) -> Result<Body, E> {
-        Ok(Body::Other(number.into()))
+    fn visit_f64<E>(self, number: f64) -> Result<JsonBody, E> {
+        Ok(JsonBody::Other(number.into()))
     }
 
-    fn visit_bool<E>(self, truth: bool) -> Result<Body, E> {
-        Ok(Body::Other(truth.into()))
+    fn visit_bool<E>(self, truth: bool) -> Result<JsonBody, E> {
+        Ok(JsonBody::Other(truth.into()))
     }
 
-    fn visit_unit<E>(self) -> Result<Body, E> {
-        Ok(Body::Other(Value::Null))
+    fn visit_unit<E>(self) -> Result<JsonBody, E> {
+        Ok(JsonBody::Other(Value::Null))
     }
 }
 
 /// `{"message":{"N":3,"replicas":[...]},"status":"successful"}`
 pub fn successful(message: &impl Serialize) -> String {
     #[derive(Serialize)]
-    struct Reply<'a, M> {
+    struct Envelope<'a, M> {
         message: &'a M,
         status: &'static str,
     }
-    serde_json::to_string(&Reply { message, status: "successful" }).unwrap_or_else(|error| failure(&error.to_string()))
+    serde_json::to_string(&Envelope { message, status: "successful" })
+        .unwrap_or_else(|error| failure(&error.to_string()))
 }
 
 /// `{"message":"<Error> ...","status":"failure"}`
@@ -150,17 +151,18 @@ pub fn failure(why: &str) -> String {
     format!("{{\"message\":{},\"status\":\"failure\"}}", Value::from(format!("<Error> {why}")))
 }
 
+/// `{"N":2,"replicas":["server1","server2"]}`
 #[derive(Serialize)]
-pub struct Roster<'a> {
+pub struct ReplicaNames<'a> {
     #[serde(rename = "N")]
     n: usize,
     replicas: Vec<&'a str>,
 }
 
-impl<'a> Roster<'a> {
-    pub fn of(names: impl IntoIterator<Item = &'a str>) -> Roster<'a> {
+impl<'a> ReplicaNames<'a> {
+    pub fn of(names: impl IntoIterator<Item = &'a str>) -> ReplicaNames<'a> {
         let replicas: Vec<&str> = names.into_iter().collect();
-        Roster { n: replicas.len(), replicas }
+        ReplicaNames { n: replicas.len(), replicas }
     }
 }
 
@@ -168,20 +170,20 @@ impl<'a> Roster<'a> {
 mod tests {
     use super::*;
 
-    fn wrong(body: &str) -> String {
-        parse_change(body.as_bytes(), false).unwrap_err()
+    fn error(body: &str) -> String {
+        parse_change(body.as_bytes()).unwrap_err()
     }
 
     #[test]
-    fn a_body_is_read() {
-        let change = |body: &str| parse_change(body.as_bytes(), false).unwrap();
+    fn a_body_is_parsed() {
+        let change = |body: &str| parse_change(body.as_bytes()).unwrap();
         assert_eq!(change(r#"{"n":1}"#), Change { n: 1, hostnames: vec![], dry_run: false });
         assert_eq!(change(r#" {"hostnames":[],"n":7} "#).n, 7);
         assert_eq!(change(r#"{"n":4,"hostnames":["S5","S4"]}"#).hostnames, ["S5", "S4"]);
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_value() {
+    fn an_error_names_the_field_and_its_value() {
         for (body, message) in [
             ("", r#"the body is empty: send an object such as {"n":1}"#),
             (" \n", r#"the body is empty: send an object such as {"n":1}"#),
@@ -201,40 +203,40 @@ mod tests {
             (r#"{"n":1,"hostnames":"S5"}"#, "hostnames is \"S5\": it must be a list of names"),
             (r#"{"n":2,"hostnames":["S5",7]}"#, "hostnames[1] is 7: it must be a name in quotes"),
         ] {
-            assert_eq!(wrong(body), message, "{body}");
+            assert_eq!(error(body), message, "{body}");
         }
         for body in ["{", "{\"n\":1}x", "{'n':1}", "n=1", "{\"n\":1,}", "\u{feff}{\"n\":1}"] {
-            assert!(wrong(body).starts_with("the body is not JSON: "), "{body}: {}", wrong(body));
+            assert!(error(body).starts_with("the body is not JSON: "), "{body}: {}", error(body));
         }
-        assert!(parse_change(b"{\"n\":1,\"hostnames\":[\"\xff\"]}", false).is_err());
+        assert!(parse_change(b"{\"n\":1,\"hostnames\":[\"\xff\"]}").is_err());
     }
 
     #[test]
-    fn a_huge_or_deep_value_is_refused_and_cut_in_the_message() {
-        assert!(wrong(&format!("{{\"n\":\"{}\"}}", "x".repeat(10_000))).len() < 200);
-        assert!(wrong(&"[".repeat(60_000)).contains("recursion limit"));
-        assert!(wrong(r#"{"n":99999999999999999999999}"#).starts_with("n is 1e+23: it must be"));
+    fn a_huge_or_deep_value_is_refused_and_shortened_in_the_message() {
+        assert!(error(&format!("{{\"n\":\"{}\"}}", "x".repeat(10_000))).len() < 200);
+        assert!(error(&"[".repeat(60_000)).contains("recursion limit"));
+        assert!(error(r#"{"n":99999999999999999999999}"#).starts_with("n is 1e+23: it must be"));
     }
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused_in_one_short_line(body: Vec<u8>) {
-            if let Err(why) = parse_change(&body, false) {
+        fn any_bytes_are_parsed_or_refused_in_one_short_line(body: Vec<u8>) {
+            if let Err(why) = parse_change(&body) {
                 assert!(why.len() < 1_000 && !why.contains('\n'), "{why}");
             }
         }
 
         #[test]
-        fn what_is_read_is_what_was_meant(n in 1u64.., hostnames: Vec<String>) {
+        fn a_serialized_change_is_parsed_back(n in 1u64.., hostnames: Vec<String>) {
             let body = serde_json::json!({"n": n, "hostnames": hostnames}).to_string();
-            assert_eq!(parse_change(body.as_bytes(), true), Ok(Change { n, hostnames, dry_run: true }));
+            assert_eq!(parse_change(body.as_bytes()), Ok(Change { n, hostnames, dry_run: false }));
         }
     }
 
     #[test]
-    fn answers_are_the_contracts() {
+    fn answers_have_the_form_of_the_contract() {
         assert_eq!(
-            successful(&Roster::of(["server1", "server2"])),
+            successful(&ReplicaNames::of(["server1", "server2"])),
             r#"{"message":{"N":2,"replicas":["server1","server2"]},"status":"successful"}"#
         );
         assert_eq!(failure("a \"b\""), r#"{"message":"<Error> a \"b\"","status":"failure"}"#);

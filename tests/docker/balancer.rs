@@ -1,4 +1,4 @@
-//! A balancer of the release build, as a user runs it, and the little HTTP that the tests speak to it.
+//! A running balancer of the release build, and a small HTTP client.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::lab::{Lab, PREFIX};
 
-/// How long anything here may take that takes a second.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Limit of anything here that takes a second.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Balancer {
     child: Child,
@@ -35,7 +35,7 @@ impl Balancer {
         balancer
     }
 
-    /// Starts one and waits for nothing.
+    /// Starts one without waiting for replicas.
     pub fn spawn(lab: &Lab, flags: &[&str]) -> Balancer {
         let mut command = on_docker(lab);
         if let Some(host) = &lab.host {
@@ -45,14 +45,14 @@ impl Balancer {
         Balancer::run(command)
     }
 
-    /// One that finds its engine by what the environment says.
-    pub fn with_environment(lab: &Lab, given: &[(&str, &str)]) -> Balancer {
+    /// One that finds its engine through environment variables.
+    pub fn with_environment(lab: &Lab, variables: &[(&str, &str)]) -> Balancer {
         let mut command = on_docker(lab);
-        command.envs(given.iter().copied());
+        command.envs(variables.iter().copied());
         Balancer::run(command)
     }
 
-    /// One for servers given by address.
+    /// One with servers given by address.
     pub fn fixed(replicas: &[String]) -> Balancer {
         let mut command = command();
         command.args(replicas.iter().flat_map(|replica| ["--replica", replica]));
@@ -72,7 +72,7 @@ impl Balancer {
     }
 
     pub fn admin(&self, method: &str, path: &str, body: &str) -> Answer {
-        call(self.admin, method, path, body).unwrap_or_else(|| panic!("no admin answer\n{}", self.said()))
+        call(self.admin, method, path, body).unwrap_or_else(|| panic!("no admin answer\n{}", self.log()))
     }
 
     /// The names that /rep gives, sorted.
@@ -80,7 +80,7 @@ impl Balancer {
         names(&self.admin("GET", "/rep", "").body)
     }
 
-    /// Whether `n` different replicas have answered within a few requests.
+    /// Whether `n` different replicas answer a few requests, and every request is answered.
     pub fn replicas_answering(&self, n: usize) -> bool {
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..20 * n {
@@ -92,21 +92,21 @@ impl Balancer {
         seen.len() == n
     }
 
-    /// Looks until it is so. The look itself takes time: nothing here sleeps.
-    pub fn wait(&self, what: &str, mut is_so: impl FnMut() -> bool) -> Duration {
+    /// Evaluates `condition` until it holds, and returns how long that took.
+    pub fn wait(&self, what: &str, mut condition: impl FnMut() -> bool) -> Duration {
         let begun = Instant::now();
-        while !is_so() {
-            assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}\n{}", self.said());
+        while !condition() {
+            assert!(begun.elapsed() < TIMEOUT, "waited too long for {what}\n{}", self.log());
             std::thread::yield_now();
         }
         begun.elapsed()
     }
 
-    pub fn said(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Drained and gone, with its exit status.
+    /// Sends SIGTERM and waits for the end. Returns the exit status.
     pub fn stop(&mut self) -> Option<i32> {
         Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         self.child.wait().unwrap().code()
@@ -117,17 +117,17 @@ impl Balancer {
         let _ = self.child.wait();
     }
 
-    /// For a start that must fail: its status and what it said.
+    /// For a start that must fail: its exit status and its log.
     pub fn fails(mut self) -> (Option<i32>, String) {
         let status = self.child.wait().unwrap();
-        (status.code(), self.said())
+        (status.code(), self.log())
     }
 }
 
 impl Drop for Balancer {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- the balancer said\n{}---", self.said());
+            eprintln!("--- the balancer's log\n{}---", self.log());
         }
         if matches!(self.child.try_wait(), Ok(None)) {
             self.stop();
@@ -154,7 +154,7 @@ fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// The replicas that an answer lists, sorted.
+/// The names that an answer lists, sorted.
 pub fn names(body: &str) -> Vec<String> {
     let json: serde_json::Value = serde_json::from_str(body).unwrap();
     let list = json["message"]["replicas"].as_array().unwrap_or_else(|| panic!("no replicas in {body}"));
@@ -165,8 +165,8 @@ pub fn names(body: &str) -> Vec<String> {
 
 /// One request on a connection of its own. `None` if there was no whole answer.
 pub fn call(to: SocketAddr, method: &str, path: &str, body: &str) -> Option<Answer> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let mut stream = TcpStream::connect_timeout(&to, TIMEOUT).ok()?;
+    stream.set_read_timeout(Some(TIMEOUT)).ok()?;
     let length = body.len();
     let head = format!("{method} {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
     stream.write_all((head + body).as_bytes()).ok()?;

@@ -1,19 +1,19 @@
-//! What an operator does, and what goes wrong then: storms of /add and /rm, names, limits, images, other people's
-//! containers, a balancer that dies.
+//! Admin calls and starts, and their failures: many /add and /rm, names, limits, images, foreign containers, a balancer
+//! that is killed.
 
 use std::net::IpAddr;
 
 use crate::balancer::{Balancer, call, names};
 use crate::lab::{Lab, docker, try_docker};
-use crate::load::{Witness, Wrk, failures, who};
+use crate::load::{SteadyClient, Wrk, bodies, failures};
 
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
-fn a_storm_of_add_and_rm_fails_no_request() {
+fn no_request_fails_during_many_adds_and_removes() {
     const ROUNDS: usize = 6;
     let lab = Lab::new("storm");
     let balancer = Balancer::start(&lab, 3, &[]);
-    let (wrk, witness) = (Wrk::start(balancer.data, 10), Witness::start(balancer.data));
+    let (wrk, client) = (Wrk::start(balancer.data, 10), SteadyClient::start(balancer.data));
     let hostnames = format!(r#"["{}","{}"]"#, lab.name(1), lab.name(2));
     for _ in 0..ROUNDS {
         let added = balancer.admin("POST", "/add", &format!(r#"{{"n":3,"hostnames":{hostnames}}}"#));
@@ -23,16 +23,16 @@ fn a_storm_of_add_and_rm_fails_no_request() {
         assert_eq!(removed.status, 200, "{}", removed.body);
         assert_eq!(balancer.names().len(), 3);
     }
-    let (tally, notes) = (wrk.finish(), witness.finish());
-    let failed = tally.failed + failures(&notes) as u64;
+    let (tally, samples) = (wrk.finish(), client.finish());
+    let failed = tally.failed + failures(&samples) as u64;
     println!("| add/rm storm | {} | {failed} | {:.0} ms | - |", tally.sent, tally.slowest_ms);
-    assert_eq!(failed, 0, "{}", balancer.said());
+    assert_eq!(failed, 0, "{}", balancer.log());
     balancer.wait("the removed ones to be gone", || lab.serving() == balancer.names());
 }
 
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
-fn the_engine_shows_what_rep_says_after_every_call() {
+fn the_engine_lists_the_same_replicas_as_rep_after_each_call() {
     let lab = Lab::new("shows");
     let balancer = Balancer::start(&lab, 3, &[]);
     let named = lab.name(5);
@@ -50,18 +50,18 @@ fn the_engine_shows_what_rep_says_after_every_call() {
     }
 }
 
-/// The engine gives a dead container's address to the next that starts. Here that is somebody else's.
+/// The engine gives an ended container's address to the next one that starts. Here that is a foreign container.
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
-fn an_address_that_was_given_to_another_is_never_taken_for_the_dead_ones() {
+fn a_foreign_container_at_a_replicas_former_address_gets_no_request() {
     let lab = Lab::new("reuse");
     let balancer = Balancer::start(&lab, 3, &[]);
     let names = balancer.names();
-    let witnesses: Vec<Witness> = (0..8).map(|_| Witness::start(balancer.data)).collect();
+    let clients: Vec<SteadyClient> = (0..8).map(|_| SteadyClient::start(balancer.data)).collect();
     let format = format!("{{{{(index .NetworkSettings.Networks \"{}\").IPAddress}}}}", lab.network);
     let address = docker(&["inspect", "-f", &format, &names[0]]);
     docker(&["rm", "-f", &names[0]]);
-    // Until the replacement has it, the address is asked for.
+    // The foreign container asks for that address; the replacement may have it already.
     let taken = try_docker(&[
         "run",
         "-d",
@@ -78,28 +78,28 @@ fn an_address_that_was_given_to_another_is_never_taken_for_the_dead_ones() {
         &lab.image,
     ]);
     balancer.wait("three replicas again", || balancer.replicas_answering(3));
-    let notes: Vec<_> = witnesses.into_iter().flat_map(Witness::finish).collect();
+    let samples: Vec<_> = clients.into_iter().flat_map(SteadyClient::finish).collect();
     let expected: Vec<String> = names.iter().map(|name| format!("Server ID: {name}")).collect();
     let taken = if taken.status.success() { "an impostor" } else { "the replacement" };
-    println!("| address reuse (by {taken}) | {} | {} | - | - |", notes.len(), failures(&notes));
-    assert_eq!(failures(&notes), 0, "{}", balancer.said());
-    assert!(who(&notes).into_iter().all(|said| expected.iter().any(|id| id == said)), "{:?}", who(&notes));
+    println!("| address reuse (by {taken}) | {} | {} | - | - |", samples.len(), failures(&samples));
+    assert_eq!(failures(&samples), 0, "{}", balancer.log());
+    assert!(bodies(&samples).into_iter().all(|body| expected.iter().any(|id| id == body)), "{:?}", bodies(&samples));
 }
 
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
-fn a_crash_loop_backs_off_and_is_answered_503() {
+fn starts_that_fail_back_off_and_requests_are_answered_503() {
     let lab = Lab::new("crash");
     let balancer = Balancer::spawn(&lab, &["--docker-env", "RINGWAY_BIND=nonsense"]);
     balancer.wait("a refusal", || balancer.get("/home").is_some_and(|answer| answer.status == 503));
-    // A death is told by the start that it fails, or after it, as it happens. A pause of 1.6 s is the fifth.
-    let pauses = |said: &str, pause: &str| {
-        let told = [format!("next try in {pause}"), format!("replaced in {pause}")];
-        said.lines().filter(|line| told.iter().any(|told| line.contains(told))).count()
+    // A container ends before its start returns or after; each has its log line. A pause of 1.6 s is the fifth.
+    let pauses = |log: &str, pause: &str| {
+        let lines = [format!("next try in {pause}"), format!("replaced in {pause}")];
+        log.lines().filter(|line| lines.iter().any(|part| line.contains(part))).count()
     };
-    balancer.wait("pauses that grow", || pauses(&balancer.said(), "1.6 s") >= 3);
-    let said = balancer.said();
-    assert!(pauses(&said, "100 ms") == 3 && pauses(&said, "400 ms") == 3, "{said}");
+    balancer.wait("pauses that grow", || pauses(&balancer.log(), "1.6 s") >= 3);
+    let log = balancer.log();
+    assert!(pauses(&log, "100 ms") == 3 && pauses(&log, "400 ms") == 3, "{log}");
     assert!(lab.containers().len() <= 4, "dead containers pile up: {:?}", lab.containers());
 }
 
@@ -107,20 +107,20 @@ fn a_crash_loop_backs_off_and_is_answered_503() {
 #[ignore = "needs a Docker engine: scripts/test_docker"]
 fn no_engine_and_no_image_are_one_line_and_exit_2() {
     let mut lab = Lab::new("absent");
-    let (status, said) = Balancer::spawn(&lab, &["--docker-host", "unix:///nonexistent/docker.sock"]).fails();
-    assert_eq!((status, said.lines().count()), (Some(2), 1), "{said}");
-    assert!(said.contains("no Docker engine at unix:///nonexistent/docker.sock"), "{said}");
+    let (status, log) = Balancer::spawn(&lab, &["--docker-host", "unix:///nonexistent/docker.sock"]).fails();
+    assert_eq!((status, log.lines().count()), (Some(2), 1), "{log}");
+    assert!(log.contains("no Docker engine at unix:///nonexistent/docker.sock"), "{log}");
     lab.image = "rwtest/no-such-image:1".into();
-    let (status, said) = Balancer::spawn(&lab, &[]).fails();
-    assert_eq!(status, Some(2), "{said}");
-    let last = said.lines().last().unwrap();
-    assert!(last.contains("rwtest/no-such-image:1") && last.contains("docker pull"), "{said}");
+    let (status, log) = Balancer::spawn(&lab, &[]).fails();
+    assert_eq!(status, Some(2), "{log}");
+    let last = log.lines().last().unwrap();
+    assert!(last.contains("rwtest/no-such-image:1") && last.contains("docker pull"), "{log}");
     assert!(lab.containers().is_empty());
 }
 
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
-fn what_cannot_be_added_changes_nothing() {
+fn an_add_that_is_refused_changes_nothing() {
     let mut lab = Lab::new("refused");
     let original = lab.image.clone();
     lab.image = format!("{original}-moved");
@@ -135,7 +135,7 @@ fn what_cannot_be_added_changes_nothing() {
         assert_eq!(lab.serving(), before);
     };
     refuses(r#"{"n":2}"#, 400, "4");
-    lab.stranger(&lab.name(9), &[]);
+    lab.run_foreign(&lab.name(9), &[]);
     refuses(&format!(r#"{{"n":1,"hostnames":["{}"]}}"#, lab.name(9)), 400, &lab.name(9));
     docker(&["rmi", &lab.image]);
     refuses(r#"{"n":1}"#, 502, "docker pull");
@@ -143,7 +143,7 @@ fn what_cannot_be_added_changes_nothing() {
 
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
-fn one_that_was_killed_leaves_replicas_that_the_next_adopts() {
+fn replicas_of_a_killed_balancer_are_adopted_or_removed_by_the_next() {
     let lab = Lab::new("orphans");
     let mut first = Balancer::start(&lab, 3, &["--on-exit", "keep"]);
     let (names, before) = (first.names(), lab.identities());
@@ -162,14 +162,14 @@ fn one_that_was_killed_leaves_replicas_that_the_next_adopts() {
 
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
-fn a_second_one_of_the_same_cluster_is_refused_while_the_first_lives() {
+fn a_second_balancer_of_the_same_cluster_is_refused_while_the_first_runs() {
     let lab = Lab::new("twice");
     let mut first = Balancer::start(&lab, 2, &["--on-exit", "keep"]);
     let before = lab.identities();
-    let (status, said) = Balancer::spawn(&lab, &[]).fails();
-    assert_eq!(status, Some(2), "{said}");
-    let last = said.lines().last().unwrap();
-    assert!(last.contains(&lab.cluster) && last.contains("--docker-cluster"), "{said}");
+    let (status, log) = Balancer::spawn(&lab, &[]).fails();
+    assert_eq!(status, Some(2), "{log}");
+    let last = log.lines().last().unwrap();
+    assert!(last.contains(&lab.cluster) && last.contains("--docker-cluster"), "{log}");
     assert_eq!(lab.identities(), before, "nothing was touched");
     first.kill();
     let second = Balancer::start(&lab, 2, &["--on-exit", "keep"]);
@@ -180,20 +180,20 @@ fn a_second_one_of_the_same_cluster_is_refused_while_the_first_lives() {
 /// `docker run --name serverK --network=NET -e SERVER_ID=serverK --rm IMAGE`, found by label.
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
-fn servers_that_others_start_are_balanced_by_label() {
+fn foreign_containers_are_balanced_by_label() {
     let lab = Lab::new("seed");
     let balancer = Balancer::spawn(&lab, &["--replicas", "0"]);
     balancer.wait("the network", || lab.network_exists());
     for n in 1..=3 {
-        lab.stranger(&lab.name(n), &["--rm", "--label", "ringway.enable=true"]);
+        lab.run_foreign(&lab.name(n), &["--rm", "--label", "ringway.enable=true"]);
     }
-    balancer.wait("three guests", || balancer.replicas_answering(3));
+    balancer.wait("three foreign replicas", || balancer.replicas_answering(3));
     assert_eq!(balancer.names(), (1..=3).map(|n| lab.name(n)).collect::<Vec<_>>());
-    let witness = Witness::start(balancer.data);
+    let client = SteadyClient::start(balancer.data);
     docker(&["stop", &lab.name(2)]);
-    balancer.wait("the guest to leave", || balancer.names().len() == 2);
-    let notes = witness.finish();
-    assert_eq!(failures(&notes), 0, "{}", balancer.said());
+    balancer.wait("the foreign replica to leave", || balancer.names().len() == 2);
+    let samples = client.finish();
+    assert_eq!(failures(&samples), 0, "{}", balancer.log());
     drop(balancer);
     assert!(!docker(&["ps", "-q", "--filter", &format!("name={}", lab.name(1))]).is_empty(), "left alone");
 }
@@ -201,13 +201,13 @@ fn servers_that_others_start_are_balanced_by_label() {
 /// The same, by address.
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
-fn servers_that_others_start_are_balanced_by_address() {
+fn foreign_containers_are_balanced_by_address() {
     let lab = Lab::new("fixed");
     docker(&["network", "create", "--subnet", &lab.subnet, "--label", "rwtest=fixed", &lab.network]);
     let format = format!("{{{{(index .NetworkSettings.Networks \"{}\").IPAddress}}}}", lab.network);
     let addresses: Vec<String> = (1..=3)
         .map(|n| {
-            lab.stranger(&lab.name(n), &["--rm"]);
+            lab.run_foreign(&lab.name(n), &["--rm"]);
             let address: IpAddr = docker(&["inspect", "-f", &format, &lab.name(n)]).parse().unwrap();
             format!("{}={address}:8080", lab.name(n))
         })
@@ -218,7 +218,7 @@ fn servers_that_others_start_are_balanced_by_address() {
 
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
-fn published_ports_are_dialled_where_they_are_asked_for() {
+fn replicas_are_dialled_on_published_ports_if_configured() {
     let lab = Lab::new("published");
     let balancer = Balancer::start(&lab, 2, &["--docker-reach", "published"]);
     let ports = docker(&["port", &balancer.names()[0]]);

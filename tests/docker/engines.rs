@@ -1,5 +1,5 @@
-//! An engine that goes away and comes back: a second dockerd of the test's own, with its own socket, data and state.
-//! The machine's engine is left alone.
+//! An engine that ends and starts again: a second dockerd, with a socket, data and state of its own. The machine's engine
+//! is not touched.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use crate::balancer::{Balancer, PATIENCE};
+use crate::balancer::{Balancer, TIMEOUT};
 use crate::lab::{Lab, PREFIX, docker, run};
-use crate::load::{Witness, Wrk, failures};
+use crate::load::{SteadyClient, Wrk, failures};
 
 struct Engine {
     child: Child,
@@ -21,7 +21,7 @@ impl Engine {
     fn start(name: &str, flags: &[&str]) -> Engine {
         let folder = PathBuf::from(format!("/var/tmp/{PREFIX}-{name}"));
         std::fs::create_dir_all(&folder).unwrap();
-        // The machine's own settings are for the machine's own engine.
+        // Not the settings of the machine's engine.
         std::fs::write(folder.join("daemon.json"), "{}").unwrap();
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let child = daemon(&folder, &flags);
@@ -39,7 +39,7 @@ impl Engine {
         self.wait();
     }
 
-    /// Stopped as a service manager does, or by force.
+    /// `signal` is "-TERM", as a service manager sends it, or "-KILL".
     fn end(&mut self, signal: &str) {
         run("kill", &[signal, &self.child.id().to_string()]);
         self.child.wait().unwrap();
@@ -57,7 +57,7 @@ impl Engine {
         {
             let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
             let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none() && begun.elapsed() < PATIENCE, "the second dockerd does not come up:\n{log}");
+            assert!(ended.is_none() && begun.elapsed() < TIMEOUT, "the second dockerd does not come up:\n{log}");
         }
     }
 }
@@ -80,7 +80,7 @@ fn daemon(folder: &Path, flags: &[String]) -> Child {
     Command::new("dockerd")
         .args(["--host", &format!("unix://{}", path("docker.sock")), "--data-root", &path("data")])
         .args(["--exec-root", &path("exec"), "--pidfile", &path("pid"), "--config-file", &path("daemon.json")])
-        // Its own bridges, and hands off the machine's firewall: host to container needs no rule.
+        // Its own bridges, and no change of the machine's firewall: host to container needs no rule.
         .args(["--bridge", "none", "--iptables=false", "--ip-masq=false"])
         .args(flags)
         .stdout(log.try_clone().unwrap())
@@ -95,7 +95,7 @@ fn mounts_below(folder: &Path) -> Vec<String> {
     table.lines().rev().filter_map(below).collect()
 }
 
-/// A lab whose containers run on `engine`, which gets the image of the machine's.
+/// A lab whose containers run on `engine`; the image is copied from the machine's engine.
 fn lab_on(engine: &Engine, topic: &str) -> Lab {
     let mut lab = Lab::new(topic);
     let copy = format!("docker save {} | docker -H {} load -q", lab.image, engine.host());
@@ -104,33 +104,33 @@ fn lab_on(engine: &Engine, topic: &str) -> Lab {
     lab
 }
 
-/// With live-restore containers outlive the daemon: nobody notices.
+/// With live-restore containers run on without the daemon.
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
-fn replicas_serve_on_while_the_engine_restarts() {
+fn no_request_fails_while_the_engine_restarts() {
     let mut engine = Engine::start("live", &["--live-restore"]);
     let lab = lab_on(&engine, "live");
     let mut balancer = Balancer::start(&lab, 3, &[]);
     let before = lab.identities();
-    let (wrk, witness) = (Wrk::start(balancer.data, 10), Witness::start(balancer.data));
+    let (wrk, client) = (Wrk::start(balancer.data, 10), SteadyClient::start(balancer.data));
     let begun = Instant::now();
     engine.end("-TERM");
     let answer = balancer.admin("POST", "/add", r#"{"n":1}"#);
     assert_eq!(answer.status, 503, "{}", answer.body);
     engine.restart();
-    balancer.wait("the news", || balancer.said().contains("the engine is back"));
+    balancer.wait("the connection to the engine", || balancer.log().contains("the engine is back"));
     let away = begun.elapsed();
-    let (tally, notes) = (wrk.finish(), witness.finish());
-    let failed = tally.failed + failures(&notes) as u64;
+    let (tally, samples) = (wrk.finish(), client.finish());
+    let failed = tally.failed + failures(&samples) as u64;
     println!(
         "| engine restart, live-restore | {} | {failed} | {:.0} ms | away {:.1} s |",
         tally.sent,
         tally.slowest_ms,
         away.as_secs_f64()
     );
-    assert_eq!(failed, 0, "{}", balancer.said());
+    assert_eq!(failed, 0, "{}", balancer.log());
     assert_eq!(lab.identities(), before, "the same containers");
-    // And it is heard of again.
+    // Its events are followed again.
     let victim = balancer.names().remove(0);
     docker(&["-H", &engine.host(), "kill", &victim]);
     balancer.wait("the dead one's replacement", || lab.identities().len() == 3 && lab.identities() != before);
@@ -138,20 +138,20 @@ fn replicas_serve_on_while_the_engine_restarts() {
     assert!(lab.containers().is_empty());
 }
 
-/// Without it, an engine that was killed ends its containers when it comes back.
+/// Without live-restore, an engine that was killed ends its containers when it starts again.
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
-fn an_engine_that_dies_takes_nothing_with_it_until_it_is_back_and_then_all_is_healed() {
+fn replicas_of_a_killed_engine_serve_until_it_is_back_and_are_then_replaced() {
     let mut engine = Engine::start("dies", &[]);
     let lab = lab_on(&engine, "dies");
     let mut balancer = Balancer::start(&lab, 3, &[]);
     let before = lab.identities();
     engine.end("-KILL");
-    let (wrk, witness) = (Wrk::start(balancer.data, 3), Witness::start(balancer.data));
-    let (tally, notes) = (wrk.finish(), witness.finish());
-    let failed = tally.failed + failures(&notes) as u64;
+    let (wrk, client) = (Wrk::start(balancer.data, 3), SteadyClient::start(balancer.data));
+    let (tally, samples) = (wrk.finish(), client.finish());
+    let failed = tally.failed + failures(&samples) as u64;
     println!("| engine killed | {} | {failed} | {:.0} ms | - |", tally.sent, tally.slowest_ms);
-    assert_eq!(failed, 0, "{}", balancer.said());
+    assert_eq!(failed, 0, "{}", balancer.log());
     engine.restart();
     let begun = Instant::now();
     balancer.wait("three new ones", || {
@@ -166,10 +166,10 @@ fn an_engine_that_dies_takes_nothing_with_it_until_it_is_back_and_then_all_is_he
     assert!(lab.containers().is_empty());
 }
 
-/// `DOCKER_HOST=tcp://...` with client certificates. A client without one is refused, in one line.
+/// `DOCKER_HOST=tcp://...` with client certificates. Without one the start fails, with one line.
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
-fn a_remote_engine_is_spoken_to_with_client_certificates() {
+fn a_remote_engine_is_reached_with_client_certificates() {
     let certificates = Certificates::make("tls");
     let at = |name: &str| format!("{}/{name}", certificates.0.display());
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -182,19 +182,19 @@ fn a_remote_engine_is_spoken_to_with_client_certificates() {
     let given = [("DOCKER_HOST", host.as_str()), ("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", folder.as_str())];
     let balancer = Balancer::with_environment(&lab, &given);
     balancer.wait("replicas over TLS", || balancer.replicas_answering(3));
-    assert!(balancer.said().contains(&host), "{}", balancer.said());
+    assert!(balancer.log().contains(&host), "{}", balancer.log());
     drop(balancer);
     assert!(lab.containers().is_empty());
-    let (status, said) = Balancer::with_environment(&lab, &given[..1]).fails();
-    assert_eq!(status, Some(2), "{said}");
-    assert!(said.lines().last().is_some_and(|line| line.contains(&host)), "{said}");
+    let (status, log) = Balancer::with_environment(&lab, &given[..1]).fails();
+    assert_eq!(status, Some(2), "{log}");
+    assert!(log.lines().last().is_some_and(|line| line.contains(&host)), "{log}");
     let nowhere = [given[0], given[1], ("DOCKER_CERT_PATH", "/nonexistent")];
-    let (status, said) = Balancer::with_environment(&lab, &nowhere).fails();
-    assert_eq!(status, Some(2), "{said}");
-    assert!(said.contains("/nonexistent/key.pem"), "{said}");
+    let (status, log) = Balancer::with_environment(&lab, &nowhere).fails();
+    assert_eq!(status, Some(2), "{log}");
+    assert!(log.contains("/nonexistent/key.pem"), "{log}");
 }
 
-/// An authority, a server's and a client's certificate, in the files that the docker command expects.
+/// An authority, a server's and a client's certificate, in files named as the docker command has them.
 struct Certificates(PathBuf);
 
 impl Certificates {

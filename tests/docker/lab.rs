@@ -1,4 +1,4 @@
-//! A place of its own for one test: a cluster name, a network, and nothing left of either when it is dropped.
+//! The cluster name and the network of one test, and the removal of both.
 
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -11,11 +11,11 @@ pub struct Lab {
     pub cluster: String,
     pub network: String,
     pub subnet: String,
-    /// Another engine than the machine's.
+    /// The engine, if it is not the machine's.
     pub host: Option<String>,
 }
 
-/// Which /24 of 10.231.0.0/16 is next. No two labs of one run share one.
+/// The next /24 of 10.231.0.0/16. No two labs of one run share one.
 static NEXT_SUBNET: AtomicU8 = AtomicU8::new(1);
 
 impl Lab {
@@ -25,7 +25,7 @@ impl Lab {
         let subnet = format!("10.231.{}.0/24", NEXT_SUBNET.fetch_add(1, Ordering::Relaxed));
         let lab = Lab { image, network: cluster.clone(), cluster, subnet, host: None };
         lab.sweep();
-        // When the network is gone, packets to its addresses must not follow the default route out of the machine.
+        // When the network is removed, packets to its addresses must not follow the default route out of the machine.
         run("ip", &["route", "add", "unreachable", &lab.subnet, "metric", "9999"]);
         lab
     }
@@ -69,7 +69,7 @@ impl Lab {
     }
 
     /// A container on the lab's network that Ringway did not start.
-    pub fn stranger(&self, name: &str, more: &[&str]) -> String {
+    pub fn run_foreign(&self, name: &str, more: &[&str]) -> String {
         let (owner, id) = (format!("{PREFIX}={}", self.cluster), format!("SERVER_ID={name}"));
         let mut arguments = vec!["run", "-d", "--name", name, "--network", &self.network, "--label", &owner, "-e", &id];
         arguments.extend(more);
@@ -120,11 +120,11 @@ impl Drop for Rule {
     }
 }
 
-/// Runs the docker command; its output, or a panic with what it said.
+/// Runs the docker command; its output, or a panic with its stderr.
 pub fn docker(arguments: &[&str]) -> String {
     let output = try_docker(arguments);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "docker {arguments:?}: {said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "docker {arguments:?}: {stderr}");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 

@@ -1,4 +1,4 @@
-//! Clients: wrk for pressure, and a witness that asks all the time and notes who answered and when.
+//! Clients: wrk for load, and one that sends a request each millisecond and records the answers.
 
 use std::collections::BTreeSet;
 use std::io::{BufReader, Write};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::balancer::answer;
 
-/// Between two questions of the witness.
+/// Between two requests of a steady client.
 const PACE: Duration = Duration::from_millis(1);
 
 /// A run of wrk with 64 connections.
@@ -40,7 +40,7 @@ impl Wrk {
     }
 }
 
-/// Reads wrk's page.
+/// Parses wrk's output.
 fn tally(page: &str) -> Tally {
     let mut tally = Tally::default();
     for line in page.lines().map(str::trim) {
@@ -65,50 +65,50 @@ fn milliseconds(text: &str) -> f64 {
     text.trim_end_matches(unit).parse::<f64>().unwrap() * factor
 }
 
-/// One client that keeps its connection and notes each answer.
-pub struct Witness {
+/// A client that keeps its connection and records each answer.
+pub struct SteadyClient {
     stop: Sender<()>,
-    thread: JoinHandle<Vec<Note>>,
+    thread: JoinHandle<Vec<Sample>>,
 }
 
-pub struct Note {
-    pub asked: Instant,
+pub struct Sample {
+    pub sent_at: Instant,
     pub took: Duration,
     /// The body of a 200, or `None` for anything else.
-    pub said: Option<String>,
+    pub body: Option<String>,
 }
 
-impl Witness {
-    pub fn start(to: SocketAddr) -> Witness {
+impl SteadyClient {
+    pub fn start(to: SocketAddr) -> SteadyClient {
         let (stop, stopped) = channel();
         let thread = std::thread::spawn(move || {
-            let mut notes = Vec::new();
+            let mut samples = Vec::new();
             let mut connection = None;
             while stopped.recv_timeout(PACE) == Err(RecvTimeoutError::Timeout) {
-                let asked = Instant::now();
-                let said = ask(to, &mut connection);
-                notes.push(Note { asked, took: asked.elapsed(), said });
+                let sent_at = Instant::now();
+                let body = get_home(to, &mut connection);
+                samples.push(Sample { sent_at, took: sent_at.elapsed(), body });
             }
-            notes
+            samples
         });
-        Witness { stop, thread }
+        SteadyClient { stop, thread }
     }
 
-    pub fn finish(self) -> Vec<Note> {
+    pub fn finish(self) -> Vec<Sample> {
         let _ = self.stop.send(());
         self.thread.join().unwrap()
     }
 }
 
-pub fn failures(notes: &[Note]) -> usize {
-    notes.iter().filter(|note| note.said.is_none()).count()
+pub fn failures(samples: &[Sample]) -> usize {
+    samples.iter().filter(|sample| sample.body.is_none()).count()
 }
 
-pub fn who(notes: &[Note]) -> BTreeSet<&str> {
-    notes.iter().filter_map(|note| note.said.as_deref()).collect()
+pub fn bodies(samples: &[Sample]) -> BTreeSet<&str> {
+    samples.iter().filter_map(|sample| sample.body.as_deref()).collect()
 }
 
-fn ask(to: SocketAddr, connection: &mut Option<BufReader<TcpStream>>) -> Option<String> {
+fn get_home(to: SocketAddr, connection: &mut Option<BufReader<TcpStream>>) -> Option<String> {
     if connection.is_none() {
         let stream = TcpStream::connect(to).ok()?;
         stream.set_nodelay(true).ok()?;
@@ -124,7 +124,7 @@ fn ask(to: SocketAddr, connection: &mut Option<BufReader<TcpStream>>) -> Option<
 }
 
 #[test]
-fn the_page_of_wrk_is_read() {
+fn the_output_of_wrk_is_parsed() {
     let page = "  Thread Stats   Avg      Stdev     Max   +/- Stdev\n    Latency     1.20ms    2.10ms  1.05s    95.00%\n\
         \x20   Req/Sec    50.00k     1.00k   52.00k    70.00%\n  100 requests in 1.00s, 2.00MB read\n\
         \x20 Socket errors: connect 1, read 2, write 3, timeout 4\n  Non-2xx or 3xx responses: 5\n";

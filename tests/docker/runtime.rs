@@ -1,4 +1,4 @@
-//! The runtime alone against the engine: what starts, what is told, what is adopted, what is refused.
+//! The Docker runtime alone: starts, stops, events, adoption and errors on a real engine.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::lab::{Lab, docker};
 
-/// How long an event may take that comes within milliseconds.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Limit of an event, which comes within milliseconds.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
@@ -27,7 +27,11 @@ fn settings(lab: &Lab) -> Settings {
 }
 
 fn spec(name: &str, instance: u64) -> Spec {
-    Spec { service: ServiceId::default(), name: name.into(), instance: InstanceId::Managed(instance) }
+    Spec { name: name.into(), instance, replaces: None }
+}
+
+fn replacement(name: &str, instance: u64, replaces: u64) -> Spec {
+    Spec { replaces: Some(replaces), ..spec(name, instance) }
 }
 
 async fn opened(settings: Settings) -> (Docker, UnboundedReceiver<Event>, Vec<(Spec, Started)>) {
@@ -38,13 +42,13 @@ async fn opened(settings: Settings) -> (Docker, UnboundedReceiver<Event>, Vec<(S
 }
 
 async fn next(events: &mut UnboundedReceiver<Event>) -> Event {
-    tokio::time::timeout(PATIENCE, events.recv()).await.expect("an event").expect("the watch lives")
+    tokio::time::timeout(TIMEOUT, events.recv()).await.expect("an event").expect("the watch lives")
 }
 
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
-fn an_instance_starts_ends_and_gives_its_name_to_the_next() {
-    let lab = Lab::new("life");
+fn an_instance_that_was_killed_is_replaced_under_its_name() {
+    let lab = Lab::new("replace");
     run(async {
         let (runtime, mut events, _) = opened(settings(&lab)).await;
         let first = runtime.start(&spec(&lab.name(1), 1)).await.unwrap();
@@ -56,38 +60,32 @@ fn an_instance_starts_ends_and_gives_its_name_to_the_next() {
         let stopping = next(&mut events).await;
         assert!(matches!(&stopping, Event::Stopping { instance: InstanceId::Managed(1), .. }), "{stopping:?}");
         let exited = next(&mut events).await;
-        assert!(
-            matches!(&exited, Event::Exited { instance: InstanceId::Managed(1), why } if why == "killed by signal 9"),
-            "{exited:?}"
-        );
-        let second = runtime.start(&spec(&lab.name(1), 2)).await.unwrap();
+        assert!(matches!(&exited, Event::Exited { instance: 1, why } if why == "killed by signal 9"), "{exited:?}");
+        let second = runtime.start(&replacement(&lab.name(1), 2, 1)).await.unwrap();
         assert_ne!(first.handle, second.handle);
         runtime.stop(InstanceId::Managed(2), Duration::from_secs(5)).await.unwrap();
         runtime.stop(InstanceId::Managed(2), Duration::from_secs(5)).await.unwrap();
         runtime.close().await;
         assert_eq!(lab.containers(), Vec::<String>::new());
-        assert!(events.try_recv().is_err(), "a stop of our own is not told");
+        assert!(events.try_recv().is_err(), "our own stop is no event");
     });
 }
 
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
-fn a_silent_instance_keeps_its_address_until_it_is_replaced() {
+fn a_silent_instance_keeps_its_address_until_its_replacement_has_one() {
     let lab = Lab::new("silent");
     run(async {
         let (runtime, mut events, _) = opened(settings(&lab)).await;
         let first = runtime.start(&spec(&lab.name(1), 1)).await.unwrap();
         docker(&["pause", &lab.name(1)]);
         let exited = next(&mut events).await;
-        assert!(
-            matches!(&exited, Event::Exited { instance: InstanceId::Managed(1), why } if why == "somebody paused it"),
-            "{exited:?}"
-        );
-        let second = runtime.start(&spec(&lab.name(1), 2)).await.unwrap();
+        assert!(matches!(&exited, Event::Exited { instance: 1, why } if why == "it was paused"), "{exited:?}");
+        let second = runtime.start(&replacement(&lab.name(1), 2, 1)).await.unwrap();
         assert_ne!(first.endpoint, second.endpoint);
-        // By the registry's verdict this time.
-        runtime.stop(InstanceId::Managed(2), Duration::ZERO).await.unwrap();
-        let third = runtime.start(&spec(&lab.name(1), 3)).await.unwrap();
+        // This time the registry found it silent.
+        runtime.stop(2, Duration::ZERO).await.unwrap();
+        let third = runtime.start(&replacement(&lab.name(1), 3, 2)).await.unwrap();
         assert_ne!(second.endpoint, third.endpoint);
         runtime.stop(InstanceId::Managed(3), Duration::from_secs(5)).await.unwrap();
         runtime.close().await;
@@ -98,7 +96,7 @@ fn a_silent_instance_keeps_its_address_until_it_is_replaced() {
 
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
-fn what_an_earlier_life_left_is_adopted_or_removed_as_asked() {
+fn containers_of_an_earlier_run_are_adopted_or_removed_as_configured() {
     let lab = Lab::new("adopt");
     let keep = Settings { on_exit: OnExit::Keep, ..settings(&lab) };
     run(async {
@@ -114,7 +112,7 @@ fn what_an_earlier_life_left_is_adopted_or_removed_as_asked() {
         let expected = [format!("{} 1", lab.name(1)), format!("{} 3", lab.name(3))];
         assert!(names.iter().all(|name| expected.contains(name)) && names.len() == 2, "{names:?}");
         docker(&["kill", &lab.name(3)]);
-        // The kill may come before the events are subscribed to: then the list tells of the death alone.
+        // The kill may come before the subscription to events: then only the list shows that it ended.
         let mut event = next(&mut events).await;
         if matches!(event, Event::Stopping { instance: InstanceId::Managed(3), .. }) {
             event = next(&mut events).await;
@@ -128,7 +126,7 @@ fn what_an_earlier_life_left_is_adopted_or_removed_as_asked() {
         runtime.start(&spec(&lab.name(1), 9)).await.unwrap();
         (runtime, adopted)
     });
-    assert!(adopted.is_empty(), "made to other settings: {adopted:?}");
+    assert!(adopted.is_empty(), "created with other settings: {adopted:?}");
     let (_, adopted) = run(async {
         let (runtime, _events, adopted) = opened(Settings { on_exit: OnExit::Remove, ..changed }).await;
         (runtime, adopted)
@@ -139,11 +137,11 @@ fn what_an_earlier_life_left_is_adopted_or_removed_as_asked() {
 
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
-fn a_name_that_is_not_ours_an_image_that_is_not_there_and_one_that_ends_at_once_are_refused() {
+fn a_foreign_name_a_missing_image_and_a_container_that_ends_at_once_are_errors() {
     let lab = Lab::new("refuse");
     run(async {
         let (runtime, _events, _) = opened(settings(&lab)).await;
-        lab.stranger(&lab.name(1), &[]);
+        lab.run_foreign(&lab.name(1), &[]);
         let failure = runtime.start(&spec(&lab.name(1), 1)).await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::NameTaken, "{}", failure.message);
         assert!(failure.message.contains(&lab.name(1)), "{}", failure.message);
@@ -157,7 +155,7 @@ fn a_name_that_is_not_ours_an_image_that_is_not_there_and_one_that_ends_at_once_
     run(async {
         let crashing = Settings { env: vec![("RINGWAY_BIND".into(), "nonsense".into())], ..settings(&lab) };
         let (runtime, _events, _) = opened(crashing).await;
-        // It may die before or after its start returned: told once, one way or the other.
+        // It ends before its start returns, which then fails, or after it, which an event reports.
         if let Err(failure) = runtime.start(&spec(&lab.name(2), 2)).await {
             assert_eq!(failure.kind, FailureKind::Refused, "{}", failure.message);
         }
@@ -167,29 +165,29 @@ fn a_name_that_is_not_ours_an_image_that_is_not_there_and_one_that_ends_at_once_
 
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
-fn labelled_containers_of_others_join_and_leave() {
-    let lab = Lab::new("guests");
+fn labelled_foreign_containers_join_and_leave() {
+    let lab = Lab::new("foreign");
     run(async {
         let (_runtime, mut events, _) = opened(settings(&lab)).await;
-        let guest = lab.name(7);
-        lab.stranger(&guest, &["--label", "ringway.enable=true", "--label", "ringway.weight=3"]);
-        let Event::Joined { spec, started, .. } = next(&mut events).await else { panic!("no guest joined") };
-        assert_eq!((&*spec.name, started.weight), (guest.as_str(), 3));
+        let foreign = lab.name(7);
+        lab.run_foreign(&foreign, &["--label", "ringway.enable=true", "--label", "ringway.weight=3"]);
+        let Event::Joined { spec, started, .. } = next(&mut events).await else { panic!("none joined") };
+        assert_eq!((&*spec.name, started.weight), (foreign.as_str(), 3));
         let first = spec.instance;
-        docker(&["stop", &guest]);
+        docker(&["stop", &foreign]);
         assert!(matches!(next(&mut events).await, Event::Stopping { instance, .. } if instance == first));
         assert!(matches!(next(&mut events).await, Event::Left { instance, .. } if instance == first));
-        docker(&["start", &guest]);
+        docker(&["start", &foreign]);
         let Event::Joined { spec, .. } = next(&mut events).await else { panic!("it did not join again") };
         assert_ne!(spec.instance, first);
-        docker(&["pause", &guest]);
+        docker(&["pause", &foreign]);
         assert!(matches!(next(&mut events).await, Event::Left { instance, .. } if instance == spec.instance));
-        docker(&["unpause", &guest]);
+        docker(&["unpause", &foreign]);
         assert!(matches!(next(&mut events).await, Event::Joined { .. }));
         assert_eq!(
-            docker(&["inspect", "-f", "{{.State.Running}}", &guest]),
+            docker(&["inspect", "-f", "{{.State.Running}}", &foreign]),
             "true",
-            "others' containers are left alone"
+            "a foreign container is not touched"
         );
     });
 }

@@ -1,4 +1,4 @@
-//! What the live page is told, as server-sent events. Pure: a snapshot and counters go in, text comes out.
+//! The live page's server-sent events. Pure: a snapshot and counters in, text out.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::core::ring::{RingKind, SLOTS};
 use crate::core::snapshot::{Snapshot, State};
 use crate::shared::counters::{Counter, Counters};
 
-/// The circle to draw: each point and its member.
+/// The ring to draw: each point with the index of its member.
 #[derive(Serialize)]
 struct RingEvent<'a> {
     size: u64,
@@ -39,7 +39,7 @@ struct ReplicaEvent<'a> {
     weight: u32,
     requests: u64,
     in_flight: u64,
-    /// Exact, of the key space.
+    /// Of all keys, from 0 to 1, exactly.
     share: f64,
 }
 
@@ -54,7 +54,7 @@ pub fn ring(snapshot: &Snapshot, kind: RingKind) -> String {
     event("ring", &RingEvent { size, names, points: service.ring.points().collect() })
 }
 
-/// When, in milliseconds of the epoch, and what.
+/// A log line with its time in milliseconds since the Unix epoch.
 pub fn line(line: &(u64, String)) -> String {
     event("line", line)
 }
@@ -76,7 +76,7 @@ pub fn now(snapshot: &Snapshot, state: &AdminState, status: &Status, since: Dura
         }
     });
     let accepted: u64 = sum(|counters| &counters.accepted);
-    let told = NowEvent {
+    let event_now = NowEvent {
         t: since.as_millis() as u64,
         requests: sum(|counters| &counters.requests),
         clients: accepted.saturating_sub(sum(|counters| &counters.closed)),
@@ -86,7 +86,7 @@ pub fn now(snapshot: &Snapshot, state: &AdminState, status: &Status, since: Dura
         heals: status.heals,
         replicas: replicas.collect(),
     };
-    event("now", &told)
+    event("now", &event_now)
 }
 
 /// JSON has no line break of its own, so one data line holds it.

@@ -1,5 +1,5 @@
-//! The live page: one document without any other asset, and a stream of server-sent events that feeds it. It shows;
-//! it changes nothing. The document holds nothing of what goes on and is anybody's; the stream asks for the token.
+//! The live page: one document without other assets, and a stream of server-sent events that updates it. It changes
+//! nothing. The document contains no data and is public; the stream requires the token.
 
 mod events;
 
@@ -20,16 +20,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::admin::AdminState;
 
 const DOCUMENT: &str = include_str!("live.html");
-/// Nothing from elsewhere, nothing that a replica's name could bring in, and no page around the one that asks for a token.
+/// No resource of another origin, no injection through a replica's name, and no frame around the form for the token.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
     img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 const PERIOD: Duration = Duration::from_secs(1);
-/// Events a slow reader may be behind before the stream waits for it.
+/// Events that wait for a slow reader before the stream waits too.
 const BACKLOG: usize = 8;
-/// Lines that a page sees of the time before it was opened.
+/// Log lines kept for pages that are opened later.
 const LINES_LIMIT: usize = 100;
 
-/// The registry's last lines, and when each was written.
+/// The registry's last log lines, each with its time.
 #[derive(Clone, Default)]
 pub struct Recent(Arc<Mutex<Lines>>);
 
@@ -50,7 +50,7 @@ impl Recent {
         lines.count += 1;
     }
 
-    /// Those after the first `seen`, and how many there were in all.
+    /// The lines after the first `seen`, and the number of all so far.
     fn after(&self, seen: u64) -> (Vec<(u64, String)>, u64) {
         let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let new = (lines.count - seen).min(lines.kept.len() as u64) as usize;
@@ -64,12 +64,12 @@ pub fn document() -> Response {
     (headers, DOCUMENT).into_response()
 }
 
-/// Goes on until the reader leaves or the balancer ends.
+/// Ends when the client closes or the balancer ends.
 pub fn stream(state: AdminState) -> Response {
     let (sender, events) = channel(BACKLOG);
     tokio::spawn(feed(state, sender));
     let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
-    (headers, Body::new(Events(events))).into_response()
+    (headers, Body::new(EventBody(events))).into_response()
 }
 
 async fn feed(state: AdminState, events: Sender<Bytes>) {
@@ -81,7 +81,7 @@ async fn feed(state: AdminState, events: Sender<Bytes>) {
         let snapshot = state.snapshots.current();
         let mut text = String::new();
         let ring = snapshot.services.first().map(|service| service.ring.clone());
-        // The same ring, not an equal one: a health flip shares it.
+        // The ring itself, not an equal one: it is shared by snapshots that differ in health only.
         if let Some(ring) = ring
             && !drawn.as_ref().is_some_and(|drawn| Arc::ptr_eq(drawn, &ring))
         {
@@ -99,10 +99,10 @@ async fn feed(state: AdminState, events: Sender<Bytes>) {
     }
 }
 
-/// A response body that is as long as its events come.
-struct Events(Receiver<Bytes>);
+/// A response body that ends with its channel.
+struct EventBody(Receiver<Bytes>);
 
-impl hyper::body::Body for Events {
+impl hyper::body::Body for EventBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_sees_the_last_lines_and_then_only_new_ones() {
+    fn a_page_gets_the_last_lines_and_then_only_new_ones() {
         let recent = Recent::default();
         (0..LINES_LIMIT + 5).for_each(|n| recent.push(n.to_string()));
         let (lines, seen) = recent.after(0);
@@ -130,9 +130,9 @@ mod tests {
     }
 
     #[test]
-    fn the_document_asks_for_nothing_from_elsewhere() {
-        let elsewhere = DOCUMENT.matches("http").count() - DOCUMENT.matches("http://www.w3.org/2000/svg").count();
-        assert_eq!(elsewhere, 0);
+    fn the_document_names_no_other_origin_and_sets_no_markup() {
+        let urls = DOCUMENT.matches("http").count() - DOCUMENT.matches("http://www.w3.org/2000/svg").count();
+        assert_eq!(urls, 0);
         assert!(!DOCUMENT.contains("innerHTML"), "names are text, never markup");
     }
 }

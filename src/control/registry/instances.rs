@@ -92,7 +92,7 @@ impl Registry {
         let instance = InstanceId::Managed(self.take_number());
         let spec = self.change(id, |slot| {
             slot.state = SlotState::Starting { instance, since: now };
-            Spec { service: slot.service, name: slot.name.clone(), instance }
+            Spec { service: slot.service, name: slot.name.clone(), instance, replaces: slot.last_instance }
         });
         spec.into_iter().for_each(|spec| self.emit(Effect::Start(spec)));
     }

@@ -35,6 +35,8 @@ pub struct Slot {
     pub name_held: bool,
     /// What a snapshot shows: the instance that is up or was last.
     replica: (ReplicaId, Endpoint),
+    /// The last instance that had an address: the next one replaces it.
+    pub last_instance: Option<InstanceId>,
     pub handle: String,
     failures_in_a_row: u32,
     /// When it was last seen up: the start of the heal's duration.
@@ -130,6 +132,7 @@ impl Slot {
             state: SlotState::Vacant { start_at: now },
             name_held: false,
             replica: (ReplicaId(0), no_address),
+            last_instance: None,
             handle: String::new(),
             failures_in_a_row: 0,
             lost_at: None,
@@ -147,6 +150,7 @@ impl Slot {
     /// The instance has an address; it is probed from now on.
     pub fn fill(&mut self, instance: InstanceId, replica: ReplicaId, started: Started, since: Tick, now: Tick) {
         self.replica = (replica, started.endpoint);
+        self.last_instance = Some(instance);
         self.handle = started.handle;
         self.weight = started.weight;
         self.state = SlotState::Probing { instance, since, probe: ProbeState::at(now) };

@@ -1,4 +1,4 @@
-//! Servers given by address (`--replica HOST:PORT`). They are asked for heartbeats, and never started or stopped.
+//! Servers given by address (`--replica HOST:PORT`). They are probed, and never started or stopped.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::core::snapshot::{Endpoint, ServiceId};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FixedReplica {
-    /// Its identity on the ring: `HOST:PORT` as it was written, unless a name was given.
+    /// Its identity on the ring: the name that was given, or `HOST:PORT` as it was written.
     pub name: String,
     pub address: SocketAddr,
     pub weight: u32,
@@ -47,8 +47,8 @@ impl Runtime for Fixed {
 }
 
 fn found(replica: &FixedReplica, number: u64) -> (Spec, Started) {
-    let instance = InstanceId::Foreign(number);
-    let spec = Spec { service: ServiceId::default(), name: Arc::from(replica.name.as_str()), instance };
+    let (service, instance) = (ServiceId::default(), InstanceId::Foreign(number));
+    let spec = Spec { service, name: Arc::from(replica.name.as_str()), instance, replaces: None };
     let endpoint = Endpoint::Tcp(replica.address);
-    (spec, Started { endpoint, handle: "a server not ours".into(), weight: replica.weight })
+    (spec, Started { endpoint, handle: "a foreign server".into(), weight: replica.weight })
 }

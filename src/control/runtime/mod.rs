@@ -1,4 +1,5 @@
-//! What starts and stops replicas. A runtime carries out effects and reports events; it owns no desired state.
+//! What starts and stops replicas. A runtime carries out the registry's effects and reports events; how many replicas
+//! there should be is not known here.
 
 pub mod docker;
 pub mod fixed;
@@ -53,77 +54,78 @@ impl Display for InstanceId {
     }
 }
 
-/// What the registry asks for: a named slot to be filled with a running instance.
+/// What the registry asks for: an instance that fills a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
     pub service: ServiceId,
     /// The slot's name: `SERVER_ID`, container name, ring identity.
     pub name: Arc<str>,
     pub instance: InstanceId,
+    /// The instance that filled the slot before and has ended or fallen silent. What is left of it need not be gone.
+    pub replaces: Option<InstanceId>,
 }
 
-/// A running instance, as its runtime knows it.
+/// A running instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Started {
     pub endpoint: Endpoint,
-    /// What an operator would look it up by: a process id, a short container id.
+    /// What an operator looks it up by: a process id, a short container id.
     pub handle: String,
-    /// Its share of the ring: 1 for all that we start.
+    /// Its share of the ring, relative to other replicas: 1 for a managed one.
     pub weight: u32,
 }
 
-/// What a runtime notices by itself.
+/// What a runtime reports without being asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// An instance ended. `why` is for the operator ("killed by signal 9", "exit status 1").
     Exited { instance: InstanceId, why: String },
-    /// Somebody else asked it to stop: it leaves the ring now and still answers what is in flight.
-    /// `Exited` follows when it is gone, and only then is its slot filled again.
+    /// It was signalled to stop, not by us: it leaves the ring now and finishes the requests in flight.
+    /// `Exited` follows when it has ended; only then is its slot filled again.
     Stopping { instance: InstanceId, why: String },
-    /// A server that we did not start wants to be balanced (discovery), under this instance number.
+    /// Discovery found a server that we did not start; it is balanced under this instance number.
     Joined { spec: Spec, started: Started, why: String },
-    /// A server that we did not start is gone.
+    /// A server that we did not start has ended.
     Left { instance: InstanceId, why: String },
 }
 
-/// Why a runtime could not do what it was asked.
+/// Why a start or a stop failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub kind: FailureKind,
-    /// What, where, what to do: one line.
+    /// One line: what failed, where, what to do.
     pub message: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
-    /// The engine cannot be reached: 503 to an admin call.
+    /// The engine cannot be reached. An admin call is answered 503.
     Unavailable,
-    /// The engine answered no (image missing, port taken): 502 to an admin call.
+    /// The engine refused it (no such image, a port in use). An admin call is answered 502.
     Refused,
-    /// The name is taken by something that is not ours: 400 to an admin call.
+    /// A container that Ringway did not create has the name. An admin call is answered 400.
     NameTaken,
 }
 
-/// Implemented by `process`, `docker` and `fixed` (servers given by address). The control plane is generic over it;
-/// all calls come from the admin thread, several may be under way at once, none is cancelled half-way.
+/// Implemented by `process`, `docker` and `fixed` (servers given by address). All calls come from the admin thread.
+/// Several may be under way at once; none is cancelled.
 pub trait Runtime {
-    /// Starts one instance and returns when it has an address; it need not answer yet. What an earlier instance of the
-    /// same slot left behind (a dead container that holds the name) is cleared first. A start whose `stop` comes
-    /// before it returns ends the instance too.
+    /// Starts one instance and returns when it has an address; it need not answer yet. What the instance that it replaces
+    /// left is no obstacle. A `stop` before the start returns ends the instance, and the start fails.
     fn start(&self, spec: &Spec) -> impl Future<Output = Result<Started, Failure>>;
-    /// Ends one instance: asked politely, and after `grace` by force (zero: by force at once). Idempotent, and a
-    /// no-op for instances that we did not start. Returns when it is gone; with zero, when its slot may be filled again.
+    /// Ends one instance: by SIGTERM, and after `grace` by force (zero: by force at once). Idempotent, and without effect
+    /// on instances that we did not start. Returns when it has ended; with zero, when its slot may be filled again.
     fn stop(&self, instance: InstanceId, grace: Duration) -> impl Future<Output = Result<(), Failure>>;
-    /// Called once, before anything else: where events go, and what is there already: instances of an earlier life to
-    /// adopt, or the whole list where `can_start` is false.
+    /// Called once, before anything else, with the channel for events. Returns what runs already: instances of an earlier
+    /// run to adopt, or all servers where `can_start` is false.
     fn attach(&self, events: UnboundedSender<Event>) -> impl Future<Output = Result<Vec<(Spec, Started)>, Failure>>;
-    /// True where `start` can fill a slot; false for a fixed list of servers.
+    /// False for a fixed list of servers.
     fn can_start(&self) -> bool;
-    /// True where replicas outlive the balancer: at its end they are left alone.
+    /// True where replicas run on when the balancer ends.
     fn keeps_on_exit(&self) -> bool {
         false
     }
-    /// Called last, when every instance was stopped or is to live on: finishes what is still under way.
+    /// Called last, when every instance was stopped or is to run on: waits for what is still under way.
     fn close(&self) -> impl Future<Output = ()> {
         async {}
     }

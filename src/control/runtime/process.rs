@@ -1,7 +1,7 @@
-//! Replicas as child processes of our own binary, on free loopback ports. Nothing to install, nothing to configure.
+//! Replicas as child processes of our own binary, on free loopback ports.
 //!
-//! Each child is in a process group of its own, so that Ctrl-C at a terminal reaches the balancer alone, and each asks
-//! the kernel to be killed when its parent dies, whatever kills that (`RINGWAY_PARENT_PID` tells it who that is).
+//! Each child has a process group of its own, so that Ctrl-C at a terminal signals the balancer only. Each asks the kernel
+//! to kill it when its parent ends in any way (`RINGWAY_PARENT_PID` is the parent).
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -26,13 +26,13 @@ use super::{Event, Failure, FailureKind, InstanceId, Runtime, Spec, Started};
 use crate::core::snapshot::Endpoint;
 use crate::kernel::parent::PARENT;
 
-/// Our own program, also when its file was replaced meanwhile (in the forked child this link still leads to us).
-const OURSELVES: &str = "/proc/self/exe";
-/// A free port can be taken before the child binds it; another is tried.
+/// The running program, even if its file has been replaced: in the forked child the link still leads to it.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+/// Another process may bind a free port before the child does; then another port is tried.
 const PORT_TRIES: usize = 5;
-/// A child that has neither ended nor listened by then is handed over; its heartbeats decide.
+/// How long a start waits for the child to listen. One that neither listens nor ends is left to its heartbeats.
 const LISTEN_LIMIT: Duration = Duration::from_secs(2);
-const LISTEN_LOOK: Duration = Duration::from_millis(2);
+const LISTEN_PAUSE: Duration = Duration::from_millis(2);
 
 pub struct Processes {
     program: PathBuf,
@@ -40,24 +40,24 @@ pub struct Processes {
     events: OnceCell<UnboundedSender<Event>>,
 }
 
-/// In the table exactly as long as the process is not reaped: its number is nobody else's.
+/// In the table until the process is reaped: as long, its process id is not given to another.
 #[derive(Clone)]
 struct Running {
     pid: Pid,
-    /// How it ended, once it did.
-    gone: watch::Receiver<Option<String>>,
-    /// Set when `start` returned it: from then on its end is an event. Before, it is the start's failure.
-    handed_over: Rc<Cell<bool>>,
+    /// How it ended, once it has.
+    exit: watch::Receiver<Option<String>>,
+    /// Set when `start` succeeds: from then on its end is an event. Before, it is a failure of the start.
+    started: Rc<Cell<bool>>,
 }
 
 impl Default for Processes {
     fn default() -> Self {
-        Processes::of(OURSELVES.into())
+        Processes::of(OWN_PROGRAM.into())
     }
 }
 
 impl Processes {
-    /// Children of another binary that knows `replica`: a test's.
+    /// Runs another program that knows the subcommand `replica`.
     pub fn of(program: PathBuf) -> Processes {
         Processes { program, children: Rc::default(), events: OnceCell::new() }
     }
@@ -65,7 +65,7 @@ impl Processes {
     fn spawn(&self, spec: &Spec, port: u16) -> io::Result<Running> {
         let mut child = Command::new(&self.program)
             .arg("replica")
-            // Our settings are not theirs, and a token in our environment is nobody else's.
+            // The balancer's settings are not the replica's, and its token is secret.
             .env_clear()
             .env("SERVER_ID", &*spec.name)
             .env("PORT", port.to_string())
@@ -79,32 +79,32 @@ impl Processes {
         let pid = child.id().and_then(|id| Pid::from_raw(id as i32));
         let pid = pid.ok_or_else(|| io::Error::other("the child has no process id"))?;
         if let Some(stderr) = child.stderr.take() {
-            spawn_local(pass_on(spec.name.to_string(), stderr));
+            spawn_local(log_lines(spec.name.to_string(), stderr));
         }
-        let (sender, gone) = watch::channel(None);
-        let running = Running { pid, gone, handed_over: Rc::default() };
+        let (sender, exit) = watch::channel(None);
+        let running = Running { pid, exit, started: Rc::default() };
         self.children.borrow_mut().insert(spec.instance, running.clone());
-        spawn_local(self.reap(child, spec.instance, running.handed_over.clone(), sender));
+        spawn_local(self.reap(child, spec.instance, running.started.clone(), sender));
         Ok(running)
     }
 
-    /// Waits for the child's end, takes it out of the table in the same moment, and says so.
+    /// Waits for the child's end, removes it from the table at once, and reports it.
     fn reap(
         &self,
         mut child: Child,
         instance: InstanceId,
-        handed_over: Rc<Cell<bool>>,
-        gone: watch::Sender<Option<String>>,
+        started: Rc<Cell<bool>>,
+        exit: watch::Sender<Option<String>>,
     ) -> impl Future<Output = ()> + 'static {
         let (children, events) = (self.children.clone(), self.events.get().cloned());
         async move {
             let why = match child.wait().await {
-                Ok(status) => readable(status),
+                Ok(status) => describe(status),
                 Err(error) => format!("it cannot be waited for: {error}"),
             };
             children.borrow_mut().remove(&instance);
-            gone.send_replace(Some(why.clone()));
-            if let Some(events) = events.filter(|_| handed_over.get()) {
+            exit.send_replace(Some(why.clone()));
+            if let Some(events) = events.filter(|_| started.get()) {
                 let _ = events.send(Event::Exited { instance, why });
             }
         }
@@ -113,7 +113,7 @@ impl Processes {
 
 impl Runtime for Processes {
     async fn start(&self, spec: &Spec) -> Result<Started, Failure> {
-        let mut last = String::new();
+        let mut last_error = String::new();
         for _ in 0..PORT_TRIES {
             let port = free_port().map_err(|error| refused(format!("no free port on 127.0.0.1: {error}")))?;
             let mut running = self
@@ -122,17 +122,19 @@ impl Runtime for Processes {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             match listens(&mut running, address).await {
                 Ok(()) => {
-                    running.handed_over.set(true);
+                    running.started.set(true);
                     let handle = format!("process {}", running.pid.as_raw_nonzero());
                     return Ok(Started { endpoint: Endpoint::Tcp(address), handle, weight: 1 });
                 }
                 Err(why) if TcpListener::bind(address).is_ok() => {
                     return Err(refused(format!("its process ended at once: {why}")));
                 }
-                Err(why) => last = format!("port {port} was taken by another, and the process ended: {why}"),
+                Err(why) => {
+                    last_error = format!("another process took port {port}, and the replica's process ended: {why}")
+                }
             }
         }
-        Err(refused(last))
+        Err(refused(last_error))
     }
 
     async fn stop(&self, instance: InstanceId, grace: Duration) -> Result<(), Failure> {
@@ -140,14 +142,14 @@ impl Runtime for Processes {
         let Some(mut running) = running else { return Ok(()) };
         if !grace.is_zero() {
             signal(running.pid, Signal::TERM)?;
-            if timeout(grace, until_gone(&mut running.gone)).await.is_ok() {
+            if timeout(grace, until_exit(&mut running.exit)).await.is_ok() {
                 return Ok(());
             }
         }
         if self.children.borrow().contains_key(&instance) {
             signal(running.pid, Signal::KILL)?;
         }
-        until_gone(&mut running.gone).await;
+        until_exit(&mut running.exit).await;
         Ok(())
     }
 
@@ -165,26 +167,26 @@ fn refused(message: String) -> Failure {
     Failure { kind: FailureKind::Refused, message }
 }
 
-/// Called only while the process is in the table, so not yet reaped.
+/// Only for a process in the table, which has not been reaped.
 fn signal(pid: Pid, signal: Signal) -> Result<(), Failure> {
     kill_process(pid, signal)
-        .map_err(|error| refused(format!("process {} takes no signal: {error}", pid.as_raw_nonzero())))
+        .map_err(|error| refused(format!("process {} cannot be signalled: {error}", pid.as_raw_nonzero())))
 }
 
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// Waits until somebody listens there or the child ended; `Err` is how it ended.
+/// Waits until a connect to `address` succeeds, the child ends (`Err` is how) or the limit passes.
 async fn listens(running: &mut Running, address: SocketAddr) -> Result<(), String> {
     let limit = Instant::now() + LISTEN_LIMIT;
     while Instant::now() < limit {
         tokio::select! {
             biased;
-            why = until_gone(&mut running.gone) => return Err(why),
-            () = sleep(LISTEN_LOOK) => {}
+            why = until_exit(&mut running.exit) => return Err(why),
+            () = sleep(LISTEN_PAUSE) => {}
         }
-        // Somebody else's listener answers too, but then the child could not bind, and has ended or soon will.
+        // The listener may be another process's; then the child could not bind, and has ended or is about to.
         if TcpStream::connect(address).await.is_ok() {
             return Ok(());
         }
@@ -192,12 +194,12 @@ async fn listens(running: &mut Running, address: SocketAddr) -> Result<(), Strin
     Ok(())
 }
 
-async fn until_gone(gone: &mut watch::Receiver<Option<String>>) -> String {
-    let ended = gone.wait_for(Option::is_some).await;
-    ended.ok().and_then(|why| why.clone()).unwrap_or_else(|| "it was dropped".into())
+async fn until_exit(exit: &mut watch::Receiver<Option<String>>) -> String {
+    let exit = exit.wait_for(Option::is_some).await;
+    exit.ok().and_then(|why| why.clone()).unwrap_or_else(|| "it was dropped".into())
 }
 
-fn readable(status: ExitStatus) -> String {
+fn describe(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
         (Some(signal), _) => format!("killed by signal {signal}"),
         (None, Some(code)) => format!("exit status {code}"),
@@ -205,8 +207,8 @@ fn readable(status: ExitStatus) -> String {
     }
 }
 
-/// A replica's own log lines go into ours, under its name.
-async fn pass_on(name: String, stderr: impl AsyncRead + Unpin) {
+/// Logs a replica's own log lines under its name.
+async fn log_lines(name: String, stderr: impl AsyncRead + Unpin) {
     let mut lines = BufReader::new(stderr).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         log::info!(target: "replica", "{name}: {line}");

@@ -261,6 +261,26 @@ fn an_adopted_instance_fills_its_slot_and_its_number_is_not_used_again() {
 }
 
 #[test]
+fn a_start_names_the_last_instance_of_its_slot_that_had_an_address() {
+    let mut world = World::empty(config());
+    world.alive.insert(managed(41), "server2".into());
+    world.tell(Command::Found(vec![(spec(managed(41), "server2"), started(managed(41)))]));
+    world.pass(100);
+    assert!(world.starts.iter().all(|(_, spec)| spec.replaces.is_none()), "{:?}", world.starts);
+    world.broken.insert("server2".into(), FailureKind::Refused);
+    world.kill("server2");
+    world.broken.clear();
+    world.pass(1_000);
+    let later: Vec<_> = world.starts.iter().skip(2).map(|(_, spec)| (&*spec.name, spec.replaces)).collect();
+    let last = Some(managed(41));
+    assert_eq!(later, [("server2", last), ("server2", last)], "the start that failed had no address");
+    let replaced = world.instance("server2");
+    world.silent.insert(replaced);
+    world.pass(2_000);
+    assert_eq!(world.starts.last().expect("a start").1.replaces, Some(replaced));
+}
+
+#[test]
 fn a_foreign_replica_joins_and_leaves_by_itself() {
     let mut world = World::up();
     let foreign = InstanceId::Foreign(0);

@@ -250,7 +250,7 @@ pub fn managed(number: u64) -> InstanceId {
 }
 
 pub fn spec(instance: InstanceId, name: &str) -> Spec {
-    Spec { service: SERVICE, name: name.into(), instance }
+    Spec { service: SERVICE, name: name.into(), instance, replaces: None }
 }
 
 pub fn add(n: u64, hostnames: &[&str]) -> Call {

@@ -1,4 +1,4 @@
-//! Servers that others started: what their labels ask for, and at which of their addresses they are dialled. Pure.
+//! Foreign containers: what their labels ask for, and on which of their addresses they are dialled. Pure.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -13,13 +13,13 @@ const WEIGHT: &str = "ringway.weight";
 const SERVICE: &str = "ringway.service";
 const NETWORK: &str = "ringway.network";
 
-/// The ring has 160 points per unit of weight: more than this is a typing error.
+/// The ring has 160 points per unit of weight: a higher weight is taken for a typing error.
 const WEIGHT_LIMIT: u32 = 1000;
 
-/// What a container's labels ask for.
+/// What the labels of a foreign container ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
-    /// `SERVER_ID` where it has one, since that is how it answers a heartbeat; else the container's name.
+pub struct DiscoveryLabels {
+    /// Its `SERVER_ID`, which it gives in its heartbeats; without one, the container's name.
     pub name: String,
     pub port: u16,
     pub weight: u32,
@@ -27,23 +27,23 @@ pub struct Wish {
     pub network: Option<String>,
 }
 
-/// Where this host stands, for choosing an address.
-pub struct Standpoint<'a> {
-    /// The network that our own replicas are on.
-    pub network: &'a str,
+/// The networks of this host, for choosing an address.
+pub struct HostNetworks<'a> {
+    /// The network of the managed replicas.
+    pub replicas: &'a str,
     /// Where published ports are dialled.
     pub host: IpAddr,
-    /// Whether an address with so many network bits is on a network of this host.
-    pub attached: &'a dyn Fn(IpAddr, u32) -> bool,
+    /// Whether an address, with the length of its network's prefix in bits, is on a network of this host.
+    pub is_attached: &'a dyn Fn(IpAddr, u32) -> bool,
 }
 
-impl Wish {
-    pub fn is_made(labels: &BTreeMap<String, String>) -> bool {
+impl DiscoveryLabels {
+    pub fn is_enabled(labels: &BTreeMap<String, String>) -> bool {
         labels.get(ENABLE).is_some_and(|value| value == "true")
     }
 
     /// What a container with `ringway.enable=true` asks for, or which label is wrong.
-    pub fn read(inspected: &ContainerInspectResponse) -> Result<Wish, String> {
+    pub fn read(inspected: &ContainerInspectResponse) -> Result<DiscoveryLabels, String> {
         let config = inspected.config.clone().unwrap_or_default();
         let labels: BTreeMap<String, String> = config.labels.unwrap_or_default().into_iter().collect();
         let name = inspected.name.as_deref().unwrap_or_default().trim_start_matches('/').to_owned();
@@ -57,7 +57,7 @@ impl Wish {
                 format!("label {PORT} is missing, and the image does not expose exactly one TCP port")
             })?,
         };
-        Ok(Wish {
+        Ok(DiscoveryLabels {
             name: server_id.unwrap_or(name),
             port: u16::try_from(port).unwrap_or(u16::MAX),
             weight: labels.get(WEIGHT).map_or(Ok(1), |text| number(WEIGHT, text, WEIGHT_LIMIT))?,
@@ -66,8 +66,8 @@ impl Wish {
         })
     }
 
-    /// Where it is dialled, on which network, and why that one.
-    pub fn address(&self, addresses: &Addresses, from: &Standpoint) -> Result<(SocketAddr, String), String> {
+    /// Where it is dialled, and why there. `Err` says why it cannot be.
+    pub fn address(&self, addresses: &Addresses, from: &HostNetworks) -> Result<(SocketAddr, String), String> {
         if let Some(name) = &self.network {
             let (ip, _) = addresses.bridge.get(name).ok_or_else(|| self.not_on(name, addresses))?;
             return Ok((SocketAddr::new(*ip, self.port), format!("network {name}, as its label {NETWORK} says")));
@@ -75,11 +75,11 @@ impl Wish {
         if addresses.on_host {
             return Ok((SocketAddr::new(from.host, self.port), "the host's own network".into()));
         }
-        let near = |(_, (ip, bits)): &(&String, &(IpAddr, u32))| (from.attached)(*ip, *bits);
+        let near = |(_, (ip, bits)): &(&String, &(IpAddr, u32))| (from.is_attached)(*ip, *bits);
         let mut reachable = addresses.bridge.iter().filter(near);
-        let shared = addresses.bridge.get_key_value(from.network).filter(near);
+        let shared = addresses.bridge.get_key_value(from.replicas).filter(near);
         if let Some((name, (ip, _))) = shared {
-            return Ok((SocketAddr::new(*ip, self.port), format!("network {name}, the replicas' own")));
+            return Ok((SocketAddr::new(*ip, self.port), format!("network {name}, that of the replicas")));
         }
         if let Some((name, (ip, _))) = reachable.next() {
             let choice = if reachable.next().is_none() { "the only one" } else { "the first by name" };
@@ -125,12 +125,17 @@ mod tests {
     }
 
     #[test]
-    fn labels_say_what_is_wanted() {
+    fn the_labels_are_read() {
         let full = r#"{"ringway.enable":"true","ringway.port":"80","ringway.weight":"3","ringway.service":"shop","ringway.network":"n"}"#;
-        let wish = Wish::read(&inspected(full, "[]", "{}")).unwrap();
+        let wanted = DiscoveryLabels::read(&inspected(full, "[]", "{}")).unwrap();
         let service = Some("shop".to_owned());
-        assert_eq!(wish, Wish { name: "shop-1".into(), port: 80, weight: 3, service, network: Some("n".into()) });
-        let least = Wish::read(&inspected("{}", r#"["SERVER_ID=server4"]"#, r#"{"5000/tcp":{},"53/udp":{}}"#)).unwrap();
+        assert_eq!(
+            wanted,
+            DiscoveryLabels { name: "shop-1".into(), port: 80, weight: 3, service, network: Some("n".into()) }
+        );
+        let least =
+            DiscoveryLabels::read(&inspected("{}", r#"["SERVER_ID=server4"]"#, r#"{"5000/tcp":{},"53/udp":{}}"#))
+                .unwrap();
         assert_eq!((least.name.as_str(), least.port, least.weight), ("server4", 5000, 1));
     }
 
@@ -143,17 +148,17 @@ mod tests {
             (r#"{"ringway.port":"70000"}"#, "ringway.port=\"70000\""),
             (r#"{"ringway.port":"80","ringway.weight":"-1"}"#, "ringway.weight=\"-1\""),
         ] {
-            let error = Wish::read(&inspected(labels, "[]", r#"{"1/tcp":{},"2/tcp":{}}"#)).unwrap_err();
+            let error = DiscoveryLabels::read(&inspected(labels, "[]", r#"{"1/tcp":{},"2/tcp":{}}"#)).unwrap_err();
             assert!(error.contains(part), "{error}");
         }
     }
 
-    fn wish(network: Option<&str>) -> Wish {
-        Wish { name: "s".into(), port: 80, weight: 1, service: None, network: network.map(Into::into) }
+    fn wanted(network: Option<&str>) -> DiscoveryLabels {
+        DiscoveryLabels { name: "s".into(), port: 80, weight: 1, service: None, network: network.map(Into::into) }
     }
 
     fn addresses() -> Addresses {
-        let bridge = [("far", [10, 9, 0, 2]), ("near", [10, 1, 0, 2]), ("ours", [10, 2, 0, 2])];
+        let bridge = [("far", [10, 9, 0, 2]), ("near", [10, 1, 0, 2]), ("replicas", [10, 2, 0, 2])];
         Addresses {
             bridge: bridge.map(|(name, ip)| (name.into(), (IpAddr::from(ip), 16))).into(),
             published: BTreeMap::from([(80, 8080)]),
@@ -161,29 +166,34 @@ mod tests {
         }
     }
 
-    fn chosen(wish: &Wish, addresses: &Addresses, network: &str, reach: &[u8]) -> Result<String, String> {
-        let attached = |ip: IpAddr, _| matches!(ip, IpAddr::V4(v4) if reach.contains(&v4.octets()[1]));
-        let from = Standpoint { network, host: [127, 0, 0, 1].into(), attached: &attached };
-        wish.address(addresses, &from).map(|(address, why)| format!("{address} {why}"))
+    fn chosen(wanted: &DiscoveryLabels, addresses: &Addresses, replicas: &str, reach: &[u8]) -> Result<String, String> {
+        let is_attached = |ip: IpAddr, _| matches!(ip, IpAddr::V4(v4) if reach.contains(&v4.octets()[1]));
+        let from = HostNetworks { replicas, host: [127, 0, 0, 1].into(), is_attached: &is_attached };
+        wanted.address(addresses, &from).map(|(address, why)| format!("{address} {why}"))
     }
 
     #[test]
-    fn the_label_then_our_network_then_one_in_reach_then_a_published_port() {
+    fn the_label_precedes_the_replicas_network_a_reachable_one_and_a_published_port() {
         let all = &[1, 2, 9];
-        let pick = |network: Option<&str>, ours: &str, reach: &[u8]| chosen(&wish(network), &addresses(), ours, reach);
+        let pick = |network: Option<&str>, replicas: &str, reach: &[u8]| {
+            chosen(&wanted(network), &addresses(), replicas, reach)
+        };
         assert_eq!(
-            pick(Some("far"), "ours", all).unwrap(),
+            pick(Some("far"), "replicas", all).unwrap(),
             "10.9.0.2:80 network far, as its label ringway.network says"
         );
-        assert_eq!(pick(None, "ours", all).unwrap(), "10.2.0.2:80 network ours, the replicas' own");
+        assert_eq!(pick(None, "replicas", all).unwrap(), "10.2.0.2:80 network replicas, that of the replicas");
         assert_eq!(pick(None, "other", &[1]).unwrap(), "10.1.0.2:80 network near, the only one in reach");
         assert_eq!(pick(None, "other", all).unwrap(), "10.9.0.2:80 network far, the first by name in reach");
-        assert_eq!(pick(None, "ours", &[]).unwrap(), "127.0.0.1:8080 published port 8080: no network in reach");
-        assert_eq!(pick(Some("x"), "ours", all).unwrap_err(), "label ringway.network=x, but it is on far, near, ours");
+        assert_eq!(pick(None, "replicas", &[]).unwrap(), "127.0.0.1:8080 published port 8080: no network in reach");
+        assert_eq!(
+            pick(Some("x"), "replicas", all).unwrap_err(),
+            "label ringway.network=x, but it is on far, near, replicas"
+        );
         let bare = Addresses::default();
-        let error = chosen(&wish(None), &bare, "ours", all).unwrap_err();
+        let error = chosen(&wanted(None), &bare, "replicas", all).unwrap_err();
         assert_eq!(error, "none of its networks (no network) is in reach, and port 80 is not published");
         let on_host = Addresses { on_host: true, ..bare };
-        assert_eq!(chosen(&wish(None), &on_host, "ours", all).unwrap(), "127.0.0.1:80 the host's own network");
+        assert_eq!(chosen(&wanted(None), &on_host, "replicas", all).unwrap(), "127.0.0.1:80 the host's own network");
     }
 }

@@ -1,4 +1,4 @@
-//! The hand that makes and unmakes containers: one call after another to the engine, noted in the table.
+//! Creates, starts, stops and removes containers: calls to the engine, with their results recorded in the table.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -15,38 +15,39 @@ use tokio::sync::Notify;
 
 use super::cluster_lock::ClusterLock;
 use super::engine::{self, Engine, no_image, status};
-use super::instance_table::{InstanceTable, Phase};
+use super::instance_table::{InitialName, InstanceTable, StopPlan};
 use super::network::{self, Addresses, Network};
-use super::plan::{self, Mark, Plan};
+use super::plan::{self, ContainerPlan, ManagedLabels};
 use super::{OnExit, Reach, Settings, watch};
 use crate::control::runtime::{Failure, FailureKind, Spec, Started};
 use crate::core::snapshot::Endpoint;
 
-/// How often a start tries to free its name, and how long it waits in between: the engine may be removing the holder.
+/// How often a start tries to get its name, and how long it waits in between: the engine may be removing the container
+/// that has it.
 const NAME_TRIES: u32 = 40;
 const NAME_PAUSE: Duration = Duration::from_millis(50);
-/// A silent container keeps its address this long at most while its replacement starts: the same address would be
-/// handed to the replacement, with whatever made it silent.
+/// How long at most a silent container is kept while its replacement starts. Once it is removed the engine may give its
+/// address to the replacement, and a firewall rule, say, that made the one silent would make the other so.
 const ADDRESS_HOLD: Duration = Duration::from_secs(3);
-/// How long what is left of an instance stays when no replacement begins: after a failed `/add`, say.
-const HEIR_WAIT: Duration = Duration::from_millis(500);
-/// What removals under way get when Ringway ends.
+/// How long an ended container is kept when no replacement begins to start: after a failed `/add`, say.
+const REPLACEMENT_WAIT: Duration = Duration::from_millis(500);
+/// How long removals under way may take when Ringway ends.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 pub struct Driver {
     pub engine: Engine,
     pub settings: Settings,
     pub network: Network,
-    pub plan: Plan,
+    pub plan: ContainerPlan,
     pub reach: Reach,
     /// Where published ports are dialled.
     pub host: IpAddr,
-    /// A random name for this life of Ringway.
-    pub life: String,
-    pub _claim: ClusterLock,
+    /// Random, and new with every start of Ringway.
+    pub run_id: String,
+    pub _cluster_lock: ClusterLock,
     pub table: Mutex<InstanceTable>,
-    /// Rung after each change of the table.
-    pub turned: Notify,
+    /// Notified after each change of the table that a task may wait for.
+    pub changed: Notify,
 }
 
 impl Driver {
@@ -55,34 +56,44 @@ impl Driver {
     }
 
     pub async fn start(self: &Arc<Self>, spec: &Spec) -> Result<Started, Failure> {
-        let is_heir = !self.table().holders(&spec.name, spec.instance.number()).is_empty();
-        let container = match is_heir {
-            true => self.create_aside(spec).await?,
-            false => self.create(spec).await?,
+        let initial_name = self.table().begin(spec);
+        self.changed.notify_waiters();
+        let result = self.create_and_start(spec, initial_name).await;
+        if result.is_err() {
+            self.remove_failed_start(spec.instance.number()).await;
+        }
+        self.changed.notify_waiters();
+        result
+    }
+
+    async fn create_and_start(self: &Arc<Self>, spec: &Spec, initial_name: InitialName) -> Result<Started, Failure> {
+        let container = match initial_name {
+            InitialName::Slot => self.create(spec).await?,
+            InitialName::Temporary => self.create_under_temporary_name(spec).await?,
         };
-        self.table().made(spec.instance.number(), &container);
+        self.table().created(spec.instance.number(), &container);
         if let Err(error) = self.engine.client.start_container(&container, None).await {
             if status(&error) != Some(404) {
                 return Err(self.engine.failure(&format!("start {}", spec.name), &error));
             }
-            // Somebody removed the network.
+            // The network was removed.
             network::ensure(&self.engine, &self.settings).await?;
             let again = self.engine.client.start_container(&container, None).await;
             again.map_err(|error| self.engine.failure(&format!("start {}", spec.name), &error))?;
         }
-        // An address is worth only as much as the start it was read after: the engine hands them out again at once.
+        // Read after the start: the engine gives the address of an ended container to the next one at once.
         let endpoint = self.endpoint(&container).await?;
         let alive = self.table().started(spec.instance.number());
         match endpoint {
             Some(endpoint) if alive => {
                 let handle = short(&container).to_owned();
-                if is_heir {
-                    let (hand, spec) = (self.clone(), spec.clone());
-                    tokio::spawn(async move { hand.inherit(&spec, &container).await });
+                if initial_name == InitialName::Temporary {
+                    let (driver, spec) = (self.clone(), spec.clone());
+                    tokio::spawn(async move { driver.take_name(&spec, &container).await });
                 }
                 Ok(Started { endpoint, handle, weight: 1 })
             }
-            _ => Err(self.stillborn(spec, &container).await),
+            _ => Err(self.ended_at_start(spec, &container).await),
         }
     }
 
@@ -90,24 +101,24 @@ impl Driver {
     async fn create(&self, spec: &Spec) -> Result<String, Failure> {
         for attempt in 0.. {
             match self.create_as(spec, &spec.name).await {
-                Err(error) if status(&error) == Some(409) && attempt < NAME_TRIES => self.free(spec).await?,
-                made => return made.map_err(|error| self.not_created(spec, &error)),
+                Err(error) if status(&error) == Some(409) && attempt < NAME_TRIES => self.free_name(spec).await?,
+                created => return created.map_err(|error| self.not_created(spec, &error)),
             }
         }
         unreachable!("the loop ends by returning")
     }
 
-    /// Creates it under a name of its own while an earlier instance holds the slot's. The engine would let go of that one
-    /// only when it has tidied up after it, and a heal need not wait for that.
-    async fn create_aside(&self, spec: &Spec) -> Result<String, Failure> {
-        let made = self.create_as(spec, &plan::heir_name(&spec.name, spec.instance.number())).await;
-        made.map_err(|error| self.not_created(spec, &error))
+    /// The slot's name is still that of the container which is replaced, until the engine has removed it. The replacement
+    /// does not wait for that: it is renamed once it runs.
+    async fn create_under_temporary_name(&self, spec: &Spec) -> Result<String, Failure> {
+        let created = self.create_as(spec, &plan::temporary_name(&spec.name, spec.instance.number())).await;
+        created.map_err(|error| self.not_created(spec, &error))
     }
 
     async fn create_as(&self, spec: &Spec, name: &str) -> Result<String, Error> {
         let options = CreateContainerOptionsBuilder::default().name(name).build();
-        let made = self.engine.client.create_container(Some(options), self.plan.container(spec, &self.life)).await;
-        made.map(|made| made.id)
+        let body = self.plan.container(spec, &self.run_id);
+        self.engine.client.create_container(Some(options), body).await.map(|created| created.id)
     }
 
     fn not_created(&self, spec: &Spec, error: &Error) -> Failure {
@@ -117,28 +128,28 @@ impl Driver {
         }
     }
 
-    /// Gives a running heir its slot's name, taken from whatever an earlier instance left.
-    async fn inherit(&self, spec: &Spec, container: &str) {
+    /// Renames a running replacement to its slot's name, after the containers of earlier instances have lost it.
+    async fn take_name(&self, spec: &Spec, container: &str) {
         for _ in 0..NAME_TRIES {
-            let holders = self.table().holders(&spec.name, spec.instance.number());
-            for (instance, holder) in holders {
-                self.retire(&spec.name, instance, &holder).await;
+            let replaced = self.table().replaced_containers(spec.instance.number());
+            for (instance, container) in replaced {
+                self.rename_retired(&spec.name, instance, &container).await;
             }
             match self.rename(container, &spec.name).await {
-                // It is gone already: its name is nobody's business any more.
+                // Renamed, or gone already.
                 Ok(()) | Err(404) => return,
                 Err(_) => tokio::time::sleep(NAME_PAUSE).await,
             }
         }
-        let name = plan::heir_name(&spec.name, spec.instance.number());
-        log::warn!("{}: {} stays {name}: somebody else's container has that name", spec.name, short(container));
+        let name = plan::temporary_name(&spec.name, spec.instance.number());
+        log::warn!("{}: {} stays {name}: a foreign container has that name", spec.name, short(container));
     }
 
-    /// The name is held: by a container of ours that can be put aside, or by one that is not ours to touch.
-    async fn free(&self, spec: &Spec) -> Result<(), Failure> {
+    /// A container has the slot's name. If an ended instance left it, it is renamed; any other is not touched.
+    async fn free_name(&self, spec: &Spec) -> Result<(), Failure> {
         let held = match self.engine.client.inspect_container(&spec.name, None).await {
             Ok(held) => held,
-            // Gone in the meantime, or being removed.
+            // Removed in the meantime, or being removed.
             Err(error) if matches!(status(&error), Some(404 | 409)) => {
                 tokio::time::sleep(NAME_PAUSE).await;
                 return Ok(());
@@ -147,9 +158,9 @@ impl Driver {
         };
         let labels: BTreeMap<_, _> = held.config.and_then(|c| c.labels).unwrap_or_default().into_iter().collect();
         let id = held.id.unwrap_or_default();
-        match Mark::read(&labels, &self.settings.cluster) {
-            Some(mark) if mark.life == self.life && self.is_left_over(mark.instance) => {
-                self.retire(&spec.name, mark.instance, &id).await;
+        match ManagedLabels::read(&labels, &self.settings.cluster) {
+            Some(labels) if self.table().is_left_over(&id, &labels, &self.run_id) => {
+                self.rename_retired(&spec.name, labels.instance, &id).await;
                 tokio::time::sleep(NAME_PAUSE).await;
                 Ok(())
             }
@@ -164,14 +175,10 @@ impl Driver {
         }
     }
 
-    fn is_left_over(&self, instance: u64) -> bool {
-        self.table().entry(instance).is_none_or(|entry| matches!(entry.phase, Phase::Ending | Phase::Gone))
-    }
-
-    /// Takes the name away from a container that is on its way out.
-    async fn retire(&self, name: &str, instance: u64, container: &str) {
+    /// Takes the slot's name from the container of an ended instance.
+    async fn rename_retired(&self, name: &str, instance: u64, container: &str) {
         if let Err(status) = self.rename(container, &plan::retired_name(name, instance)).await {
-            log::debug!("{name}: {} could not be put aside: status {status}", short(container));
+            log::debug!("{name}: {} could not be renamed: status {status}", short(container));
         }
     }
 
@@ -193,79 +200,84 @@ impl Driver {
         Ok(found.filter(|_| running).map(Endpoint::Tcp))
     }
 
-    /// Why a container that was started is not there.
-    async fn stillborn(&self, spec: &Spec, container: &str) -> Failure {
-        let last = watch::last_words(&self.engine, container).await;
-        let message = format!("{} ({}) ended as soon as it was started{last}", spec.name, self.settings.image);
+    /// Why a container that was just started has no address.
+    async fn ended_at_start(&self, spec: &Spec, container: &str) -> Failure {
+        let details = watch::exit_details(&self.engine, container).await;
+        let message = format!("{} ({}) ended as soon as it was started{details}", spec.name, self.settings.image);
         Failure { kind: FailureKind::Refused, message }
     }
 
-    /// After a failed start: nothing of it stays.
-    pub async fn clean(&self, instance: u64) {
-        let container = self.table().entry(instance).and_then(|entry| entry.container.clone());
-        let is_removed = match container {
-            Some(id) => self.remove(&id).await.is_ok(),
-            None => true,
+    /// After a failed start: removes what it created.
+    async fn remove_failed_start(&self, instance: u64) {
+        let container = self.table().managed(instance).and_then(|managed| managed.container.clone());
+        let removed = match container {
+            Some(id) => self.remove(&id).await,
+            None => Ok(()),
         };
-        self.settle(instance, is_removed);
+        self.record_removal(instance, &removed);
     }
 
     pub async fn stop(self: &Arc<Self>, instance: u64, grace: Duration) -> Result<(), Failure> {
-        let Some(before) = self.table().end(instance) else { return Ok(()) };
-        let Some(container) = before.container.filter(|_| before.phase != Phase::Starting) else {
-            return self.gone(instance).await;
-        };
-        if grace.is_zero() {
-            // Silent, by the registry's verdict: its slot need not wait for what is left of it.
-            self.clone().bury(instance);
-            return Ok(());
+        let plan = self.table().begin_stop(instance, grace);
+        match plan {
+            StopPlan::Nothing => Ok(()),
+            StopPlan::AwaitStart => {
+                self.until(|table| table.is_start_cleaned_up(instance)).await;
+                Ok(())
+            }
+            StopPlan::RemoveLater => {
+                self.clone().remove_later(instance);
+                Ok(())
+            }
+            StopPlan::StopAndRemove { name, container } => {
+                let removed = self.stop_and_remove(&name, &container, grace).await;
+                self.record_removal(instance, &removed);
+                removed
+            }
         }
-        let ended = self.end(instance, &before.name, &container, grace).await;
-        self.settle(instance, ended.is_ok());
-        ended
     }
 
-    /// Removes what is left of an instance, once its slot has its next one.
-    pub fn bury(self: Arc<Driver>, instance: u64) {
+    /// Removes the container of an ended instance, once its replacement runs.
+    pub fn remove_later(self: Arc<Driver>, instance: u64) {
         tokio::spawn(async move {
-            let Some(entry) = self.table().entry(instance).cloned() else { return };
-            let Some(container) = entry.container else { return };
-            // Nothing is asked of the engine that the replacement would have to wait for.
-            self.hold_address(instance).await;
-            let words = watch::last_words(&self.engine, &container).await;
-            if !words.is_empty() {
-                log::info!("{} ({}){words}", entry.name, short(&container));
+            let Some(managed) = self.table().managed(instance).cloned() else { return };
+            let Some(container) = managed.container else { return };
+            // The engine is asked for nothing before that: it would keep the replacement waiting.
+            self.replaced(instance).await;
+            let details = watch::exit_details(&self.engine, &container).await;
+            if !details.is_empty() {
+                log::info!("{} ({}){details}", managed.name, short(&container));
             }
             let removed = self.remove(&container).await;
             if let Err(error) = &removed {
-                log::debug!("{}: {} stays for now: {error}", entry.name, short(&container));
+                log::debug!("{}: {} is not removed yet: {error}", managed.name, short(&container));
             }
-            self.settle(instance, removed.is_ok());
+            self.record_removal(instance, &removed);
         });
     }
 
-    pub fn settle(&self, instance: u64, is_removed: bool) {
-        match is_removed {
-            true => self.table().forget(instance),
-            false => self.table().give_up(instance),
+    fn record_removal<E>(&self, instance: u64, result: &Result<(), E>) {
+        match result {
+            Ok(()) => self.table().removed(instance),
+            Err(_) => self.table().removal_failed(instance),
         }
-        self.turned.notify_waiters();
+        self.changed.notify_waiters();
     }
 
-    async fn end(&self, instance: u64, name: &str, container: &str, grace: Duration) -> Result<(), Failure> {
+    async fn stop_and_remove(&self, name: &str, container: &str, grace: Duration) -> Result<(), Failure> {
         let whole = i32::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i32::MAX);
         let options = StopContainerOptionsBuilder::default().t(whole).build();
-        match self.engine.patient(grace).stop_container(container, Some(options)).await {
+        match self.engine.with_grace(grace).stop_container(container, Some(options)).await {
             Ok(()) => {}
-            // It refused (paused, say) or is gone: the removal below settles it.
+            // The engine refused (it is paused, say) or has removed it: the removal below ends it in any case.
             Err(error) if status(&error).is_some() => log::debug!("{name}: stop: {error}"),
             Err(error) => return Err(self.engine.failure(&format!("stop {name}"), &error)),
         }
         let removed = self.remove(container).await;
-        removed.map_err(|error| self.engine.failure(&format!("remove {name} (instance {instance})"), &error))
+        removed.map_err(|error| self.engine.failure(&format!("remove {name} ({})", short(container)), &error))
     }
 
-    /// Removes by force. One that is not there, or is being removed, is removed.
+    /// Removes by force. `Ok` too if it does not exist or is being removed.
     pub async fn remove(&self, container: &str) -> Result<(), Error> {
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         match self.engine.client.remove_container(container, Some(options)).await {
@@ -274,27 +286,22 @@ impl Driver {
         }
     }
 
-    /// Waits until the start of `instance`, which sees that it is not wanted, has cleaned up.
-    async fn gone(&self, instance: u64) -> Result<(), Failure> {
-        self.until(|table| table.entry(instance).is_none_or(|entry| entry.phase == Phase::Gone)).await;
-        Ok(())
-    }
-
-    /// Waits, within a limit, until the slot's next instance has an address of its own, if there is to be one.
-    pub async fn hold_address(&self, instance: u64) {
-        let heir = self.until(|table| table.closing || table.has_heir(instance));
-        if tokio::time::timeout(HEIR_WAIT, heir).await.is_err() {
+    /// Waits, within a limit, until the replacement of `instance` has an address of its own, if it gets a replacement.
+    async fn replaced(&self, instance: u64) {
+        let begun = self.until(|table| table.has_replacement(instance));
+        if tokio::time::timeout(REPLACEMENT_WAIT, begun).await.is_err() {
             return;
         }
         let _ = tokio::time::timeout(ADDRESS_HOLD, self.until(|table| table.is_replaced(instance))).await;
     }
 
-    /// Waits, within a limit, for removals under way, and takes the network down if it is ours and nobody is on it.
+    /// Waits, within a limit, for removals under way, and removes the network if Ringway created it and no container is
+    /// on it.
     pub async fn close(&self) {
-        self.table().closing = true;
-        self.turned.notify_waiters();
-        let _ = tokio::time::timeout(CLOSE_LIMIT, self.until(|table| !table.is_clearing())).await;
-        if self.network.is_ours && self.settings.on_exit == OnExit::Remove {
+        self.table().close();
+        self.changed.notify_waiters();
+        let _ = tokio::time::timeout(CLOSE_LIMIT, self.until(|table| !table.has_removals())).await;
+        if self.network.is_managed && self.settings.on_exit == OnExit::Remove {
             match self.engine.client.remove_network(&self.network.id).await {
                 Ok(()) => log::info!("removed the network {}", self.network.name),
                 Err(error) => {
@@ -304,15 +311,15 @@ impl Driver {
         }
     }
 
-    async fn until(&self, is_so: impl Fn(&InstanceTable) -> bool) {
+    async fn until(&self, condition: impl Fn(&InstanceTable) -> bool) {
         loop {
-            let turned = self.turned.notified();
-            tokio::pin!(turned);
-            turned.as_mut().enable();
-            if is_so(&self.table()) {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if condition(&self.table()) {
                 return;
             }
-            turned.await;
+            changed.await;
         }
     }
 
@@ -324,7 +331,7 @@ impl Driver {
     }
 }
 
-/// As the docker command shows it.
+/// A container's id as the docker command shows it.
 pub fn short(container: &str) -> &str {
     container.get(..12).unwrap_or(container)
 }

@@ -1,4 +1,4 @@
-//! The way to the engine: which socket, which version, and what its refusals mean. Nothing here knows what a replica is.
+//! The connection to the engine: which socket, which version, and what its errors mean. It does not know replicas.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,56 +8,56 @@ use bollard::{API_DEFAULT_VERSION, Docker};
 
 use crate::control::runtime::{Failure, FailureKind};
 
-/// One call to the engine. Starting a container on a busy disk is the slowest of them.
+/// Limit of one call to the engine. Starting a container on a busy disk is the slowest.
 const CALL_TIMEOUT_S: u64 = 60;
-/// The engine answers a ping in milliseconds; a socket whose owner hangs must not hold up the start.
+/// The engine answers a ping in milliseconds; one that hangs must not delay the start for a minute.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connected, version-negotiated engine.
+/// A connected engine whose API version was negotiated.
 #[derive(Clone)]
 pub struct Engine {
     pub client: Docker,
-    /// As the user would write it: `unix:///var/run/docker.sock`.
+    /// As in `DOCKER_HOST`: `unix:///var/run/docker.sock`.
     pub host: String,
 }
 
 impl Engine {
-    /// Connects to `host`, or to what `DOCKER_HOST` names, or to the first socket found where engines listen.
+    /// Connects to `host`, or to `DOCKER_HOST`, or to the first of the usual sockets that exists.
     pub async fn connect(host: Option<&str>) -> Result<Engine, Failure> {
         let host = match host {
             Some(host) => host.to_owned(),
-            None => named_by_environment().unwrap_or_else(usual_socket),
+            None => env_var("DOCKER_HOST").unwrap_or_else(usual_socket),
         };
         let client = client(&host).map_err(|error| unreachable(&host, &error))?;
         let engine = Engine { client, host };
         let client = tokio::time::timeout(PING_TIMEOUT, engine.client.clone().negotiate_version()).await;
-        let client = client.map_err(|_| engine.silent())?.map_err(|error| engine.failure("talk to it", &error))?;
+        let client = client.map_err(|_| engine.no_answer())?.map_err(|error| engine.failure("talk to it", &error))?;
         let engine = Engine { client, ..engine };
         engine.ping().await?;
         Ok(engine)
     }
 
-    /// A socket may connect and yet have nobody behind it.
+    /// A socket that connects may still have no engine that answers.
     pub async fn ping(&self) -> Result<(), Failure> {
         match tokio::time::timeout(PING_TIMEOUT, self.client.ping()).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(self.failure("ping it", &error)),
-            Err(_) => Err(self.silent()),
+            Err(_) => Err(self.no_answer()),
         }
     }
 
-    /// What tells it from every other engine, however it is reached.
+    /// Identifies the engine, however it is reached. An engine without an id is identified by its host.
     pub async fn id(&self) -> Result<String, Failure> {
-        let told = self.client.info().await.map_err(|error| self.failure("tell its id", &error))?;
-        Ok(told.id.unwrap_or_else(|| self.host.clone()))
+        let info = self.client.info().await.map_err(|error| self.failure("give its id", &error))?;
+        Ok(info.id.unwrap_or_else(|| self.host.clone()))
     }
 
-    /// A client whose patience is longer than `grace`: the engine answers a stop when the stop is over.
-    pub fn patient(&self, grace: Duration) -> Docker {
+    /// A client whose time limit exceeds `grace`: the engine answers a stop call when the container has ended.
+    pub fn with_grace(&self, grace: Duration) -> Docker {
         self.client.clone().with_timeout(grace + Duration::from_secs(CALL_TIMEOUT_S))
     }
 
-    /// The host to dial for a published port: this machine, unless the engine is another one.
+    /// The host on which published ports are dialled; `None` for this machine.
     pub fn published_host(&self) -> Option<&str> {
         let (scheme, rest) = self.host.split_once("://")?;
         match scheme {
@@ -66,22 +66,22 @@ impl Engine {
         }
     }
 
-    /// What an error of the engine means, as one line: what was tried, where, what to do.
-    pub fn failure(&self, tried: &str, error: &Error) -> Failure {
+    /// An error of the engine as one line: what was attempted, where, why not.
+    pub fn failure(&self, attempt: &str, error: &Error) -> Failure {
         match error {
             Error::DockerResponseServerError { status_code: 503.., message } => Failure {
                 kind: FailureKind::Unavailable,
-                message: format!("the Docker engine at {} is not ready to {tried}: {}", self.host, one_line(message)),
+                message: format!("the Docker engine at {} is not ready to {attempt}: {}", self.host, one_line(message)),
             },
             Error::DockerResponseServerError { message, .. } => Failure {
                 kind: FailureKind::Refused,
-                message: format!("the Docker engine at {} would not {tried}: {}", self.host, one_line(message)),
+                message: format!("the Docker engine at {} would not {attempt}: {}", self.host, one_line(message)),
             },
             other => unreachable(&self.host, other),
         }
     }
 
-    fn silent(&self) -> Failure {
+    fn no_answer(&self) -> Failure {
         Failure {
             kind: FailureKind::Unavailable,
             message: format!("the Docker engine at {} does not answer: is dockerd running?", self.host),
@@ -89,7 +89,7 @@ impl Engine {
     }
 }
 
-/// What to do about an image that is not there.
+/// The image does not exist on the engine.
 pub fn no_image(engine: &Engine, image: &str) -> Failure {
     let message = format!(
         "the image {image} is not on the Docker engine at {}: build it (docker build -t {image} .) or pull it (docker pull {image})",
@@ -98,7 +98,7 @@ pub fn no_image(engine: &Engine, image: &str) -> Failure {
     Failure { kind: FailureKind::Refused, message }
 }
 
-/// The status with which the engine refused, if it answered at all.
+/// The HTTP status of the engine's answer, if it answered.
 pub fn status(error: &Error) -> Option<u16> {
     match error {
         Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
@@ -135,31 +135,27 @@ fn over_tls(host: &str) -> Result<Docker, Error> {
     Err(Error::UnsupportedURISchemeError { uri: format!("{host} (built without the feature docker-tls)") })
 }
 
-/// As the docker command has it: a folder with `key.pem`, `cert.pem` and `ca.pem`.
+/// The directory of `key.pem`, `cert.pem` and `ca.pem`: that of the docker command.
 #[cfg_attr(not(feature = "docker-tls"), allow(dead_code))]
 fn certificates() -> PathBuf {
-    let home = || Path::new(&set("HOME").unwrap_or_default()).join(".docker");
-    set("DOCKER_CERT_PATH").map_or_else(home, PathBuf::from)
+    let home = || Path::new(&env_var("HOME").unwrap_or_default()).join(".docker");
+    env_var("DOCKER_CERT_PATH").map_or_else(home, PathBuf::from)
 }
 
 fn wants_tls() -> bool {
-    set("DOCKER_TLS_VERIFY").is_some()
+    env_var("DOCKER_TLS_VERIFY").is_some()
 }
 
-fn named_by_environment() -> Option<String> {
-    set("DOCKER_HOST")
-}
-
-/// The system's engine, then a rootless one, then Docker Desktop's.
+/// The system's socket, a rootless engine's, or Docker Desktop's.
 fn usual_socket() -> String {
     let system = "/var/run/docker.sock".to_owned();
-    let rootless = set("XDG_RUNTIME_DIR").map(|folder| format!("{folder}/docker.sock"));
-    let desktop = set("HOME").map(|home| format!("{home}/.docker/run/docker.sock"));
-    let mut places = [Some(system.clone()), rootless, desktop].into_iter().flatten();
-    format!("unix://{}", places.find(|path| Path::new(path).exists()).unwrap_or(system))
+    let rootless = env_var("XDG_RUNTIME_DIR").map(|folder| format!("{folder}/docker.sock"));
+    let desktop = env_var("HOME").map(|home| format!("{home}/.docker/run/docker.sock"));
+    let mut paths = [Some(system.clone()), rootless, desktop].into_iter().flatten();
+    format!("unix://{}", paths.find(|path| Path::new(path).exists()).unwrap_or(system))
 }
 
-fn set(name: &str) -> Option<String> {
+fn env_var(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
@@ -188,7 +184,7 @@ fn unreachable(host: &str, error: &Error) -> Failure {
     Failure { kind: FailureKind::Unavailable, message }
 }
 
-/// The innermost error says what happened; the outer ones only say that something did.
+/// The text of the innermost error, which is the specific one, and a hint.
 fn cause(error: &Error) -> (String, &'static str) {
     let mut inner: &dyn std::error::Error = error;
     while let Some(source) = inner.source() {
@@ -204,7 +200,7 @@ fn cause(error: &Error) -> (String, &'static str) {
     (one_line(&inner.to_string()), hint)
 }
 
-/// As one line of a log.
+/// Line breaks and repeated spaces become one space.
 pub fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -219,14 +215,14 @@ mod tests {
     }
 
     #[test]
-    fn published_ports_are_dialled_where_the_engine_is() {
+    fn published_ports_are_dialled_on_the_engines_host() {
         assert_eq!(engine("unix:///var/run/docker.sock").published_host(), None);
         assert_eq!(engine("tcp://build.example:2376").published_host(), Some("build.example"));
         assert_eq!(engine("tcp://[fd00::1]:2376").published_host(), Some("[fd00::1]"));
     }
 
     #[test]
-    fn a_refusal_is_not_an_absence() {
+    fn an_answer_is_refused_and_a_missing_socket_unavailable() {
         let refused = Error::DockerResponseServerError { status_code: 404, message: "no such\nimage".into() };
         let failure = engine("unix:///x").failure("start server1", &refused);
         assert_eq!(failure.kind, FailureKind::Refused);
@@ -236,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_engine_is_one_clear_line() {
+    async fn a_missing_engine_is_one_line_that_names_the_host() {
         let failure = Engine::connect(Some("unix:///nonexistent/docker.sock")).await.err().unwrap();
         assert_eq!(failure.kind, FailureKind::Unavailable);
         assert!(

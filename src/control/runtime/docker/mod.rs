@@ -1,21 +1,38 @@
-//! Replicas as Docker containers: started, watched, ended and adopted over the engine's API. It decides nothing about
-//! how many there are; the registry does.
+//! Replicas as Docker containers: started, watched, stopped and adopted over the engine's API. How many there are is the
+//! registry's decision.
+//!
+//! # Files
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `mod.rs` | the settings, and the runtime that the control plane calls |
+//! | `engine.rs` | the connection to the engine, and what its errors mean |
+//! | `cluster_lock.rs` | one Ringway per cluster name and engine |
+//! | `network.rs` | the replicas' network, subnets, and the addresses of a container |
+//! | `plan.rs` | the definition of a replica's container, and the labels it carries |
+//! | `discovery.rs` | the labels of foreign containers, and where those are dialled |
+//! | `instance_table.rs` | what is known of each container, and what an event changes in it; pure |
+//! | `driver.rs` | creates, starts, stops and removes containers |
+//! | `container_event.rs` | what an event of the engine says about one container; pure |
+//! | `watch.rs` | follows the engine's events and compares its list with the table |
+//! | `adopt.rs` | adopts or removes the containers of an earlier run |
 //!
 //! # Security
 //!
-//! Whoever may speak to the engine is root on its machine: the socket is that power. So:
+//! Access to the engine's socket is root access to its machine. Therefore:
 //!
-//! - Nothing that a client sends reaches a container's definition but the slot's name, which the registry has checked.
-//!   Image, command, environment, labels, limits and network come from the operator's settings alone.
-//! - A replica gets no capability, no new privilege, no writable root, no volume, no socket, a cap on processes, and
+//! - Of what a client sends only a slot's name enters a container's definition, and the registry has checked it.
+//!   Image, command, environment, labels, limits and network come from the operator's settings.
+//! - A replica has no capability, no new privilege, no writable root, no volume, no socket, a limit on processes, and
 //!   the memory and CPU limits of the settings.
-//! - The admin API starts containers, up to `--max-replicas`: it listens on loopback or asks for a token.
-//! - A remote engine is spoken to over TLS with client certificates (`DOCKER_HOST=tcp://...`, `DOCKER_TLS_VERIFY=1`,
-//!   `DOCKER_CERT_PATH`). Plain `tcp://` is for networks that you trust with root.
-//! - Ringway removes only containers whose label names its cluster. Those of others it balances at most.
+//! - The admin API starts containers, up to `--max-replicas`: it listens on loopback or requires a token.
+//! - A remote engine is reached over TLS with client certificates (`DOCKER_HOST=tcp://...`, `DOCKER_TLS_VERIFY=1`,
+//!   `DOCKER_CERT_PATH`). Plain `tcp://` gives root on the engine's machine to everyone on that network.
+//! - Ringway removes only containers whose label names its cluster. It balances foreign ones, and leaves them as they are.
 
 mod adopt;
 mod cluster_lock;
+mod container_event;
 mod discovery;
 mod driver;
 mod engine;
@@ -34,19 +51,19 @@ use tokio::sync::mpsc::UnboundedSender;
 use self::cluster_lock::ClusterLock;
 use self::driver::Driver;
 use self::engine::{Engine, no_image, status};
-use self::plan::Plan;
+use self::plan::ContainerPlan;
 use super::{Event, Failure, FailureKind, InstanceId, Runtime, Spec, Started};
 
-/// What an operator says about the containers. Plain data.
+/// The operator's settings for the containers. Plain data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// `DOCKER_HOST` if it is not given.
+    /// The engine: `unix:///path`, `tcp://host:port` or `https://host:port`. `None` is `DOCKER_HOST`, or the usual sockets.
     pub host: Option<String>,
     pub image: String,
     pub network: String,
-    /// For a network that does not exist yet: `10.1.2.0/24`.
+    /// Of a network that is to be created: `10.1.2.0/24`.
     pub subnet: Option<String>,
-    /// Whose containers these are. One Ringway per cluster name and engine.
+    /// Names the containers of this Ringway on the engine. One Ringway per cluster name and engine.
     pub cluster: String,
     /// `PORT` inside the containers.
     pub port: u16,
@@ -56,27 +73,27 @@ pub struct Settings {
     pub labels: BTreeMap<String, String>,
     pub reach: Reach,
     pub on_exit: OnExit,
-    /// Whether containers of others that carry the label `ringway.enable=true` are balanced.
+    /// Whether foreign containers with the label `ringway.enable=true` are balanced.
     pub discover: bool,
-    /// The service whose guests (`ringway.service`) are balanced. A guest that names none is for any.
+    /// Foreign containers whose label `ringway.service` names another service are not balanced.
     pub service: String,
 }
 
 /// How containers are dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// By bridge address if this host is on the network, by published port if not.
+    /// On the bridge address if this host is on the network, on a published port if not.
     Auto,
     Bridge,
     Published,
 }
 
-/// What becomes of the replicas when Ringway ends, and of those that it finds when it starts.
+/// What happens to the replicas when Ringway ends, and to those that it finds when it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnExit {
-    /// They run on, and the next Ringway adopts them.
+    /// They run on, and the next start adopts them.
     Keep,
-    /// They are removed; if Ringway was killed, the next one removes them.
+    /// They are removed; if Ringway was killed, the next start removes them.
     Remove,
 }
 
@@ -103,14 +120,14 @@ impl Default for Settings {
 
 /// The Docker runtime.
 pub struct Docker {
-    hand: Arc<Driver>,
+    driver: Arc<Driver>,
 }
 
 impl Docker {
-    /// Connects, and makes sure of the network and the image, so that a first start cannot fail for want of them.
+    /// Connects, and checks for image and network (which it creates), so that their lack ends the start of Ringway.
     pub async fn open(settings: Settings) -> Result<Docker, Failure> {
         let engine = Engine::connect(settings.host.as_deref()).await?;
-        let claim = ClusterLock::stake(&engine, &settings.cluster).await?;
+        let cluster_lock = ClusterLock::acquire(&engine, &settings.cluster).await?;
         let image = image_id(&engine, &settings.image).await?;
         let network = network::ensure(&engine, &settings).await?;
         let reach = network::choose(settings.reach, &network)?;
@@ -120,36 +137,40 @@ impl Docker {
             Some(name) if reach == Reach::Published => resolve(name).await?,
             _ => Ipv4Addr::LOCALHOST.into(),
         };
-        let plan = Plan::new(&settings, &network.name, &image, publish);
-        let life = format!("{:016x}", fastrand::u64(..));
+        let plan = ContainerPlan::new(&settings, &network.name, &image, publish);
+        let run_id = format!("{:016x}", fastrand::u64(..));
         log::info!("Docker engine at {}, image {}, network {}", engine.host, settings.image, network.name);
-        let (table, turned) = Default::default();
+        let (table, changed) = Default::default();
         Ok(Docker {
-            hand: Arc::new(Driver { engine, settings, network, plan, reach, host, life, _claim: claim, table, turned }),
+            driver: Arc::new(Driver {
+                engine,
+                settings,
+                network,
+                plan,
+                reach,
+                host,
+                run_id,
+                _cluster_lock: cluster_lock,
+                table,
+                changed,
+            }),
         })
     }
 }
 
 impl Runtime for Docker {
     async fn start(&self, spec: &Spec) -> Result<Started, Failure> {
-        self.hand.table().begin(spec.instance.number(), spec.name.clone());
-        self.hand.turned.notify_waiters();
-        let result = self.hand.start(spec).await;
-        if result.is_err() {
-            self.hand.clean(spec.instance.number()).await;
-        }
-        self.hand.turned.notify_waiters();
-        result
+        self.driver.start(spec).await
     }
 
     async fn stop(&self, instance: InstanceId, grace: Duration) -> Result<(), Failure> {
         let InstanceId::Managed(instance) = instance else { return Ok(()) };
-        self.hand.stop(instance, grace).await
+        self.driver.stop(instance, grace).await
     }
 
     async fn attach(&self, events: UnboundedSender<Event>) -> Result<Vec<(Spec, Started)>, Failure> {
-        let adopted = self.hand.take_over().await?;
-        tokio::spawn(watch::run(self.hand.clone(), events));
+        let adopted = self.driver.adopt_or_remove().await?;
+        tokio::spawn(watch::run(self.driver.clone(), events));
         Ok(adopted)
     }
 
@@ -158,11 +179,11 @@ impl Runtime for Docker {
     }
 
     fn keeps_on_exit(&self) -> bool {
-        self.hand.settings.on_exit == OnExit::Keep
+        self.driver.settings.on_exit == OnExit::Keep
     }
 
     async fn close(&self) {
-        self.hand.close().await;
+        self.driver.close().await;
     }
 }
 
@@ -175,8 +196,8 @@ async fn image_id(engine: &Engine, image: &str) -> Result<String, Failure> {
 }
 
 async fn resolve(name: &str) -> Result<IpAddr, Failure> {
-    let bare = name.trim_start_matches('[').trim_end_matches(']');
-    let found = tokio::net::lookup_host((bare, 0)).await.ok().and_then(|mut list| list.next());
+    let host = name.trim_start_matches('[').trim_end_matches(']');
+    let found = tokio::net::lookup_host((host, 0)).await.ok().and_then(|mut list| list.next());
     found.map(|address: SocketAddr| address.ip()).ok_or_else(|| Failure {
         kind: FailureKind::Unavailable,
         message: format!("the engine's host {name} has no address: name it by address in DOCKER_HOST"),

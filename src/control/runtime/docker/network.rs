@@ -9,7 +9,7 @@ use super::engine::{Engine, status};
 use super::{Reach, Settings, plan};
 use crate::control::runtime::{Failure, FailureKind};
 
-/// The engine puts this file into every container.
+/// The engine creates this file in every container.
 const IN_A_CONTAINER: &str = "/.dockerenv";
 
 /// The network as the engine has it.
@@ -18,8 +18,8 @@ pub struct Network {
     pub name: String,
     pub id: String,
     pub subnet: Option<Subnet>,
-    /// Made by a Ringway of this cluster.
-    pub is_ours: bool,
+    /// Created by a Ringway of this cluster.
+    pub is_managed: bool,
 }
 
 /// An address and how many leading bits of it count.
@@ -29,7 +29,7 @@ pub struct Subnet {
     bits: u32,
 }
 
-/// What a container's addresses are.
+/// The addresses of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// By network name.
@@ -40,7 +40,7 @@ pub struct Addresses {
     pub on_host: bool,
 }
 
-/// The network of `settings`, made if it is not there.
+/// The network of `settings`, created if it does not exist.
 pub async fn ensure(engine: &Engine, settings: &Settings) -> Result<Network, Failure> {
     if matches!(settings.network.as_str(), "host" | "none") {
         let message =
@@ -53,14 +53,14 @@ pub async fn ensure(engine: &Engine, settings: &Settings) -> Result<Network, Fai
             create(engine, settings).await?;
             inspect(engine, settings).await?.ok_or_else(|| Failure {
                 kind: FailureKind::Refused,
-                message: format!("the network {} was removed as soon as it was made", settings.network),
+                message: format!("the network {} was removed as soon as it was created", settings.network),
             })?
         }
     };
-    if let (Some(asked), Some(real)) = (&settings.subnet, found.subnet)
-        && Subnet::parse(asked) != Some(real)
+    if let (Some(configured), Some(actual)) = (&settings.subnet, found.subnet)
+        && Subnet::parse(configured) != Some(actual)
     {
-        log::warn!("network {} exists with subnet {real}: {asked} is not used", found.name);
+        log::warn!("network {} exists with subnet {actual}: {configured} is not used", found.name);
     }
     Ok(found)
 }
@@ -86,24 +86,24 @@ async fn create(engine: &Engine, settings: &Settings) -> Result<(), Failure> {
     };
     match engine.client.create_network(request).await {
         Ok(_) => {
-            log::info!("made the network {}", settings.network);
+            log::info!("created the network {}", settings.network);
             Ok(())
         }
-        // Made by somebody else a moment ago.
+        // Another process created it a moment ago.
         Err(error) if status(&error) == Some(409) => Ok(()),
-        Err(error) => Err(engine.failure(&format!("make the network {}", settings.network), &error)),
+        Err(error) => Err(engine.failure(&format!("create the network {}", settings.network), &error)),
     }
 }
 
 fn network(settings: &Settings, found: NetworkInspect) -> Network {
     let pools = found.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
     let subnet = pools.iter().filter_map(|pool| pool.subnet.as_deref()).find_map(Subnet::parse);
-    let maker = found.labels.unwrap_or_default().remove(plan::CLUSTER);
+    let cluster = found.labels.unwrap_or_default().remove(plan::CLUSTER);
     Network {
         name: found.name.unwrap_or_else(|| settings.network.clone()),
         id: found.id.unwrap_or_default(),
         subnet,
-        is_ours: maker.as_ref() == Some(&settings.cluster),
+        is_managed: cluster.as_ref() == Some(&settings.cluster),
     }
 }
 
@@ -117,7 +117,7 @@ impl Subnet {
         Subnet::new(address.parse().ok()?, bits.parse().ok()?)
     }
 
-    pub fn holds(&self, other: IpAddr) -> bool {
+    pub fn contains(&self, other: IpAddr) -> bool {
         let shift = width(self.address) - self.bits;
         self.address.is_ipv4() == other.is_ipv4()
             && number(self.address).checked_shr(shift).unwrap_or(0) == number(other).checked_shr(shift).unwrap_or(0)
@@ -125,7 +125,7 @@ impl Subnet {
 }
 
 impl Subnet {
-    /// The address after the subnet's own: packets to that one itself may be refused as a broadcast.
+    /// The address after the network's own, which a kernel may refuse as a broadcast address.
     fn first_host(&self) -> IpAddr {
         let shift = width(self.address) - self.bits;
         let base = number(self.address).checked_shr(shift).and_then(|n| n.checked_shl(shift)).unwrap_or(0);
@@ -154,9 +154,8 @@ fn number(address: IpAddr) -> u128 {
     }
 }
 
-/// Whether this machine (or container) is itself on `subnet`: then the kernel would send from an address inside it.
-/// Nothing is sent. On Docker Desktop, or with the engine on another machine, the packets would leave through another
-/// network's address.
+/// Whether this machine (or container) is on `subnet`: then the kernel's source address for it lies inside it. Nothing is
+/// sent. With Docker Desktop, or an engine on another machine, the source address is one of another network.
 pub fn is_attached(subnet: Subnet) -> bool {
     let probe = || {
         let any: IpAddr = if subnet.address.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
@@ -164,15 +163,15 @@ pub fn is_attached(subnet: Subnet) -> bool {
         socket.connect((subnet.first_host(), 9))?;
         socket.local_addr()
     };
-    probe().is_ok_and(|local| subnet.holds(local.ip()))
+    probe().is_ok_and(|local| subnet.contains(local.ip()))
 }
 
-/// Whether an address is one of this host's (or container's) own.
+/// Whether an address is one of this machine (or container).
 pub fn is_own(address: IpAddr) -> bool {
     !address.is_loopback() && UdpSocket::bind((address, 0)).is_ok()
 }
 
-/// Decides once, at the start, how the replicas will be dialled, and says why.
+/// Decides at the start how the replicas are dialled, and logs why.
 pub fn choose(reach: Reach, network: &Network) -> Result<Reach, Failure> {
     let attached = network.subnet.is_some_and(is_attached);
     let subnet = network.subnet.map_or("no subnet".into(), |subnet| subnet.to_string());
@@ -183,7 +182,7 @@ pub fn choose(reach: Reach, network: &Network) -> Result<Reach, Failure> {
     let (chosen, why) = match (reach, attached) {
         (Reach::Auto, true) => (Reach::Bridge, format!("this host is on {} ({subnet})", network.name)),
         (Reach::Auto, false) => (Reach::Published, format!("this host is not on {} ({subnet})", network.name)),
-        (asked, _) => (asked, "as asked".to_owned()),
+        (configured, _) => (configured, "as configured".to_owned()),
     };
     let how = if chosen == Reach::Bridge { "their bridge address" } else { "a published port" };
     log::info!("replicas are dialled on {how}: {why}");
@@ -206,7 +205,7 @@ impl Addresses {
         Addresses { bridge: bridge.collect(), published: published.collect(), on_host: mode == Some("host") }
     }
 
-    /// Where to dial a replica of ours.
+    /// Where a managed replica is dialled.
     pub fn endpoint(&self, network: &str, port: u16, reach: Reach, host: IpAddr) -> Option<SocketAddr> {
         match reach {
             Reach::Published => self.published.get(&port).map(|outside| SocketAddr::new(host, *outside)),
@@ -220,13 +219,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn subnets_hold_their_own() {
+    fn a_subnet_contains_its_addresses() {
         let subnet = Subnet::parse("10.231.7.0/24").unwrap();
-        assert!(subnet.holds([10, 231, 7, 255].into()));
-        assert!(!subnet.holds([10, 231, 8, 0].into()));
-        assert!(!subnet.holds("fd00::1".parse().unwrap()));
-        assert!(Subnet::parse("0.0.0.0/0").unwrap().holds([8, 8, 8, 8].into()));
-        assert!(Subnet::parse("fd00:1::/64").unwrap().holds("fd00:1::9".parse().unwrap()));
+        assert!(subnet.contains([10, 231, 7, 255].into()));
+        assert!(!subnet.contains([10, 231, 8, 0].into()));
+        assert!(!subnet.contains("fd00::1".parse().unwrap()));
+        assert!(Subnet::parse("0.0.0.0/0").unwrap().contains([8, 8, 8, 8].into()));
+        assert!(Subnet::parse("fd00:1::/64").unwrap().contains("fd00:1::9".parse().unwrap()));
         assert_eq!(subnet.first_host(), IpAddr::from([10, 231, 7, 1]));
         assert_eq!(Subnet::parse("10.1.2.3/32").unwrap().first_host(), IpAddr::from([10, 1, 2, 3]));
         for bad in ["10.0.0.0", "10.0.0.0/33", "x/8", "10.0.0.0/-1"] {
@@ -235,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loopback_net_is_ours_and_a_documentation_net_is_not() {
+    fn this_machine_is_on_the_loopback_net_and_not_on_a_documentation_net() {
         assert!(is_attached(Subnet::parse("127.0.0.1/8").unwrap()));
         assert!(!is_attached(Subnet::parse("203.0.113.1/24").unwrap()));
     }

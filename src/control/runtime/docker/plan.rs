@@ -1,6 +1,7 @@
-//! What a replica's container is made of: name, labels, environment, limits. Pure: settings and a slot in, a definition out.
+//! The definition of a replica's container: name, labels, environment, limits. Pure: settings and a spec in, a definition
+//! out.
 //!
-//! Nothing a client sent gets in here but the slot's name, which the registry has checked.
+//! Nothing that a client sent enters it but the slot's name, which the registry has checked.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,30 +16,30 @@ use crate::control::runtime::Spec;
 pub const CLUSTER: &str = "ringway.cluster";
 pub const SLOT: &str = "ringway.slot";
 pub const INSTANCE: &str = "ringway.instance";
-/// Which life of Ringway made it: two that share a cluster name by mistake leave each other's containers alone.
-pub const LIFE: &str = "ringway.life";
-/// A checksum of the definition: a container made to other settings is not adopted.
+/// Which run of Ringway created it: two that share a cluster name by mistake do not remove each other's containers.
+pub const RUN_ID: &str = "ringway.run-id";
+/// The checksum of the definition: a container created with other settings is not adopted.
 pub const PLAN: &str = "ringway.plan";
 
-/// Processes and threads in one container: a fork bomb stays inside.
+/// Processes and threads in one container: bounds a fork bomb.
 const PIDS_LIMIT: i64 = 512;
-/// A container's log on the engine's disk: two files of this size at most.
+/// A container's log on the engine's disk takes two files of this size at most.
 const LOG_SIZE: &str = "1m";
 
-/// Everything about a replica's container but whose it is.
+/// All of the definition that the replicas have in common.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct ContainerPlan {
     body: ContainerCreateBody,
     checksum: String,
 }
 
-impl Plan {
-    /// `image_id` enters the checksum, so that a rebuilt image under the same tag is a new plan.
-    pub fn new(settings: &Settings, network: &str, image_id: &str, publish: Option<&str>) -> Plan {
+impl ContainerPlan {
+    /// `image_id` enters the checksum: a rebuilt image under the same tag is another plan.
+    pub fn new(settings: &Settings, network: &str, image_id: &str, publish: Option<&str>) -> ContainerPlan {
         let body = body(settings, network, publish);
         let text = serde_json::to_string(&serde_json::to_value(&body).unwrap_or_default()).unwrap_or_default();
         let checksum = format!("{:08x}", crc32fast::hash(format!("{image_id} {text}").as_bytes()));
-        Plan { body, checksum }
+        ContainerPlan { body, checksum }
     }
 
     pub fn checksum(&self) -> &str {
@@ -46,12 +47,12 @@ impl Plan {
     }
 
     /// The definition of one instance.
-    pub fn container(&self, spec: &Spec, life: &str) -> ContainerCreateBody {
+    pub fn container(&self, spec: &Spec, run_id: &str) -> ContainerCreateBody {
         let mut body = self.body.clone();
         let labels = body.labels.get_or_insert_default();
         labels.insert(SLOT.into(), spec.name.to_string());
         labels.insert(INSTANCE.into(), spec.instance.number().to_string());
-        labels.insert(LIFE.into(), life.to_owned());
+        labels.insert(RUN_ID.into(), run_id.to_owned());
         labels.insert(PLAN.into(), self.checksum.clone());
         body.env.get_or_insert_default().push(format!("SERVER_ID={}", spec.name));
         body
@@ -70,7 +71,7 @@ fn body(settings: &Settings, network: &str, publish: Option<&str>) -> ContainerC
         env: Some(env),
         labels: Some(labels),
         exposed_ports: Some(vec![port.clone()]),
-        // Ringway probes its replicas itself; the engine would fork a process for each check.
+        // Ringway probes its replicas itself; the engine would start a process for each check.
         healthcheck: Some(HealthConfig { test: Some(vec!["NONE".into()]), ..Default::default() }),
         host_config: Some(limits(settings, network, &port, publish)),
         networking_config: Some(NetworkingConfig { endpoints_config: Some(endpoints) }),
@@ -79,12 +80,12 @@ fn body(settings: &Settings, network: &str, publish: Option<&str>) -> ContainerC
 }
 
 fn limits(settings: &Settings, network: &str, port: &str, publish: Option<&str>) -> HostConfig {
-    // An empty host port: the engine chooses a free one.
+    // With an empty host port the engine chooses a free one.
     let binding = |ip: &str| PortBinding { host_ip: Some(ip.to_owned()), host_port: Some(String::new()) };
     HostConfig {
         network_mode: Some(network.to_owned()),
         memory: settings.memory_bytes.map(clamped),
-        // Equal to memory: no swap on top of it.
+        // Equal to `memory`: no swap.
         memory_swap: settings.memory_bytes.map(clamped),
         nano_cpus: settings.cpu_milli.map(|milli| clamped(u64::from(milli) * 1_000_000)),
         pids_limit: Some(PIDS_LIMIT),
@@ -105,33 +106,33 @@ fn clamped(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// The name of a container that starts while an earlier instance holds its slot's.
-pub fn heir_name(name: &str, instance: u64) -> String {
+/// The name of a replacement until it runs; the container that it replaces still has the slot's name.
+pub fn temporary_name(name: &str, instance: u64) -> String {
     format!("{name}.next-{instance}")
 }
 
-/// The name a container gets when another instance takes its slot before it is gone.
+/// The name of a replaced container until it is removed.
 pub fn retired_name(name: &str, instance: u64) -> String {
     format!("{name}.retired-{instance}")
 }
 
-/// What the labels of a container of ours say.
+/// The labels of a container that Ringway created.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct ManagedLabels {
     pub slot: String,
     pub instance: u64,
-    pub life: String,
+    pub run_id: String,
     pub plan: String,
 }
 
-impl Mark {
-    /// `None` for a container that is not of this cluster. One with broken labels gets instance 0, which nobody else has.
-    pub fn read(labels: &BTreeMap<String, String>, cluster: &str) -> Option<Mark> {
+impl ManagedLabels {
+    /// `None` for a container of another cluster or of none. An instance that cannot be read is 0, which no instance has.
+    pub fn read(labels: &BTreeMap<String, String>, cluster: &str) -> Option<ManagedLabels> {
         let text = |label: &str| labels.get(label).cloned().unwrap_or_default();
-        (text(CLUSTER) == cluster).then(|| Mark {
+        (text(CLUSTER) == cluster).then(|| ManagedLabels {
             slot: text(SLOT),
             instance: text(INSTANCE).parse().unwrap_or(0),
-            life: text(LIFE),
+            run_id: text(RUN_ID),
             plan: text(PLAN),
         })
     }
@@ -155,15 +156,16 @@ mod tests {
     }
 
     fn spec(instance: u64) -> Spec {
-        Spec { service: ServiceId::default(), name: "server1".into(), instance: InstanceId::Managed(instance) }
+        let instance = InstanceId::Managed(instance);
+        Spec { service: ServiceId::default(), name: "server1".into(), instance, replaces: None }
     }
 
     #[test]
-    fn a_container_says_whose_it_is_and_gets_little() {
-        let body = Plan::new(&settings(), "net", "sha256:1", None).container(&spec(7), "life");
+    fn a_container_is_labelled_and_has_few_rights() {
+        let body = ContainerPlan::new(&settings(), "net", "sha256:1", None).container(&spec(7), "run");
         let labels: BTreeMap<_, _> = body.labels.unwrap().into_iter().collect();
-        let mark = Mark::read(&labels, "ringway").unwrap();
-        assert_eq!((mark.slot.as_str(), mark.instance, mark.life.as_str()), ("server1", 7, "life"));
+        let read = ManagedLabels::read(&labels, "ringway").unwrap();
+        assert_eq!((read.slot.as_str(), read.instance, read.run_id.as_str()), ("server1", 7, "run"));
         assert_eq!(labels["team"], "blue");
         let env = body.env.unwrap();
         assert_eq!(env, ["MODE=test", "PORT=8080", "SERVER_ID=server1"]);
@@ -180,16 +182,17 @@ mod tests {
     }
 
     #[test]
-    fn a_published_port_is_one_of_the_engines_choice() {
-        let body = Plan::new(&settings(), "net", "sha256:1", Some("127.0.0.1")).container(&spec(1), "life");
+    fn the_engine_chooses_the_published_port() {
+        let body = ContainerPlan::new(&settings(), "net", "sha256:1", Some("127.0.0.1")).container(&spec(1), "run");
         let ports = body.host_config.unwrap().port_bindings.unwrap();
         let binding = ports["8080/tcp"].as_ref().unwrap()[0].clone();
         assert_eq!((binding.host_ip.as_deref(), binding.host_port.as_deref()), (Some("127.0.0.1"), Some("")));
     }
 
     #[test]
-    fn the_checksum_follows_settings_and_image_but_not_the_instance() {
-        let plan = |settings: &Settings, image: &str| Plan::new(settings, "net", image, None).checksum().to_owned();
+    fn the_checksum_depends_on_settings_and_image_only() {
+        let plan =
+            |settings: &Settings, image: &str| ContainerPlan::new(settings, "net", image, None).checksum().to_owned();
         let first = plan(&settings(), "sha256:1");
         assert_eq!(first, plan(&settings(), "sha256:1"));
         assert_ne!(first, plan(&settings(), "sha256:2"));
@@ -197,9 +200,9 @@ mod tests {
     }
 
     #[test]
-    fn others_containers_carry_no_mark() {
+    fn containers_of_other_clusters_have_no_managed_labels() {
         let labels = BTreeMap::from([(CLUSTER.into(), "other".into()), (SLOT.into(), "server1".into())]);
-        assert_eq!(Mark::read(&labels, "ringway"), None);
-        assert_eq!(Mark::read(&BTreeMap::new(), "ringway"), None);
+        assert_eq!(ManagedLabels::read(&labels, "ringway"), None);
+        assert_eq!(ManagedLabels::read(&BTreeMap::new(), "ringway"), None);
     }
 }

@@ -1,5 +1,5 @@
-//! Follows the engine: events for speed, lists for truth. When the engine goes away nothing is dropped; when it is
-//! back, what is there is compared with what we believe.
+//! Follows the engine's events, and compares its list of containers with the table now and then. While the engine cannot
+//! be reached no instance is given up; when it is back, its list is compared with the table.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -7,213 +7,214 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, EventMessage, EventMessageTypeEnum};
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, EventMessage};
 use bollard::query_parameters::{EventsOptionsBuilder, LogsOptionsBuilder};
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::discovery::{ENABLE, Standpoint, Wish};
+use super::container_event::{self, exit_reason};
+use super::discovery::{DiscoveryLabels, ENABLE, HostNetworks};
 use super::driver::{Driver, short};
 use super::engine::{Engine, status};
-use super::instance_table::{Notice, Seen, Verdict, ending};
+use super::instance_table::{Action, ListedContainer};
 use super::network::{self, Addresses};
-use super::plan::{self, Mark};
+use super::plan::{self, ManagedLabels};
 use crate::control::runtime::{Event, Failure, InstanceId, Spec, Started};
 use crate::core::snapshot::{Endpoint, ServiceId};
 
-/// How often the list is held against our belief though no event asked for it.
+/// How often the list is compared with the table.
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
-/// Between tries to reach an engine that went away.
+/// Pauses between attempts to reach the engine again: the first, then twice as long each time up to the second.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(2);
-/// Somebody asked a replica to stop and it goes on: it takes no requests any more, so it is ended.
-const STOP_PATIENCE: Duration = Duration::from_secs(30);
-/// Of a dead container's log, for the operator.
-const LAST_WORDS_LIMIT: usize = 200;
-const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a replica may run on after a stop signal that we did not send. It takes no requests any more, so it is ended.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Characters of an ended container's last log line that are logged.
+const LAST_LINE_LIMIT: usize = 200;
+const EXIT_DETAILS_TIMEOUT: Duration = Duration::from_secs(2);
 
 const ACTIONS: [&str; 7] = ["start", "kill", "die", "pause", "unpause", "disconnect", "connect"];
 
-/// Runs until nobody listens.
-pub async fn run(hand: Arc<Driver>, events: UnboundedSender<Event>) {
-    let watch = Watch { hand, events };
-    while !watch.events.is_closed() {
-        let why = watch.follow().await;
-        if watch.events.is_closed() {
+/// Runs until the receiver of `events` is dropped.
+pub async fn run(driver: Arc<Driver>, events: UnboundedSender<Event>) {
+    let watcher = Watcher { driver, events };
+    while !watcher.events.is_closed() {
+        let why = watcher.follow().await;
+        if watcher.events.is_closed() {
             return;
         }
         log::warn!("the engine's events ended ({why}); replicas keep serving, reconnecting");
-        watch.reconnect().await;
+        watcher.reconnect().await;
     }
 }
 
 #[derive(Clone)]
-struct Watch {
-    hand: Arc<Driver>,
+struct Watcher {
+    driver: Arc<Driver>,
     events: UnboundedSender<Event>,
 }
 
-impl Watch {
-    /// Subscribes first and lists then, so that nothing falls between the two. Returns why the stream ended.
+impl Watcher {
+    /// Subscribes before it lists, so that no change is missed between the two. Returns why the stream ended.
     async fn follow(&self) -> String {
         let filters = HashMap::from([("type", vec!["container", "network"]), ("event", ACTIONS.to_vec())]);
         let options = EventsOptionsBuilder::default().filters(&filters).build();
-        let mut stream = pin!(self.hand.engine.client.events(Some(options)));
+        let mut stream = pin!(self.driver.engine.client.events(Some(options)));
         let mut compare = tokio::time::interval(COMPARE_EVERY);
         loop {
             tokio::select! {
                 next = next(&mut stream) => match next {
-                    Ok(message) => self.hear(message).await,
+                    Ok(message) => self.on_message(message).await,
                     Err(why) => return why,
                 },
                 _ = compare.tick() => if let Err(failure) = self.compare().await {
                     return failure.message;
                 },
-                () = self.events.closed() => return "nobody listens".into(),
+                () = self.events.closed() => return "no receiver".into(),
             }
         }
     }
 
     async fn reconnect(&self) {
-        let (gone, mut pause) = (Instant::now(), RETRY_FIRST);
-        while self.hand.engine.ping().await.is_err() {
+        let (lost_at, mut pause) = (Instant::now(), RETRY_FIRST);
+        while self.driver.engine.ping().await.is_err() {
             if self.events.is_closed() {
                 return;
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_LAST);
         }
-        log::info!("the engine is back after {} ms", gone.elapsed().as_millis());
+        log::info!("the engine is back after {} ms", lost_at.elapsed().as_millis());
     }
 
-    async fn hear(&self, message: EventMessage) {
-        if let Some((container, notice)) = read(&message, &self.hand.network.id) {
-            let verdict = self.hand.table().notice(&container, notice);
-            self.act(verdict).await;
+    async fn on_message(&self, message: EventMessage) {
+        if let Some((container, event)) = container_event::parse(&message, &self.driver.network.id) {
+            let action = self.driver.table().on_event(&container, event);
+            self.perform(action).await;
         }
     }
 
     async fn compare(&self) -> Result<(), Failure> {
-        let hand = &self.hand;
-        let mut list = hand.list(&format!("{}={}", plan::CLUSTER, hand.settings.cluster)).await?;
-        if hand.settings.discover {
-            list.extend(hand.list(&format!("{ENABLE}=true")).await?);
+        let driver = &self.driver;
+        let mut list = driver.list(&format!("{}={}", plan::CLUSTER, driver.settings.cluster)).await?;
+        if driver.settings.discover {
+            list.extend(driver.list(&format!("{ENABLE}=true")).await?);
         }
-        let seen: Vec<Seen> = list.into_iter().map(|found| seen(found, &hand.settings.cluster)).collect();
-        let verdicts = hand.table().compare(&seen, &hand.life);
-        for verdict in verdicts {
-            self.act(Some(verdict)).await;
+        let listed: Vec<ListedContainer> =
+            list.into_iter().map(|found| listed(found, &driver.settings.cluster)).collect();
+        let actions = driver.table().compare(&listed, &driver.run_id);
+        for action in actions {
+            self.perform(Some(action)).await;
         }
         Ok(())
     }
 
-    async fn act(&self, verdict: Option<Verdict>) {
-        match verdict {
+    async fn perform(&self, action: Option<Action>) {
+        match action {
             None => {}
-            Some(Verdict::Exited { instance, why }) => self.exited(instance, why),
-            Some(Verdict::Stopping { instance, why }) => self.stopping(instance, why),
-            Some(Verdict::Left { instance, why }) => {
-                self.hand.table().part(instance);
-                self.tell(Event::Left { instance: InstanceId::Foreign(instance), why });
+            Some(Action::Exited { instance, why }) => self.exited(instance, why),
+            Some(Action::Stopping { instance, why }) => self.stopping(instance, why),
+            Some(Action::Left { instance, why }) => {
+                self.emit(Event::Left { instance: InstanceId::Foreign(instance), why })
             }
-            // Not in line: an engine that is slow to inspect must not hold up the news of a death.
-            Some(Verdict::Look { .. }) if !self.hand.settings.discover => {}
-            Some(Verdict::Look { container }) => {
-                let watch = self.clone();
-                tokio::spawn(async move { watch.look(&container).await });
+            // In a task of its own: an engine that is slow to inspect must not delay the report of an exit.
+            Some(Action::Inspect { .. }) if !self.driver.settings.discover => {}
+            Some(Action::Inspect { container }) => {
+                let watcher = self.clone();
+                tokio::spawn(async move { watcher.inspect_foreign(&container).await });
             }
-            Some(Verdict::Doubt { instance, container }) => self.doubt(instance, &container).await,
-            Some(Verdict::Stray { container }) => self.sweep(&container).await,
+            Some(Action::Confirm { instance, container }) => self.confirm(instance, &container).await,
+            Some(Action::Remove { container }) => self.remove_stray(&container).await,
         }
     }
 
-    fn tell(&self, event: Event) {
-        // Nobody listens any more: `run` ends by itself.
+    fn emit(&self, event: Event) {
+        // Without a receiver `run` ends.
         let _ = self.events.send(event);
     }
 
-    /// Tells at once; what is left of the container is removed when the slot has its next instance.
+    /// Reports it at once; the container is removed when the replacement runs.
     fn exited(&self, instance: u64, why: String) {
-        self.tell(Event::Exited { instance: InstanceId::Managed(instance), why });
-        self.hand.clone().bury(instance);
+        self.emit(Event::Exited { instance: InstanceId::Managed(instance), why });
+        self.driver.clone().remove_later(instance);
     }
 
     fn stopping(&self, instance: InstanceId, why: String) {
-        self.tell(Event::Stopping { instance, why });
+        self.emit(Event::Stopping { instance, why });
         let InstanceId::Managed(instance) = instance else { return };
-        let watch = self.clone();
+        let watcher = self.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(STOP_PATIENCE).await;
-            let why = format!("asked to stop, it went on for {} s", STOP_PATIENCE.as_secs());
-            let verdict = watch.hand.table().confirm_gone(instance, why);
-            watch.act_late(verdict);
+            tokio::time::sleep(STOP_TIMEOUT).await;
+            let why = format!("still running {} s after a stop signal", STOP_TIMEOUT.as_secs());
+            let action = watcher.driver.table().confirm_gone(instance, why);
+            watcher.exited_if(action);
         });
     }
 
-    fn act_late(&self, verdict: Option<Verdict>) {
-        if let Some(Verdict::Exited { instance, why }) = verdict {
+    fn exited_if(&self, action: Option<Action>) {
+        if let Some(Action::Exited { instance, why }) = action {
             self.exited(instance, why);
         }
     }
 
-    /// The list may have been made before a start; the container itself says how it is now.
-    async fn doubt(&self, instance: u64, container: &str) {
-        let why = match self.hand.engine.client.inspect_container(container, None).await {
+    /// The list may be older than a start: asks for the container's state of now.
+    async fn confirm(&self, instance: u64, container: &str) {
+        let why = match self.driver.engine.client.inspect_container(container, None).await {
             Ok(found) => {
                 let state = found.state.unwrap_or_default();
                 match (state.running, state.paused) {
                     (Some(true), Some(true)) => "it was paused".to_owned(),
                     (Some(true), _) => return,
-                    _ => ending(state.exit_code.unwrap_or(0)),
+                    _ => exit_reason(state.exit_code.unwrap_or(0)),
                 }
             }
             Err(error) if status(&error) == Some(404) => "its container was removed".to_owned(),
-            // No answer is no death.
+            // An engine that does not answer says nothing about the container.
             Err(_) => return,
         };
-        let verdict = self.hand.table().confirm_gone(instance, why);
-        self.act_late(verdict);
+        let action = self.driver.table().confirm_gone(instance, why);
+        self.exited_if(action);
     }
 
-    async fn sweep(&self, container: &str) {
-        log::info!("removed {}: left over", short(container));
-        if let Err(error) = self.hand.remove(container).await {
+    async fn remove_stray(&self, container: &str) {
+        log::info!("removed {}: no instance needs it", short(container));
+        if let Err(error) = self.driver.remove(container).await {
             log::warn!("{} could not be removed: {error}", short(container));
         }
     }
 
-    /// Somebody's container started: does it want to be balanced, and where?
-    async fn look(&self, container: &str) {
-        let hand = &self.hand;
-        let Ok(found) = hand.engine.client.inspect_container(container, None).await else { return };
+    /// A container that we did not start runs: if its labels ask for it, it joins.
+    async fn inspect_foreign(&self, container: &str) {
+        let driver = &self.driver;
+        let Ok(found) = driver.engine.client.inspect_container(container, None).await else { return };
         let labels = found.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default();
         let labels: BTreeMap<String, String> = labels.into_iter().collect();
         let state = found.state.clone().unwrap_or_default();
         let serving = state.running == Some(true) && state.paused != Some(true);
-        if !serving || !Wish::is_made(&labels) || labels.contains_key(plan::CLUSTER) {
+        if !serving || !DiscoveryLabels::is_enabled(&labels) || labels.contains_key(plan::CLUSTER) {
             return;
         }
-        let attached = |ip: IpAddr, bits: u32| network::Subnet::new(ip, bits).is_some_and(network::is_attached);
-        let from = Standpoint { network: &hand.network.name, host: hand.host, attached: &attached };
-        let wish = Wish::read(&found);
-        let place = wish.and_then(|wish| Ok((wish.address(&Addresses::read(&found), &from)?, wish)));
-        match place {
+        let is_attached = |ip: IpAddr, bits: u32| network::Subnet::new(ip, bits).is_some_and(network::is_attached);
+        let from = HostNetworks { replicas: &driver.network.name, host: driver.host, is_attached: &is_attached };
+        let wanted = DiscoveryLabels::read(&found);
+        let dialled = wanted.and_then(|wanted| Ok((wanted.address(&Addresses::read(&found), &from)?, wanted)));
+        match dialled {
             Err(why) => log::warn!("{} is labelled {ENABLE}=true but is not balanced: {why}", short(container)),
-            Ok((_, wish)) if wish.service.as_ref().is_some_and(|service| *service != hand.settings.service) => {}
-            Ok(((address, _), wish)) if network::is_own(address.ip()) => {
-                log::warn!("{} is this balancer itself: not balanced", wish.name);
+            Ok((_, wanted)) if wanted.service.as_ref().is_some_and(|service| *service != driver.settings.service) => {}
+            Ok(((address, _), wanted)) if network::is_own(address.ip()) => {
+                log::warn!("{} is this balancer itself: not balanced", wanted.name);
             }
-            Ok(((address, why), wish)) => {
-                let Some(instance) = hand.table().welcome(container) else { return };
-                log::info!("{} ({}) is dialled at {address}: {why}", wish.name, short(container));
+            Ok(((address, why), wanted)) => {
+                let Some(instance) = driver.table().add_foreign(container) else { return };
+                log::info!("{} ({}) is dialled at {address}: {why}", wanted.name, short(container));
                 let started = Started {
                     endpoint: Endpoint::Tcp(address),
                     handle: short(container).to_owned(),
-                    weight: wish.weight,
+                    weight: wanted.weight,
                 };
                 let instance = InstanceId::Foreign(instance);
-                let spec = Spec { service: ServiceId::default(), name: wish.name.into(), instance };
-                self.tell(Event::Joined { spec, started, why: format!("label {ENABLE}, {why}") });
+                let spec = Spec { service: ServiceId::default(), name: wanted.name.into(), instance, replaces: None };
+                self.emit(Event::Joined { spec, started, why: format!("label {ENABLE}, {why}") });
             }
         }
     }
@@ -230,95 +231,32 @@ where
     }
 }
 
-/// Which container an event is about, and what it says. `None` for what does not concern us.
-fn read(message: &EventMessage, network: &str) -> Option<(String, Notice)> {
-    let actor = message.actor.clone()?;
-    let attributes = actor.attributes.unwrap_or_default();
-    let number = |name: &str| attributes.get(name).and_then(|text| text.parse::<i64>().ok());
-    let id = actor.id.unwrap_or_default();
-    match (message.typ?, message.action.as_deref()?) {
-        (EventMessageTypeEnum::CONTAINER, "start" | "unpause") => Some((id, Notice::Started)),
-        (EventMessageTypeEnum::CONTAINER, "kill") => {
-            Some((id, Notice::Killed { signal: u32::try_from(number("signal")?).ok()? }))
-        }
-        (EventMessageTypeEnum::CONTAINER, "die") => {
-            Some((id, Notice::Died { status: number("exitCode").unwrap_or(0) }))
-        }
-        (EventMessageTypeEnum::CONTAINER, "pause") => Some((id, Notice::Paused)),
-        (EventMessageTypeEnum::NETWORK, action) => {
-            let container = attributes.get("container")?.clone();
-            match action {
-                "disconnect" if id == network => Some((container, Notice::Disconnected)),
-                "connect" => Some((container, Notice::Started)),
-                _ => None,
-            }
-        }
-        _ => None,
-    }
-}
-
-fn seen(found: ContainerSummary, cluster: &str) -> Seen {
+fn listed(found: ContainerSummary, cluster: &str) -> ListedContainer {
     let labels: BTreeMap<_, _> = found.labels.unwrap_or_default().into_iter().collect();
-    Seen {
+    ListedContainer {
         container: found.id.unwrap_or_default(),
         serving: found.state == Some(ContainerSummaryStateEnum::RUNNING),
-        mark: Mark::read(&labels, cluster),
+        labels: ManagedLabels::read(&labels, cluster),
     }
 }
 
-/// What a dead container said last, and whether its memory limit killed it: for the end of a log line.
-pub async fn last_words(engine: &Engine, container: &str) -> String {
-    tokio::time::timeout(LAST_WORDS_TIMEOUT, words(engine, container)).await.unwrap_or_default()
+/// How a container ended, whether its memory limit killed it, and its last log line: for the end of a log line of ours.
+/// Empty for one that runs.
+pub async fn exit_details(engine: &Engine, container: &str) -> String {
+    tokio::time::timeout(EXIT_DETAILS_TIMEOUT, read_exit_details(engine, container)).await.unwrap_or_default()
 }
 
-async fn words(engine: &Engine, container: &str) -> String {
+async fn read_exit_details(engine: &Engine, container: &str) -> String {
     let state = engine.client.inspect_container(container, None).await.ok().and_then(|found| found.state);
     let Some(state) = state.filter(|state| state.running != Some(true)) else { return String::new() };
     let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail("1").build();
     let mut lines = pin!(engine.client.logs(container, Some(options)));
-    let mut said = String::new();
+    let mut last_line = String::new();
     while let Some(Ok(line)) = lines.next().await {
-        said = line.to_string();
+        last_line = line.to_string();
     }
     let memory = if state.oom_killed == Some(true) { ", out of memory" } else { "" };
-    let said: String = said.trim().chars().filter(|c| !c.is_control()).take(LAST_WORDS_LIMIT).collect();
-    let said = if said.is_empty() { String::new() } else { format!("; its last line: {said}") };
-    format!(": {}{memory}{said}", ending(state.exit_code.unwrap_or(0)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn heard(text: &str) -> Option<(String, Notice)> {
-        read(&serde_json::from_str(text).unwrap(), "net1")
-    }
-
-    #[test]
-    fn events_of_the_engine_are_read() {
-        let event = |action: &str, attributes: &str| {
-            heard(&format!(
-                r#"{{"Type":"container","Action":"{action}","Actor":{{"ID":"aaa","Attributes":{attributes}}}}}"#
-            ))
-        };
-        let about = |notice| Some(("aaa".to_owned(), notice));
-        assert_eq!(event("start", "{}"), about(Notice::Started));
-        assert_eq!(event("unpause", "{}"), about(Notice::Started));
-        assert_eq!(event("pause", "{}"), about(Notice::Paused));
-        assert_eq!(event("kill", r#"{"signal":"15"}"#), about(Notice::Killed { signal: 15 }));
-        assert_eq!(event("die", r#"{"exitCode":"137"}"#), about(Notice::Died { status: 137 }));
-        assert_eq!(event("exec_create: sh", "{}"), None);
-    }
-
-    #[test]
-    fn only_our_network_counts_when_it_is_left() {
-        let event = |network: &str, action: &str| {
-            heard(&format!(
-                r#"{{"Type":"network","Action":"{action}","Actor":{{"ID":"{network}","Attributes":{{"container":"aaa"}}}}}}"#
-            ))
-        };
-        assert_eq!(event("net1", "disconnect"), Some(("aaa".to_owned(), Notice::Disconnected)));
-        assert_eq!(event("net2", "disconnect"), None);
-        assert_eq!(event("net2", "connect"), Some(("aaa".to_owned(), Notice::Started)));
-    }
+    let last_line: String = last_line.trim().chars().filter(|c| !c.is_control()).take(LAST_LINE_LIMIT).collect();
+    let last_line = if last_line.is_empty() { String::new() } else { format!("; its last line: {last_line}") };
+    format!(": {}{memory}{last_line}", exit_reason(state.exit_code.unwrap_or(0)))
 }
