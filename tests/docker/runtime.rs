@@ -27,11 +27,12 @@ fn settings(lab: &Lab) -> Settings {
 }
 
 fn spec(name: &str, instance: u64) -> Spec {
-    Spec { name: name.into(), instance, replaces: None }
+    let instance = InstanceId::Managed(instance);
+    Spec { service: ServiceId::default(), name: name.into(), instance, replaces: None }
 }
 
 fn replacement(name: &str, instance: u64, replaces: u64) -> Spec {
-    Spec { replaces: Some(replaces), ..spec(name, instance) }
+    Spec { replaces: Some(InstanceId::Managed(replaces)), ..spec(name, instance) }
 }
 
 async fn opened(settings: Settings) -> (Docker, UnboundedReceiver<Event>, Vec<(Spec, Started)>) {
@@ -60,7 +61,10 @@ fn an_instance_that_was_killed_is_replaced_under_its_name() {
         let stopping = next(&mut events).await;
         assert!(matches!(&stopping, Event::Stopping { instance: InstanceId::Managed(1), .. }), "{stopping:?}");
         let exited = next(&mut events).await;
-        assert!(matches!(&exited, Event::Exited { instance: 1, why } if why == "killed by signal 9"), "{exited:?}");
+        assert!(
+            matches!(&exited, Event::Exited { instance: InstanceId::Managed(1), why } if why == "killed by signal 9"),
+            "{exited:?}"
+        );
         let second = runtime.start(&replacement(&lab.name(1), 2, 1)).await.unwrap();
         assert_ne!(first.handle, second.handle);
         runtime.stop(InstanceId::Managed(2), Duration::from_secs(5)).await.unwrap();
@@ -80,11 +84,14 @@ fn a_silent_instance_keeps_its_address_until_its_replacement_has_one() {
         let first = runtime.start(&spec(&lab.name(1), 1)).await.unwrap();
         docker(&["pause", &lab.name(1)]);
         let exited = next(&mut events).await;
-        assert!(matches!(&exited, Event::Exited { instance: 1, why } if why == "it was paused"), "{exited:?}");
+        assert!(
+            matches!(&exited, Event::Exited { instance: InstanceId::Managed(1), why } if why == "it was paused"),
+            "{exited:?}"
+        );
         let second = runtime.start(&replacement(&lab.name(1), 2, 1)).await.unwrap();
         assert_ne!(first.endpoint, second.endpoint);
         // This time the registry found it silent.
-        runtime.stop(2, Duration::ZERO).await.unwrap();
+        runtime.stop(InstanceId::Managed(2), Duration::ZERO).await.unwrap();
         let third = runtime.start(&replacement(&lab.name(1), 3, 2)).await.unwrap();
         assert_ne!(second.endpoint, third.endpoint);
         runtime.stop(InstanceId::Managed(3), Duration::from_secs(5)).await.unwrap();
