@@ -1,15 +1,16 @@
-//! Wires the threads: workers, the admin thread, signals. It decides nothing.
+//! From a [`Config`] to running threads: workers and the control plane. It decides nothing.
 //!
-//! Ports are bound first, so that one in use ends the start before anything runs; then the workers start, and answer
-//! 503 until the first replica answers its heartbeat; then the control plane takes this thread over.
+//! Ports are bound first, so that one in use ends the start before anything runs. Then the workers start; they answer 503
+//! until a replica has answered its first heartbeat. Then the control plane runs on this thread.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::config::{self, Config, Runtime};
+use crate::config::{Config, RuntimeKind};
 use crate::control::admin_listener::AdminListener;
+use crate::control::probe::Heartbeat;
 use crate::control::registry::{ADD_TIMEOUT_MS, Registry, RegistryConfig, ServiceConfig};
-use crate::control::runtime::docker;
+use crate::control::runtime::docker::{self, Docker};
 use crate::control::runtime::fixed::Fixed;
 use crate::control::runtime::process::Processes;
 use crate::control::{self, ControlCore, ControlInit, End, Wakeup};
@@ -18,19 +19,21 @@ use crate::core::ring::{Member, Ring, RingKind};
 use crate::core::snapshot::{
     Endpoint, KeyPolicy, Mode, Replica, ReplicaId, ReplicaLoad, Routes, Service, ServiceId, State,
 };
+use crate::settings::{DockerSettings, HealthSettings, OnExit, Reach};
 use crate::shared::events;
 use crate::shared::publish::SnapshotPublisher;
 use crate::worker::{self, Listen, Settings};
 
-/// What `ringway.service` names, and what messages call the replicas' service.
+/// The name of the replicas' service: in messages, and in the label `ringway.service`.
 const SERVICE: &str = "default";
-/// The admin API, as a service of its own: the data plane hands its paths to the admin thread like any request.
+/// The admin API on the data port is a service of its own: the data plane forwards its paths to the admin listener like any
+/// request.
 const ADMIN: &str = "admin";
 const ADMIN_PATHS: [&str; 3] = ["/rep", "/add", "/rm"];
-/// No instance of any runtime has this number.
+/// No runtime's instance has this number.
 const ADMIN_INSTANCE: ReplicaId = ReplicaId(u64::MAX);
-/// An `/add` answers within its own limit; the data plane waits a little longer than that.
-const ADMIN_PATIENCE_MS: u64 = 2 * ADD_TIMEOUT_MS;
+/// Longer than an `/add` takes, which has a limit of its own.
+const ADMIN_TIMEOUT_MS: u64 = 2 * ADD_TIMEOUT_MS;
 
 /// Runs until a signal ends it. `Err` is bad usage, in one line: what, where, what to do.
 pub fn run(config: Config) -> Result<End, String> {
@@ -39,8 +42,8 @@ pub fn run(config: Config) -> Result<End, String> {
     let (events, worker_events) = events::channel(wakeup.wake());
     let (registry, first) = Registry::new(registry_config(&config, listener.as_ref().map(AdminListener::endpoint)));
     let mut publisher = SnapshotPublisher::with_ack_wake(first, wakeup.wake());
-    let workers = worker::start(&settings(&config), &mut publisher, &events)?;
-    warn_of_few(workers.descriptors);
+    let workers = worker::start(&worker_settings(&config), &mut publisher, &events)?;
+    warn_if_few_descriptors(workers.descriptors);
     let init = ControlInit {
         banner: banner(&config, &workers.bound, listener.as_ref()),
         core: ControlCore::new(registry, publisher, worker_events, workers.threads.len()),
@@ -48,44 +51,44 @@ pub fn run(config: Config) -> Result<End, String> {
         listener,
         token: config.admin.token.clone(),
         mode: config.mode,
-        ring: config.ring,
-        heartbeat: config.heartbeat.clone(),
+        ring: config.hash.ring,
+        heartbeat: heartbeat(&config),
         counters: workers.counters,
         workers: workers.threads,
     };
-    match config.runtime {
-        Runtime::Process => control::serve(async || Ok(Processes::default()), init),
-        Runtime::Fixed(replicas) => control::serve(async || Ok(Fixed::new(replicas)), init),
-        Runtime::Docker(docker) => control::serve(async || docker::Docker::open(containers(docker)).await, init),
+    match config.runtime() {
+        RuntimeKind::Process => control::serve(async || Ok(Processes::default()), init),
+        RuntimeKind::Fixed => control::serve(async || Ok(Fixed::new(config.fixed_replicas)), init),
+        RuntimeKind::Docker => control::serve(async || Docker::open(docker_settings(config.docker)).await, init),
     }
 }
 
-/// Fewer descriptors than this is fewer than ten thousand clients with a request under way each.
-const DESCRIPTORS: u64 = 20_000;
+/// Enough for ten thousand clients with a request in flight each.
+const DESCRIPTORS_WANTED: u64 = 20_000;
 
-/// The limit was raised as far as this process may.
-fn warn_of_few(descriptors: u64) {
-    if descriptors < DESCRIPTORS {
+/// `descriptors` is the limit after it was raised as far as this process may.
+fn warn_if_few_descriptors(descriptors: u64) {
+    if descriptors < DESCRIPTORS_WANTED {
         log::warn!(
-            "only {descriptors} files may be open here, two for each client with a request under way: when they are in \
+            "only {descriptors} files may be open here, two for each client with a request in flight: when all are in \
              use, accepting pauses; raise the hard limit (`ulimit -Hn`, LimitNOFILE=) for more"
         );
     }
 }
 
-fn settings(config: &Config) -> Settings {
+fn worker_settings(config: &Config) -> Settings {
     let tunnel_to = (config.mode == Mode::Tcp).then_some(ServiceId(0));
     Settings {
-        listen: vec![Listen { address: config.listen, tunnel_to, proxies: config.accept_proxy_from.clone() }],
+        listen: vec![Listen { address: config.listen, tunnel_to, proxies: config.proxy.accept_proxy_from.clone() }],
         workers: config.workers,
         pin: config.pin,
-        max_connections: config.max_connections,
-        max_connections_per_client: config.max_connections_per_client,
+        max_connections: config.limits.max_connections,
+        max_connections_per_client: config.limits.max_connections_per_client,
     }
 }
 
 fn registry_config(config: &Config, admin: Option<&Endpoint>) -> RegistryConfig {
-    let admin = admin.filter(|_| config.admin.on_data_port && config.mode == Mode::Http);
+    let admin = admin.filter(|_| config.admin.is_on_data_port() && config.mode == Mode::Http);
     let exact = admin.iter().flat_map(|_| ADMIN_PATHS.map(|path| (path.to_string(), ServiceId(1)))).collect();
     RegistryConfig {
         services: vec![service_config(config)],
@@ -100,26 +103,31 @@ fn service_config(config: &Config) -> ServiceConfig {
     ServiceConfig {
         name: SERVICE.into(),
         mode: config.mode,
-        key: config.key.clone(),
-        ring: config.ring,
-        limits: Arc::new(config.limits.clone()),
-        send_proxy: config.send_proxy,
+        key: config.hash.key.clone(),
+        ring: config.hash.ring,
+        limits: Arc::new(limits(config)),
+        send_proxy: config.proxy.send_proxy,
         replicas: config.replicas,
-        max_replicas: config.max_replicas,
-        can_start: !matches!(config.runtime, Runtime::Fixed(_)),
-        keeps_on_exit: keeps_on_exit(&config.runtime),
-        heartbeat_interval_ms: config.heartbeat.interval_ms,
-        heartbeat_misses: config.heartbeat.misses,
+        max_replicas: config.limits.max_replicas,
+        can_start: config.runtime() != RuntimeKind::Fixed,
+        keeps_on_exit: config.runtime() == RuntimeKind::Docker && config.docker.on_exit == OnExit::Keep,
+        heartbeat_interval_ms: config.health.interval_ms,
+        heartbeat_misses: config.health.misses,
     }
 }
 
-fn keeps_on_exit(runtime: &Runtime) -> bool {
-    matches!(runtime, Runtime::Docker(docker) if docker.on_exit == config::OnExit::Keep)
+fn limits(config: &Config) -> Limits {
+    Limits { trust: config.forwarded.trust, ..config.limits.service.clone() }
 }
 
-/// One replica: the admin listener. A connection each, since a call must not meet one that is just being closed.
+fn heartbeat(config: &Config) -> Heartbeat {
+    let HealthSettings { path, interval_ms, misses } = config.health.clone();
+    Heartbeat { path, interval_ms, misses, send_proxy: config.proxy.send_proxy }
+}
+
+/// One replica: the admin listener. Connections are not pooled: a call must not be sent on one that is being closed.
 fn admin_service(config: &Config, endpoint: &Endpoint) -> Service {
-    let limits = Limits { response_timeout_ms: ADMIN_PATIENCE_MS, pool_size: 0, attempts: 1, ..config.limits.clone() };
+    let limits = Limits { response_timeout_ms: ADMIN_TIMEOUT_MS, pool_size: 0, attempts: 1, ..limits(config) };
     let replica = Replica {
         id: ADMIN_INSTANCE,
         name: ADMIN.into(),
@@ -139,38 +147,34 @@ fn admin_service(config: &Config, endpoint: &Endpoint) -> Service {
     }
 }
 
-fn containers(said: config::Docker) -> docker::Settings {
-    let pair = |pair: String| match pair.split_once('=') {
-        Some((name, value)) => (name.to_string(), value.to_string()),
-        None => (pair, String::new()),
-    };
+fn docker_settings(table: DockerSettings) -> docker::Settings {
     docker::Settings {
-        host: said.host,
-        image: said.image,
-        discover: said.discover,
-        network: said.network,
-        subnet: said.subnet,
-        cluster: said.cluster,
-        port: said.port,
-        memory_bytes: (said.memory_mib > 0).then_some(said.memory_mib << 20),
-        cpu_milli: (said.cpus > 0.0).then_some((said.cpus * 1000.0) as u32),
-        env: said.env.into_iter().map(pair).collect(),
-        labels: said.labels.into_iter().map(pair).collect(),
-        reach: match said.reach {
-            config::Reach::Auto => docker::Reach::Auto,
-            config::Reach::Bridge => docker::Reach::Bridge,
-            config::Reach::Published => docker::Reach::Published,
+        host: table.host,
+        image: table.image,
+        discover: table.discover,
+        network: table.network,
+        subnet: table.subnet,
+        cluster: table.cluster,
+        port: table.port,
+        memory_bytes: (table.memory_mib > 0).then_some(table.memory_mib << 20),
+        cpu_milli: (table.cpu_milli > 0).then_some(table.cpu_milli),
+        env: table.env,
+        labels: table.labels.into_iter().collect(),
+        reach: match table.reach {
+            Reach::Auto => docker::Reach::Auto,
+            Reach::Bridge => docker::Reach::Bridge,
+            Reach::Published => docker::Reach::Published,
         },
-        on_exit: match said.on_exit {
-            config::OnExit::Keep => docker::OnExit::Keep,
-            config::OnExit::Remove => docker::OnExit::Remove,
+        on_exit: match table.on_exit {
+            OnExit::Keep => docker::OnExit::Keep,
+            OnExit::Remove => docker::OnExit::Remove,
         },
         service: SERVICE.into(),
     }
 }
 
-/// The first line of every run: where to point a client. Nobody reading it is no reason to end.
-fn banner(config: &Config, bound: &[SocketAddr], door: Option<&AdminListener>) -> String {
+/// The first line on stdout: the addresses for clients and for admin calls.
+fn banner(config: &Config, bound: &[SocketAddr], admin_listener: Option<&AdminListener>) -> String {
     let listeners: Vec<String> = bound
         .iter()
         .map(|address| match config.mode {
@@ -178,7 +182,7 @@ fn banner(config: &Config, bound: &[SocketAddr], door: Option<&AdminListener>) -
             Mode::Tcp => format!("{address} (tcp)"),
         })
         .collect();
-    let admin = match door.map(AdminListener::endpoint) {
+    let admin = match admin_listener.map(AdminListener::endpoint) {
         Some(Endpoint::Tcp(address)) => format!(", admin API at http://{address}"),
         Some(Endpoint::Unix(path)) => format!(", admin API at unix:{}", path.display()),
         None => String::new(),

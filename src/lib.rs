@@ -23,6 +23,7 @@
 //! | 3 | [`replica`] | the small server that the runtimes start |
 //! | 3 | [`experiment`] | measurements of running balancers, and their pictures |
 //! | 2 | [`shared`] | what both planes may use: snapshot reader, counters, worker events |
+//! | 1 | [`settings`] | what can be set: one struct for each table of the file, read by [`config`] |
 //! | 1 | [`kernel`] | sockets, pipes and epoll; one method is one system call; no policy |
 //! | 0 | [`core`] | pure protocol and routing: bytes, time and choices in; steps and choices out |
 //!
@@ -126,5 +127,6 @@ pub mod core;
 pub mod experiment;
 pub mod kernel;
 pub mod replica;
+pub mod settings;
 pub mod shared;
 pub mod worker;

@@ -1,32 +1,32 @@
-//! One line for each mistake: what, where, what to do.
+//! clap's errors as one line each: what, where, what to do.
 
 use clap::error::{ContextKind, ContextValue};
 
-/// The variable that sets `--long`.
+/// The environment variable that sets `--long`.
 pub fn variable(long: &str) -> String {
     format!("RINGWAY_{}", long.replace('-', "_").to_ascii_uppercase())
 }
 
 /// clap's report without its usage block, joined into one line.
-pub fn one_line(wrong: &clap::Error) -> String {
-    let report = wrong.render().to_string();
-    let said: Vec<&str> = report
+pub fn one_line(error: &clap::Error) -> String {
+    let report = error.render().to_string();
+    let lines: Vec<&str> = report
         .lines()
         .map(str::trim)
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
         .filter(|line| !line.is_empty())
         .collect();
-    let said = visible(&said.join("; ").replace(":; ", ": ").replace("; tip: ", "; "));
-    let said = said.strip_prefix("error: ").unwrap_or(&said);
-    match from_environment(wrong) {
-        Some(variable) => format!("{said} (from the environment: {variable})"),
-        None => format!("{said}; see --help"),
+    let line = visible(&lines.join("; ").replace(":; ", ": ").replace("; tip: ", "; "));
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    match from_environment(error) {
+        Some(variable) => format!("{line} (from the environment: {variable})"),
+        None => format!("{line}; see --help"),
     }
 }
 
-/// The variable that a wrong value came from, if it was not the command line.
-fn from_environment(wrong: &clap::Error) -> Option<String> {
-    let text = |kind| match wrong.get(kind) {
+/// The environment variable that an invalid value came from, if it was not the command line.
+fn from_environment(error: &clap::Error) -> Option<String> {
+    let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         _ => None,
     };
@@ -39,17 +39,17 @@ fn from_environment(wrong: &clap::Error) -> Option<String> {
     (in_environment && !on_command_line).then_some(name)
 }
 
-/// Why a value was refused, without the flag's name: the file has its own.
-pub fn value(wrong: &clap::Error) -> String {
-    let said = one_line(wrong);
-    let said = said.strip_suffix("; see --help").unwrap_or(&said);
-    match (wrong.get(ContextKind::InvalidValue), said.split_once("': ")) {
-        (Some(value), Some((_, why))) => format!("`{}` will not do: {why}", visible(&value.to_string())),
-        _ => said.into(),
+/// Why a value was refused, without the flag's name: the file's key is named instead.
+pub fn value(error: &clap::Error) -> String {
+    let line = one_line(error);
+    let line = line.strip_suffix("; see --help").unwrap_or(&line);
+    match (error.get(ContextKind::InvalidValue), line.split_once("': ")) {
+        (Some(value), Some((_, why))) => format!("`{}` is not allowed: {why}", visible(&value.to_string())),
+        _ => line.into(),
     }
 }
 
-/// Control characters as escapes: a name or a value that is repeated can neither break the line nor talk to the terminal.
+/// Control characters as escapes: a name or a value that is repeated can neither break the line nor control the terminal.
 pub fn visible(text: &str) -> String {
     let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(escaped).collect()

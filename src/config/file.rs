@@ -1,4 +1,5 @@
-//! The configuration file: TOML that sets flags by their names. What no flag is called is refused.
+//! The configuration file: TOML whose keys are flags of `run`. A key that is no flag's is refused. A table is the heading
+//! that its flags stand under in the help.
 
 use std::path::Path;
 
@@ -19,11 +20,11 @@ pub fn read(path: &Path, command: &Command) -> Result<Vec<Setting>, String> {
     parse_as(path, &text, command)
 }
 
-/// The same, of a file that was read.
+/// Parses `text`, the contents of `path`. An error begins with path and line.
 pub fn parse_as(path: &Path, text: &str, command: &Command) -> Result<Vec<Setting>, String> {
-    parse(text, command).map_err(|wrong| {
-        let said = format!("{}:{}: {}", path.display(), line(text, wrong.at), wrong.what);
-        error::visible(&said)
+    parse(text, command).map_err(|error| {
+        let line = format!("{}:{}: {}", path.display(), line_of(text, error.offset), error.message);
+        error::visible(&line)
     })
 }
 
@@ -32,28 +33,29 @@ pub fn apply(run: Command, settings: Vec<Setting>) -> Command {
     settings.into_iter().fold(run, |run, setting| run.mut_arg(setting.id, |arg| arg.default_values(setting.values)))
 }
 
-struct Wrong {
-    at: usize,
-    what: String,
+struct FileError {
+    offset: usize,
+    message: String,
 }
 
-fn parse(text: &str, command: &Command) -> Result<Vec<Setting>, Wrong> {
-    let table = DeTable::parse(text).map_err(|wrong| Wrong {
-        at: wrong.span().map_or(0, |span| span.start),
-        what: wrong.message().replace('\n', ": "),
+fn parse(text: &str, command: &Command) -> Result<Vec<Setting>, FileError> {
+    let root = DeTable::parse(text).map_err(|error| FileError {
+        offset: error.span().map_or(0, |span| span.start),
+        message: error.message().replace('\n', ": "),
     })?;
     let mut settings = Vec::new();
-    for (key, value) in table.get_ref() {
+    for (name, value) in root.get_ref() {
         match value.get_ref() {
             DeValue::Table(inner) => {
-                for (name, value) in inner {
-                    let name = Name { table: Some(key.get_ref()), key: name.get_ref(), at: name.span().start };
-                    settings.push(setting(&name, value.get_ref(), command)?);
+                for (inner_name, value) in inner {
+                    let table = Some(name.get_ref().as_ref());
+                    let key = Key { table, name: inner_name.get_ref(), offset: inner_name.span().start };
+                    settings.push(setting(&key, value.get_ref(), command)?);
                 }
             }
             value => {
-                let name = Name { table: None, key: key.get_ref(), at: key.span().start };
-                settings.push(setting(&name, value, command)?);
+                let key = Key { table: None, name: name.get_ref(), offset: name.span().start };
+                settings.push(setting(&key, value, command)?);
             }
         }
     }
@@ -61,47 +63,47 @@ fn parse(text: &str, command: &Command) -> Result<Vec<Setting>, Wrong> {
 }
 
 /// A key of the file, and where it stands.
-struct Name<'t> {
+struct Key<'t> {
     table: Option<&'t str>,
-    key: &'t str,
-    at: usize,
+    name: &'t str,
+    offset: usize,
 }
 
-impl Name<'_> {
-    fn wrong(&self, what: impl std::fmt::Display) -> Wrong {
+impl Key<'_> {
+    fn error(&self, why: impl std::fmt::Display) -> FileError {
         let table = self.table.map(|table| format!("{table}.")).unwrap_or_default();
-        Wrong { at: self.at, what: format!("{table}{}: {what}", self.key) }
+        FileError { offset: self.offset, message: format!("{table}{}: {why}", self.name) }
     }
 
     /// In table `[hash]`, `key` is `--hash-key` and `ring` is `--ring`, since that stands under the heading Hash.
-    fn means(&self, arg: &Arg) -> bool {
-        let bare = self.key.replace('_', "-");
+    fn is_flag(&self, arg: &Arg) -> bool {
+        let bare = self.name.replace('_', "-");
         let full = self.table.map(|table| format!("{table}-{bare}"));
-        let prefixed = self.table.is_some_and(|table| bare.starts_with(&format!("{table}-")));
+        let is_prefixed = self.table.is_some_and(|table| bare.starts_with(&format!("{table}-")));
         let heading = arg.get_help_heading().map(str::to_ascii_lowercase);
         let mut names = arg.get_long_and_visible_aliases().unwrap_or_default();
         names.extend(arg.get_all_aliases().unwrap_or_default());
         heading.as_deref() == self.table
-            && !self.key.contains('-')
-            && names.into_iter().any(|name| full.as_deref() == Some(name) || (name == bare && !prefixed))
+            && !self.name.contains('-')
+            && names.into_iter().any(|name| full.as_deref() == Some(name) || (name == bare && !is_prefixed))
     }
 }
 
-fn setting(name: &Name, value: &DeValue, command: &Command) -> Result<Setting, Wrong> {
-    let run = command.find_subcommand("run").ok_or_else(|| name.wrong("no flags to compare with"))?;
+fn setting(key: &Key, value: &DeValue, command: &Command) -> Result<Setting, FileError> {
+    let run = command.find_subcommand("run").ok_or_else(|| key.error("there are no flags to compare with"))?;
     let arg = run
         .get_arguments()
         .filter(|arg| !["config", "help"].contains(&arg.get_id().as_str()))
-        .find(|arg| name.means(arg))
-        .ok_or_else(|| name.wrong("no such setting; `ringway run --help` lists them under their tables"))?;
+        .find(|arg| key.is_flag(arg))
+        .ok_or_else(|| key.error("no such setting; `ringway run --help` lists them under their tables"))?;
     let values = match value {
         DeValue::Array(values) if matches!(arg.get_action(), ArgAction::Append) => {
             values.iter().map(|value| scalar(value.get_ref())).collect::<Option<Vec<_>>>()
         }
         value => scalar(value).map(|value| vec![value]),
     };
-    let values = values.ok_or_else(|| name.wrong("want one text, number, true or false here"))?;
-    check(arg, &values, command).map_err(|wrong| name.wrong(wrong))?;
+    let values = values.ok_or_else(|| key.error("want one text, number, true or false here"))?;
+    check(arg, &values, command).map_err(|why| key.error(why))?;
     Ok(Setting { id: arg.get_id().to_string(), values })
 }
 
@@ -115,14 +117,14 @@ fn scalar(value: &DeValue) -> Option<String> {
     }
 }
 
-/// Lets the flag itself judge the values: one place says what is allowed.
+/// The flag's own parser judges the values: what is allowed is stated in one place.
 fn check(arg: &Arg, values: &[String], command: &Command) -> Result<(), String> {
     let long = arg.get_long().unwrap_or_default();
     let flags = values.iter().map(|value| format!("--{long}={value}"));
     let argv = ["ringway".to_string(), "run".into()].into_iter().chain(flags);
-    command.clone().try_get_matches_from(argv).map(drop).map_err(|wrong| error::value(&wrong))
+    command.clone().try_get_matches_from(argv).map(drop).map_err(|error| error::value(&error))
 }
 
-fn line(text: &str, at: usize) -> usize {
-    1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
+fn line_of(text: &str, offset: usize) -> usize {
+    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }

@@ -5,63 +5,84 @@ use std::sync::LazyLock;
 
 use clap::CommandFactory;
 
-use super::flags::Cli;
-use super::{AdminListen, Config, Runtime, Stop, file, read, values};
+use super::args::Cli;
+use super::{Config, EarlyExit, RuntimeKind, file, read};
+use crate::settings::{AdminListen, values};
 
-/// What a message adds to the value that it repeats.
+/// What a message adds to the value that it repeats, in bytes.
 const MESSAGE_LIMIT: usize = 2_000;
 
-/// A file is a sound configuration, or refused in one line that begins with its name; always in the same way.
+/// A file is a valid configuration, or refused in one line that begins with its name; always in the same way.
 pub fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let found = understood(text);
-    match &found {
-        Ok(config) => sound(config),
+    let first = parse(text);
+    match &first {
+        Ok(config) => check(config),
         Err(why) => {
             assert!(!why.contains(['\n', '\r']), "more than a line: {why:?}");
-            assert!(why.len() <= text.len() * 8 + MESSAGE_LIMIT, "a long story: {why:?}");
+            assert!(why.len() <= text.len() * 8 + MESSAGE_LIMIT, "too long an error: {why:?}");
         }
     }
     // A byte order mark is one at the front only.
     let commented = format!("# the same, a line lower\n{}", text.strip_prefix('\u{feff}').unwrap_or(text));
-    let again = understood(&commented);
-    assert_eq!(found.is_ok(), again.is_ok(), "{found:?} and {again:?}");
-    if let (Ok(found), Ok(again)) = (found, again) {
-        assert_eq!(format!("{found:?}"), format!("{again:?}"), "a comment changed something");
+    let second = parse(&commented);
+    assert_eq!(first.is_ok(), second.is_ok(), "{first:?} and {second:?}");
+    if let (Ok(first), Ok(second)) = (first, second) {
+        assert_eq!(format!("{first:?}"), format!("{second:?}"), "a comment changed the configuration");
     }
 }
 
-/// Built once: that takes longer than reading a file by it. No fuzzer asks the network for names.
+/// No fuzzer resolves host names.
 static COMMAND: LazyLock<clap::Command> = LazyLock::new(|| {
-    let mut command = Cli::command()
-        .mut_subcommand("run", |run| run.mut_arg("replica", |arg| arg.value_parser(values::replica_by_address)));
+    Cli::command()
+        .mut_subcommand("run", |run| run.mut_arg("replica", |arg| arg.value_parser(values::replica_by_address)))
+});
+
+/// Built once, since that takes longer than checking a value by it. A built command must not be changed: clap finds its
+/// arguments by position.
+static BUILT: LazyLock<clap::Command> = LazyLock::new(|| {
+    let mut command = COMMAND.clone();
     command.build();
     command
 });
 
-fn understood(text: &str) -> Result<Config, String> {
+fn parse(text: &str) -> Result<Config, String> {
     let path = Path::new("fuzz.toml");
-    let settings = file::parse_as(path, text, &COMMAND)?;
-    match read::settled(COMMAND.clone(), path, settings) {
+    let settings = file::parse_as(path, text, &BUILT)?;
+    match read::config_of_file(COMMAND.clone(), path, settings) {
         Ok(config) => Ok(config),
-        Err(Stop::Wrong(why)) => Err(why),
-        Err(Stop::Help(text)) => panic!("a file asked for help: {text}"),
+        Err(EarlyExit::Usage(why)) => Err(why),
+        Err(EarlyExit::Help(text)) => panic!("a file requested help: {text}"),
     }
 }
 
-/// What settings promise each other, whatever the file said.
-fn sound(config: &Config) {
+/// The invariants of a configuration, for any file.
+fn check(config: &Config) {
     let Config { limits, admin, .. } = config;
-    assert!(config.replicas <= config.max_replicas && limits.line_limit <= limits.head_limit, "{config:?}");
+    let fits = limits.service.line_limit <= limits.service.head_limit;
+    assert!(config.replicas <= limits.max_replicas && fits, "{config:?}");
     let exposed = match admin.listen {
         AdminListen::Tcp(address) => !address.ip().to_canonical().is_loopback(),
         AdminListen::Unix(_) | AdminListen::Off => false,
     };
-    let on_data = admin.on_data_port && !config.listen.ip().to_canonical().is_loopback();
-    let guarded = admin.token.as_ref().is_some_and(|token| !token.is_empty());
-    assert!(guarded || !(exposed || on_data), "strangers may start containers: {config:?}");
-    if let Runtime::Fixed(replicas) = &config.runtime {
+    let on_data = admin.is_on_data_port() && !config.listen.ip().to_canonical().is_loopback();
+    let has_token = admin.token.as_ref().is_some_and(|token| !token.is_empty());
+    assert!(has_token || !(exposed || on_data), "the admin API is exposed without a token: {config:?}");
+    if config.runtime() == RuntimeKind::Fixed {
+        let replicas = &config.fixed_replicas;
         assert!(!replicas.is_empty() && replicas.iter().all(|replica| replica.weight > 0), "{config:?}");
     }
     assert!(!config.summary().contains(['\n', '\r']), "{:?}", config.summary());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The body must see valid configurations, not only errors.
+    #[test]
+    fn a_valid_file_is_a_configuration_here_too() {
+        let config = parse("mode = \"tcp\"\nreplica = [\"a=127.0.0.1:9000@3\"]").unwrap();
+        assert_eq!((config.runtime(), config.fixed_replicas.len()), (RuntimeKind::Fixed, 1));
+    }
 }

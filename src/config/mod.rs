@@ -1,123 +1,92 @@
-//! What a balancer is told at its start, as plain data. Nothing here starts anything.
+//! How settings are read: from flags, the environment (`RINGWAY_` and the flag's name) and a TOML file. A flag beats the
+//! environment, which beats the file, which beats the default. What can be set stands in [`settings`](crate::settings),
+//! once. Nothing here starts anything.
 //!
-//! A setting has one definition, its flag in [`flags`]. The environment (`RINGWAY_` and the flag's name) and the
-//! configuration file ([`mod@file`]) are other ways to write the same flag: a flag beats the environment, which beats
-//! the file, which beats the default.
+//! | file | what it does |
+//! |---|---|
+//! | `args` | subcommands and their flags |
+//! | `ring_args` | flags of `ringway ring` |
+//! | `file` | reads the TOML file as values for the flags of `run` |
+//! | `read` | argv, environment and file to an [`Invocation`] |
+//! | `resolve` | checks settings against each other: [`RunArgs`](args::RunArgs) to [`Config`] |
+//! | `error` | clap's errors as one line |
+//! | `fuzz` | body of the fuzz target |
 
+mod args;
 mod error;
 mod file;
-mod flags;
 pub mod fuzz;
 mod read;
+mod resolve;
 mod ring_args;
-mod settle;
-mod values;
 
 use std::net::SocketAddr;
 
-pub use crate::control::admin::AdminListen;
-pub use crate::control::probe::Heartbeat;
-pub use crate::control::runtime::fixed::FixedReplica;
-use crate::core::limits::Limits;
-use crate::core::net::Net;
-use crate::core::proxy::Version;
-use crate::core::ring::RingKind;
-use crate::core::snapshot::{KeyPolicy, Mode};
+use clap::builder::RangedU64ValueParser as Number;
 
-pub use read::{Command, Stop, read};
+use crate::core::snapshot::Mode;
+use crate::settings::{
+    AdminSettings, DockerSettings, FixedReplica, ForwardedSettings, HashSettings, HealthSettings, LimitSettings,
+    ProxySettings, values,
+};
 
-/// Everything that `ringway run` is told.
-#[derive(Clone, Debug)]
+pub use read::{EarlyExit, Invocation, read};
+
+/// Everything that `ringway run` is configured with: the settings outside of any table, and the tables.
+#[derive(clap::Args, Clone, Debug)]
 pub struct Config {
+    /// Where clients connect
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8000", value_parser = values::address)]
     pub listen: SocketAddr,
+    /// What is balanced: `http` requests, or `tcp` connections
+    #[arg(long, value_name = "MODE", default_value = "http", value_parser = values::mode)]
     pub mode: Mode,
-    pub key: KeyPolicy,
-    pub ring: RingKind,
-    pub limits: Limits,
-    pub workers: usize,
-    /// Worker i runs on core i.
-    pub pin: bool,
-    /// Client connections in all. 0: no cap.
-    pub max_connections: usize,
-    /// Client connections of each client address. 0: no cap.
-    pub max_connections_per_client: usize,
-    /// How many replicas are kept alive. Ignored where they are a fixed list.
+    /// What runs the replicas: `process`, `docker`, or `fixed` for those of --replica [default: process, or fixed
+    /// where --replica is given]
+    #[arg(long, value_enum, value_name = "RUNTIME", hide_possible_values = true)]
+    runtime: Option<RuntimeKind>,
+    /// How many replicas are kept alive; 0 with --runtime docker: only those that others start
+    #[arg(long, value_name = "N", default_value = "3", value_parser = Number::<usize>::new().range(0..=10_000))]
     pub replicas: usize,
-    pub max_replicas: usize,
-    pub runtime: Runtime,
-    pub heartbeat: Heartbeat,
-    /// Balancers that name their client by a PROXY header, and must.
-    pub accept_proxy_from: Vec<Net>,
-    /// Connections to replicas begin with a PROXY header.
-    pub send_proxy: Option<Version>,
-    pub admin: Admin,
+    /// A server that is running already: HOST:PORT, with a name and weight as NAME=HOST:PORT@WEIGHT. Give several
+    /// after one flag, separated by spaces or commas, or repeat it
+    #[arg(id = "replica", long, value_name = "HOST:PORT", num_args = 1.., value_delimiter = ',',
+        value_parser = values::replica)]
+    pub fixed_replicas: Vec<FixedReplica>,
+    /// Threads that serve connections [default: one per core]
+    #[arg(long, value_name = "N", default_value_t = cores(), hide_default_value = true,
+        value_parser = Number::<usize>::new().range(1..=1024))]
+    pub workers: usize,
+    /// Pin worker i to core i
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
+        default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub pin: bool,
+
+    #[command(flatten)]
+    pub admin: AdminSettings,
+    #[command(flatten)]
+    pub hash: HashSettings,
+    #[command(flatten)]
+    pub health: HealthSettings,
+    #[command(flatten)]
+    pub limits: LimitSettings,
+    #[command(flatten)]
+    pub proxy: ProxySettings,
+    #[command(flatten)]
+    pub forwarded: ForwardedSettings,
+    #[command(flatten)]
+    pub docker: DockerSettings,
 }
 
-#[derive(Clone, Debug)]
-pub enum Runtime {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum RuntimeKind {
     /// Child processes of our own binary.
     Process,
-    Docker(Docker),
-    /// `--replica HOST:PORT`: servers that we do not start.
-    Fixed(Vec<FixedReplica>),
+    Docker,
+    /// Servers that we do not start: `--replica HOST:PORT`.
+    Fixed,
 }
 
-#[derive(Clone, Debug)]
-pub struct Admin {
-    pub listen: AdminListen,
-    /// The admin paths also answer on the data port.
-    pub on_data_port: bool,
-    /// Asked for as `Authorization: Bearer TOKEN` on every admin call.
-    pub token: Option<String>,
-}
-
-/// How replicas are run as containers.
-#[derive(Clone, Debug)]
-pub struct Docker {
-    /// Where the engine listens, as `DOCKER_HOST` writes it. `None`: the engine's default socket.
-    pub host: Option<String>,
-    pub image: String,
-    pub network: String,
-    /// For the network when it has to be created, as `10.1.0.0/24`. `None`: the engine chooses.
-    pub subnet: Option<String>,
-    /// Told apart by label: containers of another cluster are never touched.
-    pub cluster: String,
-    /// `PORT` in each container.
-    pub port: u16,
-    pub reach: Reach,
-    pub on_exit: OnExit,
-    /// Containers of others that carry the label `ringway.enable=true` join by themselves.
-    pub discover: bool,
-    /// 0: no limit.
-    pub memory_mib: u64,
-    /// 0: no limit.
-    pub cpus: f64,
-    /// More of the container's environment, each `NAME=VALUE`.
-    pub env: Vec<String>,
-    /// More labels, each `NAME=VALUE`.
-    pub labels: Vec<String>,
-}
-
-/// On which address a container is dialled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Reach {
-    /// The bridge address where it can be reached, else a published port.
-    Auto,
-    Bridge,
-    Published,
-}
-
-/// What becomes of our containers when the balancer ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum OnExit {
-    /// They run on, and the next balancer of the same cluster adopts them.
-    Keep,
-    Remove,
-}
-
-impl Default for Config {
-    /// What `ringway run` without flags, environment and file is told.
-    fn default() -> Self {
-        read::defaults()
-    }
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

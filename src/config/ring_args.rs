@@ -1,26 +1,24 @@
-//! The flags of the verbs that study a ring rather than balance with it: `ringway ring` and `ringway experiment`.
-
-use std::path::PathBuf;
+//! The flags of `ringway ring`, which describes a ring instead of balancing by it.
 
 use clap::builder::RangedU64ValueParser as Number;
 use clap::{Args, Subcommand};
 
-use super::values;
 use crate::core::ring::{Member, RingKind};
-use crate::experiment::{self, Ask, Name, Question, RuntimeChoice};
+use crate::experiment::{OutputFormat, RingQuery, RingReport};
+use crate::settings::values;
 
 #[derive(Args)]
-pub struct Ring {
+pub struct RingArgs {
     #[command(subcommand)]
-    ask: RingAsk,
+    report: RingSubcommand,
 }
 
 #[derive(Subcommand)]
-enum RingAsk {
+enum RingSubcommand {
     /// Each replica's share of all keys, exactly
     Show {
         #[command(flatten)]
-        of: Of,
+        layout: LayoutArgs,
     },
     /// Where a key goes and why: hash, point, replica, fallbacks
     Explain {
@@ -28,9 +26,9 @@ enum RingAsk {
         #[arg(value_name = "KEY")]
         key: String,
         #[command(flatten)]
-        of: Of,
+        layout: LayoutArgs,
     },
-    /// What moves, and to whom, when replicas leave or join
+    /// Which keys move, and to which replica, when replicas leave or join
     WhatIf {
         /// A replica that leaves; repeat it for several
         #[arg(long, value_name = "NAME")]
@@ -39,18 +37,18 @@ enum RingAsk {
         #[arg(long, value_name = "NAME@WEIGHT", value_parser = values::member)]
         add: Vec<Member>,
         #[command(flatten)]
-        of: Of,
+        layout: LayoutArgs,
     },
     /// Flaws: slots that no key reaches, replicas without keys, collisions, skew. Exit status 1 when there are any
     Lint {
         #[command(flatten)]
-        of: Of,
+        layout: LayoutArgs,
     },
 }
 
-/// The ring that is asked about.
+/// The ring that is examined.
 #[derive(Args)]
-struct Of {
+struct LayoutArgs {
     /// A ring of so many replicas, called server1, server2 and so on
     #[arg(long, value_name = "N", default_value = "3", value_parser = Number::<usize>::new().range(1..=10_000))]
     replicas: usize,
@@ -65,57 +63,22 @@ struct Of {
     json: bool,
 }
 
-impl Ring {
-    pub fn settle(self) -> Question {
-        match self.ask {
-            RingAsk::Show { of } => of.settle(Ask::Show),
-            RingAsk::Explain { key, of } => of.settle(Ask::Explain { key }),
-            RingAsk::WhatIf { remove, add, of } => of.settle(Ask::WhatIf { remove, add }),
-            RingAsk::Lint { of } => of.settle(Ask::Lint),
+impl RingArgs {
+    pub fn into_query(self) -> RingQuery {
+        match self.report {
+            RingSubcommand::Show { layout } => layout.into_query(RingReport::Show),
+            RingSubcommand::Explain { key, layout } => layout.into_query(RingReport::Explain { key }),
+            RingSubcommand::WhatIf { remove, add, layout } => layout.into_query(RingReport::WhatIf { remove, add }),
+            RingSubcommand::Lint { layout } => layout.into_query(RingReport::Lint),
         }
     }
 }
 
-impl Of {
-    fn settle(self, ask: Ask) -> Question {
+impl LayoutArgs {
+    fn into_query(self, report: RingReport) -> RingQuery {
         let numbered = || (1..=self.replicas).map(|i| Member::new(format!("server{i}"), 1)).collect();
         let members = if self.replica.is_empty() { numbered() } else { self.replica };
-        Question { ask, kind: self.ring, members, json: self.json }
-    }
-}
-
-#[derive(Args)]
-pub struct Experiment {
-    /// Which one: spread, scale, fault, fault-again, hashes, endpoints, or all of them
-    #[arg(value_name = "NAME", value_enum, hide_possible_values = true)]
-    name: Name,
-    /// Where the pictures, tables and texts go
-    #[arg(long, value_name = "DIR", default_value = "target/experiments")]
-    out: PathBuf,
-    /// What runs the replicas: `process` or `docker`
-    #[arg(long, value_enum, value_name = "RUNTIME", default_value = "process", hide_possible_values = true)]
-    runtime: RuntimeChoice,
-    /// The image of each replica, with --runtime docker
-    #[arg(long, value_name = "IMAGE", default_value = "ringway")]
-    docker_image: String,
-    /// Requests of spread, and of each step of scale
-    #[arg(long, value_name = "N", default_value = "10000",
-        value_parser = Number::<u32>::new().range(100..=1_000_000))]
-    requests: u32,
-    /// The largest number of replicas in scale
-    #[arg(long, value_name = "N", default_value = "6", value_parser = Number::<usize>::new().range(2..=64))]
-    to: usize,
-}
-
-impl Experiment {
-    pub fn settle(self) -> experiment::Settings {
-        experiment::Settings {
-            name: self.name,
-            out: self.out,
-            runtime: self.runtime,
-            docker_image: self.docker_image,
-            requests: self.requests,
-            to: self.to,
-        }
+        let format = if self.json { OutputFormat::Json } else { OutputFormat::Text };
+        RingQuery { report, kind: self.ring, members, format }
     }
 }

@@ -1,8 +1,7 @@
 //! The admin API over HTTP: it reads a call, passes it to the control loop and writes the answer. It decides nothing but
 //! who may call.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -34,14 +33,6 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The document of the live page. It needs no token.
 const PAGE: &str = "/";
-
-/// Where the admin API listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AdminListen {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-    Off,
-}
 
 /// What the admin API asks of the control loop.
 pub enum AdminRequest {

@@ -15,9 +15,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
-use super::admin::AdminListen;
 use super::socket_file::{self, SocketFile};
 use crate::core::snapshot::Endpoint;
+use crate::settings::AdminListen;
 
 /// Connections served at once; the next waits in the listener's queue.
 const CONNECTION_LIMIT: usize = 256;

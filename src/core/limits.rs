@@ -1,5 +1,12 @@
 //! The timeouts and sizes of a service, and which forwarding fields it trusts: one plain value. Timeouts are in
 //! milliseconds, sizes in bytes.
+//!
+//! Each limit is stated once, in `limits!`: meaning, default, unit and range. [`Limits::ALL`] describes them to the code that
+//! reads or prints them. Nothing here is parsed or enforced.
+
+use std::ops::RangeInclusive;
+
+use super::head;
 
 /// What is done with the `X-Forwarded-*` and `Forwarded` fields of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,65 +19,108 @@ pub enum Trust {
     Keep,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// For a complete request head, from its first byte.
-    pub head_timeout_ms: u64,
-    /// For a client connection without a request, from accept on.
-    pub idle_timeout_ms: u64,
-    /// For one connection to a replica.
-    pub connect_timeout_ms: u64,
-    /// From the last byte of the request, or the last interim response, to the response head.
-    pub response_timeout_ms: u64,
-    /// For a body without a byte in either direction.
-    pub stall_timeout_ms: u64,
-    /// Bytes per second. n bytes of a client's body extend the stall deadline by at most n / `min_body_rate` seconds. 0: any
-    /// byte extends it by the whole timeout.
-    pub min_body_rate: u64,
-    /// For a tunnel (an upgraded connection, or a service of mode tcp) without a byte in either direction.
-    pub tunnel_timeout_ms: u64,
-    /// For requests in flight when a replica or the balancer drains.
-    pub drain_timeout_ms: u64,
-    /// For an idle pooled upstream connection.
-    pub pool_idle_timeout_ms: u64,
-    /// Idle upstream connections per replica and worker.
-    pub pool_size: usize,
-    /// Replicas that one request may be tried on.
-    pub attempts: u32,
-    /// Requests in flight on one upstream connection (pipelining, RFC 9112 section 9.3.2). Below 2: no pipelining.
-    pub upstream_pipelining: usize,
-    /// Bytes of a request line; a longer one is answered 414.
-    pub line_limit: usize,
-    /// Bytes of a head; a longer request head is answered 431, a longer response head 502.
-    pub head_limit: usize,
-    /// Fields of a head; more are answered 431 in a request, 502 in a response.
-    pub field_limit: usize,
-    pub trust: Trust,
+/// One limit, described.
+pub struct Limit {
+    /// Its field in [`Limits`], which is also its key in the configuration file.
+    pub name: &'static str,
+    /// What it bounds and what follows beyond it, in the help's words.
+    pub help: &'static str,
+    pub unit: &'static str,
+    pub range: RangeInclusive<u64>,
+    pub read: fn(&Limits) -> u64,
+    pub write: fn(&mut Limits, u64),
 }
 
-impl Limits {
-    pub const DEFAULT: Limits = Limits {
-        head_timeout_ms: 10_000,
-        idle_timeout_ms: 60_000,
-        connect_timeout_ms: 500,
-        response_timeout_ms: 30_000,
-        stall_timeout_ms: 30_000,
-        min_body_rate: 100,
-        tunnel_timeout_ms: 3_600_000,
-        drain_timeout_ms: 10_000,
-        pool_idle_timeout_ms: 60_000,
-        pool_size: 1024,
-        attempts: 3,
-        upstream_pipelining: 0,
-        line_limit: 8 * 1024,
-        head_limit: 16 * 1024,
-        field_limit: 100,
-        trust: Trust::Append,
+/// One line for each limit: `field: type = default, unit, range`. Its doc comment is its help.
+macro_rules! limits {
+    ($($(#[doc = $help:literal])+ $name:ident: $type:ty = $default:expr, $unit:literal, $range:expr;)+) => {
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Limits {
+            $($(#[doc = $help])+ pub $name: $type,)+
+            /// Whether the forwarded fields of clients are trusted.
+            pub trust: Trust,
+        }
+
+        impl Limits {
+            pub const DEFAULT: Limits = Limits { $($name: $default,)+ trust: Trust::Append };
+
+            /// Every limit, in the order of the help.
+            pub const ALL: &'static [Limit] = &[$(Limit {
+                name: stringify!($name),
+                help: concat!($($help),+),
+                unit: $unit,
+                range: $range,
+                read: |limits| limits.$name as u64,
+                write: |limits, value| limits.$name = value as $type,
+            },)+];
+        }
     };
+}
+
+/// Longer than any deadline makes sense; short enough that no sum of two overflows.
+const WEEK_MS: u64 = 7 * 24 * 3_600_000;
+
+limits! {
+    /// A client's whole head, from its first byte, in milliseconds
+    head_timeout_ms: u64 = 10_000, "MS", 1..=WEEK_MS;
+    /// A client connection with no request under way (from accept on), in milliseconds
+    idle_timeout_ms: u64 = 60_000, "MS", 1..=WEEK_MS;
+    /// Connecting to a replica, in milliseconds; then the next replica is tried
+    connect_timeout_ms: u64 = 500, "MS", 1..=WEEK_MS;
+    /// From the end of a request (or an interim response) to the head of its response, in milliseconds
+    response_timeout_ms: u64 = 30_000, "MS", 1..=WEEK_MS;
+    /// A body in which no byte moves, in milliseconds
+    stall_timeout_ms: u64 = 30_000, "MS", 1..=WEEK_MS;
+    /// A client that sends or reads a body more slowly than this for longer than --stall-timeout-ms is disconnected, in
+    /// bytes per second: n bytes extend that deadline by at most n / rate; 0: any byte restarts it
+    min_body_rate: u64 = 100, "BYTES/S", 0..=1_000_000_000;
+    /// A tunnel (WebSocket, or --mode tcp) in which no byte moves, in milliseconds
+    tunnel_timeout_ms: u64 = 3_600_000, "MS", 1..=WEEK_MS;
+    /// Requests in flight get this long to finish when a replica or the balancer stops, in milliseconds
+    drain_timeout_ms: u64 = 10_000, "MS", 1..=WEEK_MS;
+    /// An idle connection to a replica is closed after this, in milliseconds
+    pool_idle_timeout_ms: u64 = 60_000, "MS", 1..=WEEK_MS;
+    /// Idle connections kept to each replica by each worker
+    pool_size: usize = 1024, "N", 0..=1_000_000;
+    /// Replicas that one request is tried on at most
+    attempts: u32 = 3, "N", 1..=100;
+    /// Safe requests without a body that become ready together are sent together on one connection to a replica, at
+    /// most this many (pipelining, RFC 9112 section 9.3.2); 0 or 1: one after another
+    upstream_pipelining: usize = 0, "N", 0..=1024;
+    /// A longer request line is answered 414, in bytes
+    line_limit: usize = 8 * 1024, "BYTES", 64..=head::HEAD_MAX as u64;
+    /// A longer request head is answered 431, a longer response head 502, in bytes
+    head_limit: usize = 16 * 1024, "BYTES", 256..=head::HEAD_MAX as u64;
+    /// A request head with more fields is answered 431, a response head 502
+    field_limit: usize = 100, "N", 4..=head::FIELDS_MAX as u64;
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Limits::DEFAULT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_lies_within_its_range() {
+        for limit in Limits::ALL {
+            let default = (limit.read)(&Limits::DEFAULT);
+            assert!(limit.range.contains(&default), "{}: {default}", limit.name);
+        }
+    }
+
+    #[test]
+    fn writing_a_limit_sets_its_own_field() {
+        for limit in Limits::ALL {
+            let mut limits = Limits::DEFAULT;
+            (limit.write)(&mut limits, *limit.range.end());
+            assert_eq!((limit.read)(&limits), *limit.range.end(), "{}", limit.name);
+            let others = Limits::ALL.iter().filter(|other| other.name != limit.name);
+            assert!(others.into_iter().all(|other| (other.read)(&limits) == (other.read)(&Limits::DEFAULT)));
+        }
     }
 }

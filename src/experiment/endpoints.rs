@@ -1,24 +1,25 @@
-//! `endpoints`: every endpoint and every error of the contract, asked of a running balancer: call, answer, expectation.
+//! `endpoints`: every endpoint and every error of the API's contract, called on a running balancer and compared with what
+//! the contract says.
 
 use plotters::prelude::*;
 
-use super::client::{Client, Reply};
-use super::lab::Lab;
+use super::client::{Client, Response};
 use super::output::{self, Report};
-use super::picture::{self, Area, Drawn, Figure, GREEN, Head, INK, Mark, QUIET, RED, bold, text};
+use super::picture::{self, Area, Caption, Drawn, Figure, GREEN, LegendMark, MUTED, RED, TEXT_COLOUR, bold, text};
 use super::progress::Progress;
-use super::{Settings, interrupted};
+use super::testbed::Testbed;
+use super::{ExperimentSettings, check_interrupted};
 
-/// What is asked, and what the contract answers.
-struct Call {
+/// A call, and the response that the contract requires.
+struct ContractCall {
     port: Port,
     method: &'static str,
     target: &'static str,
     field: Option<(&'static str, &'static str)>,
     body: &'static str,
     status: u16,
-    /// Somewhere in the answer's body.
-    says: &'static str,
+    /// A part of the response's body, or of its `message`.
+    body_contains: &'static str,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,22 +28,22 @@ enum Port {
     Admin,
 }
 
-/// One call's answer, and whether it is as the contract has it.
-struct Row {
+/// One call's response, and whether it is as the contract requires.
+struct CallResult {
     call: String,
     answer: String,
     expected: String,
-    good: bool,
+    passed: bool,
 }
 
-/// How many replicas there may be while this runs.
-const MOST: &str = "--max-replicas=8";
+/// A limit that the calls can exceed.
+const MAX_REPLICAS: &str = "--max-replicas=8";
 
 #[rustfmt::skip]
-fn calls() -> Vec<Call> {
-    let get = |target, status, says| call(Port::Data, "GET", target, None, "", status, says);
-    let with = |name, value, status, says| call(Port::Data, "GET", "/home", Some((name, value)), "", status, says);
-    let admin = |method, target, body, status, says| call(Port::Admin, method, target, None, body, status, says);
+fn calls() -> Vec<ContractCall> {
+    let get = |target, status, body_contains| call(Port::Data, "GET", target, None, "", status, body_contains);
+    let with = |name, value, status, body_contains| call(Port::Data, "GET", "/home", Some((name, value)), "", status, body_contains);
+    let admin = |method, target, body, status, body_contains| call(Port::Admin, method, target, None, body, status, body_contains);
     vec![
         get("/home", 200, "Server ID: server"),
         with("Accept", "application/json", 200, "Hello from Server: server"),
@@ -81,131 +82,138 @@ fn call(
     field: Option<(&'static str, &'static str)>,
     body: &'static str,
     status: u16,
-    says: &'static str,
-) -> Call {
-    Call { port, method, target, field, body, status, says }
+    body_contains: &'static str,
+) -> ContractCall {
+    ContractCall { port, method, target, field, body, status, body_contains }
 }
 
-pub fn run(settings: &Settings, progress: &Progress) -> Result<Report, String> {
+pub fn run(settings: &ExperimentSettings, progress: &Progress) -> Result<Report, String> {
     let calls = calls();
     progress.expect(calls.len() as u64, "calls");
-    let lab = Lab::start(settings, 3, &[MOST])?;
+    let testbed = Testbed::start(settings, 3, &[MAX_REPLICAS])?;
     let rows = calls.iter().map(|call| {
-        interrupted()?;
+        check_interrupted()?;
         progress.step();
-        perform(call, &lab)
+        perform(call, &testbed)
     });
-    let rows: Vec<Row> = rows.collect::<Result<_, String>>()?;
-    let picture = picture::paint(&Table { rows: &rows })?;
-    Ok(Report { name: "endpoints", picture, csv: csv(&rows), text: words(&rows) })
+    let rows: Vec<CallResult> = rows.collect::<Result<_, String>>()?;
+    let picture = picture::paint(&EndpointsFigure { rows: &rows })?;
+    Ok(Report { name: "endpoints", picture, csv: csv(&rows), text: summary(&rows) })
 }
 
-fn perform(call: &Call, lab: &Lab) -> Result<Row, String> {
-    let before = lab.names()?;
-    let address = if call.port == Port::Data { lab.data } else { lab.admin };
+fn perform(call: &ContractCall, testbed: &Testbed) -> Result<CallResult, String> {
+    let before = testbed.names()?;
+    let address = if call.port == Port::Data { testbed.data } else { testbed.admin };
     let fields: Vec<(&str, &str)> = call.field.into_iter().collect();
-    let asked = Client::connect(address)
-        .and_then(|mut client| client.ask(call.method, call.target, &fields, call.body.as_bytes()));
-    // A call that is refused changes nothing.
-    let unchanged = call.status < 400 || lab.names()? == before;
+    let response = Client::connect(address)
+        .and_then(|mut client| client.request(call.method, call.target, &fields, call.body.as_bytes()));
+    // A refused call changes nothing.
+    let unchanged = call.status < 400 || testbed.names()? == before;
     let field = call.field.map(|(name, value)| format!(" ({name}: {value})")).unwrap_or_default();
     let place = if call.port == Port::Data { "data" } else { "admin" };
-    let (answer, as_expected) = match &asked {
-        Ok(Reply { status, body, .. }) => {
+    let (answer, as_expected) = match &response {
+        Ok(Response { status, body, .. }) => {
             let body = String::from_utf8_lossy(body);
-            (format!("{status} {}", body.trim()), *status == call.status && said(&body, call.says))
+            (format!("{status} {}", body.trim()), *status == call.status && contains(&body, call.body_contains))
         }
         Err(why) => (why.to_string(), false),
     };
-    Ok(Row {
+    Ok(CallResult {
         call: format!("{place}: {} {}{field} {}", call.method, call.target, call.body).trim_end().into(),
         answer: if unchanged { answer } else { format!("{answer} (and the replicas changed)") },
-        expected: format!("{} {}", call.status, call.says).trim_end().into(),
-        good: as_expected && unchanged,
+        expected: format!("{} {}", call.status, call.body_contains).trim_end().into(),
+        passed: as_expected && unchanged,
     })
 }
 
-fn said(body: &str, says: &str) -> bool {
-    body.contains(says) || message(body).is_some_and(|message| message.contains(says))
+fn contains(body: &str, body_contains: &str) -> bool {
+    body.contains(body_contains) || message(body).is_some_and(|message| message.contains(body_contains))
 }
 
-/// What a JSON answer says in words.
+/// The `message` of a JSON response.
 fn message(body: &str) -> Option<String> {
     let json: serde_json::Value = serde_json::from_str(body).ok()?;
     json["message"].as_str().map(String::from)
 }
 
 /// The answer as people read it: the status, and the message if it has one.
-fn brief(answer: &str) -> String {
+fn without_json(answer: &str) -> String {
     match answer.split_once(' ').and_then(|(status, body)| Some((status, message(body)?))) {
         Some((status, message)) => format!("{status} {message}"),
         None => answer.into(),
     }
 }
 
-fn verdict(row: &Row) -> &'static str {
-    if row.good { "as expected" } else { "NOT as expected" }
+fn verdict(row: &CallResult) -> &'static str {
+    if row.passed { "as expected" } else { "NOT as expected" }
 }
 
-fn csv(rows: &[Row]) -> String {
-    let fields = |row: &Row| [row.call.clone(), row.answer.clone(), row.expected.clone(), verdict(row).into()];
+fn csv(rows: &[CallResult]) -> String {
+    let fields = |row: &CallResult| [row.call.clone(), row.answer.clone(), row.expected.clone(), verdict(row).into()];
     output::csv(["call", "answer", "expected", "verdict"], rows.iter().map(fields))
 }
 
-fn words(rows: &[Row]) -> String {
+fn summary(rows: &[CallResult]) -> String {
     let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
-    let fields = |row: &Row| [code(&row.call), code(&row.answer), code(&row.expected), verdict(row).into()];
-    let good = rows.iter().filter(|row| row.good).count();
+    let fields = |row: &CallResult| [code(&row.call), code(&row.answer), code(&row.expected), verdict(row).into()];
+    let passed = rows.iter().filter(|row| row.passed).count();
     format!(
-        "{good} of {} calls are answered as the contract has it; each refused call left the replicas as they were.\n\n{}",
+        "{passed} of {} calls are answered as the contract requires; each refused call left the replicas as they were.\n\n{}",
         rows.len(),
         output::table(["call", "answer", "expected", ""], rows.iter().map(fields))
     )
 }
 
-struct Table<'a> {
-    rows: &'a [Row],
+struct EndpointsFigure<'a> {
+    rows: &'a [CallResult],
 }
 
-const ROW: i32 = 44;
+const ROW_HEIGHT: i32 = 44;
 const CALL_AT: i32 = 44;
 const ANSWER_AT: i32 = 800;
-/// As much text as a column has room for.
+/// Characters that fit into a column.
 const CALL_WIDTH: usize = 52;
 const ANSWER_WIDTH: usize = 52;
 
-impl Figure for Table<'_> {
+impl Figure for EndpointsFigure<'_> {
     fn name(&self) -> &'static str {
         "endpoints"
     }
 
     fn size(&self) -> (u32, u32) {
-        (picture::WIDTH, 290 + ROW as u32 * self.rows.len() as u32)
+        (picture::WIDTH, 290 + ROW_HEIGHT as u32 * self.rows.len() as u32)
     }
 
-    fn head(&self) -> Head {
-        let good = self.rows.iter().filter(|row| row.good).count();
-        Head {
-            title: format!("{good} of {} calls answered as the contract has it", self.rows.len()),
-            says: "Asked of a running balancer; each refused call left the replicas as they were.".into(),
-            legend: vec![(Mark::Fill(GREEN), "as expected".into()), (Mark::Fill(RED), "not as expected".into())],
+    fn caption(&self) -> Caption {
+        let passed = self.rows.iter().filter(|row| row.passed).count();
+        Caption {
+            title: format!("{passed} of {} calls answered as the contract requires", self.rows.len()),
+            subtitle: "Called on a running balancer; each refused call left the replicas as they were.".into(),
+            legend: vec![
+                (LegendMark::Fill(GREEN), "as expected".into()),
+                (LegendMark::Fill(RED), "not as expected".into()),
+            ],
         }
     }
 
     fn body<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B> {
-        area.draw(&Text::new("call", (CALL_AT, 0), bold(&QUIET)))?;
-        area.draw(&Text::new("answer", (ANSWER_AT, 0), bold(&QUIET)))?;
-        for (row, y) in self.rows.iter().zip((1..).map(|i| i * ROW)) {
-            let colour = if row.good { GREEN } else { RED };
+        area.draw(&Text::new("call", (CALL_AT, 0), bold(&MUTED)))?;
+        area.draw(&Text::new("answer", (ANSWER_AT, 0), bold(&MUTED)))?;
+        for (row, y) in self.rows.iter().zip((1..).map(|i| i * ROW_HEIGHT)) {
+            let colour = if row.passed { GREEN } else { RED };
             area.draw(&Circle::new((12, y + 11), 11, colour.filled()))?;
-            area.draw(&Text::new(cut(&row.call, CALL_WIDTH), (CALL_AT, y), text(&INK)))?;
-            area.draw(&Text::new(cut(&brief(&row.answer), ANSWER_WIDTH), (ANSWER_AT, y), text(&INK)))?;
+            area.draw(&Text::new(truncate(&row.call, CALL_WIDTH), (CALL_AT, y), text(&TEXT_COLOUR)))?;
+            area.draw(&Text::new(
+                truncate(&without_json(&row.answer), ANSWER_WIDTH),
+                (ANSWER_AT, y),
+                text(&TEXT_COLOUR),
+            ))?;
         }
         Ok(())
     }
 }
 
-fn cut(text: &str, width: usize) -> String {
+fn truncate(text: &str, width: usize) -> String {
     let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if text.chars().count() <= width { text } else { text.chars().take(width - 1).collect::<String>() + "…" }
 }

@@ -1,11 +1,10 @@
-//! `hashes`: the exercise's functions, the same ring with better ones, and ketama: spread, reach, and what moves.
-//!
-//! Computed, all of it, and exactly: every key counts once.
+//! `hashes`: the exercise's hash functions, the same ring with better ones, and ketama: shares, slots that keys reach, and
+//! keys that move. Everything is computed exactly, each key once; nothing is measured.
 
 use plotters::prelude::*;
 
 use super::output::{self, Report, percent};
-use super::picture::{self, Area, Axes, BLUE, Drawn, Figure, Head, Mark, ORANGE, RED};
+use super::picture::{self, Area, Axes, BLUE, Caption, Drawn, Figure, LegendMark, ORANGE, RED};
 use crate::core::ring::lint::reachable_slots;
 use crate::core::ring::{Functions, Member, Ring, RingKind, SLOTS, THE_EXERCISE};
 
@@ -13,32 +12,31 @@ use crate::core::ring::{Functions, Member, Ring, RingKind, SLOTS, THE_EXERCISE};
 #[derive(Clone, Copy)]
 struct Layout {
     name: &'static str,
-    /// None: ketama.
+    /// `None`: ketama.
     functions: Option<Functions>,
 }
 
 /// The exercise's ring with functions that reach every slot: an odd multiple, and a mix of all bits.
-const CHANGED: Functions =
-    Functions { request: |i| i.wrapping_mul(167).wrapping_add(17), period: SLOTS, server: mixed };
+const CHANGED: Functions = Functions { request: |i| i.wrapping_mul(167).wrapping_add(17), period: SLOTS, server: mix };
 
 const LAYOUTS: [Layout; 3] = [
     Layout { name: "exercise", functions: Some(THE_EXERCISE) },
     Layout { name: "changed", functions: Some(CHANGED) },
     Layout { name: "ketama", functions: None },
 ];
-/// As many as the exercise starts with: their shares are in the picture.
+/// As many as the exercise starts with. Their shares are drawn.
 const REPLICAS: usize = 3;
-/// Enough that servers of the exercise meet in a slot: what moves among so many is in the picture.
+/// Enough that servers of the exercise collide in a slot. The keys that move among so many are drawn.
 const MOVING: usize = 7;
-/// The table goes on up to here.
-const MOST: usize = 10;
+/// The largest number of replicas in the table.
+const REPLICAS_MAX: usize = 10;
 
-/// What one layout does with some number of replicas.
-struct Finding {
+/// One layout with one number of replicas.
+struct LayoutResult {
     layout: Layout,
     replicas: usize,
     shares: Vec<f64>,
-    /// The one in the middle leaves: server4 of 7.
+    /// When the middle one leaves: server4 of 7.
     leave: Moved,
     join: Moved,
 }
@@ -48,28 +46,28 @@ struct Finding {
 struct Moved {
     ideal: f64,
     all: f64,
-    /// From one that stays to another that stays.
+    /// Between two replicas that are there before and after.
     innocent: f64,
 }
 
 pub fn run() -> Result<Report, String> {
-    let found: Vec<Finding> = (2..=MOST).flat_map(|n| LAYOUTS.map(|layout| find(layout, n))).collect();
-    let of = |n: usize| -> Vec<&Finding> { found.iter().filter(|finding| finding.replicas == n).collect() };
-    let text = words(&of(REPLICAS), &of(MOVING));
-    let picture = picture::paint(&Hashes { shared: of(REPLICAS), moved: of(MOVING) })?;
+    let found: Vec<LayoutResult> = (2..=REPLICAS_MAX).flat_map(|n| LAYOUTS.map(|layout| compute(layout, n))).collect();
+    let of = |n: usize| -> Vec<&LayoutResult> { found.iter().filter(|finding| finding.replicas == n).collect() };
+    let text = summary(&of(REPLICAS), &of(MOVING));
+    let picture = picture::paint(&HashesFigure { shared: of(REPLICAS), moved: of(MOVING) })?;
     Ok(Report { name: "hashes", picture, csv: csv(&found), text })
 }
 
-fn mixed(i: u64, j: u64) -> u64 {
+fn mix(i: u64, j: u64) -> u64 {
     u64::from(crc32fast::hash(&[i.to_le_bytes(), j.to_le_bytes()].concat()))
 }
 
-fn find(layout: Layout, n: usize) -> Finding {
+fn compute(layout: Layout, n: usize) -> LayoutResult {
     let (now, more) = (servers(n), servers(n + 1));
     let mut fewer = servers(n);
     fewer.remove(n / 2);
     let shares = layout.build(&now).shares();
-    Finding {
+    LayoutResult {
         layout,
         replicas: n,
         shares: (0..n).map(|member| shares.of(member)).collect(),
@@ -114,7 +112,7 @@ impl Layout {
     }
 }
 
-fn csv(found: &[Finding]) -> String {
+fn csv(found: &[LayoutResult]) -> String {
     let head = [
         "ring",
         "replicas",
@@ -131,7 +129,7 @@ fn csv(found: &[Finding]) -> String {
     let number = |fraction: f64| format!("{fraction:.6}");
     let rows = found.iter().flat_map(|finding| {
         finding.shares.iter().enumerate().map(move |(i, share)| {
-            let Finding { layout, replicas, leave, join, .. } = finding;
+            let LayoutResult { layout, replicas, leave, join, .. } = finding;
             [
                 layout.name.into(),
                 replicas.to_string(),
@@ -150,7 +148,7 @@ fn csv(found: &[Finding]) -> String {
     output::csv(head, rows)
 }
 
-fn words(shared: &[&Finding], moved: &[&Finding]) -> String {
+fn summary(shared: &[&LayoutResult], moved: &[&LayoutResult]) -> String {
     let head =
         ["ring", "keys reach", "largest share of 3", "server4 of 7 leaves: moved", "innocent", "server8 joins: moved"];
     let rows = shared.iter().zip(moved).map(|(shared, moved)| {
@@ -161,7 +159,7 @@ fn words(shared: &[&Finding], moved: &[&Finding]) -> String {
     format!(
         "Three rings, computed exactly: every key counts once. Ideally each of three replicas has {}, and of seven {} of \
          all keys move when one leaves, {} when an eighth joins. A key that moves between two replicas which are there \
-         before and after is innocent: nothing asked for its move. The exercise's H(i) = i^2 + 2i + 17 is a square plus 16 \
+         before and after is innocent: neither left or joined. The exercise's H(i) = i^2 + 2i + 17 is a square plus 16 \
          and reaches few slots; with functions that reach all of them the same 512 slots spread better, but servers still \
          push each other out of slots; ketama has 160 points per replica on a circle of 2^32 and moves no innocent key.\n\n{}",
         percent(1.0 / REPLICAS as f64),
@@ -171,25 +169,25 @@ fn words(shared: &[&Finding], moved: &[&Finding]) -> String {
     )
 }
 
-struct Hashes<'a> {
-    shared: Vec<&'a Finding>,
-    moved: Vec<&'a Finding>,
+struct HashesFigure<'a> {
+    shared: Vec<&'a LayoutResult>,
+    moved: Vec<&'a LayoutResult>,
 }
 
-impl Figure for Hashes<'_> {
+impl Figure for HashesFigure<'_> {
     fn name(&self) -> &'static str {
         "hashes"
     }
 
-    fn head(&self) -> Head {
-        Head {
+    fn caption(&self) -> Caption {
+        Caption {
             title: "Which hash: the exercise's, the exercise's changed, ketama".into(),
-            says: "Above: how three replicas share all keys. Below: keys that move when one of seven leaves, or an eighth joins."
+            subtitle: "Above: how three replicas share all keys. Below: keys that move when one of seven leaves, or an eighth joins."
                 .into(),
             legend: vec![
-                (Mark::Fill(BLUE), "share of keys, or keys that moved".into()),
-                (Mark::Fill(RED), "of these: innocent keys".into()),
-                (Mark::Line(ORANGE), "ideal".into()),
+                (LegendMark::Fill(BLUE), "share of keys, or keys that moved".into()),
+                (LegendMark::Fill(RED), "of these: innocent keys".into()),
+                (LegendMark::Line(ORANGE), "ideal".into()),
             ],
         }
     }
@@ -200,12 +198,12 @@ impl Figure for Hashes<'_> {
 
     fn body<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B> {
         let cells = area.split_evenly((2, self.shared.len()));
-        let (above, below) = cells.split_at(self.shared.len());
-        for (cell, finding) in above.iter().zip(&self.shared) {
+        let (top, bottom) = cells.split_at(self.shared.len());
+        for (cell, finding) in top.iter().zip(&self.shared) {
             let shares: Vec<Bar> = finding.shares.iter().enumerate().map(|(i, share)| Bar::share(i, *share)).collect();
             bars(cell, &format!("{}: {}", finding.layout.name, finding.layout.reach()), 1.0, &shares)?;
         }
-        for (cell, Finding { leave, join, .. }) in below.iter().zip(&self.moved) {
+        for (cell, LayoutResult { leave, join, .. }) in bottom.iter().zip(&self.moved) {
             let moves = [Bar::moved("server4 leaves", *leave), Bar::moved("server8 joins", *join)];
             bars(cell, "keys that move", 0.3, &moves)?;
         }
@@ -216,29 +214,29 @@ impl Figure for Hashes<'_> {
 struct Bar {
     label: String,
     value: f64,
-    of_it_innocent: f64,
+    innocent: f64,
     ideal: f64,
 }
 
 impl Bar {
     fn share(i: usize, value: f64) -> Bar {
-        Bar { label: format!("server{}", i + 1), value, of_it_innocent: 0.0, ideal: 1.0 / REPLICAS as f64 }
+        Bar { label: format!("server{}", i + 1), value, innocent: 0.0, ideal: 1.0 / REPLICAS as f64 }
     }
 
     fn moved(label: &str, moved: Moved) -> Bar {
-        Bar { label: label.into(), value: moved.all, of_it_innocent: moved.innocent, ideal: moved.ideal }
+        Bar { label: label.into(), value: moved.all, innocent: moved.innocent, ideal: moved.ideal }
     }
 }
 
-fn bars<B: DrawingBackend>(area: &Area<B>, title: &str, top: f64, bars: &[Bar]) -> Drawn<B> {
+fn bars<B: DrawingBackend>(area: &Area<B>, title: &str, y_max: f64, bars: &[Bar]) -> Drawn<B> {
     let percent_label = |y: &f64| format!("{:.0} %", y * 100.0);
     let axes = Axes {
         title,
         x: 0.0..bars.len() as f64,
-        y: 0.0..top,
-        x_says: "",
-        y_says: "",
-        y_room: 96,
+        y: 0.0..y_max,
+        x_title: "",
+        y_title: "",
+        y_label_width: 96,
         x_label: None,
         y_label: &percent_label,
         x_labels: 0,
@@ -248,14 +246,14 @@ fn bars<B: DrawingBackend>(area: &Area<B>, title: &str, top: f64, bars: &[Bar]) 
         let (left, right, middle) = (i as f64 + 0.2, i as f64 + 0.8, i as f64 + 0.5);
         chart.draw_series([
             Rectangle::new([(left, 0.0), (right, bar.value)], BLUE.filled()),
-            Rectangle::new([(left, 0.0), (right, bar.of_it_innocent)], RED.filled()),
+            Rectangle::new([(left, 0.0), (right, bar.innocent)], RED.filled()),
         ])?;
         let ideal = [(i as f64 + 0.08, bar.ideal), (i as f64 + 0.92, bar.ideal)];
         chart.draw_series([PathElement::new(ideal, ORANGE.stroke_width(5))])?;
-        // A number stands on its bar, unless the ideal's line would run through it.
-        let foot = if bar.value + 0.14 * top < bar.ideal { bar.value } else { bar.value.max(bar.ideal) };
-        picture::above(area, &chart, (middle, foot), &percent(bar.value))?;
-        picture::below(area, &chart, middle, &bar.label)?;
+        // A number is written on its bar, unless the line of the ideal would cross it.
+        let base = if bar.value + 0.14 * y_max < bar.ideal { bar.value } else { bar.value.max(bar.ideal) };
+        picture::label_above(area, &chart, (middle, base), &percent(bar.value))?;
+        picture::label_below(area, &chart, middle, &bar.label)?;
     }
     Ok(())
 }
@@ -266,10 +264,10 @@ mod tests {
 
     #[test]
     fn ketama_moves_no_innocent_key_and_the_exercise_is_skewed() {
-        for n in 2..=MOST {
-            let [exercise, changed, ketama] = LAYOUTS.map(|layout| find(layout, n));
+        for n in 2..=REPLICAS_MAX {
+            let [exercise, changed, ketama] = LAYOUTS.map(|layout| compute(layout, n));
             assert_eq!((ketama.leave.innocent, ketama.join.innocent), (0.0, 0.0));
-            let most = |finding: &Finding| finding.shares.iter().copied().fold(0.0, f64::max);
+            let most = |finding: &LayoutResult| finding.shares.iter().copied().fold(0.0, f64::max);
             assert!(most(&changed) < most(&exercise), "{n}");
             for finding in [exercise, changed, ketama] {
                 assert!((finding.shares.iter().sum::<f64>() - 1.0).abs() < 1e-9);
@@ -281,7 +279,7 @@ mod tests {
     #[test]
     fn the_report_has_every_ring_and_every_number_of_replicas() {
         let report = run().unwrap();
-        assert_eq!(report.csv.lines().count(), 1 + 3 * (2..=MOST).sum::<usize>());
+        assert_eq!(report.csv.lines().count(), 1 + 3 * (2..=REPLICAS_MAX).sum::<usize>());
         assert!(report.text.contains("84.4 %") && report.text.contains("87 of 512"));
         assert!(report.picture.svg.contains("ketama"));
     }

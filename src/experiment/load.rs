@@ -1,4 +1,4 @@
-//! Requests, many at once, bounded in number, rate and time; and what became of each.
+//! A load: requests on many connections, bounded in number, rate and time, and the outcome of each.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -7,68 +7,68 @@ use std::time::{Duration, Instant};
 
 use super::client::Client;
 
-/// One request and its answer.
+/// One request and its outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// Which request of the load it was.
+    /// Its number in the load.
     pub number: u32,
-    /// When it was sent, since the load began.
+    /// When it was sent, from the start of the load.
     pub sent: Duration,
-    /// Until its answer was read whole, or it failed.
+    /// Until its response was read whole, or it failed.
     pub took: Duration,
-    pub outcome: Outcome,
+    pub outcome: SampleOutcome,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// A 2xx answer of this replica.
+pub enum SampleOutcome {
+    /// A 2xx response of this replica.
     Served(String),
     /// Another status.
     Status(u16),
-    /// No answer: refused, reset, cut.
+    /// No whole response: refused, reset, truncated.
     Broken(String),
 }
 
 impl Sample {
     pub fn server(&self) -> Option<&str> {
         match &self.outcome {
-            Outcome::Served(server) => Some(server),
+            SampleOutcome::Served(server) => Some(server),
             _ => None,
         }
     }
 
-    /// When its answer was there.
+    /// When its response had been read, from the start of the load.
     pub fn answered(&self) -> Duration {
         self.sent + self.took
     }
 }
 
-/// How much is asked, and how.
+/// How many requests are sent, how fast and to which targets.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub struct LoadPlan {
     pub connections: u32,
-    /// It ends after so many requests at the latest.
+    /// The load ends after this many requests at the latest.
     pub requests: u32,
-    /// Requests a second, all connections together. None: each as fast as its answers come.
+    /// Requests per second, all connections together. `None`: each connection sends as soon as it has its response.
     pub rate: Option<f64>,
     /// The target of request number i.
     pub target: fn(u32) -> String,
 }
 
-/// Every connection its thread, every request once; `on_sample` sees each answer as it comes. Ends early when
-/// `stop` is set. Samples come back in the order of their numbers, and count time from `begin`. Without room for a
-/// thread the load is not what was planned: it ends with that error.
+/// One thread per connection, each request sent once; `on_sample` is called for each as it ends. Ends early when `stop` is
+/// set. Samples are in the order of their numbers, and count time from `begin`. A thread that cannot be started ends the
+/// load with an error, since it would not be the one planned.
 pub fn run(
     address: SocketAddr,
-    plan: Plan,
+    plan: LoadPlan,
     begin: Instant,
     stop: &AtomicBool,
     on_sample: impl Fn(&Sample) + Sync,
 ) -> Result<Vec<Sample>, String> {
     let next = AtomicU32::new(0);
     let mut samples: Vec<Sample> = thread::scope(|scope| {
-        let one = || connection(address, plan, begin, &next, stop, &on_sample);
-        let threads: Result<Vec<_>, String> = (0..plan.connections).map(|_| thread(scope, one)).collect();
+        let run_connection = || connection(address, plan, begin, &next, stop, &on_sample);
+        let threads: Result<Vec<_>, String> = (0..plan.connections).map(|_| thread(scope, run_connection)).collect();
         if threads.is_err() {
             stop.store(true, Ordering::Relaxed);
         }
@@ -83,12 +83,12 @@ fn thread<'scope, T: Send + 'scope>(
     work: impl FnOnce() -> T + Send + 'scope,
 ) -> Result<ScopedJoinHandle<'scope, T>, String> {
     let thread = thread::Builder::new().spawn_scoped(scope, work);
-    thread.map_err(|why| format!("the load lacks a thread: {why}; allow this user more processes (ulimit -u)"))
+    thread.map_err(|why| format!("the load cannot start a thread: {why}; allow this user more processes (ulimit -u)"))
 }
 
 fn connection(
     address: SocketAddr,
-    plan: Plan,
+    plan: LoadPlan,
     begin: Instant,
     next: &AtomicU32,
     stop: &AtomicBool,
@@ -106,54 +106,54 @@ fn connection(
             thread::sleep(due.saturating_duration_since(Instant::now()));
         }
         let sent = Instant::now();
-        let outcome = ask(address, &mut client, &(plan.target)(number));
+        let outcome = request(address, &mut client, &(plan.target)(number));
         let sample = Sample { number, sent: sent - begin, took: sent.elapsed(), outcome };
         on_sample(&sample);
         samples.push(sample);
     }
 }
 
-fn ask(address: SocketAddr, client: &mut Option<Client<std::net::TcpStream>>, target: &str) -> Outcome {
+fn request(address: SocketAddr, client: &mut Option<Client<std::net::TcpStream>>, target: &str) -> SampleOutcome {
     let mut open = match client.take() {
         Some(open) => open,
         None => match Client::connect(address) {
             Ok(open) => open,
-            Err(why) => return Outcome::Broken(why.to_string()),
+            Err(why) => return SampleOutcome::Broken(why.to_string()),
         },
     };
     match open.get(target) {
-        Ok(reply) => {
+        Ok(response) => {
             if open.is_open() {
                 *client = Some(open);
             }
-            match (reply.status, reply.server) {
-                (200..=299, Some(server)) => Outcome::Served(server),
-                (200..=299, None) => Outcome::Broken("an answer without X-Server-ID".into()),
-                (status, _) => Outcome::Status(status),
+            match (response.status, response.server) {
+                (200..=299, Some(server)) => SampleOutcome::Served(server),
+                (200..=299, None) => SampleOutcome::Broken("a response without X-Server-ID".into()),
+                (status, _) => SampleOutcome::Status(status),
             }
         }
-        Err(why) => Outcome::Broken(why.to_string()),
+        Err(why) => SampleOutcome::Broken(why.to_string()),
     }
 }
 
-/// A load for as long as `meanwhile` takes; its samples, and what it came to.
+/// A load for as long as `work` takes; its samples, and what `work` returned.
 pub fn during<T>(
     address: SocketAddr,
-    plan: Plan,
+    plan: LoadPlan,
     begin: Instant,
-    meanwhile: impl FnOnce() -> Result<T, String>,
+    work: impl FnOnce() -> Result<T, String>,
 ) -> Result<(Vec<Sample>, T), String> {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let load = thread(scope, || run(address, plan, begin, &stop, |_| ()))?;
-        let done = meanwhile();
+        let done = work();
         stop.store(true, Ordering::Relaxed);
-        let samples = load.join().map_err(|_| "the load broke down".to_string())??;
+        let samples = load.join().map_err(|_| "the load panicked".to_string())??;
         Ok((samples, done?))
     })
 }
 
-/// How many requests each of `names` answered.
+/// How many requests each of `names` served.
 pub fn count<'a>(samples: impl IntoIterator<Item = &'a Sample>, names: &[String]) -> Vec<u32> {
     let mut counts = vec![0; names.len()];
     for server in samples.into_iter().filter_map(Sample::server) {
@@ -164,7 +164,7 @@ pub fn count<'a>(samples: impl IntoIterator<Item = &'a Sample>, names: &[String]
     counts
 }
 
-/// Those that were not served, and the first one's story.
+/// How many were not served, and the outcome of the first of them.
 pub fn failures(samples: &[Sample]) -> (usize, Option<String>) {
     let mut failed = samples.iter().filter(|sample| sample.server().is_none()).peekable();
     let first = failed.peek().map(|sample| format!("request {}: {:?}", sample.number, sample.outcome));

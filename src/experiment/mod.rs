@@ -1,13 +1,21 @@
-//! `ringway experiment` and `ringway ring`: what a ring promises, exactly, and what a running balancer does, measured.
+//! `ringway experiment` measures a running balancer; `ringway ring` computes what a ring does, exactly.
 //!
 //! Nothing here is on the path of a request: experiments drive a balancer from outside, as a child process.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `ring` | `ringway ring`: queries and their output |
+//! | `spread`, `scale`, `fault`, `fault_again`, `hashes`, `endpoints` | one experiment each |
+//! | `testbed`, `trial` | the balancer under test; faults injected into its replicas under load |
+//! | `load`, `client` | a load of many connections; one HTTP/1.1 connection |
+//! | `picture`, `timeline` | drawing; requests per second over time |
+//! | `output`, `progress` | files and tables; the progress bar |
 
 mod client;
 mod endpoints;
 mod fault;
 mod fault_again;
 mod hashes;
-mod lab;
 mod load;
 mod output;
 mod picture;
@@ -15,6 +23,7 @@ mod progress;
 mod ring;
 mod scale;
 mod spread;
+mod testbed;
 mod timeline;
 mod trial;
 
@@ -23,13 +32,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use clap::builder::RangedU64ValueParser as Number;
+use clap::{Args, ValueEnum};
 use output::Report;
 use progress::Progress;
 
-pub use ring::{Answer, Ask, Question, answer};
+pub use ring::{OutputFormat, RingOutput, RingQuery, RingReport, run_query};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Name {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExperimentName {
     Spread,
     Scale,
     Fault,
@@ -40,64 +51,83 @@ pub enum Name {
 }
 
 /// What runs the replicas of an experiment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum RuntimeChoice {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExperimentRuntime {
     Process,
     Docker,
 }
 
-/// What `ringway experiment` is told.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    pub name: Name,
-    pub out: PathBuf,
-    pub runtime: RuntimeChoice,
-    pub docker_image: String,
-    /// Of spread, and of each step of scale.
-    pub requests: u32,
-    /// The largest number of replicas in scale.
-    pub to: usize,
+/// The flags of `ringway experiment`.
+#[derive(Args, Clone, Debug)]
+pub struct ExperimentSettings {
+    /// Which one: spread, scale, fault, fault-again, hashes, endpoints, or all of them
+    #[arg(value_name = "NAME", value_enum, hide_possible_values = true)]
+    name: ExperimentName,
+    /// The folder for the pictures, tables and texts
+    #[arg(long, value_name = "DIR", default_value = "target/experiments")]
+    out: PathBuf,
+    /// What runs the replicas: `process` or `docker`
+    #[arg(long, value_enum, value_name = "RUNTIME", default_value = "process", hide_possible_values = true)]
+    runtime: ExperimentRuntime,
+    /// The image of each replica, with --runtime docker
+    #[arg(long, value_name = "IMAGE", default_value = "ringway")]
+    docker_image: String,
+    /// Requests of spread, and of each step of scale
+    #[arg(long, value_name = "N", default_value = "10000",
+        value_parser = Number::<u32>::new().range(100..=1_000_000))]
+    requests: u32,
+    /// The largest number of replicas in scale
+    #[arg(long = "to", value_name = "N", default_value = "6", value_parser = Number::<usize>::new().range(2..=64))]
+    replicas_max: usize,
 }
 
-/// Err: one line on what went wrong. Experiments that were finished before it have left their files.
-pub fn run(settings: &Settings) -> Result<(), String> {
+/// `Err` is one line. Experiments that finished before it have left their files.
+pub fn run(settings: &ExperimentSettings) -> Result<(), String> {
     output::prepare(&settings.out)?;
-    heed_signals()?;
+    register_signals()?;
     for name in chosen(settings.name) {
         let progress = Progress::new(name);
         let report = perform(name, settings, &progress)?;
-        interrupted()?;
+        check_interrupted()?;
         output::write(&settings.out, &report)?;
         progress.done(&settings.out);
     }
     Ok(())
 }
 
-fn chosen(name: Name) -> Vec<Name> {
+fn chosen(name: ExperimentName) -> Vec<ExperimentName> {
     match name {
-        Name::All => vec![Name::Spread, Name::Scale, Name::Fault, Name::FaultAgain, Name::Hashes, Name::Endpoints],
+        ExperimentName::All => vec![
+            ExperimentName::Spread,
+            ExperimentName::Scale,
+            ExperimentName::Fault,
+            ExperimentName::FaultAgain,
+            ExperimentName::Hashes,
+            ExperimentName::Endpoints,
+        ],
         one => vec![one],
     }
 }
 
-fn perform(name: Name, settings: &Settings, progress: &Progress) -> Result<Report, String> {
+fn perform(name: ExperimentName, settings: &ExperimentSettings, progress: &Progress) -> Result<Report, String> {
     match name {
-        Name::Spread => spread::run(settings, progress),
-        Name::Scale => scale::run(settings, progress),
-        Name::Fault => fault::run(settings, progress),
-        Name::FaultAgain => fault_again::run(settings, progress),
-        Name::Endpoints => endpoints::run(settings, progress),
-        Name::Hashes | Name::All => hashes::run(),
+        ExperimentName::Spread => spread::run(settings, progress),
+        ExperimentName::Scale => scale::run(settings, progress),
+        ExperimentName::Fault => fault::run(settings, progress),
+        ExperimentName::FaultAgain => fault_again::run(settings, progress),
+        ExperimentName::Endpoints => endpoints::run(settings, progress),
+        ExperimentName::Hashes | ExperimentName::All => hashes::run(),
     }
 }
 
-/// Set by SIGINT or SIGTERM: what is under way ends in order, and so do the balancer and its replicas.
+/// Set by SIGINT or SIGTERM: the running experiment ends in order, and so do the balancer and its replicas.
 static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-fn heed_signals() -> Result<(), String> {
+fn register_signals() -> Result<(), String> {
     let stop = STOP.get_or_init(Arc::default);
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, stop.clone()).map_err(|why| format!("cannot heed signals: {why}"))?;
+        signal_hook::flag::register(signal, stop.clone())
+            .map_err(|why| format!("cannot register for signals: {why}"))?;
     }
     Ok(())
 }
@@ -106,20 +136,20 @@ fn stop() -> &'static AtomicBool {
     STOP.get_or_init(Arc::default)
 }
 
-/// True once the user wants it to end.
+/// Whether SIGINT or SIGTERM came.
 pub fn is_interrupted() -> bool {
     stop().load(Ordering::Relaxed)
 }
 
-fn interrupted() -> Result<(), String> {
+fn check_interrupted() -> Result<(), String> {
     if is_interrupted() { Err("interrupted: nothing of this experiment was written".into()) } else { Ok(()) }
 }
 
-/// Waits, but not for somebody who wants it to end.
-fn rest(time: Duration) -> Result<(), String> {
+/// Sleeps for `time`, or until it is interrupted.
+fn sleep(time: Duration) -> Result<(), String> {
     let begin = Instant::now();
     while begin.elapsed() < time {
-        interrupted()?;
+        check_interrupted()?;
         std::thread::sleep(Duration::from_millis(20).min(time));
     }
     Ok(())

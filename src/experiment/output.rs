@@ -1,4 +1,4 @@
-//! What an experiment leaves behind: picture, table and words. Each file is written whole or not at all.
+//! The files of an experiment: picture, table and text. Each file is written whole or not at all.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -14,7 +14,7 @@ pub struct Report {
     pub text: String,
 }
 
-/// Made before anything is measured, so that a folder nobody can write to is told at once.
+/// Creates the folder before anything is measured, so that one that cannot be written to is reported at once.
 pub fn prepare(folder: &Path) -> Result<(), String> {
     fs::create_dir_all(folder).map_err(|why| cannot("create", folder, &why))?;
     let probe = folder.join(format!(".probe-{}", std::process::id()));
@@ -22,7 +22,7 @@ pub fn prepare(folder: &Path) -> Result<(), String> {
     fs::remove_file(&probe).map_err(|why| cannot("write into", folder, &why))
 }
 
-/// All files of a report, or none of them anew: they are complete before the first takes its name.
+/// Writes all files of a report, or replaces none: all are complete before the first is renamed into place.
 pub fn write(folder: &Path, report: &Report) -> Result<(), String> {
     let name = report.name;
     let text = format!("# {name}\n\n![{name}]({name}.svg)\n\n{}\n", report.text.trim_end());
@@ -33,13 +33,13 @@ pub fn write(folder: &Path, report: &Report) -> Result<(), String> {
         ("md", text.as_bytes()),
     ];
     let staged = files.map(|(kind, bytes)| {
-        let (end, stage) = (folder.join(format!("{name}.{kind}")), folder.join(format!(".{name}.{kind}.new")));
-        (bytes, stage, end)
+        let (path, staged) = (folder.join(format!("{name}.{kind}")), folder.join(format!(".{name}.{kind}.new")));
+        (bytes, staged, path)
     });
-    let written = staged.iter().try_for_each(|(bytes, stage, _)| fs::write(stage, bytes));
-    let named = written.and_then(|()| staged.iter().try_for_each(|(_, stage, end)| fs::rename(stage, end)));
-    named.map_err(|why| {
-        staged.iter().for_each(|(_, stage, _)| drop(fs::remove_file(stage)));
+    let written = staged.iter().try_for_each(|(bytes, staged, _)| fs::write(staged, bytes));
+    let renamed = written.and_then(|()| staged.iter().try_for_each(|(_, staged, path)| fs::rename(staged, path)));
+    renamed.map_err(|why| {
+        staged.iter().for_each(|(_, staged, _)| drop(fs::remove_file(staged)));
         cannot("write into", folder, &why)
     })
 }
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_a_file_is_told_in_one_line() {
+    fn a_folder_that_is_a_file_is_refused_in_one_line() {
         let file = folder("file");
         fs::write(&file, "").unwrap();
         let why = prepare(&file.join("x")).unwrap_err();

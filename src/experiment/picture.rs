@@ -1,6 +1,7 @@
-//! Pictures: one drawing, painted as SVG and as PNG. Sizes, type and colours that every picture shares.
+//! Pictures: one drawing, rendered as SVG and as PNG, with the sizes, type and colours that every picture shares. It knows
+//! no experiment.
 //!
-//! The font is built in, so that a machine without any draws the same picture.
+//! The font is built in, so that a machine without fonts draws the same picture.
 
 use std::sync::Once;
 
@@ -12,40 +13,40 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 pub type Area<B> = DrawingArea<B, Shift>;
 pub type Drawn<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
-/// Something that can be painted on any canvas.
+/// A drawing that works on any backend.
 pub trait Figure {
-    /// Its name, and its files'.
+    /// Its name, which its files bear too.
     fn name(&self) -> &'static str;
-    fn head(&self) -> Head;
+    fn caption(&self) -> Caption;
     fn size(&self) -> (u32, u32) {
         (WIDTH, 900)
     }
-    /// Fills what the head leaves.
+    /// Fills what the caption leaves.
     fn body<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B>;
 }
 
-/// What stands above a drawing.
-pub struct Head {
+/// What is written above a drawing.
+pub struct Caption {
     pub title: String,
-    pub says: String,
-    pub legend: Vec<(Mark, String)>,
+    pub subtitle: String,
+    pub legend: Vec<(LegendMark, String)>,
 }
 
-/// How a legend shows what it names.
+/// The sign beside a legend's text.
 #[derive(Clone, Copy)]
-pub enum Mark {
+pub enum LegendMark {
     Fill(RGBColor),
     Line(RGBColor),
     Band(RGBColor),
 }
 
-/// Wide enough that type of 27 is read at the width of a README.
+/// In pixels: wide enough that text is legible at the width of a README.
 pub const WIDTH: u32 = 1600;
-pub const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
-pub const QUIET: RGBColor = RGBColor(0x66, 0x66, 0x66);
+pub const TEXT_COLOUR: RGBColor = RGBColor(0x22, 0x22, 0x22);
+pub const MUTED: RGBColor = RGBColor(0x66, 0x66, 0x66);
 const RULE: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
 
-/// Okabe and Ito's palette: told apart with every common kind of colour vision.
+/// Okabe and Ito's palette: distinguishable with every common kind of colour vision.
 pub const BLUE: RGBColor = RGBColor(0x00, 0x72, 0xb2);
 pub const ORANGE: RGBColor = RGBColor(0xe6, 0x9f, 0x00);
 pub const GREEN: RGBColor = RGBColor(0x00, 0x9e, 0x73);
@@ -58,7 +59,7 @@ pub fn replica_colour(i: usize) -> RGBColor {
     REPLICAS[i % REPLICAS.len()]
 }
 
-/// In SVG a list of what to try; on PNG the built-in font under this very name.
+/// In SVG a list of fonts to try; in PNG the built-in font, which is registered under this name.
 const FAMILY: &str = "Roboto, Helvetica, Arial, sans-serif";
 const TITLE_SIZE: i32 = 46;
 pub const TEXT_SIZE: i32 = 30;
@@ -77,47 +78,52 @@ pub fn paint(figure: &impl Figure) -> Result<Picture, String> {
     });
     let (width, height) = figure.size();
     let mut svg = String::new();
-    whole(figure, SVGBackend::with_string(&mut svg, (width, height)))?;
+    draw_on(figure, SVGBackend::with_string(&mut svg, (width, height)))?;
     let mut pixels = vec![0xff; width as usize * height as usize * 3];
-    whole(figure, BitMapBackend::with_buffer(&mut pixels, (width, height)))?;
+    draw_on(figure, BitMapBackend::with_buffer(&mut pixels, (width, height)))?;
     Ok(Picture { svg, png: png(&pixels, width, height).map_err(|why| why.to_string())? })
 }
 
-fn whole<B: DrawingBackend>(figure: &impl Figure, backend: B) -> Result<(), String> {
+fn draw_on<B: DrawingBackend>(figure: &impl Figure, backend: B) -> Result<(), String> {
     let area = backend.into_drawing_area();
     let draw = || -> Drawn<B> {
         area.fill(&WHITE)?;
-        figure.body(&head(&area, &figure.head())?)?;
+        figure.body(&caption(&area, &figure.caption())?)?;
         area.present()
     };
     draw().map_err(|why| format!("{} cannot be drawn: {why}", figure.name()))
 }
 
 /// Draws title, sentence and legend; what is left below them is the body's.
-fn head<B: DrawingBackend>(area: &Area<B>, head: &Head) -> Result<Area<B>, DrawingAreaErrorKind<B::ErrorType>> {
-    let title = (FAMILY, TITLE_SIZE, FontStyle::Bold).into_text_style(area).color(&INK);
-    area.draw(&Text::new(head.title.as_str(), (MARGIN, 30), title))?;
-    area.draw(&Text::new(head.says.as_str(), (MARGIN, 92), text(&QUIET)))?;
+fn caption<B: DrawingBackend>(
+    area: &Area<B>,
+    caption: &Caption,
+) -> Result<Area<B>, DrawingAreaErrorKind<B::ErrorType>> {
+    let title = (FAMILY, TITLE_SIZE, FontStyle::Bold).into_text_style(area).color(&TEXT_COLOUR);
+    area.draw(&Text::new(caption.title.as_str(), (MARGIN, 30), title))?;
+    area.draw(&Text::new(caption.subtitle.as_str(), (MARGIN, 92), text(&MUTED)))?;
     let mut x = MARGIN;
-    for (mark, label) in &head.legend {
-        swatch(area, *mark, (x, 146))?;
-        area.draw(&Text::new(label.as_str(), (x + 46, 148), text(&INK)))?;
+    for (mark, label) in &caption.legend {
+        draw_mark(area, *mark, (x, 146))?;
+        area.draw(&Text::new(label.as_str(), (x + 46, 148), text(&TEXT_COLOUR)))?;
         x += 46 + width_of(area, label) + 44;
     }
-    let top = if head.legend.is_empty() { 150 } else { 205 };
+    let top = if caption.legend.is_empty() { 150 } else { 205 };
     let (width, height) = area.dim_in_pixel();
     Ok(area.clone().shrink((MARGIN, top), (width - 2 * MARGIN as u32, height - top as u32 - 24)))
 }
 
-fn swatch<B: DrawingBackend>(area: &Area<B>, mark: Mark, (x, y): (i32, i32)) -> Drawn<B> {
+fn draw_mark<B: DrawingBackend>(area: &Area<B>, mark: LegendMark, (x, y): (i32, i32)) -> Drawn<B> {
     match mark {
-        Mark::Fill(colour) => area.draw(&Rectangle::new([(x, y), (x + 34, y + 24)], colour.filled())),
-        Mark::Band(colour) => area.draw(&Rectangle::new([(x, y), (x + 34, y + 24)], colour.mix(0.25).filled())),
-        Mark::Line(colour) => area.draw(&PathElement::new([(x, y + 12), (x + 34, y + 12)], colour.stroke_width(5))),
+        LegendMark::Fill(colour) => area.draw(&Rectangle::new([(x, y), (x + 34, y + 24)], colour.filled())),
+        LegendMark::Band(colour) => area.draw(&Rectangle::new([(x, y), (x + 34, y + 24)], colour.mix(0.25).filled())),
+        LegendMark::Line(colour) => {
+            area.draw(&PathElement::new([(x, y + 12), (x + 34, y + 12)], colour.stroke_width(5)))
+        }
     }
 }
 
-/// Type of the common size.
+/// The style of plain text.
 pub fn text(colour: &RGBColor) -> TextStyle<'_> {
     TextStyle::from((FAMILY, TEXT_SIZE).into_font()).color(colour)
 }
@@ -127,7 +133,7 @@ pub fn bold(colour: &RGBColor) -> TextStyle<'_> {
 }
 
 fn width_of<B: DrawingBackend>(area: &Area<B>, label: &str) -> i32 {
-    area.estimate_text_size(label, &text(&INK)).map_or(0, |(width, _)| width as i32)
+    area.estimate_text_size(label, &text(&TEXT_COLOUR)).map_or(0, |(width, _)| width as i32)
 }
 
 fn png(pixels: &[u8], width: u32, height: u32) -> Result<Vec<u8>, png::EncodingError> {
@@ -139,15 +145,15 @@ fn png(pixels: &[u8], width: u32, height: u32) -> Result<Vec<u8>, png::EncodingE
     Ok(file)
 }
 
-/// A chart's frame: where it stands in its area, and what its axes say.
+/// A chart's frame: its ranges and the text on its axes.
 pub struct Axes<'a> {
     pub title: &'a str,
     pub x: std::ops::Range<f64>,
     pub y: std::ops::Range<f64>,
-    pub x_says: &'a str,
-    pub y_says: &'a str,
-    /// Room for the y axis's numbers, in pixels.
-    pub y_room: u32,
+    pub x_title: &'a str,
+    pub y_title: &'a str,
+    /// Space for the numbers of the y axis, in pixels.
+    pub y_label_width: u32,
     pub x_label: Option<&'a dyn Fn(&f64) -> String>,
     pub y_label: &'a dyn Fn(&f64) -> String,
     pub x_labels: usize,
@@ -163,13 +169,13 @@ impl Axes<'_> {
         area: &'b Area<B>,
     ) -> Result<Chart<'b, B>, DrawingAreaErrorKind<B::ErrorType>> {
         let mut builder = ChartBuilder::on(area);
-        builder.set_label_area_size(LabelAreaPosition::Left, self.y_room).margin_right(16);
-        builder.set_label_area_size(LabelAreaPosition::Bottom, if self.x_says.is_empty() { 50 } else { 80 });
+        builder.set_label_area_size(LabelAreaPosition::Left, self.y_label_width).margin_right(16);
+        builder.set_label_area_size(LabelAreaPosition::Bottom, if self.x_title.is_empty() { 50 } else { 80 });
         builder.margin_bottom(12);
         builder.margin_top(if self.title.is_empty() { 16 } else { 58 });
         let mut chart = builder.build_cartesian_2d(self.x.clone(), self.y.clone())?;
         if !self.title.is_empty() {
-            area.draw(&Text::new(self.title.to_string(), (8, 6), bold(&INK)))?;
+            area.draw(&Text::new(self.title.to_string(), (8, 6), bold(&TEXT_COLOUR)))?;
         }
         let none = |_: &f64| String::new();
         chart
@@ -177,49 +183,49 @@ impl Axes<'_> {
             .disable_x_mesh()
             .bold_line_style(RULE.stroke_width(2))
             .light_line_style(TRANSPARENT)
-            .axis_style(QUIET.stroke_width(2))
-            .label_style(text(&INK))
-            .axis_desc_style(text(&QUIET))
+            .axis_style(MUTED.stroke_width(2))
+            .label_style(text(&TEXT_COLOUR))
+            .axis_desc_style(text(&MUTED))
             .x_labels(if self.x_label.is_some() { self.x_labels } else { 0 })
             .y_labels(6)
             .x_label_formatter(self.x_label.unwrap_or(&none))
             .y_label_formatter(self.y_label)
-            .x_desc(self.x_says)
-            .y_desc(self.y_says)
+            .x_desc(self.x_title)
+            .y_desc(self.y_title)
             .draw()?;
         Ok(chart)
     }
 }
 
-/// A number above a bar. `area` is the one that the chart was made on: a plot's own would cut text off.
-pub fn above<B: DrawingBackend>(area: &Area<B>, chart: &Chart<B>, place: (f64, f64), says: &str) -> Drawn<B> {
-    let (x, y) = chart.backend_coord(&place);
-    at(area, (x, y - 6), says, text(&INK).pos(Pos::new(HPos::Center, VPos::Bottom)))
+/// A number above a bar. `area` is the one that the chart was made on: the plot's own area would clip the text.
+pub fn label_above<B: DrawingBackend>(area: &Area<B>, chart: &Chart<B>, point: (f64, f64), label: &str) -> Drawn<B> {
+    let (x, y) = chart.backend_coord(&point);
+    draw_text(area, (x, y - 6), label, text(&TEXT_COLOUR).pos(Pos::new(HPos::Center, VPos::Bottom)))
 }
 
-/// A line from top to bottom, and what happened there beside it, on row `row` from the top.
-pub fn event<B: DrawingBackend>(area: &Area<B>, chart: &mut Chart<B>, x: f64, row: i32, says: &str) -> Drawn<B> {
+/// A line from top to bottom at `x`, with a label beside it, on row `row` from the top.
+pub fn event_line<B: DrawingBackend>(area: &Area<B>, chart: &mut Chart<B>, x: f64, row: i32, label: &str) -> Drawn<B> {
     let range = chart.y_range();
-    chart.draw_series([PathElement::new([(x, range.start), (x, range.end)], INK.stroke_width(3))])?;
+    chart.draw_series([PathElement::new([(x, range.start), (x, range.end)], TEXT_COLOUR.stroke_width(3))])?;
     let (x, y) = chart.backend_coord(&(x, range.end));
     let (x, y) = (x + 10, y + 4 + row * 36);
-    // Lines drawn before do not run through the words.
-    let ((left, top), width) = (area.get_base_pixel(), width_of(area, says));
+    // Lines drawn before do not run through the text.
+    let ((left, top), width) = (area.get_base_pixel(), width_of(area, label));
     let behind = [(x - left - 2, y - top), (x - left + width + 2, y - top + TEXT_SIZE)];
     area.draw(&Rectangle::new(behind, WHITE.filled()))?;
-    at(area, (x, y), says, text(&INK).pos(Pos::new(HPos::Left, VPos::Top)))
+    draw_text(area, (x, y), label, text(&TEXT_COLOUR).pos(Pos::new(HPos::Left, VPos::Top)))
 }
 
 /// A name below the x axis.
-pub fn below<B: DrawingBackend>(area: &Area<B>, chart: &Chart<B>, x: f64, says: &str) -> Drawn<B> {
+pub fn label_below<B: DrawingBackend>(area: &Area<B>, chart: &Chart<B>, x: f64, label: &str) -> Drawn<B> {
     let (x, y) = chart.backend_coord(&(x, chart.y_range().start));
-    at(area, (x, y + 10), says, text(&INK).pos(Pos::new(HPos::Center, VPos::Top)))
+    draw_text(area, (x, y + 10), label, text(&TEXT_COLOUR).pos(Pos::new(HPos::Center, VPos::Top)))
 }
 
-/// Text at a pixel of the whole picture.
-fn at<B: DrawingBackend>(area: &Area<B>, (x, y): (i32, i32), says: &str, style: TextStyle) -> Drawn<B> {
+/// Text at a pixel of the draw_on picture.
+fn draw_text<B: DrawingBackend>(area: &Area<B>, (x, y): (i32, i32), label: &str, style: TextStyle) -> Drawn<B> {
     let (left, top) = area.get_base_pixel();
-    area.draw(&Text::new(says.to_string(), (x - left, y - top), style))
+    area.draw(&Text::new(label.to_string(), (x - left, y - top), style))
 }
 
 /// 12345 as 12,345.
@@ -235,8 +241,8 @@ pub fn grouped(number: u64) -> String {
     out
 }
 
-/// A round number not below `highest`, for the end of an axis.
-pub fn ceiling(highest: f64) -> f64 {
+/// A round number not label_below `highest`, for the end of an axis.
+pub fn axis_end(highest: f64) -> f64 {
     let unit = 10f64.powf(highest.max(1e-9).log10().floor());
     [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0]
         .map(|step| step * unit)
@@ -255,11 +261,11 @@ mod tests {
         fn name(&self) -> &'static str {
             "square"
         }
-        fn head(&self) -> Head {
-            Head {
+        fn caption(&self) -> Caption {
+            Caption {
                 title: "A square".into(),
-                says: "of one colour".into(),
-                legend: vec![(Mark::Fill(BLUE), "it".into())],
+                subtitle: "of one colour".into(),
+                legend: vec![(LegendMark::Fill(BLUE), "it".into())],
             }
         }
         fn body<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B> {
@@ -268,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_is_painted_twice() {
+    fn a_figure_is_painted_as_svg_and_as_png() {
         let picture = paint(&Square).unwrap();
         assert!(picture.svg.starts_with("<svg") && picture.svg.contains("A square"));
         let decoder = png::Decoder::new(std::io::Cursor::new(&picture.png));
@@ -276,13 +282,13 @@ mod tests {
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
         reader.next_frame(&mut pixels).unwrap();
         assert_eq!(reader.info().size(), (WIDTH, 900));
-        let inked = pixels.chunks(3).filter(|pixel| *pixel == [INK.0, INK.1, INK.2]).count();
-        assert!(inked > 500, "the title is not there: {inked}");
+        let inked = pixels.chunks(3).filter(|pixel| *pixel == [TEXT_COLOUR.0, TEXT_COLOUR.1, TEXT_COLOUR.2]).count();
+        assert!(inked > 500, "the title is missing: {inked} pixels of its colour");
     }
 
     #[test]
-    fn numbers_are_read_easily() {
+    fn numbers_are_grouped_and_axes_end_on_round_ones() {
         assert_eq!([7, 1000, 1234567].map(grouped), ["7", "1,000", "1,234,567"]);
-        assert_eq!([0.9, 3.2, 84.4, 3401.0].map(ceiling), [0.9_f64.max(1.0), 4.0, 100.0, 4000.0]);
+        assert_eq!([0.9, 3.2, 84.4, 3401.0].map(axis_end), [0.9_f64.max(1.0), 4.0, 100.0, 4000.0]);
     }
 }

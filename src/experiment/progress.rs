@@ -1,11 +1,11 @@
-//! How far an experiment is: a bar where somebody watches, a line at its end everywhere.
+//! The progress of an experiment: a bar on a terminal, and one line at its end.
 
 use std::path::Path;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::Name;
+use super::ExperimentName;
 
 pub struct Progress {
     name: String,
@@ -14,7 +14,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub fn new(name: Name) -> Progress {
+    pub fn new(name: ExperimentName) -> Progress {
         let name = clap::ValueEnum::to_possible_value(&name).map(|value| value.get_name().to_string());
         let bar = ProgressBar::new(0).with_message(name.clone().unwrap_or_default());
         if let Ok(style) = ProgressStyle::with_template("{msg:12} {wide_bar:.blue} {pos}/{len} {prefix} {elapsed}") {
@@ -23,9 +23,9 @@ impl Progress {
         Progress { name: name.unwrap_or_default(), bar, begin: Instant::now() }
     }
 
-    /// So many more of something are ahead.
-    pub fn expect(&self, more: u64, of: &'static str) {
-        self.bar.set_prefix(of);
+    /// Adds `more` steps to the bar; `what` names them.
+    pub fn expect(&self, more: u64, what: &'static str) {
+        self.bar.set_prefix(what);
         self.bar.inc_length(more);
     }
 

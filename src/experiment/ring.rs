@@ -1,4 +1,4 @@
-//! `ringway ring`: questions about a ring and their answers, as text or JSON. Pure.
+//! `ringway ring`: queries about a ring and their output, as text or JSON. Pure: nothing is read, printed or started.
 
 use std::fmt::Display;
 
@@ -7,73 +7,85 @@ use serde::Serialize;
 use crate::core::ring::{Member, RingKind, lint, report};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
-    pub ask: Ask,
+pub struct RingQuery {
+    pub report: RingReport,
     pub kind: RingKind,
     pub members: Vec<Member>,
-    pub json: bool,
+    pub format: OutputFormat,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ask {
+pub enum RingReport {
     Show,
     Explain { key: String },
     WhatIf { remove: Vec<String>, add: Vec<Member> },
     Lint,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub text: String,
-    /// A lint that found a flaw: the answer is there, and the exit status says no.
-    pub flawed: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputFormat {
+    Text,
+    Json,
 }
 
-/// Err: one line on what is wrong with the question.
-pub fn answer(question: &Question) -> Result<Answer, String> {
-    let Question { kind, members, json, .. } = question;
-    distinct(members)?;
-    match &question.ask {
-        Ask::Show => said(&report::show(*kind, members), *json),
-        Ask::Explain { key } => match report::explain(*kind, members, key) {
-            Some(explained) => said(&explained, *json),
-            None => Err("no replica has a weight: there is nowhere to go".into()),
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RingOutput {
+    pub text: String,
+    /// A lint found a flaw: the exit status says so.
+    pub has_flaws: bool,
+}
+
+/// `Err` is one line: what is wrong with the query.
+pub fn run_query(query: &RingQuery) -> Result<RingOutput, String> {
+    let RingQuery { kind, members, format, .. } = query;
+    check_distinct(members)?;
+    match &query.report {
+        RingReport::Show => output(&report::show(*kind, members), *format),
+        RingReport::Explain { key } => match report::explain(*kind, members, key) {
+            Some(explained) => output(&explained, *format),
+            None => Err("no replica has a weight: no key goes anywhere".into()),
         },
-        Ask::WhatIf { remove, add } => said(&report::what_if(*kind, members, &changed(members, remove, add)?), *json),
-        Ask::Lint => {
+        RingReport::WhatIf { remove, add } => {
+            output(&report::what_if(*kind, members, &changed(members, remove, add)?), *format)
+        }
+        RingReport::Lint => {
             let found = lint::lint(*kind, members);
-            Ok(Answer { flawed: found.has_flaws(), ..said(&found, *json)? })
+            Ok(RingOutput { has_flaws: found.has_flaws(), ..output(&found, *format)? })
         }
     }
 }
 
-fn said(report: &(impl Display + Serialize), json: bool) -> Result<Answer, String> {
-    let text = if json { serde_json::to_string(report).map_err(|why| why.to_string())? } else { report.to_string() };
-    Ok(Answer { text, flawed: false })
+fn output(report: &(impl Display + Serialize), format: OutputFormat) -> Result<RingOutput, String> {
+    let text = match format {
+        OutputFormat::Text => report.to_string(),
+        OutputFormat::Json => serde_json::to_string(report).map_err(|why| why.to_string())?,
+    };
+    Ok(RingOutput { text, has_flaws: false })
 }
 
-fn distinct(members: &[Member]) -> Result<(), String> {
+fn check_distinct(members: &[Member]) -> Result<(), String> {
     let mut names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(format!("replica {} is there twice: names are places on the ring", pair[0])),
+        Some(pair) => Err(format!("replica {} is given twice: a name is a place on the ring", pair[0])),
         None => Ok(()),
     }
 }
 
+/// The members after those of `remove` left and those of `add` joined.
 fn changed(members: &[Member], remove: &[String], add: &[Member]) -> Result<Vec<Member>, String> {
     if remove.is_empty() && add.is_empty() {
-        return Err("what if what? Say --remove NAME, --add NAME or both".into());
+        return Err("no change to examine: give --remove NAME, --add NAME or both".into());
     }
-    if let Some(stranger) = remove.iter().find(|name| members.iter().all(|member| member.name != **name)) {
+    if let Some(unknown) = remove.iter().find(|name| members.iter().all(|member| member.name != **name)) {
         let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).take(8).collect();
-        return Err(format!("--remove {stranger}: no such replica; there are {}", names.join(", ")));
+        return Err(format!("--remove {unknown}: no such replica; there are {}", names.join(", ")));
     }
     let stay = members.iter().filter(|member| !remove.contains(&member.name));
     let after: Vec<Member> = stay.chain(add).cloned().collect();
-    distinct(&after)?;
+    check_distinct(&after)?;
     if after.iter().all(|member| member.weight == 0) {
-        return Err("nobody would be left on the ring".into());
+        return Err("no replica would be left on the ring".into());
     }
     Ok(after)
 }
@@ -82,21 +94,21 @@ fn changed(members: &[Member], remove: &[String], add: &[Member]) -> Result<Vec<
 mod tests {
     use super::*;
 
-    fn ask(ask: Ask, kind: RingKind, json: bool) -> Result<Answer, String> {
+    fn run(report: RingReport, kind: RingKind, format: OutputFormat) -> Result<RingOutput, String> {
         let members = (1..=3).map(|i| Member::new(format!("server{i}"), 1)).collect();
-        answer(&Question { ask, kind, members, json })
+        run_query(&RingQuery { report, kind, members, format })
     }
 
-    fn what_if(remove: &[&str], add: &[&str]) -> Result<Answer, String> {
+    fn what_if(remove: &[&str], add: &[&str]) -> Result<RingOutput, String> {
         let remove = remove.iter().map(|name| name.to_string()).collect();
         let add = add.iter().map(|name| Member::new(*name, 1)).collect();
-        ask(Ask::WhatIf { remove, add }, RingKind::Ketama, true)
+        run(RingReport::WhatIf { remove, add }, RingKind::Ketama, OutputFormat::Json)
     }
 
     #[test]
-    fn json_is_json() {
-        let shown: serde_json::Value =
-            serde_json::from_str(&ask(Ask::Show, RingKind::Ketama, true).unwrap().text).unwrap();
+    fn the_json_form_parses() {
+        let shown = run(RingReport::Show, RingKind::Ketama, OutputFormat::Json).unwrap().text;
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
         assert_eq!(shown["replicas"][0]["name"], "server1");
         assert_eq!(shown["points"], 480);
         let moved: serde_json::Value = serde_json::from_str(&what_if(&["server2"], &[]).unwrap().text).unwrap();
@@ -105,16 +117,16 @@ mod tests {
     }
 
     #[test]
-    fn only_a_flawed_ring_is_flawed() {
-        assert!(ask(Ask::Lint, RingKind::Exercise, false).unwrap().flawed);
-        assert!(!ask(Ask::Lint, RingKind::Ketama, false).unwrap().flawed);
+    fn lint_finds_flaws_in_the_exercise_ring_only() {
+        assert!(run(RingReport::Lint, RingKind::Exercise, OutputFormat::Text).unwrap().has_flaws);
+        assert!(!run(RingReport::Lint, RingKind::Ketama, OutputFormat::Text).unwrap().has_flaws);
     }
 
     #[test]
-    fn what_cannot_be_asked_says_why() {
+    fn an_impossible_change_is_refused_with_its_reason() {
         assert!(what_if(&["server9"], &[]).unwrap_err().contains("server9"));
         assert!(what_if(&[], &["server1"]).unwrap_err().contains("twice"));
-        assert!(what_if(&["server1", "server2", "server3"], &[]).unwrap_err().contains("nobody"));
+        assert!(what_if(&["server1", "server2", "server3"], &[]).unwrap_err().contains("no replica would be left"));
         assert!(what_if(&[], &[]).unwrap_err().contains("--remove"));
         assert!(what_if(&["server1"], &["server1"]).is_ok());
     }

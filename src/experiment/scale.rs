@@ -1,66 +1,66 @@
-//! `scale`: the same load over more and more replicas: the mean, which is always total/N, and what it hides.
+//! `scale`: the same load over more and more replicas. The mean is always total/N; deviation and maximum are not.
 
 use plotters::prelude::*;
 
-use super::Settings;
+use super::ExperimentSettings;
 use super::output::{self, Report};
-use super::picture::{self, Area, Axes, BLUE, Drawn, Figure, Head, Mark, ORANGE, grouped};
+use super::picture::{self, Area, Axes, BLUE, Caption, Drawn, Figure, LegendMark, ORANGE, grouped};
 use super::progress::Progress;
-use super::spread::{self, Count};
+use super::spread::{self, LoadCount};
 
-/// Every number of replicas up to here, then some.
-const EACH: usize = 8;
-const SOME: [usize; 6] = [12, 16, 24, 32, 48, 64];
+/// Every number of replicas up to this one, then those of `THEN`.
+const EVERY_UP_TO: usize = 8;
+const THEN: [usize; 6] = [12, 16, 24, 32, 48, 64];
 
-/// What one number of replicas came to, and what the ring predicts for it.
-struct Step {
+/// The load over one number of replicas, measured and predicted from the ring.
+struct ScaleStep {
     replicas: usize,
     mean: f64,
-    measured: Spread,
-    predicted: Spread,
+    measured: Dispersion,
+    predicted: Dispersion,
     failed: usize,
 }
 
-struct Spread {
-    /// Of the replicas' loads.
+struct Dispersion {
+    /// Standard deviation of the replicas' loads, in requests.
     deviation: f64,
     max_over_mean: f64,
 }
 
-pub fn run(settings: &Settings, progress: &Progress) -> Result<Report, String> {
-    let steps = steps(settings.to).map(|n| Ok(Step::new(&spread::count(settings, n, progress)?)));
-    let steps: Vec<Step> = steps.collect::<Result<_, String>>()?;
-    let picture = picture::paint(&Scale { steps: &steps, requests: settings.requests })?;
-    Ok(Report { name: "scale", picture, csv: csv(&steps), text: words(&steps, settings.requests) })
+pub fn run(settings: &ExperimentSettings, progress: &Progress) -> Result<Report, String> {
+    let steps = steps(settings.replicas_max).map(|n| Ok(ScaleStep::new(&spread::count(settings, n, progress)?)));
+    let steps: Vec<ScaleStep> = steps.collect::<Result<_, String>>()?;
+    let picture = picture::paint(&ScaleFigure { steps: &steps, requests: settings.requests })?;
+    Ok(Report { name: "scale", picture, csv: csv(&steps), text: summary(&steps, settings.requests) })
 }
 
-fn steps(to: usize) -> impl Iterator<Item = usize> {
-    (2..=EACH).chain(SOME).filter(move |n| *n < to).chain([to])
+fn steps(replicas_max: usize) -> impl Iterator<Item = usize> {
+    (2..=EVERY_UP_TO).chain(THEN).filter(move |n| *n < replicas_max).chain([replicas_max])
 }
 
-impl Step {
-    fn new(count: &Count) -> Step {
+impl ScaleStep {
+    fn new(count: &LoadCount) -> ScaleStep {
         let replicas = count.rows.len();
         let mean = f64::from(count.total) / replicas as f64;
         let loads: Vec<f64> = count.rows.iter().map(|row| f64::from(row.requests)).collect();
         let most = loads.iter().copied().fold(0.0, f64::max);
         let off = loads.iter().map(|load| (load - mean).powi(2)).sum::<f64>();
-        // The ring's own unevenness, and that of chance on top of it.
+        // The ring's own unevenness, plus that of random keys.
         let expected =
             count.rows.iter().map(|row| (count.expected(row) - mean).powi(2) + count.noise(row).powi(2)).sum::<f64>();
         let share = count.rows.iter().map(|row| row.share).fold(0.0, f64::max);
         let deviation = |squares: f64| (squares / replicas as f64).sqrt();
-        Step {
+        ScaleStep {
             replicas,
             mean,
-            measured: Spread { deviation: deviation(off), max_over_mean: most / mean },
-            predicted: Spread { deviation: deviation(expected), max_over_mean: share * replicas as f64 },
+            measured: Dispersion { deviation: deviation(off), max_over_mean: most / mean },
+            predicted: Dispersion { deviation: deviation(expected), max_over_mean: share * replicas as f64 },
             failed: count.failed,
         }
     }
 
     fn fields(&self) -> [String; 6] {
-        let Step { measured, predicted, .. } = self;
+        let ScaleStep { measured, predicted, .. } = self;
         [
             self.replicas.to_string(),
             format!("{:.1}", self.mean),
@@ -72,7 +72,7 @@ impl Step {
     }
 }
 
-fn csv(steps: &[Step]) -> String {
+fn csv(steps: &[ScaleStep]) -> String {
     let head = [
         "replicas",
         "mean_requests",
@@ -89,24 +89,24 @@ fn csv(steps: &[Step]) -> String {
     output::csv(head, rows)
 }
 
-fn words(steps: &[Step], requests: u32) -> String {
+fn summary(steps: &[ScaleStep], requests: u32) -> String {
     let head = ["replicas", "mean load", "standard deviation", "expected", "max/mean", "of the ring alone"];
     let failed: usize = steps.iter().map(|step| step.failed).sum();
     format!(
         "{} requests at each number of replicas; {failed} failed. The mean is total/N whatever the routing does, so it \
-         says nothing; the standard deviation and max/mean do. Expected: the ring's exact shares, and chance on top of \
-         them for the standard deviation.\n\n{}",
+         says nothing; the standard deviation and max/mean do. Expected: the ring's exact shares, plus random variation \
+         for the standard deviation.\n\n{}",
         grouped(requests.into()),
-        output::table(head, steps.iter().map(Step::fields))
+        output::table(head, steps.iter().map(ScaleStep::fields))
     )
 }
 
-struct Scale<'a> {
-    steps: &'a [Step],
+struct ScaleFigure<'a> {
+    steps: &'a [ScaleStep],
     requests: u32,
 }
 
-impl Figure for Scale<'_> {
+impl Figure for ScaleFigure<'_> {
     fn name(&self) -> &'static str {
         "scale"
     }
@@ -115,14 +115,15 @@ impl Figure for Scale<'_> {
         (picture::WIDTH, 760)
     }
 
-    fn head(&self) -> Head {
+    fn caption(&self) -> Caption {
         let (least, most) = (self.steps.first().map_or(0, |s| s.replicas), self.steps.last().map_or(0, |s| s.replicas));
-        Head {
+        Caption {
             title: format!("{} requests over {least} to {most} replicas", grouped(self.requests.into())),
-            says: "The mean is total/N whatever the routing does; deviation and max/mean show how even it is.".into(),
+            subtitle: "The mean is total/N whatever the routing does; deviation and max/mean show how even it is."
+                .into(),
             legend: vec![
-                (Mark::Line(ORANGE), "expected from the ring's exact shares".into()),
-                (Mark::Fill(BLUE), "measured".into()),
+                (LegendMark::Line(ORANGE), "expected from the ring's exact shares".into()),
+                (LegendMark::Fill(BLUE), "measured".into()),
             ],
         }
     }
@@ -132,21 +133,21 @@ impl Figure for Scale<'_> {
         let ratio = |y: &f64| format!("{y:.2}");
         let whole = |y: &f64| grouped(*y as u64);
         panel(&cells[0], "mean requests per replica", self.steps, 0.0, &whole, |s| (s.mean, s.mean))?;
-        let deviation = |s: &Step| (s.measured.deviation, s.predicted.deviation);
+        let deviation = |s: &ScaleStep| (s.measured.deviation, s.predicted.deviation);
         panel(&cells[1], "standard deviation, requests", self.steps, 0.0, &whole, deviation)?;
-        let max = |s: &Step| (s.measured.max_over_mean, s.predicted.max_over_mean);
+        let max = |s: &ScaleStep| (s.measured.max_over_mean, s.predicted.max_over_mean);
         panel(&cells[2], "max / mean (1 is even)", self.steps, 1.0, &ratio, max)
     }
 }
 
-/// `value` gives measured and expected.
+/// `value` returns measured and expected.
 fn panel<B: DrawingBackend>(
     area: &Area<B>,
     title: &str,
-    steps: &[Step],
-    floor: f64,
+    steps: &[ScaleStep],
+    y_min: f64,
     y_label: &dyn Fn(&f64) -> String,
-    value: impl Fn(&Step) -> (f64, f64),
+    value: impl Fn(&ScaleStep) -> (f64, f64),
 ) -> Drawn<B> {
     let values: Vec<(f64, f64, f64)> =
         steps.iter().map(|step| (step.replicas as f64, value(step).0, value(step).1)).collect();
@@ -155,10 +156,10 @@ fn panel<B: DrawingBackend>(
     let axes = Axes {
         title,
         x: first - 0.4..last + 0.4,
-        y: floor..floor + picture::ceiling((most - floor) * 1.05),
-        x_says: "replicas",
-        y_says: "",
-        y_room: 104,
+        y: y_min..y_min + picture::axis_end((most - y_min) * 1.05),
+        x_title: "replicas",
+        y_title: "",
+        y_label_width: 104,
         x_label: Some(&|x| format!("{x:.0}")),
         y_label,
         x_labels: steps.len().min(8),
@@ -173,10 +174,10 @@ fn panel<B: DrawingBackend>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::experiment::spread::Row;
+    use crate::experiment::spread::ReplicaCount;
 
     #[test]
-    fn steps_end_where_they_were_told_to() {
+    fn the_last_step_has_the_requested_number_of_replicas() {
         assert_eq!(steps(6).collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
         assert_eq!(steps(2).collect::<Vec<_>>(), [2]);
         assert_eq!(steps(20).collect::<Vec<_>>(), [2, 3, 4, 5, 6, 7, 8, 12, 16, 20]);
@@ -184,9 +185,9 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_without_unevenness_expects_the_noise_of_chance() {
-        let row = |requests| Row { name: String::new(), requests, share: 0.5 };
-        let step = Step::new(&Count { rows: vec![row(4900), row(5100)], total: 10_000, failed: 0 });
+    fn an_even_ring_predicts_the_deviation_of_random_keys() {
+        let row = |requests| ReplicaCount { name: String::new(), requests, share: 0.5 };
+        let step = ScaleStep::new(&LoadCount { rows: vec![row(4900), row(5100)], total: 10_000, failed: 0 });
         assert_eq!(step.fields(), ["2", "5000.0", "100.0", "50.0", "1.020", "1.000"]);
     }
 }

@@ -1,72 +1,76 @@
-//! `spread`: many requests over three replicas, beside the ring's exact shares and the noise of chance.
+//! `spread`: many requests over three replicas, compared with the ring's exact shares and with random variation.
 
 use std::time::Instant;
 
 use plotters::prelude::*;
 
-use super::lab::Lab;
-use super::load::{self, Plan};
+use super::load::{self, LoadPlan};
 use super::output::{self, Report, percent};
-use super::picture::{self, Area, Axes, Drawn, Figure, Head, INK, Mark, QUIET, grouped, replica_colour};
+use super::picture::{
+    self, Area, Axes, Caption, Drawn, Figure, LegendMark, MUTED, TEXT_COLOUR, grouped, replica_colour,
+};
 use super::progress::Progress;
-use super::{Settings, interrupted, stop};
+use super::testbed::Testbed;
+use super::{ExperimentSettings, check_interrupted, stop};
 use crate::core::ring::{Member, Ring, RingKind};
 
 const REPLICAS: usize = 3;
 const CONNECTIONS: u32 = 16;
 
-/// One replica: what it should have got, and what it got.
-pub struct Row {
+/// One replica: the requests it served, and its share of the ring.
+pub struct ReplicaCount {
     pub name: String,
     pub requests: u32,
     /// Fraction of the ring.
     pub share: f64,
 }
 
-/// What one load came to.
-pub struct Count {
-    pub rows: Vec<Row>,
+/// The requests of one load, by replica.
+pub struct LoadCount {
+    pub rows: Vec<ReplicaCount>,
     pub total: u32,
     pub failed: usize,
 }
 
-pub fn run(settings: &Settings, progress: &Progress) -> Result<Report, String> {
+pub fn run(settings: &ExperimentSettings, progress: &Progress) -> Result<Report, String> {
     let count = count(settings, REPLICAS, progress)?;
-    let picture = picture::paint(&Spread { count: &count })?;
-    Ok(Report { name: "spread", picture, csv: csv(&count), text: words(&count) })
+    let picture = picture::paint(&SpreadFigure { count: &count })?;
+    Ok(Report { name: "spread", picture, csv: csv(&count), text: summary(&count) })
 }
 
-/// `settings.requests` requests over so many replicas.
-pub fn count(settings: &Settings, replicas: usize, progress: &Progress) -> Result<Count, String> {
+/// Sends `settings.requests` requests over `replicas` replicas.
+pub fn count(settings: &ExperimentSettings, replicas: usize, progress: &Progress) -> Result<LoadCount, String> {
     progress.expect(settings.requests.into(), "requests");
-    let lab = Lab::start(settings, replicas, &[])?;
-    let names = lab.names()?;
-    let plan = Plan { connections: CONNECTIONS, requests: settings.requests, rate: None, target: |_| "/home".into() };
-    let samples = load::run(lab.data, plan, Instant::now(), stop(), |_| progress.step())?;
-    interrupted()?;
+    let testbed = Testbed::start(settings, replicas, &[])?;
+    let names = testbed.names()?;
+    let plan =
+        LoadPlan { connections: CONNECTIONS, requests: settings.requests, rate: None, target: |_| "/home".into() };
+    let samples = load::run(testbed.data, plan, Instant::now(), stop(), |_| progress.step())?;
+    check_interrupted()?;
     let shares =
         Ring::build(RingKind::Ketama, &names.iter().map(|name| Member::new(name, 1)).collect::<Vec<_>>()).shares();
     let counts = load::count(&samples, &names);
-    let row = |(i, name): (usize, &String)| Row { name: name.clone(), requests: counts[i], share: shares.of(i) };
+    let row =
+        |(i, name): (usize, &String)| ReplicaCount { name: name.clone(), requests: counts[i], share: shares.of(i) };
     let (failed, first) = load::failures(&samples);
     if let Some(first) = first.filter(|_| failed as u32 * 10 > settings.requests) {
         return Err(format!("{failed} of {} requests failed; {first}", settings.requests));
     }
-    Ok(Count { rows: names.iter().enumerate().map(row).collect(), total: settings.requests, failed })
+    Ok(LoadCount { rows: names.iter().enumerate().map(row).collect(), total: settings.requests, failed })
 }
 
-impl Count {
-    pub fn expected(&self, row: &Row) -> f64 {
+impl LoadCount {
+    pub fn expected(&self, row: &ReplicaCount) -> f64 {
         row.share * f64::from(self.total)
     }
 
-    /// Standard deviation of what chance gives a replica of this share.
-    pub fn noise(&self, row: &Row) -> f64 {
+    /// Standard deviation of the requests that random keys give a replica of this share.
+    pub fn noise(&self, row: &ReplicaCount) -> f64 {
         (f64::from(self.total) * row.share * (1.0 - row.share)).sqrt()
     }
 }
 
-fn csv(count: &Count) -> String {
+fn csv(count: &LoadCount) -> String {
     let rows = count.rows.iter().map(|row| {
         let share = format!("{:.6}", row.share);
         let (expected, noise) = (format!("{:.1}", count.expected(row)), format!("{:.1}", count.noise(row)));
@@ -75,7 +79,7 @@ fn csv(count: &Count) -> String {
     output::csv(["replica", "requests", "ring_share", "expected_requests", "standard_deviation"], rows)
 }
 
-fn words(count: &Count) -> String {
+fn summary(count: &LoadCount) -> String {
     let rows = count.rows.iter().map(|row| {
         let off = (f64::from(row.requests) - count.expected(row)) / count.noise(row);
         let got = f64::from(row.requests) / f64::from(count.total);
@@ -83,8 +87,8 @@ fn words(count: &Count) -> String {
     });
     let head = ["replica", "requests", "measured", "share of the ring", "off by (standard deviations)"];
     format!(
-        "{} requests for /home over {} replicas, each with a number of its own (`--hash-key request`); {} failed. A \
-         replica's share of the ring is exact; even perfect routing by chance leaves the standard deviation \
+        "{} requests for /home over {} replicas, each with a random key (`--hash-key request`); {} failed. A \
+         replica's share of the ring is exact; random keys leave a standard deviation of \
          sqrt(n p (1-p)).\n\n{}",
         grouped(count.total.into()),
         count.rows.len(),
@@ -93,24 +97,24 @@ fn words(count: &Count) -> String {
     )
 }
 
-struct Spread<'a> {
-    count: &'a Count,
+struct SpreadFigure<'a> {
+    count: &'a LoadCount,
 }
 
-impl Figure for Spread<'_> {
+impl Figure for SpreadFigure<'_> {
     fn name(&self) -> &'static str {
         "spread"
     }
 
-    fn head(&self) -> Head {
-        let Count { rows, total, failed } = self.count;
-        Head {
+    fn caption(&self) -> Caption {
+        let LoadCount { rows, total, failed } = self.count;
+        Caption {
             title: format!("{} requests over {} replicas", grouped((*total).into()), rows.len()),
-            says: format!("Measured through a running balancer; {failed} failed."),
+            subtitle: format!("Measured through a running balancer; {failed} failed."),
             legend: vec![
-                (Mark::Fill(replica_colour(0)), "requests answered".into()),
-                (Mark::Line(INK), "exact share of the ring".into()),
-                (Mark::Band(QUIET), "two standard deviations of chance".into()),
+                (LegendMark::Fill(replica_colour(0)), "requests answered".into()),
+                (LegendMark::Line(TEXT_COLOUR), "exact share of the ring".into()),
+                (LegendMark::Band(MUTED), "two standard deviations of random keys".into()),
             ],
         }
     }
@@ -121,10 +125,10 @@ impl Figure for Spread<'_> {
         let axes = Axes {
             title: "",
             x: 0.0..self.count.rows.len() as f64,
-            y: 0.0..picture::ceiling(most * 1.1),
-            x_says: "",
-            y_says: "requests",
-            y_room: 150,
+            y: 0.0..picture::axis_end(most * 1.1),
+            x_title: "",
+            y_title: "requests",
+            y_label_width: 150,
             x_label: None,
             y_label: &|y| grouped(*y as u64),
             x_labels: 0,
@@ -136,13 +140,16 @@ impl Figure for Spread<'_> {
             let bar = [(at(0.2), 0.0), (at(0.8), f64::from(row.requests))];
             chart.draw_series([Rectangle::new(bar, replica_colour(i).filled())])?;
             let band = [(at(0.1), expected - 2.0 * noise), (at(0.9), expected + 2.0 * noise)];
-            chart.draw_series([Rectangle::new(band, QUIET.mix(0.35).filled())])?;
-            chart.draw_series([PathElement::new([(at(0.1), expected), (at(0.9), expected)], INK.stroke_width(4))])?;
+            chart.draw_series([Rectangle::new(band, MUTED.mix(0.35).filled())])?;
+            chart.draw_series([PathElement::new(
+                [(at(0.1), expected), (at(0.9), expected)],
+                TEXT_COLOUR.stroke_width(4),
+            )])?;
             let got = f64::from(row.requests) / f64::from(self.count.total);
-            let says = format!("{} ({})", grouped(row.requests.into()), percent(got));
+            let label = format!("{} ({})", grouped(row.requests.into()), percent(got));
             let top = f64::from(row.requests).max(expected + 2.0 * noise);
-            picture::above(area, &chart, (at(0.5), top), &says)?;
-            picture::below(area, &chart, at(0.5), &format!("{}: {} of the ring", row.name, percent(row.share)))?;
+            picture::label_above(area, &chart, (at(0.5), top), &label)?;
+            picture::label_below(area, &chart, at(0.5), &format!("{}: {} of the ring", row.name, percent(row.share)))?;
         }
         Ok(())
     }

@@ -1,10 +1,10 @@
-//! A balancer with its replicas, under load while they are harmed: what was asked, and what became of each wound.
+//! A balancer under load while faults are injected into its replicas: every request, and every recovery.
 
 use std::time::{Duration, Instant};
 
-use super::Settings;
-use super::lab::{Lab, Wound};
-use super::load::{self, Plan, Sample};
+use super::ExperimentSettings;
+use super::load::{self, LoadPlan, Sample};
+use super::testbed::{Recovery, Testbed};
 
 pub struct Trial {
     /// Of the replicas, in order.
@@ -12,26 +12,26 @@ pub struct Trial {
     /// When the load began.
     pub begin: Instant,
     pub samples: Vec<Sample>,
-    /// In the order in which they were done.
-    pub wounds: Vec<Wound>,
+    /// In the order of the faults.
+    pub recoveries: Vec<Recovery>,
 }
 
 impl Trial {
-    /// The load lasts for as long as `harm` takes.
+    /// The load lasts as long as `inject` takes.
     pub fn run(
-        settings: &Settings,
+        settings: &ExperimentSettings,
         replicas: usize,
-        plan: Plan,
-        harm: impl FnOnce(&Lab, &[String]) -> Result<Vec<Wound>, String>,
+        plan: LoadPlan,
+        inject: impl FnOnce(&Testbed, &[String]) -> Result<Vec<Recovery>, String>,
     ) -> Result<Trial, String> {
-        let lab = Lab::start(settings, replicas, &[])?;
-        let names = lab.names()?;
+        let testbed = Testbed::start(settings, replicas, &[])?;
+        let names = testbed.names()?;
         let begin = Instant::now();
-        let (samples, wounds) = load::during(lab.data, plan, begin, || harm(&lab, &names))?;
-        Ok(Trial { names, begin, samples, wounds })
+        let (samples, recoveries) = load::during(testbed.data, plan, begin, || inject(&testbed, &names))?;
+        Ok(Trial { names, begin, samples, recoveries })
     }
 
-    /// Since the load began.
+    /// A moment as time since the load began.
     pub fn at(&self, moment: Instant) -> Duration {
         moment.saturating_duration_since(self.begin)
     }

@@ -13,7 +13,7 @@ use crate::kernel::parent;
 pub use check::check;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct ReplicaSettings {
     /// What it is called in `X-Server-ID` and in /home.
     pub id: String,
     pub listen: SocketAddr,
@@ -21,32 +21,32 @@ pub struct Settings {
 
 /// Why a replica does not run, in one line.
 #[derive(Debug)]
-pub enum Failure {
+pub enum ReplicaError {
     /// The user can mend it: a port in use, a name that cannot stand in a header.
     Usage(String),
     /// The machine gave out.
-    Broken(String),
+    Failed(String),
 }
 
 /// Serves until SIGTERM or SIGINT, then lets what is under way finish.
-pub fn run(settings: &Settings) -> Result<(), Failure> {
+pub fn run(settings: &ReplicaSettings) -> Result<(), ReplicaError> {
     if !is_header_text(&settings.id) {
-        return Err(Failure::Usage(format!(
+        return Err(ReplicaError::Usage(format!(
             "SERVER_ID {:?} cannot stand in a header: use letters and digits",
             settings.id
         )));
     }
-    parent::follow(parent::Signal::KILL).map_err(Failure::Usage)?;
+    parent::follow(parent::Signal::KILL).map_err(ReplicaError::Usage)?;
     let listener = server::listen(settings.listen).map_err(|why| {
-        Failure::Usage(format!("replica cannot listen on {}: {why}; choose another PORT", settings.listen))
+        ReplicaError::Usage(format!("replica cannot listen on {}: {why}; choose another PORT", settings.listen))
     })?;
     let mut server = server::Server::new(&settings.id, listener).map_err(broken)?;
     println!("{} listens on {}", settings.id, server.address().map_err(broken)?);
     server.serve().map_err(broken)
 }
 
-fn broken(why: std::io::Error) -> Failure {
-    Failure::Broken(format!("replica: {why}"))
+fn broken(why: std::io::Error) -> ReplicaError {
+    ReplicaError::Failed(format!("replica: {why}"))
 }
 
 fn is_header_text(id: &str) -> bool {

@@ -1,6 +1,5 @@
 //! Servers given by address (`--replica HOST:PORT`). They are probed, and never started or stopped.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,14 +7,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::{Event, Failure, FailureKind, InstanceId, Runtime, Spec, Started};
 use crate::core::snapshot::{Endpoint, ServiceId};
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FixedReplica {
-    /// Its identity on the ring: the name that was given, or `HOST:PORT` as it was written.
-    pub name: String,
-    pub address: SocketAddr,
-    pub weight: u32,
-}
+use crate::settings::FixedReplica;
 
 pub struct Fixed {
     replicas: Vec<FixedReplica>,

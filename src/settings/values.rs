@@ -1,4 +1,4 @@
-//! How single values are written: addresses, keys, replicas. Each parser says what it wanted instead.
+//! Parsers of single values: addresses, keys, replicas. An error says what is expected instead.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
@@ -76,18 +76,18 @@ pub fn key(text: &str) -> Result<KeyPolicy, String> {
     }
 }
 
-/// An origin-form path: it is put into a request line as it stands.
+/// An origin-form path: it is written into a request line unchanged.
 pub fn path(text: &str) -> Result<String, String> {
     let plain = text.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
     if text.starts_with('/') && plain { Ok(text.into()) } else { Err("want a path, like /heartbeat".into()) }
 }
 
-/// `HOST:PORT`, or `NAME=HOST:PORT@WEIGHT` with either end left out. A host name is looked up once, here.
+/// `HOST:PORT`, or `NAME=HOST:PORT@WEIGHT` name and weight optional. A host name is resolved once, here.
 pub fn replica(text: &str) -> Result<FixedReplica, String> {
     replica_at(text, lookup)
 }
 
-/// The same where nobody is to be asked for names.
+/// The same without look-ups: HOST is an IP address.
 pub fn replica_by_address(text: &str) -> Result<FixedReplica, String> {
     replica_at(text, |host| host.parse().map_err(|_| "want an address here".into()))
 }
@@ -112,7 +112,7 @@ fn replica_at(text: &str, lookup: fn(&str) -> Result<SocketAddr, String>) -> Res
     Ok(FixedReplica { name: name.into(), address: lookup(host)?, weight })
 }
 
-/// A place on a ring alone: `NAME`, or `NAME@WEIGHT`.
+/// A member of a ring: `NAME`, or `NAME@WEIGHT`.
 pub fn member(text: &str) -> Result<Member, String> {
     let (name, weight) = match text.rsplit_once('@') {
         Some((name, weight)) => (name, weight.parse().ok().filter(|weight| *weight <= WEIGHT_LIMIT)),
@@ -125,7 +125,7 @@ pub fn member(text: &str) -> Result<Member, String> {
     }
 }
 
-/// A weight is a number of 160 points on the ring: more than this would only make it slow to build.
+/// Each unit of weight is 160 points on the ring: more than this only makes the ring slow to build.
 const WEIGHT_LIMIT: u32 = 1000;
 
 fn lookup(host: &str) -> Result<SocketAddr, String> {
@@ -137,26 +137,27 @@ fn lookup(host: &str) -> Result<SocketAddr, String> {
     found.next().ok_or_else(|| format!("{host} has no address"))
 }
 
-/// `NAME=VALUE`, as an environment variable or a label is written.
-pub fn pair(text: &str) -> Result<String, String> {
+/// `NAME=VALUE`: an environment variable or a label.
+pub fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((name, _)) if !name.is_empty() => Ok(text.into()),
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
         _ => Err("want NAME=VALUE".into()),
     }
 }
 
 /// `A.B.C.D/BITS`, or the same in IPv6.
 pub fn subnet(text: &str) -> Result<String, String> {
-    let sound = text.split_once('/').is_some_and(|(address, bits)| {
-        let most = if address.contains(':') { 128 } else { 32 };
-        address.parse::<std::net::IpAddr>().is_ok() && bits.parse::<u8>().is_ok_and(|bits| bits <= most)
+    let is_subnet = text.split_once('/').is_some_and(|(address, bits)| {
+        let bits_max = if address.contains(':') { 128 } else { 32 };
+        address.parse::<std::net::IpAddr>().is_ok() && bits.parse::<u8>().is_ok_and(|bits| bits <= bits_max)
     });
-    if sound { Ok(text.into()) } else { Err("want ADDRESS/BITS, like 10.87.0.0/24".into()) }
+    if is_subnet { Ok(text.into()) } else { Err("want ADDRESS/BITS, like 10.87.0.0/24".into()) }
 }
 
-pub fn cpus(text: &str) -> Result<f64, String> {
-    let cpus = text.parse().ok().filter(|cpus| (0.0..=1024.0).contains(cpus));
-    cpus.ok_or_else(|| "want a number of processors, like 0.5; 0 is no limit".into())
+/// A number of processors, in thousandths.
+pub fn cpus(text: &str) -> Result<u32, String> {
+    let cpus = text.parse().ok().filter(|cpus: &f64| (0.0..=1024.0).contains(cpus));
+    cpus.map(|cpus| (cpus * 1000.0) as u32).ok_or_else(|| "want a number of processors, like 0.5; 0 is no limit".into())
 }
 
 #[cfg(test)]
@@ -164,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replicas() {
+    fn a_replica_has_an_address_and_may_have_a_name_and_a_weight() {
         let plain = replica("127.0.0.1:9000").unwrap();
         assert_eq!((plain.name.as_str(), plain.weight), ("127.0.0.1:9000", 1));
         let full = replica("big=127.0.0.1:9000@3").unwrap();
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn keys() {
+    fn a_key_names_its_field_where_it_needs_one() {
         assert_eq!(key("header:X-User"), Ok(KeyPolicy::Header("X-User".into())));
         assert_eq!(key("client-ip"), Ok(KeyPolicy::ClientIp));
         for wrong in ["", "header", "header:", "uri:x", "URI"] {
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn admin_addresses() {
+    fn the_admin_api_listens_on_an_address_a_socket_or_nowhere() {
         assert_eq!(admin("off"), Ok(AdminListen::Off));
         assert_eq!(admin("unix:/run/r.sock"), Ok(AdminListen::Unix("/run/r.sock".into())));
         assert!(admin("unix:r.sock").is_err());
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn subnets() {
+    fn a_subnet_has_a_prefix_length_that_fits() {
         assert!(subnet("10.87.0.0/24").is_ok() && subnet("fd00::/64").is_ok());
         assert!(subnet("10.87.0.0").is_err() && subnet("10.87.0.0/33").is_err());
     }

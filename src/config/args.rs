@@ -1,0 +1,69 @@
+//! The command line: its subcommands and their flags. The flags of `run` are the fields of [`Config`], whose tables stand
+//! in [`settings`](crate::settings). `--help` is made from here.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::Config;
+use super::ring_args::RingArgs;
+use crate::experiment::ExperimentSettings;
+
+/// A load balancer that owns its replicas.
+#[derive(Parser)]
+#[command(name = "ringway", version, arg_required_else_help = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub subcommand: CliSubcommand,
+}
+
+#[derive(Subcommand)]
+pub enum CliSubcommand {
+    /// Start replicas and balance requests over them
+    #[command(after_help = RUN_NOTES)]
+    Run(Box<RunArgs>),
+    /// Read a configuration file and say what is wrong with it, or that nothing is
+    Check {
+        /// The file, as `ringway run` would read it
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Serve as a replica: answer /home and /heartbeat, and 404 to anything else
+    Replica(ReplicaArgs),
+    /// Describe a ring: shares, explanations, what-ifs, flaws
+    Ring(RingArgs),
+    /// Measure a running balancer and draw the result beside what the ring predicts
+    Experiment(ExperimentSettings),
+}
+
+const RUN_NOTES: &str = "\
+Every flag can also be set in the environment (RINGWAY_LISTEN for --listen), and in a TOML file given with --config: in \
+the table that its heading here names, without that table's name in front (--hash-key is `key` in [hash], \
+--head-timeout-ms is `head_timeout_ms` in [limits]). A flag beats the environment, which beats the file.\n\n\
+The first SIGTERM or SIGINT drains and stops, a second one stops at once.";
+
+#[derive(Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub config: Config,
+    /// A file with settings, in TOML
+    #[arg(id = "config", short, long, value_name = "FILE", help_heading = None::<&str>)]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct ReplicaArgs {
+    /// The name it answers with [default: the host's name]
+    #[arg(long, env = "SERVER_ID", value_name = "NAME")]
+    pub id: Option<String>,
+    /// The port it listens on; 0 takes a free one
+    #[arg(long, env = "PORT", value_name = "PORT", default_value = "8080")]
+    pub port: u16,
+    /// The address it listens on [default: 127.0.0.1, but 0.0.0.0 as a container's first process]
+    #[arg(long, env = "RINGWAY_BIND", value_name = "IP")]
+    pub bind: Option<IpAddr>,
+    /// Request a heartbeat from the replica on this machine's --port; exit 0 if it answers, 1 if not
+    #[arg(long)]
+    pub check: bool,
+}

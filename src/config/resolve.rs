@@ -1,0 +1,109 @@
+//! From the flags of `run` to a [`Config`]: what depends on other settings is filled in, and settings that contradict each
+//! other are refused. Single values are checked by their parsers, not here.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::args::RunArgs;
+use super::{Config, RuntimeKind, error};
+use crate::core::limits::Limits;
+use crate::core::snapshot::Mode;
+use crate::settings::{AdminListen, AdminSettings, FixedReplica, LimitSettings};
+
+impl RunArgs {
+    pub fn into_config(self) -> Result<Config, String> {
+        let RunArgs { mut config, file } = self;
+        let admin = &mut config.admin;
+        admin.token = admin.token.take().filter(|token| !token.is_empty());
+        let embedded = file.is_none() && config.mode == Mode::Http && is_loopback(config.listen.ip());
+        admin.on_data_port.get_or_insert(embedded && admin.listen != AdminListen::Off);
+        check_replicas(&config)?;
+        check_limits(&config.limits.service)?;
+        check_admin(&config.admin, config.listen, config.mode)?;
+        Ok(config)
+    }
+}
+
+fn check_replicas(config: &Config) -> Result<(), String> {
+    let (replicas, LimitSettings { max_replicas, .. }) = (config.replicas, &config.limits);
+    if replicas > *max_replicas {
+        return Err(format!("--replicas {replicas} is over --max-replicas {max_replicas}"));
+    }
+    let fixed = &config.fixed_replicas;
+    match (config.runtime(), fixed.is_empty()) {
+        (RuntimeKind::Process, true) if replicas == 0 => {
+            Err("--replicas 0 needs --runtime docker, where containers of others can join".into())
+        }
+        (RuntimeKind::Process | RuntimeKind::Docker, true) => Ok(()),
+        (RuntimeKind::Fixed, false) => check_names(fixed),
+        (RuntimeKind::Fixed, true) => Err("--runtime fixed needs at least one --replica HOST:PORT".into()),
+        (RuntimeKind::Process | RuntimeKind::Docker, false) => {
+            Err("--replica names servers that run already: leave --runtime out, or say fixed".into())
+        }
+    }
+}
+
+/// A name is a place on the ring.
+fn check_names(fixed: &[FixedReplica]) -> Result<(), String> {
+    let mut names: Vec<&str> = fixed.iter().map(|replica| replica.name.as_str()).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(format!("--replica {} is given twice: give one of them a name, NAME=HOST:PORT", pair[0])),
+        None => Ok(()),
+    }
+}
+
+fn check_limits(limits: &Limits) -> Result<(), String> {
+    let Limits { line_limit, head_limit, .. } = limits;
+    if line_limit > head_limit {
+        return Err(format!("--line-limit {line_limit} is over --head-limit {head_limit}, which holds the line too"));
+    }
+    Ok(())
+}
+
+/// Anyone who reaches `/add` can start replicas: beyond loopback that takes a token.
+fn check_admin(admin: &AdminSettings, data: SocketAddr, mode: Mode) -> Result<(), String> {
+    let has_token = admin.token.is_some();
+    if admin.is_on_data_port() && mode == Mode::Tcp {
+        return Err("--admin-on-data-port needs --mode http: a tcp port has no paths".into());
+    }
+    if admin.is_on_data_port() && !is_loopback(data.ip()) && !has_token {
+        return Err(format!("--admin-on-data-port on {data}, which others can reach, needs --admin-token"));
+    }
+    match admin.listen {
+        AdminListen::Tcp(address) if !is_loopback(address.ip()) && !has_token => {
+            Err(format!("--admin {address} can be reached by others, who could start replicas: set --admin-token"))
+        }
+        AdminListen::Tcp(address) if address == data && address.port() != 0 => {
+            Err(format!("--admin and --listen are both {address}: give one of them another port"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+impl Config {
+    /// `--runtime`, or what the other settings make of it.
+    pub fn runtime(&self) -> RuntimeKind {
+        let default = if self.fixed_replicas.is_empty() { RuntimeKind::Process } else { RuntimeKind::Fixed };
+        self.runtime.unwrap_or(default)
+    }
+
+    /// Listener, replicas and admin API, in one line.
+    pub fn summary(&self) -> String {
+        let replicas = match self.runtime() {
+            RuntimeKind::Process => format!("{} replicas as processes", self.replicas),
+            RuntimeKind::Docker => format!("{} replicas of image {}", self.replicas, self.docker.image),
+            RuntimeKind::Fixed => format!("{} fixed replicas", self.fixed_replicas.len()),
+        };
+        let admin = match &self.admin.listen {
+            AdminListen::Tcp(address) => format!("admin on {address}"),
+            AdminListen::Unix(path) => format!("admin on {}", path.display()),
+            AdminListen::Off => "no admin".into(),
+        };
+        let mode = if self.mode == Mode::Http { "http" } else { "tcp" };
+        error::visible(&format!("{mode} on {}, {replicas}, {admin}", self.listen))
+    }
+}

@@ -1,0 +1,40 @@
+//! The table `[admin]`: where the admin API answers, and who may call it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::values;
+
+/// Where the admin API answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminListen {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+    Off,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Admin")]
+pub struct AdminSettings {
+    /// Where the admin API answers: IP:PORT, unix:/PATH or off
+    #[arg(id = "admin", long, alias = "admin-listen", value_name = "WHERE", default_value = "127.0.0.1:8001",
+        value_parser = values::admin)]
+    pub listen: AdminListen,
+    /// Whether /rep, /add and /rm answer on the data port too [default: true when that is a loopback address
+    /// and no file is given]
+    #[arg(id = "admin-on-data-port", long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true")]
+    pub on_data_port: Option<bool>,
+    /// Required of every admin call, as `Authorization: Bearer TOKEN`. Needed where the admin API is not on loopback.
+    /// Better given in the environment: every user of the machine can read a command line
+    #[arg(id = "admin-token", long, value_name = "TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+}
+
+impl AdminSettings {
+    pub fn is_on_data_port(&self) -> bool {
+        self.on_data_port == Some(true)
+    }
+}

@@ -1,0 +1,62 @@
+//! The table `[limits]`: caps of the whole balancer, and a flag for each limit of a service, made from its description.
+
+use clap::builder::RangedU64ValueParser as Number;
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+
+use crate::core::limits::{Limit, Limits};
+
+const HEADING: &str = "Limits";
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = HEADING)]
+pub struct LimitSettings {
+    /// Client connections in all, shared evenly by the workers; 0 is no cap
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub max_connections: usize,
+    /// Client connections of each client address, in all workers together; 0 is no cap. An IPv6 client is its /64; behind
+    /// --accept-proxy-from it is the client that the PROXY header names
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub max_connections_per_client: usize,
+    /// Replicas in all: /add does not go beyond
+    #[arg(long, value_name = "N", default_value = "64", value_parser = Number::<usize>::new().range(1..=10_000))]
+    pub max_replicas: usize,
+    #[command(flatten)]
+    pub service: Limits,
+}
+
+impl Args for Limits {
+    fn augment_args(command: Command) -> Command {
+        command.args(Limits::ALL.iter().map(arg))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Limits::augment_args(command)
+    }
+}
+
+fn arg(limit: &Limit) -> Arg {
+    Arg::new(limit.name)
+        .long(limit.name.replace('_', "-"))
+        .help_heading(HEADING)
+        .help(limit.help.trim())
+        .value_name(limit.unit)
+        .default_value((limit.read)(&Limits::DEFAULT).to_string())
+        .value_parser(Number::<u64>::new().range(limit.range.clone()))
+}
+
+impl FromArgMatches for Limits {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut limits = Limits::DEFAULT;
+        limits.update_from_arg_matches(matches)?;
+        Ok(limits)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        for limit in Limits::ALL {
+            if let Some(value) = matches.get_one(limit.name) {
+                (limit.write)(self, *value);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! The tables of one service: how a request finds its replica, how replicas are probed, what a connection says of its
+//! client; and the replicas that are servers given by address.
+
+use std::net::SocketAddr;
+
+use clap::Args;
+use clap::builder::RangedU64ValueParser as Number;
+
+use super::{unset, values};
+use crate::core::limits::Trust;
+use crate::core::net::Net;
+use crate::core::proxy::Version;
+use crate::core::ring::RingKind;
+use crate::core::snapshot::KeyPolicy;
+
+/// A server that this balancer did not start: `--replica NAME=HOST:PORT@WEIGHT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FixedReplica {
+    /// Its identity on the ring: `HOST:PORT` as it was written, unless a name was given.
+    pub name: String,
+    pub address: SocketAddr,
+    pub weight: u32,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Hash")]
+pub struct HashSettings {
+    /// The part of a request that decides its replica: request (a new number each time: spreads evenly), uri, path,
+    /// header:NAME, cookie:NAME, query:NAME or client-ip. A request without it is routed like `request`
+    #[arg(id = "hash-key", long, value_name = "KEY", default_value = "request", value_parser = values::key)]
+    pub key: KeyPolicy,
+    /// How replicas are laid out: `ketama` (160 points per weight, as nginx does), or `exercise` (512 slots)
+    #[arg(long, value_name = "RING", default_value = "ketama", value_parser = values::ring)]
+    pub ring: RingKind,
+}
+
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(next_help_heading = "Health")]
+pub struct HealthSettings {
+    /// Requested of every replica; any 2xx response is a heartbeat
+    #[arg(id = "health-path", long, value_name = "PATH", default_value = "/heartbeat", value_parser = values::path)]
+    pub path: String,
+    /// Time between two heartbeats, and the longest wait for one, in milliseconds
+    #[arg(id = "health-interval-ms", long, value_name = "MS", default_value = "500",
+        value_parser = Number::<u64>::new().range(10..=3_600_000))]
+    pub interval_ms: u64,
+    /// Heartbeats missed in a row after which a replica is replaced
+    #[arg(id = "health-misses", long, value_name = "N", default_value = "2",
+        value_parser = Number::<u32>::new().range(1..=1000))]
+    pub misses: u32,
+}
+
+impl Default for HealthSettings {
+    fn default() -> Self {
+        unset()
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Proxy protocol")]
+pub struct ProxySettings {
+    /// Addresses or ranges of the balancers in front of this one. Each connection from them must begin with a PROXY header
+    /// (version 1 or 2) that names its client. Repeat it, or give several separated by commas
+    #[arg(long, value_name = "NET", value_delimiter = ',', value_parser = values::net)]
+    pub accept_proxy_from: Vec<Net>,
+    /// Begin each connection to a replica with a PROXY header that names the client: v1 or v2. In http mode such
+    /// connections serve one client each
+    #[arg(long, value_name = "VERSION", value_parser = values::proxy_version)]
+    pub send_proxy: Option<Version>,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Forwarded")]
+pub struct ForwardedSettings {
+    /// What becomes of X-Forwarded-* and Forwarded that a client sent: `append` (any client may have sent them: the client's
+    /// address is added to X-Forwarded-For, the others are removed), `replace` (none of them is passed on), or `keep` (only
+    /// where every client is a proxy of yours: they are passed on, and its address is added to X-Forwarded-For)
+    #[arg(id = "forwarded-trust", long, value_name = "TRUST", default_value = "append", value_parser = values::trust)]
+    pub trust: Trust,
+}
