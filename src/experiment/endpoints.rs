@@ -126,8 +126,8 @@ fn perform(call: &ContractCall, testbed: &Testbed) -> Result<CallResult, String>
     })
 }
 
-fn contains(body: &str, body_contains: &str) -> bool {
-    body.contains(body_contains) || message(body).is_some_and(|message| message.contains(body_contains))
+fn contains(body: &str, part: &str) -> bool {
+    body.contains(part) || message(body).is_some_and(|message| message.contains(part))
 }
 
 /// The `message` of a JSON response.
@@ -203,11 +203,8 @@ impl Figure for EndpointsFigure<'_> {
             let colour = if row.passed { GREEN } else { RED };
             area.draw(&Circle::new((12, y + 11), 11, colour.filled()))?;
             area.draw(&Text::new(truncate(&row.call, CALL_WIDTH), (CALL_AT, y), text(&TEXT_COLOUR)))?;
-            area.draw(&Text::new(
-                truncate(&without_json(&row.answer), ANSWER_WIDTH),
-                (ANSWER_AT, y),
-                text(&TEXT_COLOUR),
-            ))?;
+            let answer = truncate(&without_json(&row.answer), ANSWER_WIDTH);
+            area.draw(&Text::new(answer, (ANSWER_AT, y), text(&TEXT_COLOUR)))?;
         }
         Ok(())
     }

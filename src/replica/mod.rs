@@ -1,9 +1,17 @@
-//! The small server that the embedded runtime and the container image run. It answers /home and /heartbeat, and
-//! knows nothing of balancers: what it shares with one is how HTTP is read (`core`) and how a child follows its parent (`kernel`).
+//! The small HTTP server that the process runtime and the container image start as a replica. It answers /home and
+//! /heartbeat, and 404 to anything else. It knows no balancer: it shares with one the parser of HTTP (`core`) and the signal
+//! at the parent's death (`kernel`).
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `server` | the event loop: accept, drive, stop |
+//! | `connection` | one client's connection |
+//! | `responses` | the rendered responses |
+//! | `check` | `--check`: requests one heartbeat |
 
-mod answer;
 mod check;
-mod conn;
+mod connection;
+mod responses;
 mod server;
 
 use std::net::SocketAddr;
@@ -14,7 +22,7 @@ pub use check::check;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaSettings {
-    /// What it is called in `X-Server-ID` and in /home.
+    /// Its name, in `X-Server-ID` and in /home.
     pub id: String,
     pub listen: SocketAddr,
 }
@@ -22,17 +30,17 @@ pub struct ReplicaSettings {
 /// Why a replica does not run, in one line.
 #[derive(Debug)]
 pub enum ReplicaError {
-    /// The user can mend it: a port in use, a name that cannot stand in a header.
+    /// The user can correct it: a port in use, a name that is not allowed in a header.
     Usage(String),
-    /// The machine gave out.
+    /// An operating system call failed.
     Failed(String),
 }
 
-/// Serves until SIGTERM or SIGINT, then lets what is under way finish.
+/// Serves until SIGTERM or SIGINT, then until the requests in flight are answered or a short timeout ends.
 pub fn run(settings: &ReplicaSettings) -> Result<(), ReplicaError> {
     if !is_header_text(&settings.id) {
         return Err(ReplicaError::Usage(format!(
-            "SERVER_ID {:?} cannot stand in a header: use letters and digits",
+            "SERVER_ID {:?} is not allowed in a header: use letters and digits",
             settings.id
         )));
     }
@@ -40,12 +48,12 @@ pub fn run(settings: &ReplicaSettings) -> Result<(), ReplicaError> {
     let listener = server::listen(settings.listen).map_err(|why| {
         ReplicaError::Usage(format!("replica cannot listen on {}: {why}; choose another PORT", settings.listen))
     })?;
-    let mut server = server::Server::new(&settings.id, listener).map_err(broken)?;
-    println!("{} listens on {}", settings.id, server.address().map_err(broken)?);
-    server.serve().map_err(broken)
+    let mut server = server::Server::new(&settings.id, listener).map_err(failed)?;
+    println!("{} listens on {}", settings.id, server.address().map_err(failed)?);
+    server.serve().map_err(failed)
 }
 
-fn broken(why: std::io::Error) -> ReplicaError {
+fn failed(why: std::io::Error) -> ReplicaError {
     ReplicaError::Failed(format!("replica: {why}"))
 }
 
@@ -53,7 +61,7 @@ fn is_header_text(id: &str) -> bool {
     !id.is_empty() && id.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// The host's name, which in a container is the container's.
+/// The host's name; in a container, the container's.
 pub fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     if is_header_text(name.trim()) { name.trim().into() } else { "replica".into() }

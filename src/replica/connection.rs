@@ -1,70 +1,75 @@
-//! One client's connection: bytes in, answers out, in order. It touches its socket in `drive` and nowhere else.
+//! One client's connection: request bytes in, responses out, in order. It uses its socket in `drive` only, and never waits.
 
 use std::io::{self, ErrorKind, Read, Write};
 
+use mio::event::Event;
 use mio::net::TcpStream;
 
-use super::answer::{Answers, Ending, Page};
+use super::responses::{ResponseKind, ResponseOptions, Responses};
 use crate::core::body::Body;
 use crate::core::head::{self, HeadScan, Refusal};
 use crate::core::limits::Limits;
 use crate::core::request::{self, Origin, Scheme};
 use crate::core::rewrite::Edits;
 
-/// A client that pipelines without reading is read no further than this many bytes of answers.
+/// Bytes of unsent responses at which no further request is read: the client pipelines and does not read.
 const OUTPUT_LIMIT: usize = 64 * 1024;
-/// After a refusal so much more is read, that the client sees the answer before a reset.
+/// Bytes read and discarded after the last response, so that the client reads it before the connection is reset.
 const LINGER_LIMIT: usize = 1024 * 1024;
 
-/// What all connections of the loop share.
+/// What the connections of the loop share.
 pub struct Shared {
-    pub answers: Answers,
+    pub responses: Responses,
     pub limits: Limits,
-    /// Answers now say `Connection: close`.
+    /// Every response closes its connection.
     pub draining: bool,
     pub edits: Edits,
     pub scratch: Box<[u8]>,
 }
 
-pub struct Conn {
+pub struct ClientConnection {
     stream: TcpStream,
-    phase: Phase,
+    state: ConnectionState,
     scan: HeadScan,
-    /// What was read of a head that is not whole, or of requests behind a full output.
+    /// Bytes of an incomplete head, or of requests that wait for the output to drain.
     input: Vec<u8>,
     output: Vec<u8>,
     written: usize,
-    /// The socket may have bytes for us.
+    /// The socket may have bytes to read.
     readable: bool,
+    /// The client sent the end of its stream, which a read may not have reached yet.
+    read_closed: bool,
+    /// A read reached the end.
     ended: bool,
 }
 
-enum Phase {
+enum ConnectionState {
     Head,
-    Body(Body, Page, Ending),
-    /// The last answer is on its way out; the rest of the input is dropped, up to a limit.
-    Last {
-        dropped: usize,
-        shut: bool,
+    Body(Body, ResponseKind, ResponseOptions),
+    /// The last response is being sent; the rest of the input is discarded, up to a limit.
+    Closing {
+        discarded: usize,
+        is_shut_down: bool,
     },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    Waits,
-    Over,
+pub enum ConnectionStatus {
+    Open,
+    Closed,
 }
 
-impl Conn {
-    pub fn new(stream: TcpStream) -> Conn {
-        Conn {
+impl ClientConnection {
+    pub fn new(stream: TcpStream) -> ClientConnection {
+        ClientConnection {
             stream,
-            phase: Phase::Head,
+            state: ConnectionState::Head,
             scan: HeadScan::default(),
             input: Vec::new(),
             output: Vec::new(),
             written: 0,
             readable: true,
+            read_closed: false,
             ended: false,
         }
     }
@@ -73,35 +78,36 @@ impl Conn {
         &mut self.stream
     }
 
-    /// Reads, answers and writes until the socket has no more or takes no more. `hung_up`: the client sent its end.
-    pub fn drive(&mut self, readable: bool, hung_up: bool, shared: &mut Shared) -> Fate {
-        self.readable |= readable;
-        self.advance(hung_up, shared).unwrap_or(Fate::Over)
+    /// Reads, responds and writes until the socket would block. An I/O error closes the connection.
+    pub fn drive(&mut self, event: &Event, shared: &mut Shared) -> ConnectionStatus {
+        self.readable |= event.is_readable() || event.is_error();
+        self.read_closed |= event.is_read_closed();
+        self.advance(shared).unwrap_or(ConnectionStatus::Closed)
     }
 
-    fn advance(&mut self, hung_up: bool, shared: &mut Shared) -> io::Result<Fate> {
+    fn advance(&mut self, shared: &mut Shared) -> io::Result<ConnectionStatus> {
         loop {
             if !self.flush()? {
-                return Ok(Fate::Waits);
+                return Ok(ConnectionStatus::Open);
             }
             if !self.input.is_empty() {
-                self.take(0, shared);
+                self.receive(0, shared);
                 if !self.output.is_empty() {
                     continue;
                 }
             }
-            if self.is_over()? {
-                return Ok(Fate::Over);
+            if self.is_finished()? {
+                return Ok(ConnectionStatus::Closed);
             }
             if !self.readable {
-                return Ok(Fate::Waits);
+                return Ok(ConnectionStatus::Open);
             }
             match self.stream.read(&mut shared.scratch) {
                 Ok(0) => (self.ended, self.readable) = (true, false),
                 Ok(n) => {
-                    // A read that gave less than asked has emptied the socket, unless the end comes next.
-                    self.readable = n == shared.scratch.len() || hung_up;
-                    self.take(n, shared);
+                    // A short read emptied the socket, unless the end of the stream follows.
+                    self.readable = n == shared.scratch.len() || self.read_closed;
+                    self.receive(n, shared);
                 }
                 Err(why) if why.kind() == ErrorKind::WouldBlock => self.readable = false,
                 Err(why) if why.kind() == ErrorKind::Interrupted => {}
@@ -110,22 +116,22 @@ impl Conn {
         }
     }
 
-    /// Whether the connection has nothing more to do, its output being empty.
-    fn is_over(&mut self) -> io::Result<bool> {
+    /// Whether the connection can be closed. Called when the output is empty.
+    fn is_finished(&mut self) -> io::Result<bool> {
         if self.ended {
             return Ok(true);
         }
-        if let Phase::Last { dropped, shut } = &mut self.phase {
-            if !*shut {
-                *shut = true;
+        if let ConnectionState::Closing { discarded, is_shut_down } = &mut self.state {
+            if !*is_shut_down {
+                *is_shut_down = true;
                 self.stream.shutdown(std::net::Shutdown::Write)?;
             }
-            return Ok(*dropped > LINGER_LIMIT);
+            return Ok(*discarded > LINGER_LIMIT);
         }
         Ok(false)
     }
 
-    /// Whether all output has left.
+    /// Writes output; returns whether all of it was written.
     fn flush(&mut self) -> io::Result<bool> {
         while self.written < self.output.len() {
             match self.stream.write(&self.output[self.written..]) {
@@ -140,8 +146,8 @@ impl Conn {
         Ok(true)
     }
 
-    /// Takes what was kept and `n` fresh bytes of the scratch, and keeps what cannot be used yet.
-    fn take(&mut self, n: usize, shared: &mut Shared) {
+    /// Consumes the kept input and `n` new bytes of the scratch buffer, and keeps what cannot be consumed yet.
+    fn receive(&mut self, n: usize, shared: &mut Shared) {
         if self.input.is_empty() {
             let scratch = std::mem::take(&mut shared.scratch);
             let used = self.consume(&scratch[..n], shared);
@@ -156,27 +162,27 @@ impl Conn {
         }
     }
 
-    /// How many bytes of `bytes` were used.
+    /// Returns how many of `bytes` were consumed.
     fn consume(&mut self, bytes: &[u8], shared: &mut Shared) -> usize {
         let mut used = 0;
         while self.output.len() < OUTPUT_LIMIT {
             let rest = &bytes[used..];
-            let n = match &mut self.phase {
-                Phase::Head => {
+            let n = match &mut self.state {
+                ConnectionState::Head => {
                     self.head(rest, shared).unwrap_or_else(|refusal| self.refuse(refusal, rest.len(), shared))
                 }
-                Phase::Body(body, page, ending) => match drop_body(body, rest) {
+                ConnectionState::Body(body, kind, options) => match discard_body(body, rest) {
                     Ok(n) => {
                         if body.is_done() {
-                            let (page, ending) = (*page, *ending);
-                            self.answer(page, ending, shared);
+                            let (kind, options) = (*kind, *options);
+                            self.respond(kind, options, shared);
                         }
                         n
                     }
                     Err(why) => self.refuse(head::refusal(400, why), rest.len(), shared),
                 },
-                Phase::Last { dropped, .. } => {
-                    *dropped += rest.len();
+                ConnectionState::Closing { discarded, .. } => {
+                    *discarded += rest.len();
                     rest.len()
                 }
             };
@@ -188,7 +194,7 @@ impl Conn {
         used
     }
 
-    /// Reads one whole head off the front, if it is there.
+    /// Parses one head at the front of `bytes`; returns its length, or 0 while it is incomplete.
     fn head(&mut self, bytes: &[u8], shared: &mut Shared) -> Result<usize, Refusal> {
         let blank = self.scan.skip_empty_lines(bytes)?;
         if blank > 0 {
@@ -204,34 +210,40 @@ impl Conn {
         let analysis = request::analyze(head, &request, &shared.limits, origin, &mut shared.edits)?;
         let field = |name: &str| request.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value);
         let wants_json = || field("accept").is_some_and(|v| memchr::memmem::find(v, b"application/json").is_some());
-        let page = Page::of(request.method, request.target, wants_json);
-        let ending = Ending { minor: analysis.minor, keep_alive: analysis.keep_alive, head_only: analysis.is_head };
+        let kind = ResponseKind::to(request.method, request.target, wants_json);
+        let options =
+            ResponseOptions { minor: analysis.minor, keep_alive: analysis.keep_alive, head_only: analysis.is_head };
         if analysis.body.is_done() {
-            self.answer(page, ending, shared);
+            self.respond(kind, options, shared);
             return Ok(len);
         }
         if analysis.minor > 0 && field("expect").is_some() {
             self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
-        self.phase = Phase::Body(analysis.body, page, ending);
+        self.state = ConnectionState::Body(analysis.body, kind, options);
         Ok(len)
     }
 
-    fn answer(&mut self, page: Page, mut ending: Ending, shared: &Shared) {
-        ending.keep_alive &= !shared.draining;
-        shared.answers.write(page, ending, &mut self.output);
-        self.phase = if ending.keep_alive { Phase::Head } else { Phase::Last { dropped: 0, shut: false } };
+    fn respond(&mut self, kind: ResponseKind, mut options: ResponseOptions, shared: &Shared) {
+        options.keep_alive &= !shared.draining;
+        shared.responses.write(kind, options, &mut self.output);
+        self.state = if options.keep_alive {
+            ConnectionState::Head
+        } else {
+            ConnectionState::Closing { discarded: 0, is_shut_down: false }
+        };
     }
 
+    /// Consumes all of the `rest` bytes: what follows a refused request is not parsed.
     fn refuse(&mut self, refusal: Refusal, rest: usize, shared: &Shared) -> usize {
-        let ending = Ending { minor: 1, keep_alive: false, head_only: false };
-        self.answer(Page::Refused(refusal.status), ending, shared);
+        let options = ResponseOptions { minor: 1, keep_alive: false, head_only: false };
+        self.respond(ResponseKind::Refused(refusal.status), options, shared);
         rest
     }
 }
 
-/// How many bytes of the body, its framing included, stand at the front.
-fn drop_body(body: &mut Body, bytes: &[u8]) -> Result<usize, &'static str> {
+/// Returns how many of `bytes` belong to the body, framing included.
+fn discard_body(body: &mut Body, bytes: &[u8]) -> Result<usize, &'static str> {
     let mut used = 0;
     loop {
         let rest = &bytes[used..];
