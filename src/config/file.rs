@@ -49,12 +49,12 @@ fn parse(text: &str, command: &Command) -> Result<Vec<Setting>, FileError> {
             DeValue::Table(inner) => {
                 for (inner_name, value) in inner {
                     let table = Some(name.get_ref().as_ref());
-                    let key = Key { table, name: inner_name.get_ref(), offset: inner_name.span().start };
+                    let key = FileKey { table, name: inner_name.get_ref(), offset: inner_name.span().start };
                     settings.push(setting(&key, value.get_ref(), command)?);
                 }
             }
             value => {
-                let key = Key { table: None, name: name.get_ref(), offset: name.span().start };
+                let key = FileKey { table: None, name: name.get_ref(), offset: name.span().start };
                 settings.push(setting(&key, value, command)?);
             }
         }
@@ -63,13 +63,13 @@ fn parse(text: &str, command: &Command) -> Result<Vec<Setting>, FileError> {
 }
 
 /// A key of the file, and where it stands.
-struct Key<'t> {
+struct FileKey<'t> {
     table: Option<&'t str>,
     name: &'t str,
     offset: usize,
 }
 
-impl Key<'_> {
+impl FileKey<'_> {
     fn error(&self, why: impl std::fmt::Display) -> FileError {
         let table = self.table.map(|table| format!("{table}.")).unwrap_or_default();
         FileError { offset: self.offset, message: format!("{table}{}: {why}", self.name) }
@@ -89,7 +89,7 @@ impl Key<'_> {
     }
 }
 
-fn setting(key: &Key, value: &DeValue, command: &Command) -> Result<Setting, FileError> {
+fn setting(key: &FileKey, value: &DeValue, command: &Command) -> Result<Setting, FileError> {
     let run = command.find_subcommand("run").ok_or_else(|| key.error("there are no flags to compare with"))?;
     let arg = run
         .get_arguments()

@@ -4,13 +4,13 @@ use clap::builder::RangedU64ValueParser as Number;
 use clap::{Args, Subcommand};
 
 use crate::core::ring::{Member, RingKind};
-use crate::experiment::{OutputFormat, RingQuery, RingReport};
+use crate::experiment::{OutputFormat, QueryKind, RingQuery};
 use crate::settings::values;
 
 #[derive(Args)]
 pub struct RingArgs {
     #[command(subcommand)]
-    report: RingSubcommand,
+    subcommand: RingSubcommand,
 }
 
 #[derive(Subcommand)]
@@ -65,20 +65,20 @@ struct LayoutArgs {
 
 impl RingArgs {
     pub fn into_query(self) -> RingQuery {
-        match self.report {
-            RingSubcommand::Show { layout } => layout.into_query(RingReport::Show),
-            RingSubcommand::Explain { key, layout } => layout.into_query(RingReport::Explain { key }),
-            RingSubcommand::WhatIf { remove, add, layout } => layout.into_query(RingReport::WhatIf { remove, add }),
-            RingSubcommand::Lint { layout } => layout.into_query(RingReport::Lint),
+        match self.subcommand {
+            RingSubcommand::Show { layout } => layout.into_query(QueryKind::Show),
+            RingSubcommand::Explain { key, layout } => layout.into_query(QueryKind::Explain { key }),
+            RingSubcommand::WhatIf { remove, add, layout } => layout.into_query(QueryKind::WhatIf { remove, add }),
+            RingSubcommand::Lint { layout } => layout.into_query(QueryKind::Lint),
         }
     }
 }
 
 impl LayoutArgs {
-    fn into_query(self, report: RingReport) -> RingQuery {
+    fn into_query(self, kind: QueryKind) -> RingQuery {
         let numbered = || (1..=self.replicas).map(|i| Member::new(format!("server{i}"), 1)).collect();
         let members = if self.replica.is_empty() { numbered() } else { self.replica };
         let format = if self.json { OutputFormat::Json } else { OutputFormat::Text };
-        RingQuery { report, kind: self.ring, members, format }
+        RingQuery { kind, ring: self.ring, members, format }
     }
 }

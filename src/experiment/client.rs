@@ -11,7 +11,7 @@ const FIELDS_MAX: usize = 64;
 /// No response in an experiment is larger, in bytes.
 const RESPONSE_LIMIT: usize = 4 << 20;
 
-pub struct Client<S> {
+pub struct HttpClient<S> {
     stream: S,
     host: String,
     /// Received and not yet consumed.
@@ -20,32 +20,32 @@ pub struct Client<S> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Response {
+pub struct HttpResponse {
     pub status: u16,
     /// `X-Server-ID`: the replica that responded.
     pub server: Option<String>,
     pub body: Vec<u8>,
 }
 
-impl Response {
+impl HttpResponse {
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
-impl Client<TcpStream> {
+impl HttpClient<TcpStream> {
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(IO_TIMEOUT))?;
         stream.set_write_timeout(Some(IO_TIMEOUT))?;
-        Ok(Client::over(stream, address.to_string()))
+        Ok(HttpClient::over(stream, address.to_string()))
     }
 }
 
-impl<S: Read + Write> Client<S> {
+impl<S: Read + Write> HttpClient<S> {
     pub fn over(stream: S, host: String) -> Self {
-        Client { stream, host, buffer_in: Vec::new(), open: true }
+        HttpClient { stream, host, buffer_in: Vec::new(), open: true }
     }
 
     /// False when the server will close, or an error left the connection in the middle of a response.
@@ -53,7 +53,7 @@ impl<S: Read + Write> Client<S> {
         self.open
     }
 
-    pub fn get(&mut self, target: &str) -> io::Result<Response> {
+    pub fn get(&mut self, target: &str) -> io::Result<HttpResponse> {
         self.request("GET", target, &[], b"")
     }
 
@@ -63,7 +63,7 @@ impl<S: Read + Write> Client<S> {
         target: &str,
         fields: &[(&str, &str)],
         body: &[u8],
-    ) -> io::Result<Response> {
+    ) -> io::Result<HttpResponse> {
         let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {}\r\n", self.host);
         for (name, value) in fields {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -80,14 +80,14 @@ impl<S: Read + Write> Client<S> {
         Ok(response)
     }
 
-    fn response(&mut self, method: &str) -> io::Result<(Response, bool)> {
+    fn response(&mut self, method: &str) -> io::Result<(HttpResponse, bool)> {
         loop {
             let head = self.head()?;
             if head.status >= 200 {
                 let has_no_body = method == "HEAD" || matches!(head.status, 204 | 304);
                 let body = if has_no_body { Vec::new() } else { self.body(head.framing)? };
                 let keep_alive = head.keep_alive && (has_no_body || !matches!(head.framing, BodyFraming::UntilClose));
-                return Ok((Response { status: head.status, server: head.server, body }, keep_alive));
+                return Ok((HttpResponse { status: head.status, server: head.server, body }, keep_alive));
             }
         }
     }
@@ -241,8 +241,8 @@ mod tests {
         }
     }
 
-    fn client(responses: &str) -> Client<Script> {
-        Client::over(Script { responses: responses.into(), sent: Vec::new(), at: 0 }, "h".into())
+    fn client(responses: &str) -> HttpClient<Script> {
+        HttpClient::over(Script { responses: responses.into(), sent: Vec::new(), at: 0 }, "h".into())
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use plotters::prelude::*;
 
-use super::client::{Client, Response};
+use super::client::{HttpClient, HttpResponse};
 use super::output::{self, Report};
 use super::picture::{self, Area, Caption, Drawn, Figure, GREEN, LegendMark, MUTED, RED, TEXT_COLOUR, bold, text};
 use super::progress::Progress;
@@ -105,14 +105,14 @@ fn perform(call: &ContractCall, testbed: &Testbed) -> Result<CallResult, String>
     let before = testbed.names()?;
     let address = if call.port == Port::Data { testbed.data } else { testbed.admin };
     let fields: Vec<(&str, &str)> = call.field.into_iter().collect();
-    let response = Client::connect(address)
+    let response = HttpClient::connect(address)
         .and_then(|mut client| client.request(call.method, call.target, &fields, call.body.as_bytes()));
     // A refused call changes nothing.
     let unchanged = call.status < 400 || testbed.names()? == before;
     let field = call.field.map(|(name, value)| format!(" ({name}: {value})")).unwrap_or_default();
     let place = if call.port == Port::Data { "data" } else { "admin" };
     let (answer, as_expected) = match &response {
-        Ok(Response { status, body, .. }) => {
+        Ok(HttpResponse { status, body, .. }) => {
             let body = String::from_utf8_lossy(body);
             (format!("{status} {}", body.trim()), *status == call.status && contains(&body, call.body_contains))
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use super::client::Client;
+use super::client::HttpClient;
 
 /// One request and its outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,10 +113,10 @@ fn connection(
     }
 }
 
-fn request(address: SocketAddr, client: &mut Option<Client<std::net::TcpStream>>, target: &str) -> SampleOutcome {
+fn request(address: SocketAddr, client: &mut Option<HttpClient<std::net::TcpStream>>, target: &str) -> SampleOutcome {
     let mut open = match client.take() {
         Some(open) => open,
-        None => match Client::connect(address) {
+        None => match HttpClient::connect(address) {
             Ok(open) => open,
             Err(why) => return SampleOutcome::Broken(why.to_string()),
         },

@@ -37,7 +37,7 @@ use clap::{Args, ValueEnum};
 use output::Report;
 use progress::Progress;
 
-pub use ring::{OutputFormat, RingOutput, RingQuery, RingReport, run_query};
+pub use ring::{OutputFormat, QueryKind, RingOutput, RingQuery, run_query};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExperimentName {

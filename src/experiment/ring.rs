@@ -8,14 +8,14 @@ use crate::core::ring::{Member, RingKind, lint, report};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingQuery {
-    pub report: RingReport,
-    pub kind: RingKind,
+    pub kind: QueryKind,
+    pub ring: RingKind,
     pub members: Vec<Member>,
     pub format: OutputFormat,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RingReport {
+pub enum QueryKind {
     Show,
     Explain { key: String },
     WhatIf { remove: Vec<String>, add: Vec<Member> },
@@ -37,19 +37,19 @@ pub struct RingOutput {
 
 /// `Err` is one line: what is wrong with the query.
 pub fn run_query(query: &RingQuery) -> Result<RingOutput, String> {
-    let RingQuery { kind, members, format, .. } = query;
+    let RingQuery { kind, ring, members, format } = query;
     check_distinct(members)?;
-    match &query.report {
-        RingReport::Show => output(&report::show(*kind, members), *format),
-        RingReport::Explain { key } => match report::explain(*kind, members, key) {
+    match kind {
+        QueryKind::Show => output(&report::show(*ring, members), *format),
+        QueryKind::Explain { key } => match report::explain(*ring, members, key) {
             Some(explained) => output(&explained, *format),
             None => Err("no replica has a weight: no key goes anywhere".into()),
         },
-        RingReport::WhatIf { remove, add } => {
-            output(&report::what_if(*kind, members, &changed(members, remove, add)?), *format)
+        QueryKind::WhatIf { remove, add } => {
+            output(&report::what_if(*ring, members, &changed(members, remove, add)?), *format)
         }
-        RingReport::Lint => {
-            let found = lint::lint(*kind, members);
+        QueryKind::Lint => {
+            let found = lint::lint(*ring, members);
             Ok(RingOutput { has_flaws: found.has_flaws(), ..output(&found, *format)? })
         }
     }
@@ -94,20 +94,20 @@ fn changed(members: &[Member], remove: &[String], add: &[Member]) -> Result<Vec<
 mod tests {
     use super::*;
 
-    fn run(report: RingReport, kind: RingKind, format: OutputFormat) -> Result<RingOutput, String> {
+    fn run(kind: QueryKind, ring: RingKind, format: OutputFormat) -> Result<RingOutput, String> {
         let members = (1..=3).map(|i| Member::new(format!("server{i}"), 1)).collect();
-        run_query(&RingQuery { report, kind, members, format })
+        run_query(&RingQuery { kind, ring, members, format })
     }
 
     fn what_if(remove: &[&str], add: &[&str]) -> Result<RingOutput, String> {
         let remove = remove.iter().map(|name| name.to_string()).collect();
         let add = add.iter().map(|name| Member::new(*name, 1)).collect();
-        run(RingReport::WhatIf { remove, add }, RingKind::Ketama, OutputFormat::Json)
+        run(QueryKind::WhatIf { remove, add }, RingKind::Ketama, OutputFormat::Json)
     }
 
     #[test]
     fn the_json_form_parses() {
-        let shown = run(RingReport::Show, RingKind::Ketama, OutputFormat::Json).unwrap().text;
+        let shown = run(QueryKind::Show, RingKind::Ketama, OutputFormat::Json).unwrap().text;
         let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
         assert_eq!(shown["replicas"][0]["name"], "server1");
         assert_eq!(shown["points"], 480);
@@ -118,8 +118,8 @@ mod tests {
 
     #[test]
     fn lint_finds_flaws_in_the_exercise_ring_only() {
-        assert!(run(RingReport::Lint, RingKind::Exercise, OutputFormat::Text).unwrap().has_flaws);
-        assert!(!run(RingReport::Lint, RingKind::Ketama, OutputFormat::Text).unwrap().has_flaws);
+        assert!(run(QueryKind::Lint, RingKind::Exercise, OutputFormat::Text).unwrap().has_flaws);
+        assert!(!run(QueryKind::Lint, RingKind::Ketama, OutputFormat::Text).unwrap().has_flaws);
     }
 
     #[test]

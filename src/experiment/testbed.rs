@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::client::{Client, Response};
+use super::client::{HttpClient, HttpResponse};
 use super::{ExperimentRuntime, ExperimentSettings, check_interrupted, is_interrupted};
 use crate::kernel::parent::PARENT;
 
@@ -79,9 +79,9 @@ impl Testbed {
     }
 
     /// A call of the admin API.
-    pub fn call(&self, method: &str, target: &str, body: &str) -> Result<Response, String> {
+    pub fn call(&self, method: &str, target: &str, body: &str) -> Result<HttpResponse, String> {
         let response =
-            Client::connect(self.admin).and_then(|mut client| client.request(method, target, &[], body.as_bytes()));
+            HttpClient::connect(self.admin).and_then(|mut client| client.request(method, target, &[], body.as_bytes()));
         response.map_err(|why| format!("{method} {target}: {why}"))
     }
 
@@ -254,7 +254,7 @@ fn call_engine(name: &str, fault: InjectedFault) -> Result<Instant, String> {
     let target = format!("/containers/{name}/{verb}");
     let now = Instant::now();
     let response = UnixStream::connect(&socket).and_then(|stream| {
-        Client::over(stream, "docker".into()).request("POST", &target, &[("Content-Length", "0")], b"")
+        HttpClient::over(stream, "docker".into()).request("POST", &target, &[("Content-Length", "0")], b"")
     });
     match response {
         Ok(response) if response.status < 300 => Ok(now),
