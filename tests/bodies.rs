@@ -10,11 +10,11 @@ use support::{Process, connect, field, origin, read_head};
 
 const GIB: u64 = 1 << 30;
 const RESIDENT_LIMIT_KIB: u64 = 32 * 1024;
-/// Sizes of writes, none a power of two, so that boundaries wander over every buffer on the way.
+/// Sizes of writes, none a power of two, so that their boundaries fall everywhere in the buffers on the path.
 const WRITES: [usize; 4] = [100_003, 65_521, 7, 250_007];
 
 #[test]
-fn a_gib_up_and_a_gib_down_at_once_with_a_length() {
+fn a_gib_each_way_with_content_length_arrives_in_bounded_memory() {
     let pattern = Pattern::new();
     let balancer = Process::balancer(&[server(pattern.clone())], &["--workers", "1"]);
     let mut stream = connect(balancer.address);
@@ -30,7 +30,7 @@ fn a_gib_up_and_a_gib_down_at_once_with_a_length() {
 }
 
 #[test]
-fn the_same_in_chunks() {
+fn chunked_bodies_each_way_arrive_in_bounded_memory() {
     let pattern = Pattern::new();
     let size = GIB / 4;
     let balancer = Process::balancer(&[server(pattern.clone())], &["--workers", "1"]);
@@ -47,7 +47,7 @@ fn the_same_in_chunks() {
 }
 
 #[test]
-fn a_gib_each_way_through_a_plain_tunnel() {
+fn a_gib_each_way_through_a_tunnel_arrives_in_bounded_memory() {
     let pattern = Pattern::new();
     let balancer = Process::balancer(&[server(pattern.clone())], &["--workers", "1", "--mode", "tcp"]);
     let mut stream = connect(balancer.address);
@@ -61,13 +61,13 @@ fn a_gib_each_way_through_a_plain_tunnel() {
     assert!(resident < RESIDENT_LIMIT_KIB, "{resident} KiB");
 }
 
-/// A client that does not read holds its sender back instead of filling the balancer.
+/// Back-pressure reaches the replica of a client that does not read.
 #[test]
-fn a_slow_reader_does_not_make_memory_grow() {
+fn clients_that_do_not_read_do_not_grow_memory() {
     let pattern = Pattern::new();
     let balancer = Process::balancer(&[server(pattern)], &["--workers", "1"]);
     let before = balancer.memory_kib("VmHWM");
-    let deaf: Vec<TcpStream> = (0..8)
+    let unread: Vec<TcpStream> = (0..8)
         .map(|_| {
             let mut stream = connect(balancer.address);
             stream
@@ -77,14 +77,14 @@ fn a_slow_reader_does_not_make_memory_grow() {
             stream
         })
         .collect();
-    // Another client's 64 MiB pass by meanwhile: time for the deaf ones' bodies to pile up, if they could.
+    // 64 MiB for another client give the unread bodies time to accumulate, if they could.
     let pattern = Pattern::new();
     let mut reader = connect(balancer.address);
     reader.write_all(b"GET /body HTTP/1.1\r\nHost: a\r\nX-Size: 67108864\r\n\r\n").expect("it reads");
     read_head(&mut reader);
     pattern.expect(&mut reader, 64 << 20);
     let grown = balancer.memory_kib("VmHWM").saturating_sub(before);
-    assert!(grown < 8 * 1024, "{grown} KiB for {} deaf clients", deaf.len());
+    assert!(grown < 8 * 1024, "{grown} KiB for {} clients that do not read", unread.len());
 }
 
 /// Answers at once with X-Size bytes, as the request is framed, while it reads the request's own body.
@@ -93,7 +93,7 @@ fn server(pattern: Arc<Pattern>) -> SocketAddr {
         let size: u64 = field(head, "x-size").expect("a size").parse().expect("a number");
         let chunked = field(head, "transfer-encoding").is_some();
         let framing = if chunked { "Transfer-Encoding: chunked".into() } else { format!("Content-Length: {size}") };
-        // A client that leaves early is no fault of this server's.
+        // A client may leave early.
         if stream.write_all(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n").as_bytes()).is_err() {
             return false;
         }
@@ -149,8 +149,7 @@ fn spawn_sender(stream: &TcpStream, pattern: Arc<Pattern>, framing: impl Framing
     std::thread::spawn(move || framing.send(&pattern, &mut out).expect("it reads"))
 }
 
-/// Bytes that tell at every place where they belong: a block of noise, repeated, whose length shares no factor with
-/// any buffer's.
+/// Bytes whose position can be checked: a block of random bytes, repeated, whose length shares no factor with any buffer's.
 struct Pattern {
     block: Vec<u8>,
 }
@@ -188,15 +187,15 @@ impl Pattern {
 
     /// Reads exactly `size` bytes and compares each.
     fn expect(&self, from: &mut impl Read, size: u64) {
-        let mut room = vec![0; 256 * 1024];
+        let mut buffer = vec![0; 256 * 1024];
         let mut at = 0;
         while at < size {
-            let most = room.len().min((size - at) as usize);
-            let n = from.read(&mut room[..most]).expect("more of the body");
+            let limit = buffer.len().min((size - at) as usize);
+            let n = from.read(&mut buffer[..limit]).expect("more of the body");
             assert!(n > 0, "cut off after {at} of {size} bytes");
             let mut seen = 0;
             for piece in self.pieces(at, n as u64) {
-                assert!(room[seen..seen + piece.len()] == *piece, "a wrong byte within {n} after {at}");
+                assert!(buffer[seen..seen + piece.len()] == *piece, "a wrong byte within {n} after {at}");
                 seen += piece.len();
             }
             at += n as u64;
@@ -227,7 +226,7 @@ impl Unchunk<'_> {
 }
 
 impl Read for Unchunk<'_> {
-    fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.left == 0 {
             if std::mem::replace(&mut self.begun, true) {
                 assert_eq!(self.line()?, "", "a chunk ends with CRLF");
@@ -235,15 +234,15 @@ impl Read for Unchunk<'_> {
             let size = self.line()?;
             self.left = u64::from_str_radix(&size, 16).unwrap_or_else(|_| panic!("{size:?} is no chunk size"));
         }
-        let most = room.len().min(self.left as usize);
-        let n = self.stream.read(&mut room[..most])?;
+        let limit = buffer.len().min(self.left as usize);
+        let n = self.stream.read(&mut buffer[..limit])?;
         self.left -= n as u64;
         Ok(n)
     }
 }
 
 impl Drop for Unchunk<'_> {
-    /// The last chunk, which `expect` does not ask for.
+    /// Reads the last chunk, which `expect` does not read.
     fn drop(&mut self) {
         if !std::thread::panicking() {
             assert_eq!(self.line().expect("the last chunk's end"), "");

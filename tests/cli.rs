@@ -1,4 +1,4 @@
-//! The command line as a user meets it: help that answers, and mistakes told in one line with exit status 2.
+//! The command line: help, and mistakes reported in one line with exit status 2.
 
 mod support;
 
@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use support::{Process, RINGWAY, run};
 
 #[test]
-fn every_mistake_is_one_line_that_says_what_to_do() {
+fn every_mistake_is_one_line_with_exit_status_2() {
     let mistakes: [(&[&str], &[&str]); 24] = [
         (&[], &["no command", "ringway run"]),
         (&["runn"], &["runn", "'run'"]),
@@ -36,13 +36,13 @@ fn every_mistake_is_one_line_that_says_what_to_do() {
         (&["check"], &["--config"]),
         (&["check", "--config", "/nowhere/ringway.toml"], &["/nowhere/ringway.toml", "No such file"]),
     ];
-    for (args, said) in mistakes {
-        assert_one_line(&run(args), said, &args.join(" "));
+    for (args, parts) in mistakes {
+        assert_one_line(&run(args), parts, &args.join(" "));
     }
 }
 
 #[test]
-fn a_port_in_use_is_named() {
+fn a_port_in_use_is_reported_with_its_address() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("bound").to_string();
     let args = ["run", "--listen", &address, "--admin", "off"];
@@ -54,9 +54,9 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
-fn help_tells_every_default_with_its_unit() {
+fn help_states_defaults_and_units() {
     let help = stdout(&run(&["run", "--help"]));
-    let told = [
+    let parts = [
         "127.0.0.1:8000",
         "127.0.0.1:8001",
         "[default: 3]",
@@ -65,7 +65,7 @@ fn help_tells_every_default_with_its_unit() {
         "RINGWAY_LISTEN",
         "SIGTERM",
     ];
-    for part in told {
+    for part in parts {
         assert!(joined(&help).contains(part), "{part} is missing from:\n{help}");
     }
     let flags = help.lines().filter_map(|line| line.trim_start().strip_prefix("--")?.split([' ', '[']).next());
@@ -80,9 +80,9 @@ fn help_tells_every_default_with_its_unit() {
 }
 
 #[test]
-fn a_sound_file_is_summed_up() {
+fn a_valid_file_is_summarised() {
     let file = File::new(
-        "sound",
+        "valid",
         "listen = \"127.0.0.1:9999\"\nreplica = [\"127.0.0.1:1\", \"big=127.0.0.1:2@3\"]\n\
          [admin]\nlisten = \"off\"\n[hash]\nkey = \"uri\"\n[limits]\nhead_timeout_ms = 5_000\nmax_connections = 7\n",
     );
@@ -92,7 +92,7 @@ fn a_sound_file_is_summed_up() {
 }
 
 #[test]
-fn a_wrong_file_is_told_by_its_line() {
+fn a_mistake_in_a_file_is_reported_with_its_line() {
     let mistakes: [(&str, &[&str]); 13] = [
         ("foo = 1", &[":1: foo", "no such setting"]),
         ("\n\n[limits]\ntimeout = 5", &[":4: limits.timeout", "no such setting"]),
@@ -108,48 +108,48 @@ fn a_wrong_file_is_told_by_its_line() {
         ("[forwarded]\ntrust = \"all\"", &[":2: forwarded.trust", "append, replace or keep"]),
         ("[hash.key]\nname = \"uri\"", &["hash.key"]),
     ];
-    for (at, (text, said)) in mistakes.into_iter().enumerate() {
+    for (at, (text, parts)) in mistakes.into_iter().enumerate() {
         let file = File::new(&format!("wrong{at}"), text);
-        assert_one_line(&run(&["check", "--config", file.path()]), said, text);
-        assert_one_line(&run(&["run", "--config", file.path()]), said, text);
+        assert_one_line(&run(&["check", "--config", file.path()]), parts, text);
+        assert_one_line(&run(&["run", "--config", file.path()]), parts, text);
     }
 }
 
 #[test]
 fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
     let file = File::new("layers", "replicas = 0");
-    let wrong = |args: &[&str], env: &[(&str, &str)]| {
+    let error_of = |args: &[&str], env: &[(&str, &str)]| {
         let output = Command::new(RINGWAY).arg("run").args(args).env_clear().envs(env.iter().copied()).output();
         String::from_utf8(output.expect("our own binary starts").stderr).expect("text")
     };
-    // Each layer is given a value that the next check refuses by name, so that the message tells who won.
+    // Each source sets a value that a later check refuses by name, so that the message shows which source won.
     let in_file = File::new("layers2", "listen = \"127.0.0.1:3\"\n[admin]\nlisten = \"127.0.0.1:3\"");
-    assert!(wrong(&["-c", file.path()], &[]).contains("replicas"), "the file's own value is read");
-    assert!(wrong(&["-c", in_file.path()], &[]).contains("are both 127.0.0.1:3"), "file over default");
+    assert!(error_of(&["-c", file.path()], &[]).contains("replicas"), "the file's own value is read");
+    assert!(error_of(&["-c", in_file.path()], &[]).contains("are both 127.0.0.1:3"), "file over default");
     let env = [("RINGWAY_LISTEN", "127.0.0.1:4"), ("RINGWAY_ADMIN", "127.0.0.1:4")];
-    assert!(wrong(&["-c", in_file.path()], &env).contains("are both 127.0.0.1:4"), "environment over file");
+    assert!(error_of(&["-c", in_file.path()], &env).contains("are both 127.0.0.1:4"), "environment over file");
     let args = ["-c", in_file.path(), "--listen", "127.0.0.1:5", "--admin", "127.0.0.1:5"];
-    assert!(wrong(&args, &env).contains("are both 127.0.0.1:5"), "flag over environment");
+    assert!(error_of(&args, &env).contains("are both 127.0.0.1:5"), "flag over environment");
     let env = [("RINGWAY_WORKERS", "zero")];
-    assert!(wrong(&[], &env).contains("RINGWAY_WORKERS"), "a wrong value is told by where it came from");
+    assert!(error_of(&[], &env).contains("RINGWAY_WORKERS"), "an invalid value is reported with its source");
     let env = [("RINGWAY_CONFIG", in_file.path())];
-    assert!(wrong(&[], &env).contains("are both 127.0.0.1:3"), "the file can be named in the environment");
+    assert!(error_of(&[], &env).contains("are both 127.0.0.1:3"), "the file can be named in the environment");
 }
 
 #[test]
-fn it_runs_and_stops_as_it_says() {
+fn a_balancer_drains_on_sigterm_and_exits_with_0() {
     let mut balancer = Process::start(&["run", "--listen", "127.0.0.1:0", "--admin", "off", "--replicas", "1"], &[]);
     assert!(balancer.banner.contains(&format!("http://{}", balancer.address)), "{}", balancer.banner);
     balancer.signal("TERM");
     assert_eq!(balancer.wait().code(), Some(0));
 }
 
-fn assert_one_line(output: &Output, said: &[&str], what: &str) {
+fn assert_one_line(output: &Output, parts: &[&str], what: &str) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{what}: {output:?}");
     assert_eq!(stderr.trim_end().lines().count(), 1, "{what}: {stderr}");
     assert!(stderr.starts_with("ringway: "), "{what}: {stderr}");
-    for part in said {
+    for part in parts {
         assert!(stderr.contains(part), "{what}: {part:?} is not in {stderr}");
     }
 }

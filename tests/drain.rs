@@ -1,4 +1,4 @@
-//! What is under way finishes: under an /rm, under a signal. And what does not want to finish is not waited for twice.
+//! Requests in flight finish after an /rm and after a first signal. A second signal waits for none of them.
 
 mod support;
 
@@ -7,9 +7,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Instant;
 
 use support::balancer::{Balancer, names};
-use support::{PATIENCE, connect, read_head, read_response, until};
+use support::{TIMEOUT, connect, read_head, read_response, until};
 
-/// A server that answers heartbeats, and everything else only when it is told to.
+/// A server that answers heartbeats itself and hands every other request to the test.
 struct Slow {
     address: SocketAddr,
     waiting: std::sync::mpsc::Receiver<TcpStream>,
@@ -37,14 +37,14 @@ impl Slow {
         Slow { address, waiting }
     }
 
-    /// The next request that waits for its answer.
+    /// The connection of the next request, which the test answers.
     fn next(&self) -> TcpStream {
-        self.waiting.recv_timeout(PATIENCE).expect("a request came")
+        self.waiting.recv_timeout(TIMEOUT).expect("a request came")
     }
 }
 
 fn answer(mut upstream: TcpStream) {
-    upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow").expect("it is still wanted");
+    upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow").expect("the balancer still waits");
 }
 
 fn request(balancer: &Balancer) -> TcpStream {
@@ -62,7 +62,7 @@ fn over(slow: &[&Slow]) -> Balancer {
 }
 
 #[test]
-fn a_request_under_way_outlives_the_rm_of_its_replica() {
+fn a_request_in_flight_is_answered_after_the_rm_of_its_replica() {
     let slow = Slow::start();
     let balancer = over(&[&slow]);
     let mut client = request(&balancer);
@@ -78,13 +78,13 @@ fn a_request_under_way_outlives_the_rm_of_its_replica() {
 }
 
 #[test]
-fn a_request_under_way_outlives_the_first_signal() {
+fn a_request_in_flight_is_answered_after_the_first_signal() {
     let slow = Slow::start();
     let mut balancer = over(&[&slow]);
     let mut client = request(&balancer);
     let upstream = slow.next();
     balancer.process.signal("TERM");
-    until(Instant::now() + PATIENCE, "no more to be accepted", || TcpStream::connect(balancer.data).err());
+    until(Instant::now() + TIMEOUT, "connections to be refused", || TcpStream::connect(balancer.data).err());
     answer(upstream);
     let (head, body) = read_response(&mut client);
     assert!(head.starts_with("HTTP/1.1 200 ") && body == b"slow", "{head}");
@@ -92,19 +92,19 @@ fn a_request_under_way_outlives_the_first_signal() {
 }
 
 #[test]
-fn a_second_signal_waits_for_nothing() {
+fn a_second_signal_stops_at_once_with_exit_status_1() {
     let slow = Slow::start();
     let mut balancer = over(&[&slow]);
     let _client = request(&balancer);
     let _upstream = slow.next();
     balancer.process.signal("TERM");
-    until(Instant::now() + PATIENCE, "no more to be accepted", || TcpStream::connect(balancer.data).err());
+    until(Instant::now() + TIMEOUT, "connections to be refused", || TcpStream::connect(balancer.data).err());
     balancer.process.signal("TERM");
-    assert_eq!(balancer.process.wait().code(), Some(1), "not success: a request was cut");
+    assert_eq!(balancer.process.wait().code(), Some(1), "a request was aborted");
 }
 
 #[test]
-fn a_fixed_server_that_dies_is_gone_around_and_taken_back() {
+fn a_fixed_replica_that_dies_gets_no_requests_until_it_is_back() {
     let replicas = [support::Process::replica("one"), support::Process::replica("two")];
     let flags: Vec<String> = replicas.iter().flat_map(|r| ["--replica".into(), r.address.to_string()]).collect();
     let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
@@ -113,13 +113,13 @@ fn a_fixed_server_that_dies_is_gone_around_and_taken_back() {
     let [one, two] = replicas;
     let port = one.address.port().to_string();
     drop(one);
-    until(Instant::now() + PATIENCE, "the dead one to be noticed", || (balancer.up() == 1).then_some(()));
+    until(Instant::now() + TIMEOUT, "the dead replica to leave the ring", || (balancer.up() == 1).then_some(()));
     assert_eq!(balancer.replicas().len(), 2, "it stays on the list");
     for _ in 0..20 {
         let home = support::balancer::ask(balancer.data, "GET", "/home", "");
         assert_eq!(support::field(&home.head, "x-server-id"), Some("two"));
     }
-    let _again = support::Process::start(&["replica", "--port", &port], &[("SERVER_ID", "one")]);
-    until(Instant::now() + PATIENCE, "it to be taken back", || (balancer.up() == 2).then_some(()));
+    let _restarted = support::Process::start(&["replica", "--port", &port], &[("SERVER_ID", "one")]);
+    until(Instant::now() + TIMEOUT, "the replica to rejoin", || (balancer.up() == 2).then_some(()));
     drop(two);
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use support::balancer::{Balancer, ask};
-use support::{PATIENCE, run, until};
+use support::{TIMEOUT, run, until};
 
 /// What the product promises: N live again so soon after a kill.
 const WHOLE_AGAIN: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ fn under_load(balancer: &Balancer, harm: impl FnOnce()) -> u64 {
 }
 
 fn await_heals(balancer: &Balancer, heals: u64) {
-    until(Instant::now() + PATIENCE, "the heal", || (balancer.metric("ringway_heals_total") >= heals).then_some(()));
+    until(Instant::now() + TIMEOUT, "the heal", || (balancer.metric("ringway_heals_total") >= heals).then_some(()));
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn add_and_rm_in_a_loop_cost_no_request() {
     });
     assert!(answered > 0);
     assert_eq!(balancer.replicas().len(), 3);
-    until(Instant::now() + PATIENCE, "the removed to end", || (balancer.children().len() == 3).then_some(()));
+    until(Instant::now() + TIMEOUT, "the removed to end", || (balancer.children().len() == 3).then_some(()));
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn replicas_die_with_their_parent_whatever_kills_it() {
     balancer.process.signal("KILL");
     balancer.process.wait();
     let gone = |id: &u32| !std::path::Path::new(&format!("/proc/{id}")).exists() || is_zombie(*id);
-    until(Instant::now() + PATIENCE, "the children to end", || children.iter().all(gone).then_some(()));
+    until(Instant::now() + TIMEOUT, "the children to end", || children.iter().all(gone).then_some(()));
 }
 
 fn is_zombie(id: u32) -> bool {

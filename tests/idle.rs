@@ -1,4 +1,4 @@
-//! Ten thousand clients that say nothing are held, cheaply, and each is answered when it speaks.
+//! Ten thousand idle clients stay connected in bounded memory, and each is answered when it sends a request.
 
 mod support;
 
@@ -9,9 +9,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::{Process, connect, read_response};
 
 const CLIENTS: u64 = 10_000;
-/// For the test's own needs, and the balancer's.
+/// Descriptors that the test and the balancer need besides.
 const SPARE: u64 = 500;
-/// User memory of the balancer for each idle connection.
+/// User memory of the balancer for each idle connection, in bytes.
 const BYTES_EACH: u64 = 1024;
 
 #[test]
@@ -24,21 +24,21 @@ fn ten_thousand_idle_clients_are_held_and_answered() {
     let balancer = Process::balancer(&[replica.address], &["--workers", "1", "--idle-timeout-ms", "600000"]);
     // The first request of each makes it a connection that is idle between requests, not one just accepted.
     let mut warm = connect(balancer.address);
-    ask(&mut warm);
+    request(&mut warm);
     let before = balancer.memory_kib("VmRSS");
     let mut held: Vec<TcpStream> = Vec::new();
     for _ in 0..clients {
         let mut client = connect(balancer.address);
-        ask(&mut client);
+        request(&mut client);
         held.push(client);
     }
     let each = balancer.memory_kib("VmRSS").saturating_sub(before) * 1024 / clients;
     assert!(each <= BYTES_EACH, "{each} bytes for each idle connection");
-    held.iter_mut().for_each(ask);
+    held.iter_mut().for_each(request);
     eprintln!("idle: {clients} connections at {each} bytes each");
 }
 
-fn ask(client: &mut TcpStream) {
+fn request(client: &mut TcpStream) {
     client.write_all(b"GET /home HTTP/1.1\r\nHost: a\r\n\r\n").expect("it reads");
     let (head, body) = read_response(client);
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");

@@ -1,4 +1,4 @@
-//! What needs real sockets: answers that arrive, halves that close, and peers that stall or leave.
+//! What only real sockets show: lingering closes, half-closes, deadlines, and peers that stall or disconnect.
 
 mod support;
 
@@ -8,17 +8,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
 
-use support::{PATIENCE, Process, connect, exchange, origin, read_head, read_response, try_connect, until};
+use support::{Process, TIMEOUT, connect, exchange, origin, read_head, read_response, try_connect, until};
 
 const GET: &[u8] = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-fn polite(_: &str, stream: &mut TcpStream) -> bool {
+fn answer_ok(_: &str, stream: &mut TcpStream) -> bool {
     stream.write_all(OK).is_ok()
 }
 
-/// What comes until the end, or what came before a reset.
-fn rest(stream: &mut TcpStream) -> (Vec<u8>, bool) {
+/// Everything until the end or a reset, and whether it was the end.
+fn read_rest(stream: &mut TcpStream) -> (Vec<u8>, bool) {
     let mut bytes = Vec::new();
     let whole = stream.read_to_end(&mut bytes).is_ok();
     (bytes, whole)
@@ -29,11 +29,11 @@ fn status(bytes: &[u8]) -> &str {
 }
 
 #[test]
-fn a_refusal_is_read_by_a_client_that_goes_on_sending() {
-    let balancer = Process::balancer(&[origin::start(polite)], &[]);
+fn a_client_that_goes_on_sending_can_read_its_refusal() {
+    let balancer = Process::balancer(&[origin::start(answer_ok)], &[]);
     let mut client = connect(balancer.address);
     client.write_all(b"GET / HTTP/1.1\r\nBad Field: x\r\n\r\n").expect("sent");
-    // Much more than any buffer between us: without lingering, these bytes would reset the connection.
+    // More than any buffer on the path: without lingering, these bytes would reset the connection.
     let mut writer = client.try_clone().expect("a clone");
     let sending = std::thread::spawn(move || writer.write_all(&vec![b'x'; 4 << 20]).is_ok());
     let head = read_head(&mut client);
@@ -45,21 +45,21 @@ fn a_refusal_is_read_by_a_client_that_goes_on_sending() {
     sending.join().expect("the writer ends");
 }
 
-/// The balancer closes with these bytes unread; the answer must not go with them.
+/// The balancer closes with these bytes unread; the response must not be lost with them.
 #[test]
-fn a_client_that_says_close_and_sends_on_is_answered() {
-    let (told, tells) = mpsc::channel();
+fn a_client_that_sends_after_connection_close_is_answered() {
+    let (sender, receiver) = mpsc::channel();
     let (go, wait) = mpsc::channel();
     let wait = Arc::new(Mutex::new(wait));
     let replica = origin::start(move |_, stream| {
-        told.send(()).expect("the test listens");
-        wait.lock().expect("one request").recv_timeout(PATIENCE).expect("the client sends on");
+        sender.send(()).expect("the test listens");
+        wait.lock().expect("one request").recv_timeout(TIMEOUT).expect("the client sends on");
         stream.write_all(OK).is_ok()
     });
     let balancer = Process::balancer(&[replica], &[]);
     let mut client = connect(balancer.address);
     client.write_all(b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("sent");
-    tells.recv_timeout(PATIENCE).expect("the request is at the replica");
+    receiver.recv_timeout(TIMEOUT).expect("the request is at the replica");
     client.write_all(b"\r\nmore\r\n").expect("sent");
     go.send(()).expect("the replica waits");
     let (head, body) = read_response(&mut client);
@@ -68,33 +68,33 @@ fn a_client_that_says_close_and_sends_on_is_answered() {
 
 #[test]
 fn a_half_closed_client_is_answered() {
-    let (heard, hears) = mpsc::channel();
+    let (arrived, arrivals) = mpsc::channel();
     let (go, gate) = mpsc::channel::<()>();
     let gate = Arc::new(Mutex::new(gate));
     let slow = origin::start(move |_, stream| {
-        heard.send(()).expect("the test listens");
-        gate.lock().expect("one at a time").recv().expect("the test says go");
-        polite("", stream)
+        arrived.send(()).expect("the test listens");
+        gate.lock().expect("one at a time").recv().expect("the test opens the gate");
+        answer_ok("", stream)
     });
     let balancer = Process::balancer(&[slow], &[]);
     let mut client = connect(balancer.address);
     client.write_all(GET).expect("sent");
     client.shutdown(Shutdown::Write).expect("half closed");
-    hears.recv_timeout(PATIENCE).expect("the request arrives");
+    arrivals.recv_timeout(TIMEOUT).expect("the request arrives");
     go.send(()).expect("the replica waits");
-    let (answer, whole) = rest(&mut client);
+    let (answer, whole) = read_rest(&mut client);
     assert!(whole && answer.ends_with(b"\r\n\r\nok"), "{:?}", String::from_utf8_lossy(&answer));
 }
 
 #[test]
-fn slow_heads_slow_bodies_and_idle_clients_are_let_go() {
+fn slow_heads_and_bodies_get_408_and_idle_clients_are_closed() {
     let patient = origin::start(|head, stream| {
         if head.starts_with("POST ") {
-            // It waits for all of a body before it answers, as most do.
+            // It waits for the whole body before it answers.
             stream.read_to_end(&mut Vec::new()).ok();
             return false;
         }
-        polite(head, stream)
+        answer_ok(head, stream)
     });
     let limits = ["--head-timeout-ms", "300", "--stall-timeout-ms", "300", "--idle-timeout-ms", "1000"];
     let balancer = Process::balancer(&[patient], &limits);
@@ -108,35 +108,38 @@ fn slow_heads_slow_bodies_and_idle_clients_are_let_go() {
     let mut bodies: Vec<TcpStream> = (0..50).map(|_| open(part)).collect();
     let mut idle: Vec<TcpStream> = (0..50).map(|_| open(b"")).collect();
     for client in heads.iter_mut().chain(&mut bodies) {
-        assert_eq!(status(&rest(client).0), "408");
+        assert_eq!(status(&read_rest(client).0), "408");
     }
     for client in &mut idle {
-        assert_eq!(rest(client), (Vec::new(), true), "an idle client gets no answer to nothing");
+        assert_eq!(read_rest(client), (Vec::new(), true), "an idle client gets no answer to nothing");
     }
     assert!(exchange(balancer.address, b"GET / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 200 "), "others are served");
 }
 
 #[test]
 fn a_head_sent_byte_by_byte_has_one_deadline() {
-    let balancer = Process::balancer(&[origin::start(polite)], &["--head-timeout-ms", "300"]);
-    assert_eq!(dripped(&balancer, b"GET / HTTP/1.1\r\nX: "), "408");
+    let balancer = Process::balancer(&[origin::start(answer_ok)], &["--head-timeout-ms", "300"]);
+    assert_eq!(status_of_slow_sender(&balancer, b"GET / HTTP/1.1\r\nX: "), "408");
 }
 
 #[test]
-fn a_body_sent_byte_by_byte_wins_no_time() {
+fn a_body_sent_byte_by_byte_does_not_extend_its_deadline() {
     let patient = origin::start(|_, stream| stream.read_to_end(&mut Vec::new()).is_err());
     let balancer = Process::balancer(&[patient], &["--stall-timeout-ms", "300", "--min-body-rate", "1000000"]);
-    assert_eq!(dripped(&balancer, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"), "408");
+    assert_eq!(
+        status_of_slow_sender(&balancer, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"),
+        "408"
+    );
 }
 
-/// The status that a client gets which sends `first` and then a byte whenever one can be sent, without an end.
-fn dripped(balancer: &Process, first: &'static [u8]) -> String {
+/// The status for a client that sends `first` and then single bytes without an end.
+fn status_of_slow_sender(balancer: &Process, first: &'static [u8]) -> String {
     let mut client = connect(balancer.address);
     let mut writer = client.try_clone().expect("a clone");
     let drip = std::thread::spawn(move || {
         writer.write_all(first).ok();
         let begun = Instant::now();
-        while begun.elapsed() < PATIENCE && writer.write_all(b"a").is_ok() {
+        while begun.elapsed() < TIMEOUT && writer.write_all(b"a").is_ok() {
             std::thread::park_timeout(std::time::Duration::from_millis(20));
         }
     });
@@ -147,7 +150,7 @@ fn dripped(balancer: &Process, first: &'static [u8]) -> String {
 }
 
 #[test]
-fn a_slow_reader_takes_no_memory() {
+fn slow_readers_do_not_grow_memory() {
     const BODY: usize = 64 << 20;
     let big = origin::start(|_, stream| {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n");
@@ -169,18 +172,18 @@ fn a_slow_reader_takes_no_memory() {
 }
 
 #[test]
-fn a_client_that_leaves_takes_its_upstream_connection_along() {
-    let (told, tells) = mpsc::channel();
+fn a_client_that_disconnects_closes_its_upstream_connection() {
+    let (sender, receiver) = mpsc::channel();
     let endless = origin::start(move |head, stream| {
         if head.starts_with("POST ") {
-            // The upload ends early: its connection is closed, not given to others.
+            // The upload ends early: its connection is closed, not pooled.
             let mut sink = [0; 4096];
             while stream.read(&mut sink).is_ok_and(|n| n > 0) {}
         } else {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n").expect("sent");
             while stream.write_all(&[b'x'; 4096]).is_ok() {}
         }
-        told.send(()).ok();
+        sender.send(()).ok();
         false
     });
     let balancer = Process::balancer(&[endless], &[]);
@@ -188,53 +191,53 @@ fn a_client_that_leaves_takes_its_upstream_connection_along() {
     reader.write_all(GET).expect("sent");
     read_head(&mut reader);
     drop(reader);
-    tells.recv_timeout(PATIENCE).expect("mid-download: the replica is told");
+    receiver.recv_timeout(TIMEOUT).expect("mid-download: the replica sees the close");
     let mut writer = connect(balancer.address);
     writer.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nsome of it").expect("sent");
     drop(writer);
-    tells.recv_timeout(PATIENCE).expect("mid-upload: the replica is told");
+    receiver.recv_timeout(TIMEOUT).expect("mid-upload: the replica sees the close");
 }
 
-/// It may be the last request of its connection, which is watched later than others.
+/// The last request of a connection too, whose socket is registered later than others.
 #[test]
-fn a_client_that_is_reset_while_it_waits_takes_its_upstream_connection_along() {
-    let (told, tells) = mpsc::channel();
+fn a_client_reset_while_it_waits_closes_its_upstream_connection() {
+    let (sender, receiver) = mpsc::channel();
     let silent = origin::start(move |_, stream| {
-        told.send("asked").expect("the test listens");
-        // No read that merely took too long is an end.
+        sender.send("requested").expect("the test listens");
+        // A read that timed out is not an end.
         let ended = match stream.read(&mut [0]) {
             Ok(n) => n == 0,
             Err(error) => error.kind() == ErrorKind::ConnectionReset,
         };
-        told.send(if ended { "left" } else { "still there" }).ok();
+        sender.send(if ended { "closed" } else { "open" }).ok();
         false
     });
     let balancer = Process::balancer(&[silent], &["--response-timeout-ms", "600000"]);
     for last in ["", "Connection: close\r\n"] {
         let mut client = connect(balancer.address);
         client.write_all(format!("GET /x HTTP/1.1\r\nHost: a\r\n{last}\r\n").as_bytes()).expect("sent");
-        assert_eq!(tells.recv_timeout(PATIENCE), Ok("asked"));
+        assert_eq!(receiver.recv_timeout(TIMEOUT), Ok("requested"));
         socket2::SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).expect("a socket option");
         drop(client);
-        assert_eq!(tells.recv_timeout(PATIENCE), Ok("left"), "with {last:?}");
+        assert_eq!(receiver.recv_timeout(TIMEOUT), Ok("closed"), "with {last:?}");
     }
 }
 
-/// Answers the first request of each connection and closes at the second, before a byte of an answer.
-fn forgetful(seen: &Arc<AtomicUsize>) -> impl Fn(&str, &mut TcpStream) -> bool + Clone + Send + use<> {
+/// Answers every request but the second, at which it closes without a byte.
+fn closes_at_second(seen: &Arc<AtomicUsize>) -> impl Fn(&str, &mut TcpStream) -> bool + Clone + Send + use<> {
     let seen = Arc::clone(seen);
     move |_, stream| {
         if seen.fetch_add(1, Ordering::SeqCst) == 1 {
             return false;
         }
-        polite("", stream)
+        answer_ok("", stream)
     }
 }
 
 #[test]
-fn a_pooled_connection_that_had_died_costs_a_get_nothing() {
+fn a_get_on_a_dead_pooled_connection_is_sent_again() {
     let seen = Arc::new(AtomicUsize::new(0));
-    let balancer = Process::balancer(&[origin::start(forgetful(&seen))], &["--workers", "1"]);
+    let balancer = Process::balancer(&[origin::start(closes_at_second(&seen))], &["--workers", "1"]);
     let mut client = connect(balancer.address);
     for _ in 0..3 {
         client.write_all(GET).expect("sent");
@@ -247,7 +250,7 @@ fn a_pooled_connection_that_had_died_costs_a_get_nothing() {
 #[test]
 fn a_post_reaches_a_replica_at_most_once() {
     let seen = Arc::new(AtomicUsize::new(0));
-    let replicas = [origin::start(forgetful(&seen)), origin::start(forgetful(&seen))];
+    let replicas = [origin::start(closes_at_second(&seen)), origin::start(closes_at_second(&seen))];
     let balancer = Process::balancer(&replicas, &["--workers", "1"]);
     let mut client = connect(balancer.address);
     let post = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
@@ -255,11 +258,11 @@ fn a_post_reaches_a_replica_at_most_once() {
     assert!(read_response(&mut client).0.starts_with("HTTP/1.1 200 "));
     client.write_all(post).expect("sent");
     assert!(read_response(&mut client).0.starts_with("HTTP/1.1 502 "));
-    assert_eq!(seen.load(Ordering::SeqCst), 2, "nobody saw the second one again");
+    assert_eq!(seen.load(Ordering::SeqCst), 2, "the second one was not sent again");
 }
 
 #[test]
-fn a_cut_response_is_seen_as_cut() {
+fn a_truncated_response_stays_truncated() {
     let short = origin::start(|head, stream| {
         let chunked = head.contains("/chunked");
         let framing = if chunked { "Transfer-Encoding: chunked" } else { "Content-Length: 9" };
@@ -271,24 +274,24 @@ fn a_cut_response_is_seen_as_cut() {
     for path in ["/chunked", "/length"] {
         let mut client = connect(balancer.address);
         client.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).expect("sent");
-        let (answer, _) = rest(&mut client);
+        let (answer, _) = read_rest(&mut client);
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("\r\n0\r\n"), "{answer}");
     }
 }
 
 #[test]
-fn over_the_cap_nobody_gets_in() {
-    let balancer = Process::balancer(&[origin::start(polite)], &["--workers", "1", "--max-connections", "4"]);
-    let mut inside: Vec<TcpStream> = Vec::new();
-    until(Instant::now() + PATIENCE, "four to be inside", || {
+fn a_client_over_max_connections_is_refused() {
+    let balancer = Process::balancer(&[origin::start(answer_ok)], &["--workers", "1", "--max-connections", "4"]);
+    let mut accepted: Vec<TcpStream> = Vec::new();
+    until(Instant::now() + TIMEOUT, "four accepted clients", || {
         let mut client = try_connect(balancer.address).ok()?;
         client.write_all(GET).ok()?;
         let mut first = [0];
         if client.read_exact(&mut first).is_ok() {
-            inside.push(client);
+            accepted.push(client);
         }
-        (inside.len() == 4).then_some(())
+        (accepted.len() == 4).then_some(())
     });
     let fifth = try_connect(balancer.address).and_then(|mut fifth| {
         fifth.write_all(GET).ok();

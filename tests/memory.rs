@@ -1,4 +1,4 @@
-//! The memory of a burst of clients is bounded, and goes back to the system when the burst is over.
+//! The memory that a burst of clients takes is bounded, and is returned to the system after the burst.
 
 mod support;
 
@@ -7,17 +7,17 @@ use std::net::TcpStream;
 use std::time::Instant;
 
 use ringway::core::session::HELD_MAX;
-use support::{PATIENCE, Process, connect, exchange, until};
+use support::{Process, TIMEOUT, connect, exchange, until};
 
 const CLIENTS: usize = 600;
-/// What each of them sends of a head that never ends.
+/// Bytes that each client sends of a head without an end.
 const PART: usize = 30_000;
 const KIB: u64 = 1024;
-/// What a worker keeps: its spare buffers, and the places of clients that were there.
+/// What a worker keeps: spare buffers, and free slots of its tables.
 const KEPT_KIB: u64 = 6 * KIB;
 
 #[test]
-fn a_burst_of_endless_heads_takes_what_the_ceiling_says_and_gives_it_back() {
+fn a_burst_of_incomplete_heads_stays_below_the_ceiling_and_its_memory_is_returned() {
     let replica = Process::replica("server1");
     let limits = ["--workers", "1", "--head-limit", "32000", "--head-timeout-ms", "600000"];
     let balancer = Process::balancer(&[replica.address], &limits);
@@ -33,12 +33,12 @@ fn a_burst_of_endless_heads_takes_what_the_ceiling_says_and_gives_it_back() {
             })
             .collect();
         let taken = CLIENTS as u64 * PART as u64 / KIB;
-        until(Instant::now() + PATIENCE, "every head to be held", || (resident() >= before + taken).then_some(()));
-        let most = CLIENTS as u64 * HELD_MAX as u64 / KIB + KEPT_KIB;
-        assert!(resident() <= before + most, "round {round}: {} KiB, {before} before", resident());
+        until(Instant::now() + TIMEOUT, "every head to be held", || (resident() >= before + taken).then_some(()));
+        let limit = CLIENTS as u64 * HELD_MAX as u64 / KIB + KEPT_KIB;
+        assert!(resident() <= before + limit, "round {round}: {} KiB, {before} before", resident());
         drop(burst);
         let back = before + KEPT_KIB;
-        until(Instant::now() + PATIENCE, "the memory to come back", || (resident() <= back).then_some(()));
+        until(Instant::now() + TIMEOUT, "the memory to come back", || (resident() <= back).then_some(()));
     }
     let answer = exchange(balancer.address, "GET /home HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");

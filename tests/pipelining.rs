@@ -1,5 +1,5 @@
-//! Requests that stand in line on one connection to a replica, over real sockets: each client gets its own answer, also
-//! when the line breaks.
+//! Requests of several clients pipelined on one connection to a replica, over real sockets: each client gets its own response,
+//! also when the connection breaks.
 
 mod support;
 
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use support::{Process, connect, origin, read_head, read_response};
 
-fn ask(balancer: &Process, path: &str) -> TcpStream {
+fn request(balancer: &Process, path: &str) -> TcpStream {
     let mut client = connect(balancer.address);
     client.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).expect("sent");
     client
@@ -20,7 +20,7 @@ fn path(head: &str) -> &str {
     head.split(' ').nth(1).unwrap_or_default()
 }
 
-/// The body is the request's path.
+/// Answers with the request's path as the body.
 fn answer(head: &str, to: &mut TcpStream) -> bool {
     let body = path(head);
     to.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).is_ok()
@@ -35,19 +35,19 @@ fn body(client: &mut TcpStream) -> String {
 const PIPELINING: [&str; 4] = ["--workers", "1", "--upstream-pipelining", "8"];
 
 #[test]
-fn two_requests_are_on_one_connection_before_either_is_answered() {
+fn two_requests_are_sent_on_one_connection_before_either_is_answered() {
     let both = origin::start(|first, stream| {
         let second = read_head(stream);
         answer(first, stream) && answer(&second, stream)
     });
     let balancer = Process::balancer(&[both], &PIPELINING);
-    let (mut a, mut b) = (ask(&balancer, "/a"), ask(&balancer, "/b"));
+    let (mut a, mut b) = (request(&balancer, "/a"), request(&balancer, "/b"));
     assert_eq!((body(&mut a), body(&mut b)), ("/a".into(), "/b".into()));
 }
 
-/// The answer to the second request begins in what was read for the first, and goes on in the socket.
+/// The second response begins in the bytes that were read with the first, and continues in the socket.
 #[test]
-fn a_long_answer_behind_a_short_one_comes_whole_and_in_order() {
+fn a_long_response_behind_a_short_one_arrives_whole_and_in_order() {
     const LEN: usize = 300_000;
     let long: String = (0..LEN / 6).map(|line| format!("{line:05}\n")).collect();
     let sent = long.clone();
@@ -59,13 +59,13 @@ fn a_long_answer_behind_a_short_one_comes_whole_and_in_order() {
         stream.write_all(answers.concat().as_bytes()).is_ok()
     });
     let balancer = Process::balancer(&[both], &PIPELINING);
-    let (mut a, mut b) = (ask(&balancer, "/short"), ask(&balancer, "/long"));
+    let (mut a, mut b) = (request(&balancer, "/short"), request(&balancer, "/long"));
     assert_eq!(body(&mut a), "short");
     assert!(body(&mut b) == long, "bytes out of order");
 }
 
 #[test]
-fn who_stood_behind_an_answer_that_was_the_last_is_answered_elsewhere() {
+fn a_request_queued_behind_the_last_response_of_a_connection_is_sent_again() {
     let calls = Arc::new(AtomicUsize::new(0));
     let seen = calls.clone();
     let short = origin::start(move |first, stream| {
@@ -77,13 +77,13 @@ fn who_stood_behind_an_answer_that_was_the_last_is_answered_elsewhere() {
         false
     });
     let balancer = Process::balancer(&[short], &PIPELINING);
-    let (mut a, mut b) = (ask(&balancer, "/a"), ask(&balancer, "/b"));
+    let (mut a, mut b) = (request(&balancer, "/a"), request(&balancer, "/b"));
     assert_eq!((body(&mut a), body(&mut b)), ("/a".into(), "/b".into()));
-    assert_eq!(seen.load(Ordering::SeqCst), 2, "the second one was asked for again");
+    assert_eq!(seen.load(Ordering::SeqCst), 2, "the second request was sent again");
 }
 
 #[test]
-fn many_clients_in_line_each_get_their_own() {
+fn many_pipelined_clients_each_get_their_own_response() {
     let balancer = Process::balancer(&[origin::start(answer)], &PIPELINING);
     std::thread::scope(|scope| {
         for number in 0..32 {
@@ -101,12 +101,12 @@ fn many_clients_in_line_each_get_their_own() {
 }
 
 #[test]
-fn a_post_never_stands_in_line() {
+fn a_post_is_never_pipelined() {
     let alone = origin::start(|head, stream| {
         stream.set_nonblocking(true).expect("a socket option");
-        let company = stream.peek(&mut [0]).is_ok();
+        let is_pipelined = stream.peek(&mut [0]).is_ok();
         stream.set_nonblocking(false).expect("a socket option");
-        assert!(!(head.starts_with("POST ") && company), "a request behind a POST");
+        assert!(!(head.starts_with("POST ") && is_pipelined), "a request behind a POST");
         answer(head, stream)
     });
     let balancer = Process::balancer(&[alone], &PIPELINING);

@@ -1,5 +1,5 @@
-//! Local ports used up: in a network of our own that has sixteen of them, more requests are under way than there are
-//! ports to the replica that they belong to. They go to the next replica, or wait; nobody gets an error for it.
+//! Local ports are exhausted: in a network namespace with sixteen of them, more requests are in flight than there are ports to
+//! the replica of their key. They go to the next replica, or wait; none gets an error.
 
 mod support;
 
@@ -10,15 +10,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-use support::{Log, PATIENCE, Process, RINGWAY, connect, origin, read_response, until};
+use support::{Log, Process, RINGWAY, TIMEOUT, connect, origin, read_response, until};
 
 const CLIENTS: usize = 60;
-/// Addresses of the balancer that clients reach: each gives them its own sixteen ports.
-const DOORS: usize = 8;
+/// Addresses of the balancer that clients connect to: for each they have sixteen ports.
+const ADDRESSES: usize = 8;
 
 /// Runs the test below in a network namespace, where it may narrow the range of ports.
 #[test]
-fn used_up_ports_are_served_around() {
+fn exhausted_ports_cause_no_errors() {
     let narrow = "ip link set lo up && echo 40000 40015 > /proc/sys/net/ipv4/ip_local_port_range && exec \"$0\" \"$@\"";
     let unshare = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
     if !unshare(Command::new("unshare").args(["-rn", "ip", "link", "set", "lo", "up"])) {
@@ -28,16 +28,16 @@ fn used_up_ports_are_served_around() {
     let output = Command::new("unshare")
         .args(["-rn", "sh", "-c", narrow])
         .arg(std::env::current_exe().expect("this test"))
-        .args(["--ignored", "--exact", "in_a_network_of_sixteen_ports", "--nocapture"])
+        .args(["--ignored", "--exact", "with_sixteen_ports_every_request_is_answered", "--nocapture"])
         .output()
         .expect("unshare ran before");
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    let log = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && log.contains("1 passed"), "{log}");
 }
 
 #[test]
-#[ignore = "it needs a network of its own: used_up_ports_are_served_around makes one"]
-fn in_a_network_of_sixteen_ports() {
+#[ignore = "it needs a network of its own: exhausted_ports_cause_no_errors makes one"]
+fn with_sixteen_ports_every_request_is_answered() {
     let gate = Arc::new((Mutex::new(false), Condvar::new()));
     let seen: [Arc<AtomicUsize>; 2] = Default::default();
     let replicas = seen.clone().map(|seen| {
@@ -45,8 +45,8 @@ fn in_a_network_of_sixteen_ports() {
         let serve = move |head: &str, stream: &mut TcpStream| {
             if head.starts_with("GET /same ") {
                 seen.fetch_add(1, Ordering::SeqCst);
-                let (open, bell) = &*waits;
-                drop(bell.wait_while(open.lock().expect("no panic"), |open| !*open));
+                let (open, opened) = &*waits;
+                drop(opened.wait_while(open.lock().expect("no panic"), |open| !*open));
             }
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_ok()
         };
@@ -60,26 +60,27 @@ fn in_a_network_of_sixteen_ports() {
         .env("RUST_LOG", "info")
         .stderr(log.file());
     let begun = Instant::now();
-    let balancer = Process::begin(command);
+    let balancer = Process::spawn(command);
     balancer.await_replicas();
 
-    let door = |number: usize| SocketAddr::from(([127, 0, 0, 1 + (number % DOORS) as u8], balancer.address.port()));
+    let address =
+        |number: usize| SocketAddr::from(([127, 0, 0, 1 + (number % ADDRESSES) as u8], balancer.address.port()));
     let mut clients: Vec<TcpStream> = (0..CLIENTS)
         .map(|number| {
-            let mut client = connect(door(number));
+            let mut client = connect(address(number));
             client.write_all(b"GET /same HTTP/1.1\r\nHost: a\r\n\r\n").expect("it reads");
             client
         })
         .collect();
-    let deadline = Instant::now() + PATIENCE;
-    until(deadline, "both replicas to be asked", || {
+    let deadline = Instant::now() + TIMEOUT;
+    until(deadline, "a request at both replicas", || {
         seen.iter().all(|seen| seen.load(Ordering::SeqCst) > 0).then_some(())
     });
     until(deadline, "ports to run out", || {
         (log.read().matches("every local port to it is in use").count() >= 2).then_some(())
     });
-    let under_way: usize = seen.iter().map(|seen| seen.load(Ordering::SeqCst)).sum();
-    assert!(under_way < CLIENTS, "{under_way} of {CLIENTS} found a port");
+    let in_flight: usize = seen.iter().map(|seen| seen.load(Ordering::SeqCst)).sum();
+    assert!(in_flight < CLIENTS, "{in_flight} of {CLIENTS} found a port");
     *gate.0.lock().expect("no panic") = true;
     gate.1.notify_all();
     for (number, client) in clients.iter_mut().enumerate() {
@@ -89,5 +90,5 @@ fn in_a_network_of_sixteen_ports() {
     let log = log.read();
     let seconds = begun.elapsed().as_secs() as usize + 1;
     assert!(log.matches("no connection can be opened").count() <= 2 * (1 + seconds), "in {seconds} s:\n{log}");
-    assert!(!log.contains("connect failed") && !log.contains("answered 502"), "no replica was blamed:\n{log}");
+    assert!(!log.contains("connect failed") && !log.contains("answered 502"), "no replica was ejected:\n{log}");
 }

@@ -1,4 +1,4 @@
-//! The PROXY protocol over real sockets: believed from those who may name a client, told to replicas that ask for it.
+//! The PROXY protocol over real sockets: accepted from trusted addresses only, and sent to replicas where configured.
 
 mod support;
 
@@ -6,9 +6,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use socket2::{Domain, Socket, Type};
-use support::{PATIENCE, Process, connect, exchange, field, origin, read_response};
+use support::{Process, TIMEOUT, connect, exchange, field, origin, read_response};
 
-/// A replica that answers with the head it was sent.
+/// A replica that answers with the head it received.
 fn mirror() -> SocketAddr {
     origin::start(|head, stream| {
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{head}", head.len());
@@ -16,14 +16,14 @@ fn mirror() -> SocketAddr {
     })
 }
 
-/// A client that comes from another loopback address than the tests' usual one.
+/// A client whose address is `source`.
 fn connect_from(source: &str, to: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     let source: SocketAddr = source.parse().expect("an address");
     socket.bind(&source.into()).expect("a loopback address");
     socket.connect(&to.into()).expect("it listens");
     let stream: TcpStream = socket.into();
-    stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a socket option");
     stream
 }
 
@@ -35,7 +35,7 @@ fn seen_with(balancer: SocketAddr, header: &[u8]) -> String {
 }
 
 #[test]
-fn a_trusted_balancer_names_the_client_and_must() {
+fn a_trusted_balancer_must_name_the_client() {
     let balancer = Process::balancer(&[mirror()], &["--accept-proxy-from", "127.0.0.2"]);
     let v1 = b"PROXY TCP4 203.0.113.7 198.51.100.1 5555 80\r\n";
     let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x08\xc6\x33\x64\x01\x15\xb3\0\x50";
@@ -46,22 +46,22 @@ fn a_trusted_balancer_names_the_client_and_must() {
     let mut silent = connect_from("127.0.0.2:0", balancer.address);
     silent.write_all(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n").expect("it reads");
     let mut answer = Vec::new();
-    // The cut may show as an end or as a reset; an answer it is not.
+    // The connection is closed or reset, without a response.
     let _ = silent.read_to_end(&mut answer);
     assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
 }
 
 #[test]
-fn nobody_else_is_believed() {
+fn a_proxy_header_from_another_address_is_refused() {
     let balancer = Process::balancer(&[mirror()], &["--accept-proxy-from", "127.0.0.2"]);
-    let lie = "PROXY TCP4 203.0.113.7 198.51.100.1 5555 80\r\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n";
-    assert!(exchange(balancer.address, lie).starts_with("HTTP/1.1 400 "));
+    let forged = "PROXY TCP4 203.0.113.7 198.51.100.1 5555 80\r\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert!(exchange(balancer.address, forged).starts_with("HTTP/1.1 400 "));
 }
 
 #[test]
-fn a_replica_is_told_who_the_client_is_on_each_connection() {
+fn each_connection_to_a_replica_names_its_client() {
     let balancer = Process::balancer(&[mirror()], &["--send-proxy", "v1"]);
-    let mut told = Vec::new();
+    let mut ports = Vec::new();
     for _ in 0..2 {
         let mut client = connect(balancer.address);
         client.write_all(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n").expect("it reads");
@@ -70,13 +70,13 @@ fn a_replica_is_told_who_the_client_is_on_each_connection() {
         let line = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {port} {}\r\nGET /x ", balancer.address.port());
         let body = String::from_utf8(body).expect("a head is text");
         assert!(body.starts_with(&line), "{body}");
-        told.push(port);
+        ports.push(port);
     }
-    assert_ne!(told[0], told[1]);
+    assert_ne!(ports[0], ports[1]);
 }
 
 #[test]
-fn a_tunnel_is_told_of_too() {
+fn a_tunnel_to_a_replica_names_its_client() {
     let balancer = Process::balancer(&[mirror()], &["--mode", "tcp", "--send-proxy", "v1"]);
     let mut client = connect(balancer.address);
     client.write_all(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n").expect("it reads");

@@ -1,4 +1,4 @@
-//! The replica's contract, over real sockets: what it answers, and how it ends.
+//! The replica's contract over real sockets: its responses, and how it ends.
 
 mod support;
 
@@ -6,12 +6,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use support::{PATIENCE, Process, RINGWAY, connect, exchange, field, read_head, read_response, run, until};
+use support::{Process, RINGWAY, TIMEOUT, connect, exchange, field, read_head, read_response, run, until};
 
 const CLOSE: &str = "Host: a\r\nConnection: close\r\n\r\n";
 
 #[test]
-fn it_says_who_it_is() {
+fn home_names_the_server_in_text_and_in_json() {
     let replica = Process::replica("server7");
     let home = exchange(replica.address, format!("GET /home HTTP/1.1\r\n{CLOSE}"));
     assert!(home.starts_with("HTTP/1.1 200 OK\r\n") && home.ends_with("\r\n\r\nServer ID: server7"), "{home}");
@@ -26,7 +26,7 @@ fn it_says_who_it_is() {
 }
 
 #[test]
-fn heartbeats_are_empty_and_all_else_is_404() {
+fn heartbeats_are_empty_and_other_requests_get_404() {
     let replica = Process::replica("server1");
     let beat = exchange(replica.address, format!("GET /heartbeat HTTP/1.1\r\n{CLOSE}"));
     assert!(beat.starts_with("HTTP/1.1 200 ") && beat.ends_with("\r\n\r\n"), "{beat}");
@@ -39,7 +39,7 @@ fn heartbeats_are_empty_and_all_else_is_404() {
 }
 
 #[test]
-fn a_head_request_gets_the_head_alone() {
+fn a_head_request_gets_no_body() {
     let replica = Process::replica("server1");
     let answer = exchange(replica.address, format!("HEAD /home HTTP/1.1\r\n{CLOSE}"));
     assert!(answer.ends_with("\r\n\r\n"), "{answer}");
@@ -61,7 +61,7 @@ fn pipelined_requests_are_answered_in_order_on_one_connection() {
 }
 
 #[test]
-fn bodies_are_read_and_dropped_however_they_are_cut() {
+fn request_bodies_are_discarded_at_any_split() {
     let replica = Process::replica("server1");
     let sized = "POST /home HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\nGET / HTTP/";
     let chunked =
@@ -82,7 +82,7 @@ fn bodies_are_read_and_dropped_however_they_are_cut() {
 }
 
 #[test]
-fn an_expecting_client_is_told_to_go_on() {
+fn expect_100_continue_is_answered_before_the_body() {
     let replica = Process::replica("server1");
     let mut stream = connect(replica.address);
     stream
@@ -94,7 +94,7 @@ fn an_expecting_client_is_told_to_go_on() {
 }
 
 #[test]
-fn clients_of_1_0_are_kept_only_when_they_ask() {
+fn http_1_0_connections_are_kept_only_on_request() {
     let replica = Process::replica("server1");
     let answer =
         exchange(replica.address, "GET /home HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /home HTTP/1.0\r\n\r\n");
@@ -122,25 +122,25 @@ fn bad_heads_are_refused_and_the_client_sees_it() {
 }
 
 #[test]
-fn sigterm_answers_what_is_under_way_and_ends_well() {
+fn sigterm_answers_requests_in_flight_and_exits_with_0() {
     let mut replica = Process::replica("server1");
-    let mut under_way = connect(replica.address);
-    under_way
+    let mut in_flight = connect(replica.address);
+    in_flight
         .write_all(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
         .expect("it reads");
-    assert!(read_head(&mut under_way).starts_with("HTTP/1.1 100 "), "its request is under way");
+    assert!(read_head(&mut in_flight).starts_with("HTTP/1.1 100 "), "its request is in flight");
     replica.signal("TERM");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     until(deadline, "new connections to be refused", || std::net::TcpStream::connect(replica.address).err());
-    under_way.write_all(b"abc").expect("it still reads");
-    let (head, _) = read_response(&mut under_way);
+    in_flight.write_all(b"abc").expect("it still reads");
+    let (head, _) = read_response(&mut in_flight);
     assert_eq!(field(&head, "connection"), Some("close"), "{head}");
-    drop(under_way);
+    drop(in_flight);
     assert_eq!(replica.wait().code(), Some(0));
 }
 
 #[test]
-fn sigterm_is_not_held_up_by_idle_connections() {
+fn sigterm_does_not_wait_for_idle_connections() {
     let mut replica = Process::replica("server1");
     let idle: Vec<_> = (0..10).map(|_| connect(replica.address)).collect();
     replica.signal("TERM");
@@ -149,8 +149,8 @@ fn sigterm_is_not_held_up_by_idle_connections() {
 }
 
 #[test]
-fn a_child_ends_with_its_parent() {
-    // A shell is the parent; it prints what its child prints, then waits to be killed.
+fn a_replica_ends_with_its_parent() {
+    // A shell is the parent; its child prints to the same stdout.
     let script = format!("RINGWAY_PARENT_PID=$$ {RINGWAY} replica --port 0 & wait");
     let mut shell = Command::new("sh").args(["-c", &script]).stdout(Stdio::piped()).spawn().expect("a shell");
     let mut line = String::new();
@@ -159,18 +159,18 @@ fn a_child_ends_with_its_parent() {
     drop(connect(address));
     shell.kill().expect("our own shell");
     shell.wait().expect("our own shell");
-    until(Instant::now() + PATIENCE, "the child to end", || std::net::TcpStream::connect(address).err());
+    until(Instant::now() + TIMEOUT, "the child to end", || std::net::TcpStream::connect(address).err());
 }
 
 #[test]
-fn an_orphan_does_not_start() {
+fn a_replica_whose_parent_is_gone_does_not_start() {
     let output = Command::new(RINGWAY).args(["replica", "--port", "0"]).env("RINGWAY_PARENT_PID", "1").output();
     let output = output.expect("our own binary starts");
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 
 #[test]
-fn the_check_tells_the_living_from_the_dead() {
+fn check_exits_with_0_for_a_live_replica_and_1_for_none() {
     let replica = Process::replica("server1");
     let port = replica.address.port().to_string();
     assert_eq!(run(&["replica", "--check", "--port", &port]).status.code(), Some(0));

@@ -1,4 +1,4 @@
-//! A WebSocket library's client and server, which know nothing of us, talk through the balancer.
+//! The client and the server of a WebSocket library talk through the balancer, in http and in tcp mode.
 
 mod support;
 
@@ -10,23 +10,23 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tungstenite::{Message, WebSocket, client, handshake::derive_accept_key};
 
-/// Larger than any buffer on the way.
+/// Larger than any buffer on the path, in bytes.
 const LARGE: usize = 3 * 1024 * 1024;
 
 #[test]
-fn a_conversation_passes_both_ways_in_http_mode() {
+fn messages_pass_both_ways_in_http_mode() {
     let balancer = Process::balancer(&[echo_server()], &[]);
     converse(balancer.address);
 }
 
 #[test]
-fn a_conversation_passes_both_ways_in_tcp_mode() {
+fn messages_pass_both_ways_in_tcp_mode() {
     let balancer = Process::balancer(&[echo_server()], &["--mode", "tcp"]);
     converse(balancer.address);
 }
 
 #[test]
-fn many_conversations_do_not_mix() {
+fn concurrent_websockets_get_their_own_messages() {
     let balancer = Process::balancer(&[echo_server(), echo_server()], &[]);
     let mut sockets: Vec<_> = (0..50).map(|_| open(balancer.address)).collect();
     for socket in &mut sockets {
@@ -34,7 +34,7 @@ fn many_conversations_do_not_mix() {
     }
     for round in 0..5 {
         for (i, socket) in sockets.iter_mut().enumerate() {
-            socket.send(Message::text(format!("{round} from {i}"))).expect("it takes it");
+            socket.send(Message::text(format!("{round} from {i}"))).expect("sent");
         }
         for (i, socket) in sockets.iter_mut().enumerate() {
             assert_eq!(socket.read().expect("an echo"), Message::text(format!("{round} from {i}")));
@@ -46,18 +46,18 @@ fn converse(balancer: SocketAddr) {
     let mut socket = open(balancer);
     assert_eq!(socket.read().expect("the server speaks first"), Message::text("hello from /chat?room=1"));
     for text in ["", "a", "ringway"] {
-        socket.send(Message::text(text)).expect("it takes it");
+        socket.send(Message::text(text)).expect("sent");
         assert_eq!(socket.read().expect("an echo"), Message::text(text));
     }
     let large: Vec<u8> = (0..LARGE).map(|i| (i % 251) as u8).collect();
-    socket.send(Message::binary(large.clone())).expect("it takes it");
+    socket.send(Message::binary(large.clone())).expect("sent");
     assert_eq!(socket.read().expect("an echo").into_data(), large);
-    socket.send(Message::Ping("p".into())).expect("it takes it");
+    socket.send(Message::Ping("p".into())).expect("sent");
     assert_eq!(socket.read().expect("a pong"), Message::Pong("p".into()));
     let bye = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
-    socket.close(Some(bye.clone())).expect("it takes it");
+    socket.close(Some(bye.clone())).expect("sent");
     assert_eq!(socket.read().expect("its close"), Message::Close(Some(bye)));
-    assert!(socket.read().is_err(), "the connection ends with the conversation");
+    assert!(socket.read().is_err(), "the connection ends after the close");
 }
 
 fn open(balancer: SocketAddr) -> WebSocket<TcpStream> {
@@ -67,13 +67,13 @@ fn open(balancer: SocketAddr) -> WebSocket<TcpStream> {
     socket
 }
 
-/// Greets with the target it was asked for, then echoes.
+/// Greets with the request's target, then echoes.
 fn echo_server() -> SocketAddr {
     origin::start(|head, stream| {
-        // The head was read already: the library gets it again, in front of what follows.
-        let again = Replay { head: Cursor::new(head.as_bytes().to_vec()), stream };
+        // The head was read already: the library reads it again, before what follows.
+        let replayed = Replay { head: Cursor::new(head.as_bytes().to_vec()), stream };
         let target = head.split(' ').nth(1).unwrap_or_default();
-        let mut socket = tungstenite::accept(again).expect("a WebSocket client");
+        let mut socket = tungstenite::accept(replayed).expect("a WebSocket client");
         socket.send(Message::text(format!("hello from {target}"))).expect("it reads");
         while let Ok(message) = socket.read() {
             if matches!(message, Message::Text(_) | Message::Binary(_)) && socket.send(message).is_err() {
@@ -90,9 +90,9 @@ struct Replay<'s> {
 }
 
 impl Read for Replay<'_> {
-    fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
-        match self.head.read(room)? {
-            0 => self.stream.read(room),
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self.head.read(buffer)? {
+            0 => self.stream.read(buffer),
             n => Ok(n),
         }
     }
@@ -108,9 +108,9 @@ impl Write for Replay<'_> {
     }
 }
 
-/// Early frames: the client sends its first message in the same write as its upgrade, as a hasty one may.
+/// The client sends its first message in the same write as its upgrade.
 #[test]
-fn what_is_sent_with_the_upgrade_arrives_behind_it() {
+fn frames_sent_with_the_upgrade_reach_the_server() {
     let balancer = Process::balancer(&[echo_server()], &[]);
     let mut stream = connect(balancer.address);
     let key = "dGhlIHNhbXBsZSBub25jZQ==";

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::{PATIENCE, Process, exchange, until};
+use super::{Process, TIMEOUT, exchange, until};
 
 pub struct Balancer {
     pub process: Process,
@@ -59,7 +59,7 @@ impl Balancer {
 
     pub fn await_replicas(&self) {
         let n = self.replicas().len();
-        until(Instant::now() + PATIENCE, "every replica to be up", || (self.up() == n).then_some(()));
+        until(Instant::now() + TIMEOUT, "every replica to be up", || (self.up() == n).then_some(()));
     }
 
     /// Process ids of the replicas: the balancer's children.

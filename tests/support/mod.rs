@@ -1,4 +1,5 @@
-//! What the tests over real sockets share: our binary as a child process that never outlives its test, and raw clients.
+//! What the tests over real sockets share: our binary as a child process that never outlives its test, and raw clients. No
+//! assertions about behaviour.
 #![allow(dead_code)] // each test binary uses its own part
 
 pub mod balancer;
@@ -11,8 +12,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longer than anything here takes on a busy machine; reached only by a defect.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than any wait takes on a busy machine; only a defect reaches it.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub const RINGWAY: &str = env!("CARGO_BIN_EXE_ringway");
 
@@ -20,7 +21,7 @@ pub const RINGWAY: &str = env!("CARGO_BIN_EXE_ringway");
 pub struct Process {
     child: Child,
     pub address: SocketAddr,
-    /// What it printed about itself so far.
+    /// What it printed until it listened.
     pub banner: String,
 }
 
@@ -29,11 +30,11 @@ impl Process {
     pub fn start(args: &[&str], env: &[(&str, &str)]) -> Process {
         let mut command = Command::new(RINGWAY);
         command.args(args).envs(env.iter().copied());
-        Process::begin(command)
+        Process::spawn(command)
     }
 
-    /// The same for a command that was set up by the test.
-    pub fn begin(mut command: Command) -> Process {
+    /// Starts a command that the test has set up, and waits likewise.
+    pub fn spawn(mut command: Command) -> Process {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("our own binary starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let mut banner = String::new();
@@ -48,7 +49,7 @@ impl Process {
                 break address;
             }
         };
-        // Its later lines are read, so that it never blocks on them.
+        // Its later output is read, so that it never blocks on a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
         Process { child, address, banner }
     }
@@ -57,12 +58,12 @@ impl Process {
         Process::start(&["replica", "--port", "0"], &[("SERVER_ID", id)])
     }
 
-    /// A balancer over `replicas`, with no admin API, once they take requests.
-    pub fn balancer(replicas: &[SocketAddr], more: &[&str]) -> Process {
+    /// A balancer over `replicas` without an admin API, once they are up.
+    pub fn balancer(replicas: &[SocketAddr], flags: &[&str]) -> Process {
         let replicas: Vec<String> = replicas.iter().map(SocketAddr::to_string).collect();
         let mut args = vec!["run", "--listen", "127.0.0.1:0", "--admin", "off"];
         replicas.iter().for_each(|replica| args.extend(["--replica", replica]));
-        args.extend(more);
+        args.extend(flags);
         let balancer = Process::start(&args, &[]);
         balancer.await_replicas();
         balancer
@@ -70,7 +71,7 @@ impl Process {
 
     /// Waits until a request through this balancer reaches a replica.
     pub fn await_replicas(&self) {
-        until(Instant::now() + PATIENCE, "the replicas to take requests", || {
+        until(Instant::now() + TIMEOUT, "a replica to be up", || {
             let answer = try_exchange(self.address, "GET /heartbeat HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
             answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 ")).then_some(())
         });
@@ -93,7 +94,7 @@ impl Process {
     }
 
     pub fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         until(deadline, "the process to end", || self.child.try_wait().expect("our child"))
     }
 }
@@ -105,7 +106,7 @@ impl Drop for Process {
     }
 }
 
-/// What a process says on stderr, in a file of this test that is removed with it.
+/// The stderr of a process, in a file that is removed when this is dropped.
 pub struct Log(PathBuf);
 
 impl Log {
@@ -128,25 +129,25 @@ impl Drop for Log {
     }
 }
 
-/// The address in a line that says where it listens, like `ringway: balancing http://127.0.0.1:8000`.
+/// The address in a line that says where a process listens, like `ringway: balancing http://127.0.0.1:8000`.
 fn address_in(line: &str) -> Option<SocketAddr> {
-    let says = line.contains("listens on ") || line.contains("balancing ");
+    let is_banner = line.contains("listens on ") || line.contains("balancing ");
     let bare = |word: &str| word.rsplit("//").next().and_then(|word| word.trim_end_matches('/').parse().ok());
-    line.split([' ', ',', ';']).find_map(bare).filter(|_| says)
+    line.split([' ', ',', ';']).find_map(bare).filter(|_| is_banner)
 }
 
-/// Asks again until there is an answer. A condition, not a pause, decides.
-pub fn until<T>(deadline: Instant, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+/// Calls `condition` until it returns a value. No pause decides.
+pub fn until<T>(deadline: Instant, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     loop {
-        if let Some(answer) = ask() {
-            return answer;
+        if let Some(value) = condition() {
+            return value;
         }
         assert!(Instant::now() < deadline, "waited too long for {what}");
         std::thread::yield_now();
     }
 }
 
-/// `ringway ARGS` to its end.
+/// Runs `ringway ARGS` to its end.
 pub fn run(args: &[&str]) -> Output {
     Command::new(RINGWAY).args(args).env_clear().output().expect("our own binary starts")
 }
@@ -155,16 +156,16 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     try_connect(address).expect("it listens")
 }
 
-/// Whoever is reset as soon as it was accepted may see that as early as here.
+/// A client that is reset as soon as it was accepted may get that error here.
 pub fn try_connect(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
 
-/// Sends `bytes` and reads until the other side ends.
+/// Sends `bytes` and reads until the server closes.
 pub fn exchange(address: SocketAddr, bytes: impl AsRef<[u8]>) -> String {
     try_exchange(address, bytes).expect("it reads, answers and closes")
 }

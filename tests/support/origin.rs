@@ -1,9 +1,10 @@
-//! A server inside the test: each connection gets a thread and a function that answers it, after its heartbeats.
+//! A server inside the test: one thread for each connection, and a function that answers its requests. Heartbeats are
+//! answered here.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use super::{PATIENCE, field, read_head};
+use super::{TIMEOUT, field, read_head};
 
 /// Listens on a free port for the rest of the test. Heartbeats are answered here; on any other request `serve` gets
 /// its head and the connection just behind it, and returns whether the connection is kept for another one.
@@ -21,17 +22,17 @@ pub fn start(serve: impl Fn(&str, &mut TcpStream) -> bool + Clone + Send + 'stat
 
 fn answer_all(mut stream: TcpStream, serve: impl Fn(&str, &mut TcpStream) -> bool) {
     stream.set_nodelay(true).expect("a socket option");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
-    // A connection that ends between two requests has ended well.
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a socket option");
+    // A connection may end between two requests.
     while matches!(stream.peek(&mut [0]), Ok(1)) {
         let head = read_head(&mut stream);
-        let kept = if head.starts_with("GET /heartbeat ") {
+        let keep_alive = if head.starts_with("GET /heartbeat ") {
             let answered = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").is_ok();
             answered && field(&head, "connection") != Some("close")
         } else {
             serve(&head, &mut stream)
         };
-        if !kept {
+        if !keep_alive {
             return;
         }
     }
