@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use divan::Bencher;
 use ringway::control::registry::{Answer, Call, Change, Command, Effect, Registry, RegistryConfig, ServiceConfig};
-use ringway::control::runtime::{Event, InstanceId, Started};
+use ringway::control::runtime::{InstanceId, RuntimeEvent, Started};
 use ringway::core::limits::Limits;
 use ringway::core::ring::RingKind;
 use ringway::core::snapshot::{Endpoint, KeyPolicy, Mode, ReplicaId, Routes, ServiceId};
@@ -182,7 +182,7 @@ fn death(bencher: Bencher, replicas: usize) {
         running.bring_up();
         let instance = running.next_probe();
         running.apply(Command::ProbeOk { instance });
-        Command::RuntimeEvent(Event::Exited { instance, why: "killed by signal 9".into() })
+        Command::RuntimeEvent(RuntimeEvent::Exited { instance, why: "killed by signal 9".into() })
     };
     bencher.with_inputs(next).bench_local_values(|event| running.borrow_mut().apply(event));
     running.borrow_mut().bring_up();

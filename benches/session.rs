@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use ringway::core::body::Body;
-use ringway::core::buffer::Pool;
+use ringway::core::buffer::BufferPool;
 use ringway::core::context::Context;
 use ringway::core::head::{self, HeadScan};
 use ringway::core::limits::Limits;
@@ -70,7 +70,7 @@ fn snapshot_loaded(bencher: Bencher) {
 /// A keep-alive client and a pooled upstream connection, as in steady state.
 #[divan::bench(args = [SMALL, BROWSER])]
 fn request_through_a_session(bencher: Bencher, request: &[u8]) {
-    let mut cx = Context::new(Tick(1), Arc::new(snapshot()), Pool::new(4), 7);
+    let mut cx = Context::new(Tick(1), Arc::new(snapshot()), BufferPool::new(4), 7);
     cx.date_line = DATE_LINE.into();
     let address = ([127, 0, 0, 1], 8000).into();
     let arrival = Arrival { peer: address, local: address, proxied: false, tunnel_to: None };

@@ -10,7 +10,7 @@ use crate::config::{Config, RuntimeKind};
 use crate::control::admin_listener::AdminListener;
 use crate::control::probe::Heartbeat;
 use crate::control::registry::{ADD_TIMEOUT_MS, Registry, RegistryConfig, ServiceConfig};
-use crate::control::runtime::docker::{self, Docker};
+use crate::control::runtime::docker::Docker;
 use crate::control::runtime::fixed::Fixed;
 use crate::control::runtime::process::Processes;
 use crate::control::{self, ControlCore, ControlInit, End, Wakeup};
@@ -19,10 +19,10 @@ use crate::core::ring::{Member, Ring, RingKind};
 use crate::core::snapshot::{
     Endpoint, KeyPolicy, Mode, Replica, ReplicaId, ReplicaLoad, Routes, Service, ServiceId, State,
 };
-use crate::settings::{DockerSettings, HealthSettings, OnExit, Reach};
+use crate::settings::{HealthSettings, OnExit};
 use crate::shared::events;
 use crate::shared::publish::SnapshotPublisher;
-use crate::worker::{self, Listen, Settings};
+use crate::worker::{self, Listen, WorkerSettings};
 
 /// The name of the replicas' service: in messages, and in the label `ringway.service`.
 const SERVICE: &str = "default";
@@ -59,7 +59,7 @@ pub fn run(config: Config) -> Result<End, String> {
     match config.runtime() {
         RuntimeKind::Process => control::serve(async || Ok(Processes::default()), init),
         RuntimeKind::Fixed => control::serve(async || Ok(Fixed::new(config.fixed_replicas)), init),
-        RuntimeKind::Docker => control::serve(async || Docker::open(docker_settings(config.docker)).await, init),
+        RuntimeKind::Docker => control::serve(async || Docker::open(config.docker, SERVICE).await, init),
     }
 }
 
@@ -76,9 +76,9 @@ fn warn_if_few_descriptors(descriptors: u64) {
     }
 }
 
-fn worker_settings(config: &Config) -> Settings {
+fn worker_settings(config: &Config) -> WorkerSettings {
     let tunnel_to = (config.mode == Mode::Tcp).then_some(ServiceId(0));
-    Settings {
+    WorkerSettings {
         listen: vec![Listen { address: config.listen, tunnel_to, proxies: config.proxy.accept_proxy_from.clone() }],
         workers: config.workers,
         pin: config.pin,
@@ -144,32 +144,6 @@ fn admin_service(config: &Config, endpoint: &Endpoint) -> Service {
         send_proxy: None,
         replicas: vec![replica],
         ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new(ADMIN, 1)])),
-    }
-}
-
-fn docker_settings(table: DockerSettings) -> docker::Settings {
-    docker::Settings {
-        host: table.host,
-        image: table.image,
-        discover: table.discover,
-        network: table.network,
-        subnet: table.subnet,
-        cluster: table.cluster,
-        port: table.port,
-        memory_bytes: (table.memory_mib > 0).then_some(table.memory_mib << 20),
-        cpu_milli: (table.cpu_milli > 0).then_some(table.cpu_milli),
-        env: table.env,
-        labels: table.labels.into_iter().collect(),
-        reach: match table.reach {
-            Reach::Auto => docker::Reach::Auto,
-            Reach::Bridge => docker::Reach::Bridge,
-            Reach::Published => docker::Reach::Published,
-        },
-        on_exit: match table.on_exit {
-            OnExit::Keep => docker::OnExit::Keep,
-            OnExit::Remove => docker::OnExit::Remove,
-        },
-        service: SERVICE.into(),
     }
 }
 

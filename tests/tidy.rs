@@ -90,44 +90,6 @@ const WORDS: [(&str, &str); 27] = [
     ("lawless", "without a rule"),
 ];
 
-/// Files whose words are not all replaced yet.
-const UNFINISHED: &[&str] = &[
-    "src/balancer.rs",
-    "src/config/values.rs",
-    "src/control/admin.rs",
-    "src/control/control_loop.rs",
-    "src/control/log_throttle.rs",
-    "src/control/probe.rs",
-    "src/control/registry/calls.rs",
-    "src/control/registry/leaving.rs",
-    "src/control/registry/members.rs",
-    "src/control/registry/mod.rs",
-    "src/control/registry/slot.rs",
-    "src/control/registry/tests/calls.rs",
-    "src/control/registry/tests/healing.rs",
-    "src/core/body.rs",
-    "src/core/lane.rs",
-    "src/experiment/fault.rs",
-    "src/experiment/mod.rs",
-    "src/experiment/output.rs",
-    "src/experiment/progress.rs",
-    "src/experiment/ring.rs",
-    "src/shared/connection_limiter.rs",
-    "src/shared/publish.rs",
-    "src/worker/workers.rs",
-    "tests/admin.rs",
-    "tests/caps.rs",
-    "tests/descriptors.rs",
-    "tests/heal.rs",
-    "tests/loopback.rs",
-    "tests/pipelining.rs",
-    "tests/ports.rs",
-    "tests/proxy_protocol.rs",
-    "tests/sim/client/receive.rs",
-    "tests/support/mod.rs",
-    "tests/wire/rig.rs",
-];
-
 /// Type names that are declared more than once, and why they are right.
 const TWICE: [(&str, &str); 7] = [
     ("Admin", "flags of the command line, and the settings made of them"),
@@ -137,34 +99,6 @@ const TWICE: [(&str, &str); 7] = [
     ("Run", "the subcommand `run`, and one run of an experiment"),
     ("Row", "a row of an experiment's table, private to the experiment"),
     ("Runtime", "which runtime is configured, and the runtime's trait"),
-];
-
-/// Type names with more than one meaning that are not renamed yet.
-const UNFINISHED_TYPES: &[&str] = &[
-    "Answer",
-    "Call",
-    "Client",
-    "Command",
-    "Connection",
-    "Ending",
-    "Event",
-    "Failure",
-    "Fault",
-    "Forwarded",
-    "Head",
-    "Listener",
-    "Name",
-    "OnExit",
-    "Phase",
-    "Pipe",
-    "Plan",
-    "Pool",
-    "Reach",
-    "Reading",
-    "Settings",
-    "Spread",
-    "Stage",
-    "Step",
 ];
 
 #[test]
@@ -281,11 +215,7 @@ fn words_are_the_standard_terms() {
         let Ok(text) = std::fs::read_to_string(root().join(path)) else { continue };
         for (line, word, instead) in old_words(&text) {
             let found = format!("{path}:{line}: `{word}`; better: {instead}");
-            if UNFINISHED.contains(&path.as_str()) {
-                println!("unfinished: {found}");
-            } else {
-                wrong.push(found);
-            }
+            wrong.push(found);
         }
     }
     assert!(wrong.is_empty(), "{} old words\n{}", wrong.len(), wrong.join("\n"));
@@ -305,7 +235,6 @@ fn no_type_name_has_two_meanings() {
     let wrong: Vec<String> = declared
         .iter()
         .filter(|(name, _)| !TWICE.iter().any(|(known, _)| known == name))
-        .filter(|(name, _)| !UNFINISHED_TYPES.contains(&name.as_str()))
         .map(|(name, places)| format!("{name}: {}", places.join(", ")))
         .collect();
     assert!(wrong.is_empty(), "type names declared more than once\n{}", wrong.join("\n"));

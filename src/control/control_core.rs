@@ -24,7 +24,7 @@ pub struct ControlCore {
 
 /// What the driver carries out, in order.
 #[derive(Debug)]
-pub enum Action {
+pub enum ControlAction {
     /// The registry's. `Effect::Publish` is carried out already.
     Effect(Effect),
     /// A line of the control plane itself, or about what workers reported.
@@ -91,7 +91,7 @@ impl ControlCore {
         &self.worker_events
     }
 
-    pub fn apply(&mut self, command: Command, now: Tick) -> Vec<Action> {
+    pub fn apply(&mut self, command: Command, now: Tick) -> Vec<ControlAction> {
         let effects = self.registry.apply(command, now);
         for effect in &effects {
             match effect {
@@ -103,14 +103,14 @@ impl ControlCore {
                 _ => {}
             }
         }
-        effects.into_iter().map(Action::Effect).collect()
+        effects.into_iter().map(ControlAction::Effect).collect()
     }
 
     /// Takes one event that a worker reported. `None`: there is none.
-    pub fn take_worker_event(&mut self, now: Tick) -> Option<Vec<Action>> {
+    pub fn take_worker_event(&mut self, now: Tick) -> Option<Vec<ControlAction>> {
         let event: WorkerEvent = self.worker_events.events.try_recv().ok()?;
         let line = self.log_throttle.note(&event, now);
-        let mut actions: Vec<Action> = line.into_iter().map(log).collect();
+        let mut actions: Vec<ControlAction> = line.into_iter().map(log).collect();
         actions.extend(self.apply(Command::WorkerEvent(event), now));
         Some(actions)
     }
@@ -121,7 +121,7 @@ impl ControlCore {
     }
 
     /// Takes the workers' acknowledgements, if any are awaited. Call it after every command.
-    pub fn take_acks(&mut self, now: Tick) -> Vec<Action> {
+    pub fn take_acks(&mut self, now: Tick) -> Vec<ControlAction> {
         if !self.registry.awaits_acks() {
             self.publisher.ignore_acks();
             return Vec::new();
@@ -131,18 +131,18 @@ impl ControlCore {
     }
 
     /// Lines about workers' events that were held back.
-    pub fn flush_log(&mut self, now: Tick) -> Vec<Action> {
+    pub fn flush_log(&mut self, now: Tick) -> Vec<ControlAction> {
         self.log_throttle.flush(now).into_iter().map(log).collect()
     }
 
     /// The first signal begins the drain, the second ends the run. `signal` is its name.
-    pub fn signal(&mut self, signal: &str, now: Tick) -> Vec<Action> {
+    pub fn signal(&mut self, signal: &str, now: Tick) -> Vec<ControlAction> {
         if std::mem::replace(&mut self.stopping, true) {
             self.end = Some(End::AtOnce);
-            return vec![Action::Log(Level::Warn, format!("{signal} again: stopping at once"))];
+            return vec![ControlAction::Log(Level::Warn, format!("{signal} again: stopping at once"))];
         }
         let line = format!("{signal}: draining; a second signal stops at once");
-        let mut actions = vec![Action::Log(Level::Info, line)];
+        let mut actions = vec![ControlAction::Log(Level::Info, line)];
         actions.extend(self.apply(Command::Stop, now));
         if self.workers == 0 {
             actions.extend(self.apply(Command::WorkersEnded, now));
@@ -151,7 +151,7 @@ impl ControlCore {
     }
 
     /// One worker has ended: its drain is over, or it failed.
-    pub fn worker_ended(&mut self, how: WorkerEnd, now: Tick) -> Vec<Action> {
+    pub fn worker_ended(&mut self, how: WorkerEnd, now: Tick) -> Vec<ControlAction> {
         self.workers -= 1;
         let mut actions = Vec::new();
         if !self.stopping {
@@ -159,7 +159,7 @@ impl ControlCore {
                 WorkerEnd::Returned => "ended",
                 WorkerEnd::Panicked => "panicked",
             };
-            actions.push(Action::Log(Level::Error, format!("a worker {how}; {} are left", self.workers)));
+            actions.push(ControlAction::Log(Level::Error, format!("a worker {how}; {} are left", self.workers)));
         }
         match (self.workers, self.stopping) {
             (0, true) => actions.extend(self.apply(Command::WorkersEnded, now)),
@@ -170,8 +170,8 @@ impl ControlCore {
     }
 }
 
-fn log((level, line): (Level, String)) -> Action {
-    Action::Log(level, line)
+fn log((level, line): (Level, String)) -> ControlAction {
+    ControlAction::Log(level, line)
 }
 
 #[cfg(test)]
@@ -214,16 +214,18 @@ mod tests {
         }
 
         /// The command, and what the runtime and the replicas answer at once.
-        fn apply(&mut self, command: Command) -> Vec<Action> {
+        fn apply(&mut self, command: Command) -> Vec<ControlAction> {
             let mut actions = self.core.apply(command, NOW);
             let mut at = 0;
             while let Some(action) = actions.get(at) {
                 let answer = match action {
-                    Action::Effect(Effect::Start(spec)) => {
+                    ControlAction::Effect(Effect::Start(spec)) => {
                         Some(Command::Started { instance: spec.instance, started: started(spec.instance) })
                     }
-                    Action::Effect(Effect::Probe { instance, .. }) => Some(Command::ProbeOk { instance: *instance }),
-                    Action::Effect(Effect::Stop { instance, .. }) => {
+                    ControlAction::Effect(Effect::Probe { instance, .. }) => {
+                        Some(Command::ProbeOk { instance: *instance })
+                    }
+                    ControlAction::Effect(Effect::Stop { instance, .. }) => {
                         Some(Command::Stopped { instance: *instance, result: Ok(()) })
                     }
                     _ => None,
@@ -239,8 +241,8 @@ mod tests {
             self.reader.ack(epoch);
         }
 
-        fn replies(actions: &[Action]) -> usize {
-            actions.iter().filter(|action| matches!(action, Action::Effect(Effect::Reply { .. }))).count()
+        fn replies(actions: &[ControlAction]) -> usize {
+            actions.iter().filter(|action| matches!(action, ControlAction::Effect(Effect::Reply { .. }))).count()
         }
     }
 
@@ -277,8 +279,14 @@ mod tests {
             .send(WorkerEvent::Fault(ReplicaFault { replica: ReplicaId(1), kind: FaultKind::ConnectionClosed }));
         let later = NOW.after_ms(60);
         let actions = fixture.core.take_worker_event(later).expect("an event");
-        assert!(matches!(&actions[0], Action::Log(Level::Warn, line) if line.starts_with("server1: ")), "{actions:?}");
-        assert!(actions.iter().any(|action| matches!(action, Action::Effect(Effect::Probe { .. }))), "{actions:?}");
+        assert!(
+            matches!(&actions[0], ControlAction::Log(Level::Warn, line) if line.starts_with("server1: ")),
+            "{actions:?}"
+        );
+        assert!(
+            actions.iter().any(|action| matches!(action, ControlAction::Effect(Effect::Probe { .. }))),
+            "{actions:?}"
+        );
         assert!(fixture.core.take_worker_event(later).is_none());
         assert_eq!(fixture.core.log_due(), later.after_ms(1_000));
         fixture
@@ -292,13 +300,13 @@ mod tests {
     fn a_signal_drains_and_the_end_of_the_last_worker_ends_the_run() {
         let mut fixture = Fixture::new();
         let actions = fixture.core.signal("SIGTERM", NOW);
-        assert!(matches!(&actions[0], Action::Log(Level::Info, line) if line.starts_with("SIGTERM: draining")));
+        assert!(matches!(&actions[0], ControlAction::Log(Level::Info, line) if line.starts_with("SIGTERM: draining")));
         assert!(fixture.reader.load().stopping);
         assert_eq!(fixture.core.end(), None);
         let actions = fixture.core.worker_ended(WorkerEnd::Returned, NOW);
         assert_eq!(fixture.core.end(), None, "its replicas have not ended");
         for action in actions {
-            if let Action::Effect(Effect::Stop { instance, .. }) = action {
+            if let ControlAction::Effect(Effect::Stop { instance, .. }) = action {
                 fixture.apply(Command::Stopped { instance, result: Ok(()) });
             }
         }
@@ -317,7 +325,7 @@ mod tests {
     fn without_workers_the_run_ends_at_once() {
         let mut fixture = Fixture::new();
         let actions = fixture.core.worker_ended(WorkerEnd::Panicked, NOW);
-        let [Action::Log(Level::Error, line)] = &actions[..] else { panic!("{actions:?}") };
+        let [ControlAction::Log(Level::Error, line)] = &actions[..] else { panic!("{actions:?}") };
         assert_eq!(line, "a worker panicked; 0 are left");
         assert_eq!(fixture.core.end(), Some(End::AtOnce));
     }

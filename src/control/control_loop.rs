@@ -17,11 +17,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::admin::{AdminRequest, AdminState, router};
 use super::admin_listener::AdminListener;
-use super::control_core::{Action, ControlCore, End, WorkerEnd};
+use super::control_core::{ControlAction, ControlCore, End, WorkerEnd};
 use super::page::Recent;
 use super::probe::{Heartbeat, ProbeError, probe};
 use super::registry::{Answer, Command, Effect};
-use super::runtime::{Event, Failure, InstanceId, Runtime, Spec};
+use super::runtime::{Failure, InstanceId, Runtime, RuntimeEvent, Spec};
 use crate::core::ring::RingKind;
 use crate::core::snapshot::{Endpoint, Mode, ServiceId};
 use crate::core::tick::Tick;
@@ -228,11 +228,11 @@ impl<R: Runtime + 'static> ControlLoop<R> {
         self.wakeup.0.notify_one();
     }
 
-    fn carry_out(&mut self, actions: Vec<Action>) {
+    fn carry_out(&mut self, actions: Vec<ControlAction>) {
         for action in actions {
             match action {
-                Action::Effect(effect) => self.perform(effect),
-                Action::Log(level, line) => write(level, &line),
+                ControlAction::Effect(effect) => self.perform(effect),
+                ControlAction::Log(level, line) => write(level, &line),
             }
         }
     }
@@ -302,7 +302,7 @@ fn write(level: Level, line: &str) {
     log::log!(target: "ringway", level, "{line}");
 }
 
-async fn forward(mut events: UnboundedReceiver<Event>, commands: UnboundedSender<Command>) {
+async fn forward(mut events: UnboundedReceiver<RuntimeEvent>, commands: UnboundedSender<Command>) {
     while let Some(event) = events.recv().await {
         let _ = commands.send(Command::RuntimeEvent(event));
     }

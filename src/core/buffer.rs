@@ -52,17 +52,17 @@ impl DerefMut for Store {
 
 /// Last in, first out: the buffer used last is the warm one.
 #[derive(Debug)]
-pub struct Pool {
+pub struct BufferPool {
     free: Vec<Store>,
     copies: Vec<Vec<u8>>,
     keep: usize,
     lent: usize,
 }
 
-impl Pool {
+impl BufferPool {
     /// At most `keep` buffers, and as many copies, stay allocated while no bytes are in transit.
-    pub fn new(keep: usize) -> Pool {
-        Pool { free: Vec::with_capacity(keep), copies: Vec::new(), keep, lent: 0 }
+    pub fn new(keep: usize) -> BufferPool {
+        BufferPool { free: Vec::with_capacity(keep), copies: Vec::new(), keep, lent: 0 }
     }
 
     pub fn take(&mut self) -> Store {

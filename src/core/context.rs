@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::buffer::Pool;
+use super::buffer::BufferPool;
 use super::rewrite::Edits;
 use super::snapshot::Snapshot;
 use super::tick::Tick;
@@ -11,7 +11,7 @@ use super::tick::Tick;
 pub struct Context {
     pub now: Tick,
     pub snapshot: Arc<Snapshot>,
-    pub pool: Pool,
+    pub pool: BufferPool,
     pub edits: Edits,
     pub prng: Prng,
     pub tally: Tally,
@@ -20,7 +20,7 @@ pub struct Context {
 }
 
 impl Context {
-    pub fn new(now: Tick, snapshot: Arc<Snapshot>, pool: Pool, seed: u64) -> Context {
+    pub fn new(now: Tick, snapshot: Arc<Snapshot>, pool: BufferPool, seed: u64) -> Context {
         Context {
             now,
             snapshot,

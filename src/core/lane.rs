@@ -13,7 +13,7 @@
 use bytes::{Buf, Bytes};
 
 use super::body::{Body, FramingError};
-use super::buffer::{CAPACITY, HEADROOM, Pool, Store};
+use super::buffer::{BufferPool, CAPACITY, HEADROOM, Store};
 use super::head::HeadScan;
 
 /// Bodies of at least this size, in bytes, are spliced. Below, one read and one write cost less than two splices.
@@ -109,7 +109,7 @@ impl Lane {
     }
 
     /// Where the next read goes. Reading takes a buffer from the pool if the lane has none.
-    pub fn space(&mut self, pool: &mut Pool) -> &mut [u8] {
+    pub fn space(&mut self, pool: &mut BufferPool) -> &mut [u8] {
         self.close_gap();
         if self.start == self.filled {
             self.rewind();
@@ -317,7 +317,7 @@ impl Lane {
     }
 
     /// Gives the buffer back if it is empty.
-    pub fn reclaim(&mut self, pool: &mut Pool) {
+    pub fn reclaim(&mut self, pool: &mut BufferPool) {
         if self.store.is_none() || self.has_pending() {
             return;
         }
@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_lack_of_pipes_copies_one_read_and_a_refusal_copies_all() {
-        let mut pool = Pool::new(1);
+        let mut pool = BufferPool::new(1);
         let mut lane = Lane::new(Phase::Body);
         lane.body = Body::Tunnel;
         let mut read_full = |lane: &mut Lane| {

@@ -37,7 +37,7 @@ pub enum LocalReply {
 
 /// What the connection says of a request, for the fields that are added.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin<'a> {
+pub struct RequestSource<'a> {
     pub client_ip: &'a [u8],
     /// The `Host` of a request of HTTP/1.0 that has none.
     pub service: &'a str,
@@ -75,7 +75,7 @@ pub fn analyze(
     head: &[u8],
     request: &Request,
     limits: &Limits,
-    origin: Origin,
+    origin: RequestSource,
     edits: &mut Edits,
 ) -> Result<RequestAnalysis, Refusal> {
     let mut analyzer = RequestAnalyzer::new(head, request, limits.trust, edits);
@@ -349,7 +349,7 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
     }
 
     /// `X-Forwarded-For`, `X-Forwarded-Proto` and `Via` (RFC 9110 section 7.6.3).
-    fn forwarded(&mut self, origin: Origin) {
+    fn forwarded(&mut self, origin: RequestSource) {
         let proto = if self.proto_kept { b"" } else { origin.scheme.forwarded_proto() };
         let via: &[u8] = if self.request.minor == 0 { b"Via: 1.0 ringway\r\n" } else { b"Via: 1.1 ringway\r\n" };
         match self.forwarded_for.and_then(|i| self.request.fields.get(i)) {

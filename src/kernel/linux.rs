@@ -16,13 +16,13 @@ use rustix::pipe::{PipeFlags, SpliceFlags};
 use rustix::time::ClockId;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::{Event, Flush, Kernel, Token, Wake};
+use super::{Flush, Kernel, SocketEvent, Token, Wake};
 use crate::core::lane::SPLICE_MAX;
 use crate::core::snapshot::Endpoint;
 use crate::core::step::Ready;
 use crate::core::tick::Tick;
 
-/// Events that one wait returns at len_max.
+/// Events that one wait returns at most.
 const EVENTS: usize = 512;
 /// Connections that wait to be accepted, per listener.
 const BACKLOG: i32 = 4096;
@@ -122,7 +122,7 @@ pub fn open_descriptors() -> usize {
 }
 
 #[derive(Debug)]
-pub struct Pipe {
+pub struct LinuxPipe {
     read: OwnedFd,
     write: OwnedFd,
 }
@@ -130,15 +130,15 @@ pub struct Pipe {
 impl Kernel for Linux {
     type Socket = OwnedFd;
     type Listener = OwnedFd;
-    type Pipe = Pipe;
+    type Pipe = LinuxPipe;
 
-    fn wait(&mut self, timeout_ms: Option<u64>, events: &mut Vec<Event>) -> io::Result<()> {
+    fn wait(&mut self, timeout_ms: Option<u64>, events: &mut Vec<SocketEvent>) -> io::Result<()> {
         events.clear();
         match self.poll.poll(&mut self.events, timeout_ms.map(Duration::from_millis)) {
             Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
             _ => {}
         }
-        events.extend(self.events.iter().filter(|event| event.token() != WAKER).map(|event| Event {
+        events.extend(self.events.iter().filter(|event| event.token() != WAKER).map(|event| SocketEvent {
             token: unpack(event.token()),
             ready: Ready {
                 readable: event.is_readable(),
@@ -203,19 +203,19 @@ impl Kernel for Linux {
         Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | more)?)
     }
 
-    fn pipe(&mut self) -> io::Result<Pipe> {
+    fn pipe(&mut self) -> io::Result<LinuxPipe> {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // The pipe keeps its default size if the user's limit of pipe memory is reached (pipe(7)).
         let _ = rustix::pipe::fcntl_setpipe_size(&write, SPLICE_MAX as usize);
-        Ok(Pipe { read, write })
+        Ok(LinuxPipe { read, write })
     }
 
-    fn splice_in(&mut self, socket: &OwnedFd, pipe: &Pipe, len_max: u64) -> io::Result<u64> {
+    fn splice_in(&mut self, socket: &OwnedFd, pipe: &LinuxPipe, len_max: u64) -> io::Result<u64> {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         Ok(rustix::pipe::splice(socket, None, &pipe.write, None, len_max as usize, flags)? as u64)
     }
 
-    fn splice_out(&mut self, pipe: &Pipe, socket: &OwnedFd, len_max: u64) -> io::Result<u64> {
+    fn splice_out(&mut self, pipe: &LinuxPipe, socket: &OwnedFd, len_max: u64) -> io::Result<u64> {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         Ok(rustix::pipe::splice(&pipe.read, None, socket, None, len_max as usize, flags)? as u64)
     }

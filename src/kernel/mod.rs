@@ -23,7 +23,7 @@ pub enum Token {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Event {
+pub struct SocketEvent {
     pub token: Token,
     pub ready: Ready,
 }
@@ -38,7 +38,7 @@ pub trait Kernel {
     type Pipe;
 
     /// Waits for events, at most `timeout_ms` (`None`: without limit). A wake-up from another thread returns without an event.
-    fn wait(&mut self, timeout_ms: Option<u64>, events: &mut Vec<Event>) -> io::Result<()>;
+    fn wait(&mut self, timeout_ms: Option<u64>, events: &mut Vec<SocketEvent>) -> io::Result<()>;
     /// A monotonic clock.
     fn now(&mut self) -> Tick;
     fn unix_seconds(&mut self) -> u64;

@@ -9,7 +9,7 @@ use super::responses::{ResponseKind, ResponseOptions, Responses};
 use crate::core::body::Body;
 use crate::core::head::{self, HeadScan, Refusal};
 use crate::core::limits::Limits;
-use crate::core::request::{self, Origin, Scheme};
+use crate::core::request::{self, RequestSource, Scheme};
 use crate::core::rewrite::Edits;
 
 /// Bytes of unsent responses at which no further request is read: the client pipelines and does not read.
@@ -205,7 +205,7 @@ impl ClientConnection {
         let head = &bytes[..len];
         let mut storage = head::field_storage();
         let request = head::parse_request(head, &mut storage, &shared.limits)?;
-        let origin = Origin { client_ip: b"", service: "replica", scheme: Scheme::Http };
+        let origin = RequestSource { client_ip: b"", service: "replica", scheme: Scheme::Http };
         shared.edits.clear();
         let analysis = request::analyze(head, &request, &shared.limits, origin, &mut shared.edits)?;
         let field = |name: &str| request.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value);

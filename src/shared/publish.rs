@@ -45,7 +45,7 @@ pub struct SnapshotReader {
 }
 
 impl SnapshotPublisher {
-    /// Acknowledgements wake nothing: whoever awaits them has to look.
+    /// Acknowledgements wake nothing: they have to be polled.
     pub fn new(first: Snapshot) -> SnapshotPublisher {
         SnapshotPublisher::with_ack_wake(first, Arc::new(|| {}))
     }

@@ -37,18 +37,18 @@ mod upstreams;
 mod workers;
 
 pub use accept::BoundListener;
-pub use workers::{Listen, Settings, Workers, start};
+pub use workers::{Listen, WorkerSettings, Workers, start};
 
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::core::buffer::Pool;
+use crate::core::buffer::BufferPool;
 use crate::core::context::Context;
 use crate::core::snapshot::{Snapshot, State};
 use crate::core::step::{Ending, Leg, Ready};
 use crate::core::tick::Tick;
-use crate::kernel::{Event, Kernel, Token};
+use crate::kernel::{Kernel, SocketEvent, Token};
 use crate::shared::connection_limiter::ConnectionLimiter;
 use crate::shared::counters::Counters;
 use crate::shared::events::EventSender;
@@ -58,7 +58,7 @@ use clients::Clients;
 use pipes::PipePool;
 use resources::ResourceLimits;
 use slab::UpstreamId;
-use timers::Timers;
+use timers::SessionTimers;
 use upstreams::{Mux, Upstreams};
 
 /// Buffers that stay allocated while no bytes are in transit.
@@ -75,14 +75,14 @@ pub struct Worker<K: Kernel> {
     clients: Clients<K>,
     upstreams: Upstreams<K>,
     pipes: PipePool<K::Pipe>,
-    timers: Timers,
+    timers: SessionTimers,
     resources: ResourceLimits,
     /// What sessions are lent, apart from the other parts so that both can be borrowed at once.
     cx: Context,
     /// The second that `cx.date_line` is of.
     date_seconds: u64,
     /// The memory of the list of events, kept over turns.
-    events_buffer: Vec<Event>,
+    events_buffer: Vec<SocketEvent>,
     reader: SnapshotReader,
     counters: Arc<Counters>,
     events: EventSender,
@@ -128,9 +128,9 @@ impl<K: Kernel> Worker<K> {
             clients: Clients::new(),
             upstreams: Upstreams::new(),
             pipes: PipePool::new(),
-            timers: Timers::default(),
+            timers: SessionTimers::default(),
             resources: ResourceLimits::new(init.descriptors),
-            cx: Context::new(now, snapshot, Pool::new(SPARE_BUFFERS), seed),
+            cx: Context::new(now, snapshot, BufferPool::new(SPARE_BUFFERS), seed),
             date_seconds: 0,
             events_buffer: Vec::new(),
             reader,
@@ -266,7 +266,7 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    fn mark(&mut self, event: &Event) {
+    fn mark(&mut self, event: &SocketEvent) {
         match event.token {
             Token::Listener(number) => {
                 if let Some(listener) = self.listeners.get_mut(number as usize) {

@@ -9,11 +9,11 @@ use super::slab::UpstreamId;
 /// By service and member, as the snapshot numbers them.
 #[derive(Debug, Default)]
 pub struct Pools {
-    services: Vec<Vec<Pool>>,
+    services: Vec<Vec<ReplicaPool>>,
 }
 
 #[derive(Debug)]
-struct Pool {
+struct ReplicaPool {
     replica: ReplicaId,
     limit: usize,
     up: bool,
@@ -36,12 +36,12 @@ pub struct PoolKey {
 impl Pools {
     /// Arranges the pools as in `snapshot`, and returns the connections whose replica takes no more requests.
     pub fn follow(&mut self, snapshot: &Snapshot) -> Vec<UpstreamId> {
-        let mut before: Vec<Pool> = std::mem::take(&mut self.services).into_iter().flatten().collect();
+        let mut before: Vec<ReplicaPool> = std::mem::take(&mut self.services).into_iter().flatten().collect();
         before.retain(|pool| !pool.idle.is_empty());
         for service in &snapshot.services {
             let pools = service.replicas.iter().map(|replica| {
                 let kept = before.iter_mut().find(|pool| pool.replica == replica.id && replica.state == State::Up);
-                Pool {
+                ReplicaPool {
                     replica: replica.id,
                     limit: service.limits.pool_size,
                     up: replica.state == State::Up,
@@ -108,7 +108,7 @@ impl Pools {
         stale
     }
 
-    fn find(&mut self, key: PoolKey) -> Option<&mut Pool> {
+    fn find(&mut self, key: PoolKey) -> Option<&mut ReplicaPool> {
         let pools = self.services.get_mut(key.service.0 as usize)?;
         let stays = pools.get(key.member).is_some_and(|pool| pool.replica == key.replica);
         let moved = || pools.iter().position(|pool| pool.replica == key.replica);

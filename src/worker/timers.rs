@@ -9,13 +9,13 @@ use crate::core::tick::Tick;
 use super::slab::{Key, SessionId};
 
 #[derive(Debug, Default)]
-pub struct Timers {
+pub struct SessionTimers {
     heap: BinaryHeap<Reverse<(Tick, SessionId)>>,
     /// The earliest hint of each session.
     hints: Vec<Tick>,
 }
 
-impl Timers {
+impl SessionTimers {
     /// Makes sure that the session is looked at by `deadline`.
     pub fn hint(&mut self, id: SessionId, deadline: Tick) {
         let index = id.index() as usize;

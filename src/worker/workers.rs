@@ -27,7 +27,7 @@ pub struct Listen {
 }
 
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct WorkerSettings {
     pub listen: Vec<Listen>,
     pub workers: usize,
     /// Pin worker i to core i.
@@ -40,7 +40,7 @@ pub struct Settings {
 
 /// The workers of this process, bound and running.
 pub struct Workers {
-    /// The addresses bound, in the order of `Settings::listen` (port 0 made real).
+    /// The addresses bound, in the order of `WorkerSettings::listen` (port 0 made real).
     pub bound: Vec<SocketAddr>,
     pub counters: Vec<Arc<Counters>>,
     pub threads: Vec<JoinHandle<()>>,
@@ -51,7 +51,11 @@ pub struct Workers {
 /// Binds every listener in every worker (so that a port in use is an error here), gives each worker a reader at
 /// `publisher`, and starts the threads. They end by themselves once a snapshot says `stopping` and their
 /// sessions have finished (or the drain deadline has passed).
-pub fn start(settings: &Settings, publisher: &mut SnapshotPublisher, events: &EventSender) -> Result<Workers, String> {
+pub fn start(
+    settings: &WorkerSettings,
+    publisher: &mut SnapshotPublisher,
+    events: &EventSender,
+) -> Result<Workers, String> {
     let descriptors = linux::raise_descriptor_limit();
     let count = settings.workers.max(1);
     let mut bound = Vec::new();

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use ringway::control::runtime::docker::{Docker, OnExit, Settings};
-use ringway::control::runtime::{Event, FailureKind, InstanceId, Runtime, Spec, Started};
+use ringway::control::runtime::docker::Docker;
+use ringway::control::runtime::{FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started};
 use ringway::core::snapshot::ServiceId;
+use ringway::settings::{DockerSettings, OnExit};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::lab::{Lab, docker};
@@ -16,13 +17,13 @@ fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-fn settings(lab: &Lab) -> Settings {
-    Settings {
+fn settings(lab: &Lab) -> DockerSettings {
+    DockerSettings {
         image: lab.image.clone(),
         network: lab.network.clone(),
         subnet: Some(lab.subnet.clone()),
         cluster: lab.cluster.clone(),
-        ..Settings::default()
+        ..DockerSettings::default()
     }
 }
 
@@ -35,14 +36,14 @@ fn replacement(name: &str, instance: u64, replaces: u64) -> Spec {
     Spec { replaces: Some(InstanceId::Managed(replaces)), ..spec(name, instance) }
 }
 
-async fn opened(settings: Settings) -> (Docker, UnboundedReceiver<Event>, Vec<(Spec, Started)>) {
-    let runtime = Docker::open(settings).await.unwrap();
+async fn opened(settings: DockerSettings) -> (Docker, UnboundedReceiver<RuntimeEvent>, Vec<(Spec, Started)>) {
+    let runtime = Docker::open(settings, "default").await.unwrap();
     let (sender, events) = unbounded_channel();
     let adopted = runtime.attach(sender).await.unwrap();
     (runtime, events, adopted)
 }
 
-async fn next(events: &mut UnboundedReceiver<Event>) -> Event {
+async fn next(events: &mut UnboundedReceiver<RuntimeEvent>) -> RuntimeEvent {
     tokio::time::timeout(TIMEOUT, events.recv()).await.expect("an event").expect("the watch lives")
 }
 
@@ -59,10 +60,10 @@ fn an_instance_that_was_killed_is_replaced_under_its_name() {
         );
         docker(&["kill", &lab.name(1)]);
         let stopping = next(&mut events).await;
-        assert!(matches!(&stopping, Event::Stopping { instance: InstanceId::Managed(1), .. }), "{stopping:?}");
+        assert!(matches!(&stopping, RuntimeEvent::Stopping { instance: InstanceId::Managed(1), .. }), "{stopping:?}");
         let exited = next(&mut events).await;
         assert!(
-            matches!(&exited, Event::Exited { instance: InstanceId::Managed(1), why } if why == "killed by signal 9"),
+            matches!(&exited, RuntimeEvent::Exited { instance: InstanceId::Managed(1), why } if why == "killed by signal 9"),
             "{exited:?}"
         );
         let second = runtime.start(&replacement(&lab.name(1), 2, 1)).await.unwrap();
@@ -85,7 +86,7 @@ fn a_silent_instance_keeps_its_address_until_its_replacement_has_one() {
         docker(&["pause", &lab.name(1)]);
         let exited = next(&mut events).await;
         assert!(
-            matches!(&exited, Event::Exited { instance: InstanceId::Managed(1), why } if why == "it was paused"),
+            matches!(&exited, RuntimeEvent::Exited { instance: InstanceId::Managed(1), why } if why == "it was paused"),
             "{exited:?}"
         );
         let second = runtime.start(&replacement(&lab.name(1), 2, 1)).await.unwrap();
@@ -105,7 +106,7 @@ fn a_silent_instance_keeps_its_address_until_its_replacement_has_one() {
 #[ignore = "needs a Docker engine: scripts/test_docker"]
 fn containers_of_an_earlier_run_are_adopted_or_removed_as_configured() {
     let lab = Lab::new("adopt");
-    let keep = Settings { on_exit: OnExit::Keep, ..settings(&lab) };
+    let keep = DockerSettings { on_exit: OnExit::Keep, ..settings(&lab) };
     run(async {
         let (runtime, _events, _) = opened(keep.clone()).await;
         for n in 1..=3 {
@@ -121,13 +122,13 @@ fn containers_of_an_earlier_run_are_adopted_or_removed_as_configured() {
         docker(&["kill", &lab.name(3)]);
         // The kill may come before the subscription to events: then only the list shows that it ended.
         let mut event = next(&mut events).await;
-        if matches!(event, Event::Stopping { instance: InstanceId::Managed(3), .. }) {
+        if matches!(event, RuntimeEvent::Stopping { instance: InstanceId::Managed(3), .. }) {
             event = next(&mut events).await;
         }
-        assert!(matches!(event, Event::Exited { instance: InstanceId::Managed(3), .. }), "{event:?}");
+        assert!(matches!(event, RuntimeEvent::Exited { instance: InstanceId::Managed(3), .. }), "{event:?}");
         runtime.close().await;
     });
-    let changed = Settings { memory_bytes: Some(64 << 20), ..keep };
+    let changed = DockerSettings { memory_mib: 64, ..keep };
     let (_, adopted) = run(async {
         let (runtime, _events, adopted) = opened(changed.clone()).await;
         runtime.start(&spec(&lab.name(1), 9)).await.unwrap();
@@ -135,7 +136,7 @@ fn containers_of_an_earlier_run_are_adopted_or_removed_as_configured() {
     });
     assert!(adopted.is_empty(), "created with other settings: {adopted:?}");
     let (_, adopted) = run(async {
-        let (runtime, _events, adopted) = opened(Settings { on_exit: OnExit::Remove, ..changed }).await;
+        let (runtime, _events, adopted) = opened(DockerSettings { on_exit: OnExit::Remove, ..changed }).await;
         (runtime, adopted)
     });
     assert!(adopted.is_empty(), "{adopted:?}");
@@ -154,13 +155,13 @@ fn a_foreign_name_a_missing_image_and_a_container_that_ends_at_once_are_errors()
         assert!(failure.message.contains(&lab.name(1)), "{}", failure.message);
     });
     run(async {
-        let missing = Settings { image: "rwtest/no-such-image:1".into(), ..settings(&lab) };
-        let failure = Docker::open(missing).await.err().unwrap();
+        let missing = DockerSettings { image: "rwtest/no-such-image:1".into(), ..settings(&lab) };
+        let failure = Docker::open(missing, "default").await.err().unwrap();
         assert_eq!(failure.kind, FailureKind::Refused);
         assert!(failure.message.contains("docker pull rwtest/no-such-image:1"), "{}", failure.message);
     });
     run(async {
-        let crashing = Settings { env: vec![("RINGWAY_BIND".into(), "nonsense".into())], ..settings(&lab) };
+        let crashing = DockerSettings { env: vec![("RINGWAY_BIND".into(), "nonsense".into())], ..settings(&lab) };
         let (runtime, _events, _) = opened(crashing).await;
         // It ends before its start returns, which then fails, or after it, which an event reports.
         if let Err(failure) = runtime.start(&spec(&lab.name(2), 2)).await {
@@ -178,19 +179,19 @@ fn labelled_foreign_containers_join_and_leave() {
         let (_runtime, mut events, _) = opened(settings(&lab)).await;
         let foreign = lab.name(7);
         lab.run_foreign(&foreign, &["--label", "ringway.enable=true", "--label", "ringway.weight=3"]);
-        let Event::Joined { spec, started, .. } = next(&mut events).await else { panic!("none joined") };
+        let RuntimeEvent::Joined { spec, started, .. } = next(&mut events).await else { panic!("none joined") };
         assert_eq!((&*spec.name, started.weight), (foreign.as_str(), 3));
         let first = spec.instance;
         docker(&["stop", &foreign]);
-        assert!(matches!(next(&mut events).await, Event::Stopping { instance, .. } if instance == first));
-        assert!(matches!(next(&mut events).await, Event::Left { instance, .. } if instance == first));
+        assert!(matches!(next(&mut events).await, RuntimeEvent::Stopping { instance, .. } if instance == first));
+        assert!(matches!(next(&mut events).await, RuntimeEvent::Left { instance, .. } if instance == first));
         docker(&["start", &foreign]);
-        let Event::Joined { spec, .. } = next(&mut events).await else { panic!("it did not join again") };
+        let RuntimeEvent::Joined { spec, .. } = next(&mut events).await else { panic!("it did not join again") };
         assert_ne!(spec.instance, first);
         docker(&["pause", &foreign]);
-        assert!(matches!(next(&mut events).await, Event::Left { instance, .. } if instance == spec.instance));
+        assert!(matches!(next(&mut events).await, RuntimeEvent::Left { instance, .. } if instance == spec.instance));
         docker(&["unpause", &foreign]);
-        assert!(matches!(next(&mut events).await, Event::Joined { .. }));
+        assert!(matches!(next(&mut events).await, RuntimeEvent::Joined { .. }));
         assert_eq!(
             docker(&["inspect", "-f", "{{.State.Running}}", &foreign]),
             "true",

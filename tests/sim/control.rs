@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use ringway::control::control_core::{Action, ControlCore, WorkerEnd};
+use ringway::control::control_core::{ControlAction, ControlCore, WorkerEnd};
 use ringway::control::registry::{Answer, Call, Change, Command, Effect, Registry, RegistryConfig, ServiceConfig};
-use ringway::control::runtime::{Event as Happening, Failure, FailureKind, InstanceId, Spec, Started};
+use ringway::control::runtime::{Failure, FailureKind, InstanceId, RuntimeEvent, Spec, Started};
 use ringway::core::limits::Limits;
 use ringway::core::ring::{Member, Ring, RingKind};
 use ringway::core::snapshot::{
@@ -212,11 +212,11 @@ impl Control {
         self.carry_out(net, actions);
     }
 
-    fn carry_out(&mut self, net: &mut Net, actions: Vec<Action>) {
+    fn carry_out(&mut self, net: &mut Net, actions: Vec<ControlAction>) {
         for action in actions {
             match action {
-                Action::Effect(effect) => self.perform(net, effect),
-                Action::Log(_, line) => net.log(|| format!("log: {line}")),
+                ControlAction::Effect(effect) => self.perform(net, effect),
+                ControlAction::Log(_, line) => net.log(|| format!("log: {line}")),
             }
         }
         if self.core.awaits_acks() && !self.looking {
@@ -331,7 +331,7 @@ impl Control {
         replica.die(net);
         let instance = InstanceId::Managed(replica.instance);
         let us = net.random.control().range(100, 50_000);
-        self.tell_later(net, us, Command::RuntimeEvent(Happening::Exited { instance, why: "struck".into() }));
+        self.tell_later(net, us, Command::RuntimeEvent(RuntimeEvent::Exited { instance, why: "struck".into() }));
     }
 
     fn operator_calls(&mut self, net: &mut Net) {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringway::core::snapshot::Endpoint;
 use ringway::core::tick::Tick;
-use ringway::kernel::{Event, Flush, Kernel, Token};
+use ringway::kernel::{Flush, Kernel, SocketEvent, Token};
 
 use super::net::{Net, Owner, SharedNet, SocketId};
 
@@ -75,7 +75,7 @@ impl Kernel for SimKernel {
     type Pipe = SimPipe;
 
     /// Oracle: a worker does not wait while bytes sent with MSG_MORE are held back.
-    fn wait(&mut self, timeout_ms: Option<u64>, events: &mut Vec<Event>) -> io::Result<()> {
+    fn wait(&mut self, timeout_ms: Option<u64>, events: &mut Vec<SocketEvent>) -> io::Result<()> {
         events.clear();
         let net = &mut *self.net.borrow_mut();
         let woken = self.wake.swap(false, Ordering::Relaxed);

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ringway::core::buffer::Pool;
+use ringway::core::buffer::BufferPool;
 use ringway::core::context::Context;
 use ringway::core::limits::Limits;
 use ringway::core::ring::{Member, Ring, RingKind};
@@ -146,7 +146,7 @@ impl Rig {
         };
         let services = vec![Arc::new(service)];
         let snapshot = Snapshot { epoch: 1, stopping: false, services, routes: Routes::default() };
-        let mut cx = Context::new(Tick(1), Arc::new(snapshot), Pool::new(4), 1);
+        let mut cx = Context::new(Tick(1), Arc::new(snapshot), BufferPool::new(4), 1);
         cx.date_line = DATE_LINE.into();
         let arrival =
             Arrival { peer: SocketAddr::from(CLIENT), local: SocketAddr::from(OURS), proxied: false, tunnel_to: None };
@@ -183,7 +183,7 @@ impl Rig {
         self.cut = cut;
     }
 
-    /// Bytes on an upstream connection that nobody asked for.
+    /// Bytes on an upstream connection that belong to no request.
     pub fn replica_says(&mut self, upstream: usize, bytes: &[u8]) {
         self.upstreams[upstream].feed.add(bytes, Cut::Whole);
     }
@@ -238,7 +238,7 @@ impl Rig {
         panic!("still busy after {STEPS} steps: {:?}", self.session);
     }
 
-    /// Time goes by: the session hears of its deadline if that has passed.
+    /// Time passes: the session acts on its deadline if that has passed.
     pub fn pass(&mut self, ms: u64) {
         self.cx.now = self.cx.now.after_ms(ms);
         self.with_context(|session, cx| session.on_deadline(cx));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use log::Level;
 
 use super::answer::{Answer, Call};
-use crate::control::runtime::{Event, Failure, InstanceId, Spec, Started};
+use crate::control::runtime::{Failure, InstanceId, RuntimeEvent, Spec, Started};
 use crate::core::limits::Limits;
 use crate::core::proxy::Version;
 use crate::core::ring::RingKind;
@@ -67,7 +67,7 @@ pub enum Command {
         instance: InstanceId,
         result: Result<(), Failure>,
     },
-    RuntimeEvent(Event),
+    RuntimeEvent(RuntimeEvent),
     ProbeOk {
         instance: InstanceId,
     },

@@ -10,7 +10,7 @@ use super::command::{Effect, readable, since};
 use super::leaving::{Leaving, NameUse};
 use super::slot::{ProbeState, START_TIMEOUT_MS, Slot, SlotState};
 use super::slots::SlotId;
-use crate::control::runtime::{Event, Failure, InstanceId, Origin, Spec, Started};
+use crate::control::runtime::{Failure, InstanceId, Origin, RuntimeEvent, Spec, Started};
 use crate::core::snapshot::{Endpoint, ReplicaId, ServiceId, State};
 use crate::core::tick::Tick;
 use crate::shared::events::WorkerEvent;
@@ -269,12 +269,12 @@ impl Registry {
         service.tally()
     }
 
-    pub(super) fn runtime_event(&mut self, event: Event, now: Tick) {
+    pub(super) fn runtime_event(&mut self, event: RuntimeEvent, now: Tick) {
         match event {
-            Event::Exited { instance, why } => self.exited(instance, &why, now),
-            Event::Stopping { instance, why } => self.stopping_outside(instance, &why, now),
-            Event::Joined { spec, started, why } => self.joined(spec, started, &why, now),
-            Event::Left { instance, why } => self.left(instance, &why),
+            RuntimeEvent::Exited { instance, why } => self.exited(instance, &why, now),
+            RuntimeEvent::Stopping { instance, why } => self.stopping_outside(instance, &why, now),
+            RuntimeEvent::Joined { spec, started, why } => self.joined(spec, started, &why, now),
+            RuntimeEvent::Left { instance, why } => self.left(instance, &why),
         }
     }
 

@@ -23,7 +23,7 @@ pub struct Leaving {
     /// Whether its name may be used before it is gone.
     pub name_use: NameUse,
     pub since: Tick,
-    stage: Stage,
+    stage: LeavingState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub enum NameUse {
 }
 
 #[derive(Debug)]
-enum Stage {
+enum LeavingState {
     /// Some worker may still choose it.
     AwaitingAck { replica: Replica, epoch: u64, deadline: Tick },
     /// No worker chooses it any more: it finishes its requests.
@@ -48,27 +48,27 @@ impl Leaving {
     /// Left the ring, and may have requests.
     pub fn draining(slot: &Slot, instance: InstanceId, epoch: u64, now: Tick, deadline: Tick) -> Leaving {
         let replica = Replica { state: State::Draining, ..slot.replica() };
-        let stage = Stage::AwaitingAck { replica, epoch, deadline };
+        let stage = LeavingState::AwaitingAck { replica, epoch, deadline };
         Leaving { since: now, stage, ..Leaving::stopping(slot, instance, NameUse::Held) }
     }
 
     /// Stopped at once: it takes no requests.
     pub fn stopping(slot: &Slot, instance: InstanceId, name_use: NameUse) -> Leaving {
         let (service, name) = (slot.service, slot.name.clone());
-        Leaving { service, name, instance, name_use, since: Tick::ZERO, stage: Stage::Stopping }
+        Leaving { service, name, instance, name_use, since: Tick::ZERO, stage: LeavingState::Stopping }
     }
 
     fn due(&self) -> Tick {
         match self.stage {
-            Stage::AwaitingAck { deadline, .. } => deadline,
-            Stage::Draining { look_at, deadline, .. } => look_at.min(deadline),
-            Stage::Stopping => Tick::NEVER,
+            LeavingState::AwaitingAck { deadline, .. } => deadline,
+            LeavingState::Draining { look_at, deadline, .. } => look_at.min(deadline),
+            LeavingState::Stopping => Tick::NEVER,
         }
     }
 
     fn awaited_epoch(&self) -> Option<u64> {
         match self.stage {
-            Stage::AwaitingAck { epoch, .. } => Some(epoch),
+            LeavingState::AwaitingAck { epoch, .. } => Some(epoch),
             _ => None,
         }
     }
@@ -76,8 +76,8 @@ impl Leaving {
     /// What a snapshot shows beside the ring's members.
     pub fn replica(&self) -> Option<&Replica> {
         match &self.stage {
-            Stage::AwaitingAck { replica, .. } | Stage::Draining { replica, .. } => Some(replica),
-            Stage::Stopping => None,
+            LeavingState::AwaitingAck { replica, .. } | LeavingState::Draining { replica, .. } => Some(replica),
+            LeavingState::Stopping => None,
         }
     }
 
@@ -86,8 +86,8 @@ impl Leaving {
     }
 
     fn acked(&mut self, now: Tick) {
-        if let Stage::AwaitingAck { replica, deadline, .. } = &self.stage {
-            self.stage = Stage::Draining { replica: replica.clone(), look_at: now, deadline: *deadline };
+        if let LeavingState::AwaitingAck { replica, deadline, .. } = &self.stage {
+            self.stage = LeavingState::Draining { replica: replica.clone(), look_at: now, deadline: *deadline };
         }
     }
 
@@ -95,12 +95,12 @@ impl Leaving {
     fn is_drained(&mut self, now: Tick) -> bool {
         let in_flight = self.requests_in_flight();
         match &mut self.stage {
-            Stage::AwaitingAck { deadline, .. } => *deadline <= now,
-            Stage::Draining { look_at, deadline, .. } => {
+            LeavingState::AwaitingAck { deadline, .. } => *deadline <= now,
+            LeavingState::Draining { look_at, deadline, .. } => {
                 *look_at = now.after_ms(DRAIN_LOOK_MS);
                 in_flight == 0 || *deadline <= now
             }
-            Stage::Stopping => false,
+            LeavingState::Stopping => false,
         }
     }
 
@@ -115,7 +115,7 @@ impl Leaving {
     }
 
     fn stop(&mut self) -> ServiceId {
-        self.stage = Stage::Stopping;
+        self.stage = LeavingState::Stopping;
         self.service
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{Event, Failure, FailureKind, InstanceId, Runtime, Spec, Started};
+use super::{Failure, FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started};
 use crate::core::snapshot::{Endpoint, ServiceId};
 use crate::settings::FixedReplica;
 
@@ -29,7 +29,7 @@ impl Runtime for Fixed {
         Ok(())
     }
 
-    async fn attach(&self, _events: UnboundedSender<Event>) -> Result<Vec<(Spec, Started)>, Failure> {
+    async fn attach(&self, _events: UnboundedSender<RuntimeEvent>) -> Result<Vec<(Spec, Started)>, Failure> {
         Ok(self.replicas.iter().zip(1..).map(|(replica, number)| found(replica, number)).collect())
     }
 

@@ -77,7 +77,7 @@ pub struct Started {
 
 /// What a runtime reports without being asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum RuntimeEvent {
     /// An instance ended. `why` is for the operator ("killed by signal 9", "exit status 1").
     Exited { instance: InstanceId, why: String },
     /// It was signalled to stop, not by us: it leaves the ring now and finishes the requests in flight.
@@ -118,7 +118,10 @@ pub trait Runtime {
     fn stop(&self, instance: InstanceId, grace: Duration) -> impl Future<Output = Result<(), Failure>>;
     /// Called once, before anything else, with the channel for events. Returns what runs already: instances of an earlier
     /// run to adopt, or all servers where `can_start` is false.
-    fn attach(&self, events: UnboundedSender<Event>) -> impl Future<Output = Result<Vec<(Spec, Started)>, Failure>>;
+    fn attach(
+        &self,
+        events: UnboundedSender<RuntimeEvent>,
+    ) -> impl Future<Output = Result<Vec<(Spec, Started)>, Failure>>;
     /// False for a fixed list of servers.
     fn can_start(&self) -> bool;
     /// True where replicas run on when the balancer ends.

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Event, Failure, FailureKind, InstanceId, Runtime, Spec, Started};
+use super::{Failure, FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started};
 use crate::core::snapshot::Endpoint;
 use crate::kernel::parent::PARENT;
 
@@ -37,7 +37,7 @@ const LISTEN_PAUSE: Duration = Duration::from_millis(2);
 pub struct Processes {
     program: PathBuf,
     children: Rc<RefCell<HashMap<InstanceId, Running>>>,
-    events: OnceCell<UnboundedSender<Event>>,
+    events: OnceCell<UnboundedSender<RuntimeEvent>>,
 }
 
 /// In the table until the process is reaped: as long, its process id is not given to another.
@@ -105,7 +105,7 @@ impl Processes {
             children.borrow_mut().remove(&instance);
             exit.send_replace(Some(why.clone()));
             if let Some(events) = events.filter(|_| started.get()) {
-                let _ = events.send(Event::Exited { instance, why });
+                let _ = events.send(RuntimeEvent::Exited { instance, why });
             }
         }
     }
@@ -153,7 +153,7 @@ impl Runtime for Processes {
         Ok(())
     }
 
-    async fn attach(&self, events: UnboundedSender<Event>) -> Result<Vec<(Spec, Started)>, Failure> {
+    async fn attach(&self, events: UnboundedSender<RuntimeEvent>) -> Result<Vec<(Spec, Started)>, Failure> {
         let _ = self.events.set(events);
         Ok(Vec::new())
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::DATE_LINE;
 use super::sent::Sent;
-use crate::core::buffer::Pool;
+use crate::core::buffer::BufferPool;
 use crate::core::context::Context;
 use crate::core::limits::Limits;
 use crate::core::proxy::Version;
@@ -29,7 +29,7 @@ pub fn session(bytes: &[u8]) {
     let introduced = (kind & INTRODUCED != 0).then_some(Version::V2);
     let service = Arc::new(service(introduced));
     let snapshot = Snapshot { epoch: 1, stopping: false, services: vec![service], routes: Routes::default() };
-    let mut cx = Context::new(Tick(1), Arc::new(snapshot), Pool::new(2), 1);
+    let mut cx = Context::new(Tick(1), Arc::new(snapshot), BufferPool::new(2), 1);
     cx.date_line = DATE_LINE.into();
     let mut sent = Sent::default();
     let local = SocketAddr::from(([127, 0, 0, 1], 80));

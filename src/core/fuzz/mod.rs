@@ -9,7 +9,7 @@ pub use life::session;
 use super::body::Body;
 use super::head::{self, HeadScan};
 use super::limits::Limits;
-use super::request::{self, Origin, Scheme};
+use super::request::{self, RequestSource, Scheme};
 use super::response::{self, RequestSummary};
 use super::rewrite::Edits;
 
@@ -76,7 +76,7 @@ fn forwarded(head: &[u8], limits: &Limits) -> Option<Vec<u8>> {
     let mut room = head::field_storage();
     let request = head::parse_request(head, &mut room, limits).ok()?;
     let mut edits = Edits::default();
-    let origin = Origin { client_ip: b"192.0.2.1", service: "service", scheme: Scheme::Http };
+    let origin = RequestSource { client_ip: b"192.0.2.1", service: "service", scheme: Scheme::Http };
     request::analyze(head, &request, limits, origin, &mut edits).ok()?;
     Some(applied(head, &edits))
 }

@@ -5,7 +5,7 @@ use super::widest;
 use crate::core::body::Body;
 use crate::core::head::{self, HeadScan};
 use crate::core::proxy;
-use crate::core::request::{self, Origin, Scheme};
+use crate::core::request::{self, RequestSource, Scheme};
 use crate::core::rewrite::Edits;
 
 /// One upstream connection.
@@ -63,7 +63,7 @@ impl Sent {
         let mut room = head::field_storage();
         let head = head::parse_request(&self.bytes[..len], &mut room, &limits);
         let head = head.unwrap_or_else(|refusal| panic!("{}: {self}", refusal.why));
-        let origin = Origin { client_ip: b"192.0.2.1", service: "service", scheme: Scheme::Http };
+        let origin = RequestSource { client_ip: b"192.0.2.1", service: "service", scheme: Scheme::Http };
         let plan = request::analyze(&self.bytes[..len], &head, &limits, origin, &mut Edits::default());
         let plan = plan.unwrap_or_else(|refusal| panic!("{}: {self}", refusal.why));
         self.idempotent = plan.idempotent;

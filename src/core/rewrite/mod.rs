@@ -1,4 +1,4 @@
-//! What an intermediary does alike to both heads: it reads the framing, `Connection` and `Upgrade` fields, cuts field
+//! What an intermediary does alike to both heads: it reads the framing, `ConnectionTokens` and `Upgrade` fields, cuts field
 //! lines and writes them anew. What it means for a request or a response is decided by their analyzers.
 
 mod edits;
@@ -14,7 +14,7 @@ pub struct Rewriter<'h, 'e> {
     fields: Fields<'h>,
     minor: u8,
     edits: &'e mut Edits,
-    connection: Connection,
+    connection: ConnectionTokens,
     /// `Content-Length`, and the field that stays.
     length: Option<(u64, usize)>,
     /// `Transfer-Encoding: chunked`.
@@ -23,9 +23,9 @@ pub struct Rewriter<'h, 'e> {
     upgrade: Option<usize>,
 }
 
-/// What `Connection` says, every token of every field (RFC 9110 section 7.6.1).
+/// What `ConnectionTokens` says, every token of every field (RFC 9110 section 7.6.1).
 #[derive(Clone, Copy, Debug, Default)]
-struct Connection {
+struct ConnectionTokens {
     close: bool,
     keep_alive: bool,
     upgrade: bool,
@@ -46,7 +46,7 @@ pub enum CodingError {
 
 impl<'h, 'e> Rewriter<'h, 'e> {
     pub fn new(head: &'h [u8], fields: Fields<'h>, minor: u8, edits: &'e mut Edits) -> Self {
-        let connection = Connection::default();
+        let connection = ConnectionTokens::default();
         Rewriter { head, fields, minor, edits, connection, length: None, coding: None, upgrade: None }
     }
 
@@ -77,7 +77,7 @@ impl<'h, 'e> Rewriter<'h, 'e> {
         Ok(())
     }
 
-    /// `Connection` is read and cut: it is between two neighbours.
+    /// `ConnectionTokens` is read and cut: it is between two neighbours.
     pub fn connection(&mut self, i: usize, value: &[u8]) -> Result<(), &'static str> {
         self.connection.read(value)?;
         self.cut(i);
@@ -105,7 +105,7 @@ impl<'h, 'e> Rewriter<'h, 'e> {
         self.upgrade.is_some()
     }
 
-    /// `Connection` says that `Upgrade` is meant for its receiver (RFC 9110 section 7.8).
+    /// `ConnectionTokens` says that `Upgrade` is meant for its receiver (RFC 9110 section 7.8).
     pub fn connection_upgrades(&self) -> bool {
         self.connection.upgrade
     }
@@ -164,7 +164,7 @@ impl<'h, 'e> Rewriter<'h, 'e> {
         }
     }
 
-    /// Cuts the fields that `Connection` names (RFC 9110 section 7.6.1), save those that are `exempt`.
+    /// Cuts the fields that `ConnectionTokens` names (RFC 9110 section 7.6.1), save those that are `exempt`.
     pub fn cut_nominated(&mut self, exempt: fn(&str) -> bool) {
         if !self.connection.nominates {
             return;
@@ -203,11 +203,11 @@ impl<'h, 'e> Rewriter<'h, 'e> {
     }
 }
 
-impl Connection {
+impl ConnectionTokens {
     fn read(&mut self, value: &[u8]) -> Result<(), &'static str> {
         for token in head::tokens(value) {
             if !head::is_token(token) {
-                return Err("malformed Connection");
+                return Err("malformed ConnectionTokens");
             }
             if token.eq_ignore_ascii_case(b"close") {
                 self.close = true;
@@ -223,5 +223,5 @@ impl Connection {
     }
 }
 
-/// Names that are common in `Connection` and are cut or kept by rules of their own.
+/// Names that are common in `ConnectionTokens` and are cut or kept by rules of their own.
 const HOP_BY_HOP: [&[u8]; 4] = [b"te", b"trailer", b"http2-settings", b"proxy-connection"];

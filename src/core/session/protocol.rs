@@ -12,7 +12,7 @@ use crate::core::head::{self, HeadScan, Refusal};
 use crate::core::ip::IpText;
 use crate::core::lane::Phase;
 use crate::core::proxy::{self, Ends};
-use crate::core::request::{self, LocalReply, Origin, Scheme};
+use crate::core::request::{self, LocalReply, RequestSource, Scheme};
 use crate::core::snapshot::ServiceId;
 use crate::core::step::{Ending, Notice};
 use crate::core::{key, reply, response};
@@ -142,7 +142,7 @@ impl Session {
         let id = cx.snapshot.routes.service(target);
         let service = cx.snapshot.service(id).ok_or(head::refusal(503, "no service is configured"))?;
         let client_ip = self.client_ip.text();
-        let origin = Origin { client_ip, service: &service.name, scheme: Scheme::Http };
+        let origin = RequestSource { client_ip, service: &service.name, scheme: Scheme::Http };
         cx.edits.clear();
         let analysis = request::analyze(head, &request, limits, origin, &mut cx.edits)?;
         let key = key::of(&service.key, target, request.fields, client_ip, cx.prng.next_u32());

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use ringway::core::step::Ready;
-use ringway::kernel::{Event as KernelEvent, Token};
+use ringway::kernel::{SocketEvent, Token};
 
 use super::{Actor, Event, Net, Owner, SocketId};
 
@@ -136,7 +136,7 @@ impl Net {
     }
 
     /// At most `max` events; the others stay for the next call.
-    pub fn edges(&mut self, worker: usize, max: usize, out: &mut Vec<KernelEvent>) {
+    pub fn edges(&mut self, worker: usize, max: usize, out: &mut Vec<SocketEvent>) {
         while out.len() < max
             && let Some(source) = self.pollers[worker].queue.pop_front()
         {
@@ -147,27 +147,27 @@ impl Net {
         }
     }
 
-    fn listener_event(&mut self, worker: usize, listener: usize) -> Option<KernelEvent> {
+    fn listener_event(&mut self, worker: usize, listener: usize) -> Option<SocketEvent> {
         let listener = &mut self.pollers[worker].listeners[listener];
         listener.queued = false;
         let token = listener.token.filter(|_| !listener.backlog.is_empty())?;
-        Some(KernelEvent { token, ready: Ready { readable: true, ..Ready::default() } })
+        Some(SocketEvent { token, ready: Ready { readable: true, ..Ready::default() } })
     }
 
-    fn socket_event(&mut self, id: SocketId) -> Option<KernelEvent> {
+    fn socket_event(&mut self, id: SocketId) -> Option<SocketEvent> {
         self.sockets[id].queued = false;
         let mask = self.mask(id);
         let token = self.sockets[id].token.filter(|_| mask != Mask::default())?;
-        Some(KernelEvent { token, ready: mask.ready() })
+        Some(SocketEvent { token, ready: mask.ready() })
     }
 
     /// An event for a random socket of the worker that may not be ready.
-    pub fn spurious_event(&mut self, worker: usize) -> Option<KernelEvent> {
+    pub fn spurious_event(&mut self, worker: usize) -> Option<SocketEvent> {
         let id = self.random.network().below(self.sockets.len() as u64) as usize;
         let socket = self.sockets.get(id)?;
         let token = socket.token.filter(|_| socket.owner == Owner::Worker(worker) && !socket.connecting)?;
         let readable = self.random.network().one_in(2);
-        Some(KernelEvent { token, ready: Ready { readable, writable: !readable, ..Ready::default() } })
+        Some(SocketEvent { token, ready: Ready { readable, writable: !readable, ..Ready::default() } })
     }
 
     /// What poll(2) would report (tcp_poll in Linux).

@@ -209,7 +209,7 @@ fn a_failed_start_is_logged_and_tried_again() {
 fn an_instance_stopped_from_outside_drains_and_is_replaced_when_it_has_exited() {
     let mut world = World::up();
     let instance = world.instance("server2");
-    world.tell(Command::RuntimeEvent(Event::Stopping { instance, why: "docker stop".into() }));
+    world.tell(Command::RuntimeEvent(RuntimeEvent::Stopping { instance, why: "docker stop".into() }));
     assert_eq!(world.state("server2"), Some(State::Draining));
     world.kill("server2");
     world.pass(50);
@@ -285,7 +285,7 @@ fn a_foreign_replica_joins_and_leaves_by_itself() {
     let mut world = World::up();
     let foreign = InstanceId::Foreign(0);
     let joined = |instance, name: &str| {
-        Command::RuntimeEvent(Event::Joined {
+        Command::RuntimeEvent(RuntimeEvent::Joined {
             spec: spec(instance, name),
             started: started(instance),
             why: "its label".into(),
@@ -301,7 +301,7 @@ fn a_foreign_replica_joins_and_leaves_by_itself() {
     world.pass(1_100);
     assert_eq!(world.state("web"), Some(State::Down));
     assert!(world.stops.is_empty(), "a foreign instance is not stopped");
-    world.tell(Command::RuntimeEvent(Event::Left { instance: foreign, why: "removed".into() }));
+    world.tell(Command::RuntimeEvent(RuntimeEvent::Left { instance: foreign, why: "removed".into() }));
     assert_eq!(world.state("web"), None);
     assert_eq!(world.names().len(), 3);
 }

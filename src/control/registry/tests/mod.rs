@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::*;
-use crate::control::runtime::{Event, Failure, FailureKind, InstanceId, Origin, Spec, Started};
+use crate::control::runtime::{Failure, FailureKind, InstanceId, Origin, RuntimeEvent, Spec, Started};
 use crate::core::limits::Limits;
 use crate::core::ring::RingKind;
 use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Routes, Service, ServiceId, State};
@@ -242,7 +242,7 @@ pub fn started(instance: InstanceId) -> Started {
 }
 
 pub fn exited(instance: InstanceId, why: &str) -> Command {
-    Command::RuntimeEvent(Event::Exited { instance, why: why.into() })
+    Command::RuntimeEvent(RuntimeEvent::Exited { instance, why: why.into() })
 }
 
 pub fn managed(number: u64) -> InstanceId {

@@ -76,13 +76,13 @@ fn a_stop_ends_the_instances_of_every_service_that_does_not_keep_them() {
 fn a_foreign_instance_may_have_the_number_of_a_managed_one() {
     let mut world = World::up();
     let same = InstanceId::Foreign(world.instance("server1").number());
-    let joined = Event::Joined { spec: spec(same, "web"), started: started(same), why: "its label".into() };
+    let joined = RuntimeEvent::Joined { spec: spec(same, "web"), started: started(same), why: "its label".into() };
     world.alive.insert(same, "web".into());
     world.tell(Command::RuntimeEvent(joined));
     world.pass(50);
     let ids: BTreeSet<ReplicaId> = world.service().replicas.iter().map(|replica| replica.id).collect();
     assert_eq!((world.up_names().len(), ids.len()), (4, 4), "replicas have ids of their own");
-    world.tell(Command::RuntimeEvent(Event::Left { instance: same, why: "removed".into() }));
+    world.tell(Command::RuntimeEvent(RuntimeEvent::Left { instance: same, why: "removed".into() }));
     assert_eq!(world.up_names(), ["server1", "server2", "server3"]);
     world.kill("server1");
     world.pass(50);
@@ -96,7 +96,7 @@ fn a_foreign_replica_that_joins_again_with_another_weight_rebuilds_the_ring() {
     let joined = |number, weight| {
         let instance = InstanceId::Foreign(number);
         let started = Started { weight, ..started(instance) };
-        Command::RuntimeEvent(Event::Joined { spec: spec(instance, "web"), started, why: "its label".into() })
+        Command::RuntimeEvent(RuntimeEvent::Joined { spec: spec(instance, "web"), started, why: "its label".into() })
     };
     world.tell(joined(1, 1));
     let ring = world.service().ring.clone();

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use bollard::models::ContainerSummaryStateEnum as State;
 
-use super::OnExit;
 use super::driver::{Driver, short};
 use super::plan::{self, ManagedLabels};
 use crate::control::runtime::{Failure, InstanceId, Spec, Started};
 use crate::core::snapshot::ServiceId;
+use crate::settings::OnExit;
 
 impl Driver {
     /// Adopts those that run and are what this run would start, and removes the others.

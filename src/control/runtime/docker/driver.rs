@@ -18,9 +18,10 @@ use super::engine::{self, Engine, no_image, status};
 use super::instance_table::{InitialName, InstanceTable, StopPlan};
 use super::network::{self, Addresses, Network};
 use super::plan::{self, ContainerPlan, ManagedLabels};
-use super::{OnExit, Reach, Settings, watch};
+use super::watch;
 use crate::control::runtime::{Failure, FailureKind, Spec, Started};
 use crate::core::snapshot::Endpoint;
+use crate::settings::{DockerSettings, OnExit, Reach};
 
 /// How often a start tries to get its name, and how long it waits in between: the engine may be removing the container
 /// that has it.
@@ -36,7 +37,9 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 pub struct Driver {
     pub engine: Engine,
-    pub settings: Settings,
+    pub settings: DockerSettings,
+    /// The service that its replicas belong to.
+    pub service: String,
     pub network: Network,
     pub plan: ContainerPlan,
     pub reach: Reach,

@@ -41,7 +41,6 @@ mod network;
 mod plan;
 mod watch;
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,71 +51,8 @@ use self::cluster_lock::ClusterLock;
 use self::driver::Driver;
 use self::engine::{Engine, no_image, status};
 use self::plan::ContainerPlan;
-use super::{Event, Failure, FailureKind, InstanceId, Runtime, Spec, Started};
-
-/// The operator's settings for the containers. Plain data.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// The engine: `unix:///path`, `tcp://host:port` or `https://host:port`. `None` is `DOCKER_HOST`, or the usual sockets.
-    pub host: Option<String>,
-    pub image: String,
-    pub network: String,
-    /// Of a network that is to be created: `10.1.2.0/24`.
-    pub subnet: Option<String>,
-    /// Names the containers of this Ringway on the engine. One Ringway per cluster name and engine.
-    pub cluster: String,
-    /// `PORT` inside the containers.
-    pub port: u16,
-    pub memory_bytes: Option<u64>,
-    pub cpu_milli: Option<u32>,
-    pub env: Vec<(String, String)>,
-    pub labels: BTreeMap<String, String>,
-    pub reach: Reach,
-    pub on_exit: OnExit,
-    /// Whether foreign containers with the label `ringway.enable=true` are balanced.
-    pub discover: bool,
-    /// Foreign containers whose label `ringway.service` names another service are not balanced.
-    pub service: String,
-}
-
-/// How containers are dialled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
-    /// On the bridge address if this host is on the network, on a published port if not.
-    Auto,
-    Bridge,
-    Published,
-}
-
-/// What happens to the replicas when Ringway ends, and to those that it finds when it starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnExit {
-    /// They run on, and the next start adopts them.
-    Keep,
-    /// They are removed; if Ringway was killed, the next start removes them.
-    Remove,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
-            host: None,
-            image: "ringway".into(),
-            network: "ringway".into(),
-            subnet: None,
-            cluster: "ringway".into(),
-            port: 8080,
-            memory_bytes: None,
-            cpu_milli: None,
-            env: Vec::new(),
-            labels: BTreeMap::new(),
-            reach: Reach::Auto,
-            on_exit: OnExit::Remove,
-            discover: true,
-            service: "default".into(),
-        }
-    }
-}
+use super::{Failure, FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started};
+use crate::settings::{DockerSettings, OnExit, Reach};
 
 /// The Docker runtime.
 pub struct Docker {
@@ -124,8 +60,10 @@ pub struct Docker {
 }
 
 impl Docker {
+    /// Containers of others whose label `ringway.service` names another service than `service` are not balanced.
+    ///
     /// Connects, and checks for image and network (which it creates), so that their lack ends the start of Ringway.
-    pub async fn open(settings: Settings) -> Result<Docker, Failure> {
+    pub async fn open(settings: DockerSettings, service: &str) -> Result<Docker, Failure> {
         let engine = Engine::connect(settings.host.as_deref()).await?;
         let cluster_lock = ClusterLock::acquire(&engine, &settings.cluster).await?;
         let image = image_id(&engine, &settings.image).await?;
@@ -145,6 +83,7 @@ impl Docker {
             driver: Arc::new(Driver {
                 engine,
                 settings,
+                service: service.to_owned(),
                 network,
                 plan,
                 reach,
@@ -168,7 +107,7 @@ impl Runtime for Docker {
         self.driver.stop(instance, grace).await
     }
 
-    async fn attach(&self, events: UnboundedSender<Event>) -> Result<Vec<(Spec, Started)>, Failure> {
+    async fn attach(&self, events: UnboundedSender<RuntimeEvent>) -> Result<Vec<(Spec, Started)>, Failure> {
         let adopted = self.driver.adopt_or_remove().await?;
         tokio::spawn(watch::run(self.driver.clone(), events));
         Ok(adopted)

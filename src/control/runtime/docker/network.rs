@@ -6,8 +6,9 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use bollard::models::{ContainerInspectResponse, Ipam, IpamConfig, NetworkCreateRequest, NetworkInspect};
 
 use super::engine::{Engine, status};
-use super::{Reach, Settings, plan};
+use super::plan;
 use crate::control::runtime::{Failure, FailureKind};
+use crate::settings::{DockerSettings, Reach};
 
 /// The engine creates this file in every container.
 const IN_A_CONTAINER: &str = "/.dockerenv";
@@ -41,7 +42,7 @@ pub struct Addresses {
 }
 
 /// The network of `settings`, created if it does not exist.
-pub async fn ensure(engine: &Engine, settings: &Settings) -> Result<Network, Failure> {
+pub async fn ensure(engine: &Engine, settings: &DockerSettings) -> Result<Network, Failure> {
     if matches!(settings.network.as_str(), "host" | "none") {
         let message =
             format!("containers on the network {:?} have no address: name a bridge network", settings.network);
@@ -65,7 +66,7 @@ pub async fn ensure(engine: &Engine, settings: &Settings) -> Result<Network, Fai
     Ok(found)
 }
 
-async fn inspect(engine: &Engine, settings: &Settings) -> Result<Option<Network>, Failure> {
+async fn inspect(engine: &Engine, settings: &DockerSettings) -> Result<Option<Network>, Failure> {
     let name = &settings.network;
     match engine.client.inspect_network(name, None).await {
         Ok(found) => Ok(Some(network(settings, found))),
@@ -74,7 +75,7 @@ async fn inspect(engine: &Engine, settings: &Settings) -> Result<Option<Network>
     }
 }
 
-async fn create(engine: &Engine, settings: &Settings) -> Result<(), Failure> {
+async fn create(engine: &Engine, settings: &DockerSettings) -> Result<(), Failure> {
     let pool = |subnet: &String| IpamConfig { subnet: Some(subnet.clone()), ..Default::default() };
     let ipam = |subnet: &String| Ipam { config: Some(vec![pool(subnet)]), ..Default::default() };
     let request = NetworkCreateRequest {
@@ -95,7 +96,7 @@ async fn create(engine: &Engine, settings: &Settings) -> Result<(), Failure> {
     }
 }
 
-fn network(settings: &Settings, found: NetworkInspect) -> Network {
+fn network(settings: &DockerSettings, found: NetworkInspect) -> Network {
     let pools = found.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
     let subnet = pools.iter().filter_map(|pool| pool.subnet.as_deref()).find_map(Subnet::parse);
     let cluster = found.labels.unwrap_or_default().remove(plan::CLUSTER);

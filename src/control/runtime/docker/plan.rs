@@ -10,8 +10,8 @@ use bollard::models::{
     PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
 
-use super::Settings;
 use crate::control::runtime::Spec;
+use crate::settings::DockerSettings;
 
 pub const CLUSTER: &str = "ringway.cluster";
 pub const SLOT: &str = "ringway.slot";
@@ -35,7 +35,7 @@ pub struct ContainerPlan {
 
 impl ContainerPlan {
     /// `image_id` enters the checksum: a rebuilt image under the same tag is another plan.
-    pub fn new(settings: &Settings, network: &str, image_id: &str, publish: Option<&str>) -> ContainerPlan {
+    pub fn new(settings: &DockerSettings, network: &str, image_id: &str, publish: Option<&str>) -> ContainerPlan {
         let body = body(settings, network, publish);
         let text = serde_json::to_string(&serde_json::to_value(&body).unwrap_or_default()).unwrap_or_default();
         let checksum = format!("{:08x}", crc32fast::hash(format!("{image_id} {text}").as_bytes()));
@@ -59,7 +59,7 @@ impl ContainerPlan {
     }
 }
 
-fn body(settings: &Settings, network: &str, publish: Option<&str>) -> ContainerCreateBody {
+fn body(settings: &DockerSettings, network: &str, publish: Option<&str>) -> ContainerCreateBody {
     let port = format!("{}/tcp", settings.port);
     let mut labels: HashMap<String, String> = settings.labels.clone().into_iter().collect();
     labels.insert(CLUSTER.into(), settings.cluster.clone());
@@ -79,15 +79,16 @@ fn body(settings: &Settings, network: &str, publish: Option<&str>) -> ContainerC
     }
 }
 
-fn limits(settings: &Settings, network: &str, port: &str, publish: Option<&str>) -> HostConfig {
+fn limits(settings: &DockerSettings, network: &str, port: &str, publish: Option<&str>) -> HostConfig {
     // With an empty host port the engine chooses a free one.
     let binding = |ip: &str| PortBinding { host_ip: Some(ip.to_owned()), host_port: Some(String::new()) };
+    let memory = (settings.memory_mib > 0).then(|| clamped(settings.memory_mib << 20));
     HostConfig {
         network_mode: Some(network.to_owned()),
-        memory: settings.memory_bytes.map(clamped),
+        memory,
         // Equal to `memory`: no swap.
-        memory_swap: settings.memory_bytes.map(clamped),
-        nano_cpus: settings.cpu_milli.map(|milli| clamped(u64::from(milli) * 1_000_000)),
+        memory_swap: memory,
+        nano_cpus: (settings.cpu_milli > 0).then(|| clamped(u64::from(settings.cpu_milli) * 1_000_000)),
         pids_limit: Some(PIDS_LIMIT),
         readonly_rootfs: Some(true),
         cap_drop: Some(vec!["ALL".into()]),
@@ -144,14 +145,14 @@ mod tests {
     use crate::control::runtime::InstanceId;
     use crate::core::snapshot::ServiceId;
 
-    fn settings() -> Settings {
-        Settings {
+    fn settings() -> DockerSettings {
+        DockerSettings {
             image: "app:1".into(),
-            memory_bytes: Some(64 << 20),
-            cpu_milli: Some(500),
+            memory_mib: 64,
+            cpu_milli: 500,
             env: vec![("MODE".into(), "test".into())],
-            labels: BTreeMap::from([("team".into(), "blue".into()), (CLUSTER.into(), "forged".into())]),
-            ..Settings::default()
+            labels: vec![("team".into(), "blue".into()), (CLUSTER.into(), "forged".into())],
+            ..DockerSettings::default()
         }
     }
 
@@ -191,12 +192,13 @@ mod tests {
 
     #[test]
     fn the_checksum_depends_on_settings_and_image_only() {
-        let plan =
-            |settings: &Settings, image: &str| ContainerPlan::new(settings, "net", image, None).checksum().to_owned();
+        let plan = |settings: &DockerSettings, image: &str| {
+            ContainerPlan::new(settings, "net", image, None).checksum().to_owned()
+        };
         let first = plan(&settings(), "sha256:1");
         assert_eq!(first, plan(&settings(), "sha256:1"));
         assert_ne!(first, plan(&settings(), "sha256:2"));
-        assert_ne!(first, plan(&Settings { memory_bytes: None, ..settings() }, "sha256:1"));
+        assert_ne!(first, plan(&DockerSettings { memory_mib: 0, ..settings() }, "sha256:1"));
     }
 
     #[test]

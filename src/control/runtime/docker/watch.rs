@@ -19,7 +19,7 @@ use super::engine::{Engine, status};
 use super::instance_table::{Action, ListedContainer};
 use super::network::{self, Addresses};
 use super::plan::{self, ManagedLabels};
-use crate::control::runtime::{Event, Failure, InstanceId, Spec, Started};
+use crate::control::runtime::{Failure, InstanceId, RuntimeEvent, Spec, Started};
 use crate::core::snapshot::{Endpoint, ServiceId};
 
 /// How often the list is compared with the table.
@@ -36,7 +36,7 @@ const EXIT_DETAILS_TIMEOUT: Duration = Duration::from_secs(2);
 const ACTIONS: [&str; 7] = ["start", "kill", "die", "pause", "unpause", "disconnect", "connect"];
 
 /// Runs until the receiver of `events` is dropped.
-pub async fn run(driver: Arc<Driver>, events: UnboundedSender<Event>) {
+pub async fn run(driver: Arc<Driver>, events: UnboundedSender<RuntimeEvent>) {
     let watcher = Watcher { driver, events };
     while !watcher.events.is_closed() {
         let why = watcher.follow().await;
@@ -51,7 +51,7 @@ pub async fn run(driver: Arc<Driver>, events: UnboundedSender<Event>) {
 #[derive(Clone)]
 struct Watcher {
     driver: Arc<Driver>,
-    events: UnboundedSender<Event>,
+    events: UnboundedSender<RuntimeEvent>,
 }
 
 impl Watcher {
@@ -115,7 +115,7 @@ impl Watcher {
             Some(Action::Exited { instance, why }) => self.exited(instance, why),
             Some(Action::Stopping { instance, why }) => self.stopping(instance, why),
             Some(Action::Left { instance, why }) => {
-                self.emit(Event::Left { instance: InstanceId::Foreign(instance), why })
+                self.emit(RuntimeEvent::Left { instance: InstanceId::Foreign(instance), why })
             }
             // In a task of its own: an engine that is slow to inspect must not delay the report of an exit.
             Some(Action::Inspect { .. }) if !self.driver.settings.discover => {}
@@ -128,19 +128,19 @@ impl Watcher {
         }
     }
 
-    fn emit(&self, event: Event) {
+    fn emit(&self, event: RuntimeEvent) {
         // Without a receiver `run` ends.
         let _ = self.events.send(event);
     }
 
     /// Reports it at once; the container is removed when the replacement runs.
     fn exited(&self, instance: u64, why: String) {
-        self.emit(Event::Exited { instance: InstanceId::Managed(instance), why });
+        self.emit(RuntimeEvent::Exited { instance: InstanceId::Managed(instance), why });
         self.driver.clone().remove_later(instance);
     }
 
     fn stopping(&self, instance: InstanceId, why: String) {
-        self.emit(Event::Stopping { instance, why });
+        self.emit(RuntimeEvent::Stopping { instance, why });
         let InstanceId::Managed(instance) = instance else { return };
         let watcher = self.clone();
         tokio::spawn(async move {
@@ -200,7 +200,7 @@ impl Watcher {
         let dialled = wanted.and_then(|wanted| Ok((wanted.address(&Addresses::read(&found), &from)?, wanted)));
         match dialled {
             Err(why) => log::warn!("{} is labelled {ENABLE}=true but is not balanced: {why}", short(container)),
-            Ok((_, wanted)) if wanted.service.as_ref().is_some_and(|service| *service != driver.settings.service) => {}
+            Ok((_, wanted)) if wanted.service.as_ref().is_some_and(|service| *service != driver.service) => {}
             Ok(((address, _), wanted)) if network::is_own(address.ip()) => {
                 log::warn!("{} is this balancer itself: not balanced", wanted.name);
             }
@@ -214,7 +214,7 @@ impl Watcher {
                 };
                 let instance = InstanceId::Foreign(instance);
                 let spec = Spec { service: ServiceId::default(), name: wanted.name.into(), instance, replaces: None };
-                self.emit(Event::Joined { spec, started, why: format!("label {ENABLE}, {why}") });
+                self.emit(RuntimeEvent::Joined { spec, started, why: format!("label {ENABLE}, {why}") });
             }
         }
     }
