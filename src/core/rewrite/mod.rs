@@ -1,4 +1,4 @@
-//! What an intermediary does alike to both heads: it reads the framing, `ConnectionTokens` and `Upgrade` fields, cuts field
+//! What an intermediary does alike to both heads: it reads the framing, `Connection` and `Upgrade` fields, cuts field
 //! lines and writes them anew. What it means for a request or a response is decided by their analyzers.
 
 mod edits;
@@ -23,7 +23,7 @@ pub struct Rewriter<'h, 'e> {
     upgrade: Option<usize>,
 }
 
-/// What `ConnectionTokens` says, every token of every field (RFC 9110 section 7.6.1).
+/// What `Connection` says, every token of every field (RFC 9110 section 7.6.1).
 #[derive(Clone, Copy, Debug, Default)]
 struct ConnectionTokens {
     close: bool,
@@ -77,7 +77,7 @@ impl<'h, 'e> Rewriter<'h, 'e> {
         Ok(())
     }
 
-    /// `ConnectionTokens` is read and cut: it is between two neighbours.
+    /// `Connection` is read and cut: it is between two neighbours.
     pub fn connection(&mut self, i: usize, value: &[u8]) -> Result<(), &'static str> {
         self.connection.read(value)?;
         self.cut(i);
@@ -105,7 +105,7 @@ impl<'h, 'e> Rewriter<'h, 'e> {
         self.upgrade.is_some()
     }
 
-    /// `ConnectionTokens` says that `Upgrade` is meant for its receiver (RFC 9110 section 7.8).
+    /// `Connection` says that `Upgrade` is meant for its receiver (RFC 9110 section 7.8).
     pub fn connection_upgrades(&self) -> bool {
         self.connection.upgrade
     }
@@ -164,7 +164,7 @@ impl<'h, 'e> Rewriter<'h, 'e> {
         }
     }
 
-    /// Cuts the fields that `ConnectionTokens` names (RFC 9110 section 7.6.1), save those that are `exempt`.
+    /// Cuts the fields that `Connection` names (RFC 9110 section 7.6.1), save those that are `exempt`.
     pub fn cut_nominated(&mut self, exempt: fn(&str) -> bool) {
         if !self.connection.nominates {
             return;
@@ -207,7 +207,7 @@ impl ConnectionTokens {
     fn read(&mut self, value: &[u8]) -> Result<(), &'static str> {
         for token in head::tokens(value) {
             if !head::is_token(token) {
-                return Err("malformed ConnectionTokens");
+                return Err("malformed Connection");
             }
             if token.eq_ignore_ascii_case(b"close") {
                 self.close = true;
@@ -223,5 +223,5 @@ impl ConnectionTokens {
     }
 }
 
-/// Names that are common in `ConnectionTokens` and are cut or kept by rules of their own.
+/// Names that are common in `Connection` and are cut or kept by rules of their own.
 const HOP_BY_HOP: [&[u8]; 4] = [b"te", b"trailer", b"http2-settings", b"proxy-connection"];
