@@ -100,9 +100,9 @@ async fn remove(State(state): State<AdminState>, request: Request) -> Response {
     state.change(request, Call::Remove).await
 }
 
-type Question = fn(&Snapshot, RingKind, &questions::Query) -> Result<String, String>;
+type RingQuestion = fn(&Snapshot, RingKind, &questions::Query) -> Result<String, String>;
 
-fn question(State(state): State<AdminState>, uri: Uri, answer: Question) -> Response {
+fn question(State(state): State<AdminState>, uri: Uri, answer: RingQuestion) -> Response {
     let asked = query(&uri).and_then(|query| answer(&state.snapshots.current(), state.ring, &query));
     match asked {
         Ok(json) => reply(StatusCode::OK, json),

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::deadlines::Deadlines;
 use super::slot::Slot;
-use super::timers::Timers;
 use crate::control::runtime::InstanceId;
 use crate::core::snapshot::{Replica, ReplicaLoad, ServiceId, State};
 use crate::core::tick::Tick;
@@ -127,7 +127,7 @@ pub struct LeavingTable {
     by_instance: BTreeMap<InstanceId, LeavingId>,
     held_names: BTreeSet<Arc<str>>,
     awaiting_ack: BTreeSet<(u64, LeavingId)>,
-    timers: Timers<LeavingId>,
+    deadlines: Deadlines<LeavingId>,
 }
 
 /// An instance whose drain is over.
@@ -148,14 +148,14 @@ impl LeavingTable {
             by_instance: BTreeMap::new(),
             held_names: BTreeSet::new(),
             awaiting_ack: BTreeSet::new(),
-            timers: Timers::new(),
+            deadlines: Deadlines::new(),
         }
     }
 
     pub fn insert(&mut self, leaving: Leaving) {
         let id = self.next;
         self.next += 1;
-        self.timers.reschedule(id, Tick::NEVER, leaving.due());
+        self.deadlines.reschedule(id, Tick::NEVER, leaving.due());
         self.awaiting_ack.extend(leaving.awaited_epoch().map(|epoch| (epoch, id)));
         self.by_instance.insert(leaving.instance, id);
         if leaving.name_use == NameUse::Held {
@@ -168,7 +168,7 @@ impl LeavingTable {
     pub fn remove(&mut self, instance: InstanceId) -> Option<Leaving> {
         let id = self.by_instance.remove(&instance)?;
         let leaving = self.entries.remove(&id)?;
-        self.timers.reschedule(id, leaving.due(), Tick::NEVER);
+        self.deadlines.reschedule(id, leaving.due(), Tick::NEVER);
         leaving.awaited_epoch().map(|epoch| self.awaiting_ack.remove(&(epoch, id)));
         if leaving.name_use == NameUse::Held {
             self.held_names.remove(&leaving.name);
@@ -180,7 +180,7 @@ impl LeavingTable {
         let leaving = self.entries.get_mut(&id)?;
         let (due, epoch) = (leaving.due(), leaving.awaited_epoch());
         let result = change(leaving);
-        self.timers.reschedule(id, due, leaving.due());
+        self.deadlines.reschedule(id, due, leaving.due());
         if leaving.awaited_epoch().is_none() {
             epoch.map(|epoch| self.awaiting_ack.remove(&(epoch, id)));
         }
@@ -198,7 +198,7 @@ impl LeavingTable {
     /// Those whose requests are over, or whose drain timeout came, in the order in which they left. They are to be
     /// stopped.
     pub fn end_drains(&mut self, now: Tick) -> Vec<Drained> {
-        let mut due: Vec<LeavingId> = self.timers.due_at(now).collect();
+        let mut due: Vec<LeavingId> = self.deadlines.due_at(now).collect();
         due.sort_unstable();
         due.into_iter().filter_map(|id| self.change(id, |leaving| leaving.end_drain(now))?).collect()
     }
@@ -211,7 +211,7 @@ impl LeavingTable {
     }
 
     pub fn due(&self) -> Tick {
-        self.timers.due()
+        self.deadlines.due()
     }
 
     pub fn awaits_acks(&self) -> bool {

@@ -15,7 +15,7 @@
 //! | `slot` | one slot as a state machine |
 //! | `slots` | all slots and their indices |
 //! | `leaving` | instances that left their slots, and their indices |
-//! | `timers` | one deadline for each key, in order |
+//! | `deadlines` | one deadline for each key, in order |
 //! | `calls` | `/rep`, `/add`, `/rm` |
 //! | `instances` | starts, probes, deaths, discovery |
 //! | `drain` | the drain of a replica, and of the balancer |
@@ -25,6 +25,7 @@
 mod answer;
 mod calls;
 mod command;
+mod deadlines;
 mod drain;
 mod instances;
 mod leaving;
@@ -35,7 +36,6 @@ mod slots;
 mod status;
 #[cfg(test)]
 pub(super) mod tests;
-mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::deadlines::Deadlines;
 use super::slot::Slot;
-use super::timers::Timers;
 use crate::control::runtime::InstanceId;
 use crate::core::snapshot::{Endpoint, ReplicaId, State};
 use crate::core::tick::Tick;
@@ -23,7 +23,7 @@ pub struct Slots {
     by_replica: BTreeMap<ReplicaId, SlotId>,
     /// More than one only until the earlier ones are marked down.
     by_endpoint: HashMap<Endpoint, Vec<SlotId>>,
-    timers: Timers<SlotId>,
+    deadlines: Deadlines<SlotId>,
 }
 
 /// What the indices hold of a slot.
@@ -67,7 +67,7 @@ impl Slots {
             by_instance: BTreeMap::new(),
             by_replica: BTreeMap::new(),
             by_endpoint: HashMap::new(),
-            timers: Timers::new(),
+            deadlines: Deadlines::new(),
         }
     }
 
@@ -101,7 +101,7 @@ impl Slots {
     }
 
     fn reindex(&mut self, id: SlotId, before: &Keys, after: &Keys) {
-        self.timers.reschedule(id, before.due, after.due);
+        self.deadlines.reschedule(id, before.due, after.due);
         if before.instance != after.instance {
             before.instance.map(|instance| self.by_instance.remove(&instance));
             after.instance.map(|instance| self.by_instance.insert(instance, id));
@@ -158,12 +158,12 @@ impl Slots {
 
     /// The next deadline of any slot.
     pub fn due(&self) -> Tick {
-        self.timers.due()
+        self.deadlines.due()
     }
 
     /// Slots with a deadline at `now` or before, in slot order.
     pub fn due_at(&self, now: Tick) -> Vec<SlotId> {
-        let mut ids: Vec<SlotId> = self.timers.due_at(now).collect();
+        let mut ids: Vec<SlotId> = self.deadlines.due_at(now).collect();
         self.sort(&mut ids);
         ids
     }
@@ -195,7 +195,7 @@ impl Slots {
                 "{}: by address",
                 slot.name
             );
-            assert!(keys.due == Tick::NEVER || self.timers.contains(*id, keys.due), "{}: by deadline", slot.name);
+            assert!(keys.due == Tick::NEVER || self.deadlines.contains(*id, keys.due), "{}: by deadline", slot.name);
         }
     }
 }

@@ -6,13 +6,13 @@ use crate::core::tick::Tick;
 
 /// A sorted set rather than a heap: a deadline that moves leaves no stale entry, so `due` is exact.
 #[derive(Debug)]
-pub struct Timers<K> {
+pub struct Deadlines<K> {
     queue: BTreeSet<(Tick, K)>,
 }
 
-impl<K: Copy + Ord> Timers<K> {
-    pub fn new() -> Timers<K> {
-        Timers { queue: BTreeSet::new() }
+impl<K: Copy + Ord> Deadlines<K> {
+    pub fn new() -> Deadlines<K> {
+        Deadlines { queue: BTreeSet::new() }
     }
 
     /// Moves the deadline of `key`. `Tick::NEVER` is no deadline.
@@ -40,7 +40,7 @@ impl<K: Copy + Ord> Timers<K> {
 }
 
 #[cfg(debug_assertions)]
-impl<K: Copy + Ord> Timers<K> {
+impl<K: Copy + Ord> Deadlines<K> {
     pub fn contains(&self, key: K, due: Tick) -> bool {
         self.queue.contains(&(due, key))
     }
@@ -52,15 +52,15 @@ mod tests {
 
     #[test]
     fn each_key_has_its_last_deadline_only() {
-        let mut timers = Timers::new();
-        timers.reschedule('a', Tick::NEVER, Tick(5));
-        timers.reschedule('b', Tick::NEVER, Tick(3));
-        timers.reschedule('a', Tick(5), Tick(2));
-        assert_eq!((timers.due(), timers.due_at(Tick(2)).collect::<Vec<_>>()), (Tick(2), vec!['a']));
-        assert_eq!(timers.due_at(Tick(9)).collect::<Vec<_>>(), ['a', 'b']);
-        timers.reschedule('a', Tick(2), Tick::NEVER);
-        assert_eq!((timers.due(), timers.due_at(Tick(9)).count()), (Tick(3), 1));
-        timers.reschedule('b', Tick(3), Tick::NEVER);
-        assert_eq!((timers.due(), timers.due_at(Tick::NEVER).count()), (Tick::NEVER, 0));
+        let mut deadlines = Deadlines::new();
+        deadlines.reschedule('a', Tick::NEVER, Tick(5));
+        deadlines.reschedule('b', Tick::NEVER, Tick(3));
+        deadlines.reschedule('a', Tick(5), Tick(2));
+        assert_eq!((deadlines.due(), deadlines.due_at(Tick(2)).collect::<Vec<_>>()), (Tick(2), vec!['a']));
+        assert_eq!(deadlines.due_at(Tick(9)).collect::<Vec<_>>(), ['a', 'b']);
+        deadlines.reschedule('a', Tick(2), Tick::NEVER);
+        assert_eq!((deadlines.due(), deadlines.due_at(Tick(9)).count()), (Tick(3), 1));
+        deadlines.reschedule('b', Tick(3), Tick::NEVER);
+        assert_eq!((deadlines.due(), deadlines.due_at(Tick::NEVER).count()), (Tick::NEVER, 0));
     }
 }
