@@ -379,4 +379,21 @@ mod tests {
         assert_eq!(body.credit(), u64::MAX);
         assert_eq!(chunked(b"00000000000000001\r\n"), Err(FramingError("chunk size over 16 digits")));
     }
+    #[test]
+    fn the_size_line_of_a_chunk_with_data_is_forwarded_as_it_comes() {
+        for part in ["1", "10", "1\r"] {
+            assert_eq!(chunked(part.as_bytes()), Ok((part.into(), part.len())), "{part:?}");
+        }
+        assert_eq!(chunked(b"0\r\n"), Ok((Vec::new(), 0)), "the last chunk waits for its trailer section");
+    }
+
+    #[test]
+    fn only_the_end_of_the_source_ends_an_open_ended_body() {
+        for body in [Body::UntilClose, Body::Tunnel] {
+            assert!(body.is_open_ended() && !body.is_done(), "{body:?}");
+        }
+        for body in [Body::Empty, Body::Length(5), Body::chunked()] {
+            assert!(!body.is_open_ended(), "{body:?}");
+        }
+    }
 }

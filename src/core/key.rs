@@ -69,6 +69,7 @@ mod tests {
         assert_eq!(key(KeyPolicy::Cookie("sid".into()), "/a", &fields).as_deref(), Some("1"));
         assert_eq!(key(KeyPolicy::Cookie("si".into()), "/a", &fields), None);
         assert_eq!(key(KeyPolicy::Query("u".into()), "/a?x=2&u=1", &fields).as_deref(), Some("1"));
+        assert_eq!(key(KeyPolicy::Query("u".into()), "/a?u=1&u=2", &fields).as_deref(), Some("1"));
         assert_eq!(key(KeyPolicy::Query("u".into()), "/a", &fields), None);
         assert_eq!(key(KeyPolicy::ClientIp, "/a", &fields).as_deref(), Some("10.0.0.1"));
     }

@@ -51,7 +51,7 @@ pub fn client_block(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use super::Net;
+    use super::{Net, client_block};
 
     #[test]
     fn a_range_contains_its_addresses_and_no_others() {
@@ -64,5 +64,13 @@ mod tests {
         for wrong in ["", "10.0.0.0/33", "::/129", "10/8", "localhost", "10.0.0.0/", "10.0.0.0/-1"] {
             assert!(wrong.parse::<Net>().is_err(), "{wrong}");
         }
+    }
+    #[test]
+    fn a_client_is_an_ipv4_address_or_an_ipv6_64() {
+        let counted_as = |ip: &str| client_block(ip.parse().unwrap()).to_string();
+        assert_eq!(counted_as("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(counted_as("2001:db8:1:3:3:4:5:6"), "2001:db8:1:3::");
+        assert_eq!(counted_as("192.0.2.7"), "192.0.2.7");
+        assert_eq!(counted_as("::ffff:192.0.2.7"), "192.0.2.7");
     }
 }
