@@ -84,7 +84,7 @@
 //! - **context**: what a session is lent for one call (time, snapshot, buffers): [`Context`](core::context::Context).
 //! - **turn**: one pass of a worker's event loop: [`Worker::turn`](worker::Worker::turn).
 //! - **tick**: a point in time, in milliseconds of the worker's clock: [`Tick`](core::tick::Tick).
-//! - **pool**: buffers of one worker, [`buffer::Pool`](core::buffer::Pool); idle upstream connections of one worker, per
+//! - **pool**: buffers of one worker, [`BufferPool`](core::buffer::BufferPool); idle upstream connections of one worker, per
 //!   replica, `worker::pool`.
 //! - **pipelining**: several requests sent on one upstream connection before their responses (RFC 9112 section 9.3.2):
 //!   `worker::pipeline`. Sessions whose responses are not due yet wait in the connection's **queue**.
