@@ -1,5 +1,5 @@
-//! The record of a world: all requests, responses, tunnels and snapshots, when replicas had faults, and the oracles that
-//! need more than one party's view. It draws nothing and schedules nothing.
+//! The record of a world: all requests, responses, tunnels and snapshots, when replicas had faults, and the oracles
+//! that need more than one party's view. It draws nothing and schedules nothing.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -113,7 +113,8 @@ impl History {
         self.replica_faults.entry(address).or_default().push((now_us, now_us));
     }
 
-    /// A worker had no free local port to this address and avoids it for a while. Its clock may be `clock_step_ms` behind.
+    /// A worker had no free local port to this address and avoids it for a while. Its clock may be `clock_step_ms`
+    /// behind.
     pub fn no_local_port(&mut self, address: SocketAddr, now_us: u64, clock_step_ms: u64) {
         let until_us = now_us + (NO_PORT_MS + clock_step_ms) * 1_000;
         self.replica_faults.entry(address).or_default().push((now_us, until_us));
@@ -154,8 +155,8 @@ impl History {
         self.check_choice(request, address, sent_at_us, now_us).map_err(|why| format!("request {id}: {why}"))
     }
 
-    /// Oracle: in some snapshot since the request was sent, this replica was the first on the ring's walk of the request's
-    /// key that was up and had no fault.
+    /// Oracle: in some snapshot since the request was sent, this replica was the first on the ring's walk of the
+    /// request's key that was up and had no fault.
     fn check_choice(&self, request: &Request, at: SocketAddr, since: u64, now: u64) -> Result<(), String> {
         let first = self.snapshots.iter().rposition(|(time, _)| *time <= since).unwrap_or(0);
         let mut reasons = String::new();

@@ -87,7 +87,8 @@ impl Framing {
     }
 }
 
-/// Decodes a body. Chunk extensions, bare LF and malformed trailers are errors: two parsers could read them differently.
+/// Decodes a body. Chunk extensions, bare LF and malformed trailers are errors: two parsers could read them
+/// differently.
 #[derive(Clone, Debug)]
 pub struct Body {
     framing: Framing,

@@ -1,5 +1,5 @@
-//! `trait Kernel` over the simulated network: the system calls of a worker, each with the faults that the world drew. It
-//! asserts how workers may call them; what the bytes mean never enters.
+//! `trait Kernel` over the simulated network: the system calls of a worker, each with the faults that the world drew.
+//! It asserts how workers may call them; what the bytes mean never enters.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

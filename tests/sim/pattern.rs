@@ -1,5 +1,5 @@
-//! The bytes of bodies and tunnels: each byte follows from the body's number and its offset, so that a misplaced byte is
-//! found without storing bodies. No framing enters here.
+//! The bytes of bodies and tunnels: each byte follows from the body's number and its offset, so that a misplaced byte
+//! is found without storing bodies. No framing enters here.
 
 use super::random::mix;
 

@@ -1,5 +1,5 @@
-//! The response that a replica is to give to a request, drawn before the world begins: status, framing, timing and fault.
-//! How it is written does not enter here.
+//! The response that a replica is to give to a request, drawn before the world begins: status, framing, timing and
+//! fault. How it is written does not enter here.
 
 use super::faults::Faults;
 use super::http::Framing;

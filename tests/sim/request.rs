@@ -1,5 +1,5 @@
-//! A request of a scripted client and how it is drawn: its bytes, what a replica must receive of it, and what has become
-//! of it so far. How it is sent and checked does not enter here.
+//! A request of a scripted client and how it is drawn: its bytes, what a replica must receive of it, and what has
+//! become of it so far. How it is sent and checked does not enter here.
 
 use super::faults::Faults;
 use super::http::Framing;

@@ -1,5 +1,6 @@
-//! One simulated world: workers, registry, clients and replicas on one thread, driven by the network's queue of events. It
-//! ends when all clients have ended and the balancer has stopped. What clients and replicas check does not enter here.
+//! One simulated world: workers, registry, clients and replicas on one thread, driven by the network's queue of events.
+//! It ends when all clients have ended and the balancer has stopped. What clients and replicas check does not enter
+//! here.
 
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr};

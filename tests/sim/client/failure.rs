@@ -1,5 +1,5 @@
-//! The oracle of failed requests: in a calm world, a correct client gets the response to every request, and its connection
-//! persists. The exceptions are those that follow from virtual time, and each is named.
+//! The oracle of failed requests: in a calm world, a correct client gets the response to every request, and its
+//! connection persists. The exceptions are those that follow from virtual time, and each is named.
 
 use super::super::net::Net;
 use super::super::request::Request;
@@ -22,7 +22,8 @@ impl Client {
         assert!(excused, "a calm world, and client {} (request {id}) {what}", self.me);
     }
 
-    /// The balancer stops, and the request arrived too late, waits unread behind a response, or meets the drain timeout.
+    /// The balancer stops, and the request arrived too late, waits unread behind a response, or meets the drain
+    /// timeout.
     fn is_stopped(&self, net: &Net, request: &Request) -> bool {
         net.history.stopping.is_some_and(|(at_us, drain_ms)| {
             let late = !request.sent_whole || request.sent_whole_at_us + ARRIVAL_MAX_US > at_us;
@@ -38,8 +39,8 @@ impl Client {
     }
 }
 
-/// The response timeout begins when the kernel takes the request's last byte. A slow network may need so much of it that
-/// the replica cannot answer in time.
+/// The response timeout begins when the kernel takes the request's last byte. A slow network may need so much of it
+/// that the replica cannot answer in time.
 fn is_late_request(net: &Net, request: &Request) -> bool {
     let due_us =
         request.received_whole_at_us.map(|at_us| at_us + request.plan.delay_us + 4 * net.faults.max_latency_us);

@@ -1,5 +1,5 @@
-//! A scripted client: it sends its requests at its own pace and checks every byte that it receives. How the balancer picks
-//! replicas does not enter here.
+//! A scripted client: it sends its requests at its own pace and checks every byte that it receives. How the balancer
+//! picks replicas does not enter here.
 //!
 //! - `mod.rs`: how a client is drawn, and the life of its connection
 //! - [`send`]: requests and tunnel data

@@ -1,5 +1,5 @@
-//! What a client receives, and the oracles of responses: each is the one that a replica gave to this very request, byte by
-//! byte, or a local reply that is justified.
+//! What a client receives, and the oracles of responses: each is the one that a replica gave to this very request, byte
+//! by byte, or a local reply that is justified.
 
 use std::io::ErrorKind;
 
@@ -69,8 +69,8 @@ impl Client {
         Ok(())
     }
 
-    /// Oracle: a response is that of the oldest outstanding request, which was begun, and follows no last response. It has
-    /// a Date and no hop-by-hop field but Connection.
+    /// Oracle: a response is that of the oldest outstanding request, which was begun, and follows no last response. It
+    /// has a Date and no hop-by-hop field but Connection.
     fn on_head(&mut self, net: &mut Net, head: &Head) -> Result<(), String> {
         net.log(|| format!("client {}: got {head:?}", self.me));
         let status = status_of(head)?;

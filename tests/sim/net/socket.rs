@@ -1,5 +1,5 @@
-//! Simulated TCP connections: windows, segments, FIN and RST with the results that Linux gives. Events and time come from
-//! the parent module; what bytes mean never enters.
+//! Simulated TCP connections: windows, segments, FIN and RST with the results that Linux gives. Events and time come
+//! from the parent module; what bytes mean never enters.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;

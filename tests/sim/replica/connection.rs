@@ -15,7 +15,8 @@ use super::super::tunnel::{Echo, LABEL_LEN};
 use super::request_check::check_head;
 use super::response::{self, AfterResponse};
 
-/// After its FIN, a replica goes on reading for so long: bytes that arrive after a close would be answered with a reset.
+/// After its FIN, a replica goes on reading for so long: bytes that arrive after a close would be answered with a
+/// reset.
 const LINGER_US: u64 = 300_000;
 /// A tunnel's echo writes at least so many bytes at a time.
 const TUNNEL_WRITE_MIN: usize = 4 * 1024;

@@ -1,5 +1,5 @@
-//! A scripted replica: it reads requests with its own strict parser, checks them against what clients sent, and answers by
-//! each request's plan, faults included. Which replica gets a request is not judged here but in the history.
+//! A scripted replica: it reads requests with its own strict parser, checks them against what clients sent, and answers
+//! by each request's plan, faults included. Which replica gets a request is not judged here but in the history.
 //!
 //! - `mod.rs`: the replica process: begin, stop, crash, hang
 //! - [`connection`]: one connection: reading, writing, idle close
