@@ -82,7 +82,7 @@ fn body(settings: &DockerSettings, network: &str, publish: Option<&str>) -> Cont
 fn limits(settings: &DockerSettings, network: &str, port: &str, publish: Option<&str>) -> HostConfig {
     // With an empty host port the engine chooses a free one.
     let binding = |ip: &str| PortBinding { host_ip: Some(ip.to_owned()), host_port: Some(String::new()) };
-    let memory = (settings.memory_mib > 0).then(|| clamped(settings.memory_mib << 20));
+    let memory = (settings.memory_mib > 0).then(|| clamped(settings.memory_mib.saturating_mul(1 << 20)));
     HostConfig {
         network_mode: Some(network.to_owned()),
         memory,
