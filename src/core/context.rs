@@ -40,10 +40,22 @@ pub struct Tally {
     pub requests: u64,
     /// Responses of replicas whose head was read whole, interim ones included, by class: 1xx first.
     pub responses: [u64; 5],
+    counted: bool,
 }
 
 impl Tally {
+    /// Something was counted since the worker last took the tally over.
+    pub fn is_counted(&self) -> bool {
+        self.counted
+    }
+
+    pub fn count_request(&mut self) {
+        self.counted = true;
+        self.requests += 1;
+    }
+
     pub fn count_response(&mut self, status: u16) {
+        self.counted = true;
         if let Some(class) = self.responses.get_mut(usize::from(status / 100).wrapping_sub(1)) {
             *class += 1;
         }

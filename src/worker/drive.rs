@@ -101,8 +101,8 @@ impl<K: Kernel> Worker<K> {
 
     /// Counts what the step counted, before a client can see it.
     fn take_tally(&mut self) {
-        if self.cx.tally != Tally::default() {
-            let Tally { requests, responses } = std::mem::take(&mut self.cx.tally);
+        if self.cx.tally.is_counted() {
+            let Tally { requests, responses, .. } = std::mem::take(&mut self.cx.tally);
             self.counters.requests.add(requests);
             for (counter, n) in self.counters.responses().into_iter().zip(responses) {
                 counter.add(n);

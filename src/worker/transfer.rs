@@ -24,6 +24,7 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
+    #[inline]
     fn recv(&mut self, id: SessionId, leg: Leg) -> u64 {
         let Some(Client { session, io, upstream, .. }) = self.clients.get_mut(id) else { return 0 };
         let kernel = &mut self.kernel;
@@ -36,6 +37,7 @@ impl<K: Kernel> Worker<K> {
         outcome.moved()
     }
 
+    #[inline]
     fn send(&mut self, id: SessionId, leg: Leg, flush: Flush) -> u64 {
         let Some(Client { session, io, upstream, .. }) = self.clients.get_mut(id) else { return 0 };
         let kernel = &mut self.kernel;

@@ -19,6 +19,7 @@ impl<K: Kernel> Transport<K> {
         kernel.watch(&self.socket, token)
     }
 
+    #[inline]
     pub fn recv(&mut self, kernel: &mut K, space: &mut [u8]) -> Io {
         match retry_interrupted(|| kernel.recv(&self.socket, space)) {
             Ok(0) => Io::Ended,
@@ -26,6 +27,7 @@ impl<K: Kernel> Transport<K> {
         }
     }
 
+    #[inline]
     pub fn send(&mut self, kernel: &mut K, bytes: &[u8], flush: Flush) -> Io {
         moved(retry_interrupted(|| kernel.send(&self.socket, bytes, flush)).map(|n| n as u64))
     }

@@ -164,6 +164,7 @@ impl<K: Kernel> Upstreams<K> {
     }
 
     /// A read for `session`'s response.
+    #[inline]
     pub fn recv(&mut self, io: UpstreamIo, session: SessionId, kernel: &mut K, space: &mut [u8]) -> Io {
         let Some(upstream) = io.id().and_then(|id| self.slab.get_mut(id)) else { return GONE };
         match (io, &mut upstream.mux) {
@@ -175,6 +176,7 @@ impl<K: Kernel> Upstreams<K> {
     }
 
     /// Sends bytes of `session`'s request.
+    #[inline]
     pub fn send(&mut self, io: UpstreamIo, session: SessionId, kernel: &mut K, bytes: &[u8], flush: Flush) -> Io {
         let Some(upstream) = io.id().and_then(|id| self.slab.get_mut(id)) else { return GONE };
         match (io, &mut upstream.mux) {

@@ -27,15 +27,18 @@ impl Session {
             .or_else(|| self.read_from(Leg::Client))
     }
 
+    #[inline]
     fn send_to_client(&self) -> Option<Step> {
         self.send_to(Leg::Client)
     }
 
+    #[inline]
     fn send_to_upstream(&self) -> Option<Step> {
         if matches!(self.link, UpstreamState::Open { .. }) { self.send_to(Leg::Upstream) } else { None }
     }
 
     /// Sends what the lane to `leg` holds.
+    #[inline]
     fn send_to(&self, leg: Leg) -> Option<Step> {
         let (lane, writable) = match leg {
             Leg::Client => (&self.download, self.client.writable),
@@ -51,11 +54,13 @@ impl Session {
     }
 
     /// The last bytes of a client's connection leave with the end of the stream.
+    #[inline]
     fn flush_to(&self, leg: Leg) -> Flush {
         if leg == Leg::Client && self.is_final_write() { Flush::WithNext } else { Flush::Now }
     }
 
     /// Reads from `leg` if its lane can take more.
+    #[inline]
     fn read_from(&self, leg: Leg) -> Option<Step> {
         let linked = matches!(self.link, UpstreamState::Open { .. });
         let (lane, readable, open) = match leg {
@@ -77,6 +82,7 @@ impl Session {
 
     /// Releases or closes the upstream connection once the response was read whole. A request that is still being sent
     /// behind its response goes on, for as long as the replica keeps the connection (RFC 9112 section 9.3).
+    #[inline]
     fn finish_with_upstream(&self) -> Option<Step> {
         if !matches!(self.link, UpstreamState::Open { .. }) || self.download.phase != Phase::Done {
             return None;

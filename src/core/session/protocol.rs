@@ -47,7 +47,7 @@ impl Session {
         let fresh = cx.prng.next_u32();
         let key = cx.snapshot.service(service);
         let key = key.map_or(fresh, |s| key::of(&s.key, b"", &[], self.client_ip.text(), fresh));
-        cx.tally.requests += 1;
+        cx.tally.count_request();
         self.exchange.begin(ExchangeKind::Tunnel, service, key);
         self.open_tunnel();
         self.link = UpstreamState::Wanted { again: None, waits: false };
@@ -161,7 +161,7 @@ impl Session {
         self.upload.body = analysis.body;
         self.upload.phase = Phase::Body;
         self.head_begun = false;
-        cx.tally.requests += 1;
+        cx.tally.count_request();
         self.exchange.begin(ExchangeKind::Http, id, key);
         self.exchange.head = facts;
         self.exchange.client_end = if analysis.keep_alive { ClientEnd::KeepAlive } else { ClientEnd::Close };
