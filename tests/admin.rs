@@ -128,9 +128,9 @@ fn a_rejected_call_gives_the_reason_and_changes_nothing() {
             "<Error> there is nothing at /nothing: see /rep, /add, /rm, /ring, /explain, /what-if, /metrics",
         ),
     ] {
-        let said = balancer.ask(method, path, body);
+        let response = balancer.ask(method, path, body);
         assert_eq!(
-            (said.status, &said.json),
+            (response.status, &response.json),
             (status, &json!({"message": message, "status": "failure"})),
             "{body:.80}"
         );
@@ -142,9 +142,9 @@ fn a_rejected_call_gives_the_reason_and_changes_nothing() {
 fn a_wrong_method_is_answered_405_with_the_allowed_ones() {
     let balancer = Balancer::start(&["--replicas", "1"]);
     for (method, path, allow) in [("PUT", "/add", "POST"), ("GET", "/rm", "DELETE, POST"), ("POST", "/rep", "GET")] {
-        let said = balancer.ask(method, path, "");
-        assert_eq!((said.status, field(&said.head, "allow")), (405, Some(allow)), "{method} {path}");
-        assert_eq!(said.json["status"], "failure");
+        let response = balancer.ask(method, path, "");
+        assert_eq!((response.status, field(&response.head, "allow")), (405, Some(allow)), "{method} {path}");
+        assert_eq!(response.json["status"], "failure");
     }
     assert_eq!(balancer.ask("HEAD", "/rep", "").status, 200);
 }
@@ -183,8 +183,8 @@ fn the_data_port_answers_admin_calls_unless_that_is_off() {
     assert_eq!(names(&ask(balancer.data, "POST", "/add", r#"{"n":1}"#).json).len(), 2);
     assert_eq!(names(&ask(balancer.data, "DELETE", "/rm", r#"{"n":1}"#).json).len(), 1);
     let balancer = Balancer::start(&["--replicas", "1", "--admin-on-data-port=false"]);
-    let said = ask(balancer.data, "GET", "/rep", "");
-    assert_eq!((said.status, field(&said.head, "x-server-id")), (404, Some("server1")), "a replica's answer");
+    let response = ask(balancer.data, "GET", "/rep", "");
+    assert_eq!((response.status, field(&response.head, "x-server-id")), (404, Some("server1")), "a replica's answer");
 }
 
 #[test]
@@ -196,9 +196,9 @@ fn a_unix_socket_serves_the_admin_api_to_its_owner_only() {
     assert_eq!(mode & 0o777, 0o600);
     let mut stream = UnixStream::connect(&path).expect("it listens");
     stream.write_all(b"GET /rep HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("it reads");
-    let mut said = String::new();
-    stream.read_to_string(&mut said).expect("it answers");
-    assert!(said.contains(r#""N":3"#), "{said}");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("it answers");
+    assert!(response.contains(r#""N":3"#), "{response}");
     assert_eq!(names(&ask(process.address, "GET", "/rep", "").json).len(), 3, "through the data port");
     process.signal("TERM");
     assert_eq!(process.wait().code(), Some(0));
@@ -221,10 +221,10 @@ fn a_unix_socket_path_in_use_ends_the_start_with_status_2_and_one_line() {
     ] {
         let path = at(name);
         let output = run(&["run", "--listen", "127.0.0.1:0", "--admin", &format!("unix:{}", path.display())]);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{said}");
-        assert!(said.contains(path.to_str().expect("UTF-8")) && said.contains(what), "{said}");
-        assert!(said.contains("give another path") && said.lines().count() == 1, "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(path.to_str().expect("UTF-8")) && stderr.contains(what), "{stderr}");
+        assert!(stderr.contains("give another path") && stderr.lines().count() == 1, "{stderr}");
         assert!(path.exists(), "{name} was removed");
     }
     assert_eq!(std::fs::read(at("file")).expect("the file"), b"data");
@@ -250,8 +250,11 @@ fn a_configured_token_is_required() {
     let process = Process::start(&flags, &[]);
     let admin = admin_address(&process);
     for wrong in ["", "Authorization: Bearer s3cre\r\n", "Authorization: Basic s3cret\r\n"] {
-        let said = call_with(admin, wrong);
-        assert!(said.starts_with("HTTP/1.1 401 ") && field(&said, "www-authenticate") == Some("Bearer"), "{said}");
+        let response = call_with(admin, wrong);
+        assert!(
+            response.starts_with("HTTP/1.1 401 ") && field(&response, "www-authenticate") == Some("Bearer"),
+            "{response}"
+        );
     }
     assert!(call_with(admin, "Authorization: Bearer s3cret\r\n").starts_with("HTTP/1.1 200 "));
     let get =

@@ -1,4 +1,4 @@
-//! Body of the fuzz target for the admin API: the bytes are what a caller of `/add` and `/rm` sends.
+//! Body of the fuzz target of the admin API: the bytes are the body of an `/add` and of an `/rm`.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -16,31 +16,31 @@ use crate::core::tick::Tick;
 
 const REPLICAS: u64 = 3;
 const MAX_REPLICAS: u64 = 8;
-/// A message is a line in a log and in a terminal.
+/// The longest error message, in bytes.
 const MESSAGE_LIMIT: usize = 1_000;
 const SERVICE: ServiceId = ServiceId(0);
 const NOW: Tick = Tick(1);
 
-/// A change is read in one way or refused in one short line; and what was read changes the balancer by just that, or
-/// not at all.
+/// A body is parsed as JSON has it or refused in one short line. What was parsed changes the balancer exactly so, or not
+/// at all.
 pub fn admin(bytes: &[u8]) {
     let change = match wire::parse_change(bytes) {
         Ok(change) => change,
-        Err(why) => return refused(&why),
+        Err(why) => return check_refusal(&why),
     };
-    read_alike(bytes, &change);
-    added(&change);
-    removed(&change);
+    check_parse(bytes, &change);
+    check_add(&change);
+    check_remove(&change);
 }
 
-fn refused(why: &str) {
-    assert!(why.len() < MESSAGE_LIMIT && !why.contains(['\n', '\r']), "a long story: {why:?}");
+fn check_refusal(why: &str) {
+    assert!(why.len() < MESSAGE_LIMIT && !why.contains(['\n', '\r']), "not one short line: {why:?}");
     let answer: Value = serde_json::from_str(&wire::failure(why)).unwrap_or_default();
-    assert_eq!(answer["message"], format!("<Error> {why}"), "an answer says what was meant");
+    assert_eq!(answer["message"], format!("<Error> {why}"), "the answer has the message");
 }
 
-/// A lenient reader finds the same in it, and it is read again as it is written.
-fn read_alike(bytes: &[u8], change: &Change) {
+/// A lenient parser finds the same in it, and it is parsed back after it was written.
+fn check_parse(bytes: &[u8], change: &Change) {
     let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
     assert_eq!(value["n"].as_u64(), Some(change.n));
     let names = value.get("hostnames").cloned().unwrap_or(Value::Array(Vec::new()));
@@ -49,15 +49,15 @@ fn read_alike(bytes: &[u8], change: &Change) {
     assert_eq!(wire::parse_change(written.as_bytes()).as_ref(), Ok(change));
 }
 
-fn added(change: &Change) {
-    let mut registry = balancer();
+fn check_add(change: &Change) {
+    let mut registry = running();
     let effects = call(&mut registry, Call::Add(change.clone()));
     let started: Vec<&str> = effects.iter().filter_map(start).collect();
-    let promised = promise(Call::Add(Change { dry_run: true, ..change.clone() }));
+    let predicted = predict(Call::Add(Change { dry_run: true, ..change.clone() }));
     match rejection(&effects) {
         Some(rejection) => {
-            refused(&rejection.message);
-            assert!(rejection.status == 400 && started.is_empty() && promised.is_none(), "{rejection:?} {effects:?}");
+            check_refusal(&rejection.message);
+            assert!(rejection.status == 400 && started.is_empty() && predicted.is_none(), "{rejection:?} {effects:?}");
         }
         None => {
             assert!(change.n + REPLICAS <= MAX_REPLICAS && started.len() as u64 == change.n, "{change:?}: {started:?}");
@@ -65,33 +65,33 @@ fn added(change: &Change) {
             assert!(started.iter().all(|name| is_host_name(name)), "{started:?}");
             let all: BTreeSet<&str> = first_names().chain(started).collect();
             assert_eq!(all.len() as u64, REPLICAS + change.n, "every name is one replica's: {all:?}");
-            let promised: BTreeSet<String> = promised.unwrap_or_default().into_iter().collect();
-            assert!(promised.iter().eq(&all), "a dry run said {promised:?}");
+            let predicted: BTreeSet<String> = predicted.unwrap_or_default().into_iter().collect();
+            assert!(predicted.iter().eq(&all), "the dry run predicted {predicted:?}");
         }
     }
 }
 
-fn removed(change: &Change) {
-    let mut registry = balancer();
+fn check_remove(change: &Change) {
+    let mut registry = running();
     let effects = call(&mut registry, Call::Remove(change.clone()));
-    let promised = promise(Call::Remove(Change { dry_run: true, ..change.clone() }));
-    let stay = members(&mut registry);
+    let predicted = predict(Call::Remove(Change { dry_run: true, ..change.clone() }));
+    let left = members(&mut registry);
     match rejection(&effects) {
         Some(rejection) => {
-            refused(&rejection.message);
-            assert!(rejection.status == 400 && promised.is_none(), "{rejection:?}");
-            assert!(stay.iter().map(String::as_str).eq(first_names()), "nothing changed: {stay:?}");
+            check_refusal(&rejection.message);
+            assert!(rejection.status == 400 && predicted.is_none(), "{rejection:?}");
+            assert!(left.iter().map(String::as_str).eq(first_names()), "nothing changed: {left:?}");
         }
         None => {
-            assert_eq!(stay.len() as u64 + change.n, REPLICAS, "{change:?}");
-            assert!(!stay.iter().any(|name| change.hostnames.contains(name)), "{change:?}: {stay:?}");
-            assert_eq!(promised.as_ref(), Some(&stay), "what a dry run said");
+            assert_eq!(left.len() as u64 + change.n, REPLICAS, "{change:?}");
+            assert!(!left.iter().any(|name| change.hostnames.contains(name)), "{change:?}: {left:?}");
+            assert_eq!(predicted.as_ref(), Some(&left), "the dry run predicted it");
         }
     }
 }
 
-/// A balancer of three replicas that run.
-fn balancer() -> Registry {
+/// A registry with three running replicas.
+fn running() -> Registry {
     let service = ServiceConfig {
         name: "fuzz".into(),
         mode: Mode::Http,
@@ -132,16 +132,16 @@ fn call(registry: &mut Registry, call: Call) -> Vec<Effect> {
     registry.apply(Command::Call { ticket: 1, service: SERVICE, call }, NOW)
 }
 
-/// What a dry run says the members would be.
-fn promise(dry: Call) -> Option<Vec<String>> {
-    roster(&call(&mut balancer(), dry))
+/// The members after a call, as a dry run predicts them.
+fn predict(dry: Call) -> Option<Vec<String>> {
+    replica_names(&call(&mut running(), dry))
 }
 
 fn members(registry: &mut Registry) -> Vec<String> {
-    roster(&call(registry, Call::List)).unwrap_or_default()
+    replica_names(&call(registry, Call::List)).unwrap_or_default()
 }
 
-fn roster(effects: &[Effect]) -> Option<Vec<String>> {
+fn replica_names(effects: &[Effect]) -> Option<Vec<String>> {
     effects.iter().find_map(|effect| match effect {
         Effect::Reply { answer: Answer::Replicas(names), .. } => Some(names.iter().map(|n| n.to_string()).collect()),
         _ => None,
@@ -162,7 +162,7 @@ fn start(effect: &Effect) -> Option<&str> {
     }
 }
 
-/// What an engine takes for a container's name.
+/// Whether an engine accepts it as a container's name.
 fn is_host_name(name: &str) -> bool {
     let mut bytes = name.bytes();
     (2..=63).contains(&name.len())
