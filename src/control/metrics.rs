@@ -34,7 +34,7 @@ pub fn page(snapshot: &Snapshot, counters: &[Arc<Counters>], status: &Status, dr
     );
     family(
         &mut page,
-        "ringway_facts_dropped_total",
+        "ringway_worker_events_dropped_total",
         "counter",
         "worker events dropped because the channel was full",
         plain(dropped),

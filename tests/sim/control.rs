@@ -54,7 +54,7 @@ pub struct Control {
     open_calls: Vec<u64>,
     looking: bool,
     ticking: Tick,
-    facts_due: bool,
+    events_due: bool,
     drain_ms: u64,
     reuse_addresses: bool,
     names: u64,
@@ -131,7 +131,7 @@ impl Control {
             open_calls: Vec::new(),
             looking: false,
             ticking: Tick::NEVER,
-            facts_due: false,
+            events_due: false,
             drain_ms: limits.drain_timeout_ms,
             reuse_addresses,
             names: 0,
@@ -181,7 +181,7 @@ impl Control {
                 self.carry_out(net, actions);
             }
             Some(Coming::Facts) => {
-                self.facts_due = false;
+                self.events_due = false;
                 while let Some(actions) = self.core.take_worker_event(Control::tick_of(net)) {
                     self.carry_out(net, actions);
                 }
@@ -195,8 +195,8 @@ impl Control {
 
     /// After every event: has a worker something to say?
     pub fn listen(&mut self, net: &mut Net) {
-        if !self.facts_due && !self.core.worker_events().events.is_empty() {
-            self.facts_due = true;
+        if !self.events_due && !self.core.worker_events().events.is_empty() {
+            self.events_due = true;
             let us = net.random.control().range(10, 3_000);
             self.later(net, us, Coming::Facts);
         }
