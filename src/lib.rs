@@ -88,6 +88,7 @@
 //!   replica, `worker::pool`.
 //! - **pipelining**: several requests sent on one upstream connection before their responses (RFC 9112 section 9.3.2):
 //!   `worker::pipeline`. Sessions whose responses are not due yet wait in the connection's **queue**.
+//! - **mux**: how sessions share an upstream connection (idle, exclusive, pipelined): `worker::upstreams`.
 //! - **transport**: the byte stream of one connection over its socket: `worker::transport`.
 //! - **redial**: sending a failed request again, to the next replica:
 //!   [`Exchange::may_redial`](core::exchange::Exchange::may_redial).
@@ -103,6 +104,8 @@
 //! - **replica**: one server that requests go to: [`snapshot::Replica`](core::snapshot::Replica).
 //! - **instance**: one run of a replica (a process, a container). A replacement is a new instance under the same name;
 //!   its number is the [`ReplicaId`](core::snapshot::ReplicaId).
+//! - **managed**, **foreign**: an instance that we start and stop, or one that others do: [`control::runtime`]. Foreign
+//!   ones are listed, or found by **discovery**. A managed one of an earlier run is **adopted**.
 //! - **ring**: the map from routing keys to replicas: [`core::ring`].
 //! - **snapshot**: the immutable state that workers act on: [`Snapshot`](core::snapshot::Snapshot).
 //! - **epoch**: the number of a snapshot, one more each time: `Snapshot::epoch`.
@@ -110,6 +113,7 @@
 //! - **worker event**: what a worker reports (a fault, a retry, a refusal):
 //!   [`WorkerEvent`](shared::events::WorkerEvent).
 //! - **registry**: the owner of the desired state; commands in, effects out: [`Registry`](control::registry::Registry).
+//! - **effect**: what the registry asks for; **action**: an effect or a log line that the control core asks its driver for.
 //! - **slot**: a replica's name in the registry and the instance that fills it: `control::registry::slot`.
 //! - **runtime**: what starts and stops instances (process, docker, fixed): [`control::runtime`].
 //! - **heartbeat**, **probe**: the periodic health request to a replica: [`control::probe`].

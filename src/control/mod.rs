@@ -5,8 +5,8 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `registry` | desired state and its snapshots, as a pure reducer |
-//! | `control_core` | what the admin thread decides, without its thread: pure |
+//! | `registry` | which replicas there are and what state they are in: a pure reducer of commands to effects |
+//! | `control_core` | publication, stops, worker ends and tickets around the registry: pure; the loop and the simulation drive it, and it returns actions (effects and log lines) |
 //! | `control_loop` | the admin thread: clock, tasks, channels, signals |
 //! | `log_throttle` | workers' events as log lines, few enough to read: pure |
 //! | `probe` | one health check of one replica |

@@ -9,7 +9,7 @@
 //! | [`fuzz`] | bodies of the fuzz targets |
 //! | [`head`] | heads: finding their end (`scan`), parsing (`parse`), and the grammar of their parts (`grammar`) |
 //! | [`ip`] | an IP address as text |
-//! | [`key`] | the routing key of a request |
+//! | [`key`] | the routing key of a request: its path, query parameter, cookie, field or address, hashed |
 //! | [`lane`] | one direction of traffic between two legs |
 //! | [`limits`] | timeouts and sizes of a service |
 //! | [`net`] | address ranges |

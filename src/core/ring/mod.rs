@@ -6,12 +6,12 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `exercise` | the points of the original exercise's ring |
-//! | `ketama` | the points of nginx's `hash ... consistent` |
+//! | `exercise` | where the original exercise's ring puts the points of each member's name and weight |
+//! | `ketama` | where nginx's `hash ... consistent` puts the points of each member's name and weight |
 //! | [`lint`] | what is wrong with a ring |
-//! | `points` | sorted points, and the index that finds one |
+//! | `points` | points sorted by position, and the index that finds one; names never enter |
 //! | [`report`] | shares, explanations and changes with names, as text and JSON |
-//! | `share` | the same exactly, by member index |
+//! | `share` | exact shares of the circle, and what moves between two rings, by member index |
 //! | `walk` | the members in ring order from a point on |
 
 mod exercise;
