@@ -19,7 +19,7 @@ use crate::core::ring::{Member, Ring, RingKind};
 use crate::core::snapshot::{
     Endpoint, KeyPolicy, Mode, Replica, ReplicaId, ReplicaLoad, Routes, Service, ServiceId, State,
 };
-use crate::settings::{HealthSettings, OnExit};
+use crate::settings::OnExit;
 use crate::shared::events;
 use crate::shared::publish::SnapshotPublisher;
 use crate::worker::{self, Listen, WorkerSettings};
@@ -52,7 +52,7 @@ pub fn run(config: Config) -> Result<End, String> {
         token: config.admin.token.clone(),
         mode: config.mode,
         ring: config.hash.ring,
-        heartbeat: heartbeat(&config),
+        heartbeat: Heartbeat { path: config.health.path.clone(), send_proxy: config.proxy.send_proxy },
         counters: workers.counters,
         workers: workers.threads,
     };
@@ -118,11 +118,6 @@ fn service_config(config: &Config) -> ServiceConfig {
 
 fn limits(config: &Config) -> Limits {
     Limits { trust: config.forwarded.trust, ..config.limits.service.clone() }
-}
-
-fn heartbeat(config: &Config) -> Heartbeat {
-    let HealthSettings { path, interval_ms, misses } = config.health.clone();
-    Heartbeat { path, interval_ms, misses, send_proxy: config.proxy.send_proxy }
 }
 
 /// One replica: the admin listener. Connections are not pooled: a call must not be sent on one that is being closed.

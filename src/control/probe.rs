@@ -20,23 +20,13 @@ use crate::core::snapshot::{Endpoint, Mode};
 /// A replica names itself with this, so that an answer of another server at its address is noticed.
 pub const SERVER_ID_HEADER: &str = "x-server-id";
 
-/// How replicas are probed.
+/// What a probe sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
     /// Any 2xx answer to `GET path` is a heartbeat.
     pub path: String,
-    /// Between two probes; also the longest timeout of one.
-    pub interval_ms: u64,
-    /// So many failed probes in a row and the replica is down.
-    pub misses: u32,
     /// Connections to replicas begin with a PROXY header; a probe's is LOCAL, which names no client.
     pub send_proxy: Option<Version>,
-}
-
-impl Default for Heartbeat {
-    fn default() -> Self {
-        Heartbeat { path: "/heartbeat".into(), interval_ms: 500, misses: 2, send_proxy: None }
-    }
 }
 
 /// Why there was no heartbeat, for the operator.
@@ -139,10 +129,13 @@ mod tests {
             let _ = stream.read(&mut head);
             stream.write_all(answer.as_bytes()).unwrap();
         });
-        let heartbeat = Heartbeat { interval_ms: 10_000, ..Heartbeat::default() };
-        let verdict = run(probe(&heartbeat, heartbeat.interval_ms, Mode::Http, name, &endpoint));
+        let verdict = run(probe(&heartbeat(), 10_000, Mode::Http, name, &endpoint));
         server.join().unwrap();
         verdict
+    }
+
+    fn heartbeat() -> Heartbeat {
+        Heartbeat { path: "/heartbeat".into(), send_proxy: None }
     }
 
     fn run<T>(future: impl Future<Output = T>) -> T {
@@ -173,13 +166,12 @@ mod tests {
     fn no_answer_within_the_timeout_is_a_failure() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
-        let heartbeat = Heartbeat { interval_ms: 20, ..Heartbeat::default() };
         assert_eq!(
-            run(probe(&heartbeat, heartbeat.interval_ms, Mode::Http, Some("a"), &endpoint)),
+            run(probe(&heartbeat(), 20, Mode::Http, Some("a"), &endpoint)),
             Err(ProbeError::Failed("no answer within 20 ms".into()))
         );
         assert_eq!(
-            run(probe(&heartbeat, heartbeat.interval_ms, Mode::Tcp, Some("a"), &endpoint)),
+            run(probe(&heartbeat(), 20, Mode::Tcp, Some("a"), &endpoint)),
             Ok(()),
             "a tcp replica is alive when it accepts"
         );
@@ -190,7 +182,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
         drop(listener);
-        let verdict = run(probe(&Heartbeat::default(), 500, Mode::Tcp, Some("a"), &endpoint));
+        let verdict = run(probe(&heartbeat(), 500, Mode::Tcp, Some("a"), &endpoint));
         assert!(matches!(verdict, Err(ProbeError::Failed(why)) if why.starts_with("cannot connect")));
     }
 

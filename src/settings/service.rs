@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use clap::Args;
 use clap::builder::RangedU64ValueParser as Number;
 
-use super::{unset, values};
+use super::values;
 use crate::core::limits::Trust;
 use crate::core::net::Net;
 use crate::core::proxy::Version;
@@ -48,12 +48,6 @@ pub struct HealthSettings {
     #[arg(id = "health-misses", long, value_name = "N", default_value = "2",
         value_parser = Number::<u32>::new().range(1..=1000))]
     pub misses: u32,
-}
-
-impl Default for HealthSettings {
-    fn default() -> Self {
-        unset()
-    }
 }
 
 #[derive(Args, Clone, Debug)]
