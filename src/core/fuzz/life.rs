@@ -84,7 +84,12 @@ pub fn session(bytes: &[u8]) {
                     let same = pick.tried.contains(ReplicaId(input.dials));
                     sent = if same { sent.again(introduced.is_some()) } else { Sent::new(introduced.is_some()) };
                     // A connection that began with a PROXY header serves one client.
-                    let outcome = input.connected(introduced.is_none(), pick.pipelinable);
+                    let offered = match (introduced, pick.pipelinable) {
+                        (Some(_), _) => Offered::New,
+                        (None, false) => Offered::Reused,
+                        (None, true) => Offered::Pipelined,
+                    };
+                    let outcome = input.connected(offered);
                     session.connected(outcome, &mut cx);
                 }
                 Step::CloseUpstream => {
@@ -121,6 +126,14 @@ fn service(send_proxy: Option<Version>) -> Service {
         send_proxy,
         ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new("a", 1)])),
     }
+}
+
+/// The most that a connection to a replica may be.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Offered {
+    New,
+    Reused,
+    Pipelined,
 }
 
 enum Event {
@@ -238,8 +251,7 @@ impl<'b> Input<'b> {
         io
     }
 
-    /// `may_reuse`: connections can serve another request. `may_pipeline`: this request may be pipelined.
-    fn connected(&mut self, may_reuse: bool, may_pipeline: bool) -> Connect {
+    fn connected(&mut self, offered: Offered) -> Connect {
         self.dials += 1;
         self.legs[1] = Source::default();
         let replica = ReplicaId(self.dials);
@@ -247,8 +259,8 @@ impl<'b> Input<'b> {
             Some(0) => return Connect::NoReplica,
             Some(1) => return Connect::Failed { replica, why: ErrorKind::ConnectionRefused },
             Some(3) => return Connect::NoResources,
-            Some(2) if may_reuse => Connection::Reused,
-            Some(4) if may_reuse && may_pipeline => Connection::Pipelined,
+            Some(2) if offered >= Offered::Reused => Connection::Reused,
+            Some(4) if offered == Offered::Pipelined => Connection::Pipelined,
             _ => Connection::New,
         };
         Connect::Connected { replica, connection }

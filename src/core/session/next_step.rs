@@ -20,16 +20,11 @@ impl Session {
         if let UpstreamState::Wanted { waits, again } = self.link {
             return (!waits).then(|| Step::Connect(self.pick(again)));
         }
-        self.send_to_client()
+        self.send_to(Leg::Client)
             .or_else(|| self.finish_with_upstream())
             .or_else(|| self.send_to_upstream())
             .or_else(|| self.read_from(Leg::Upstream))
             .or_else(|| self.read_from(Leg::Client))
-    }
-
-    #[inline]
-    fn send_to_client(&self) -> Option<Step> {
-        self.send_to(Leg::Client)
     }
 
     #[inline]
