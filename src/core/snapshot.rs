@@ -31,10 +31,19 @@ pub struct ServiceId(pub u32);
 pub enum State {
     /// Takes requests.
     Up,
+    /// Slow: takes new requests only where no replica is up. Its requests in flight go on.
+    Ejected,
     /// Takes no new requests; those in flight finish.
     Draining,
     /// Takes no requests: its idle connections are closed, and its requests are retried where that is safe.
     Down,
+}
+
+impl State {
+    /// A request may be sent to it: its connections are kept.
+    pub fn may_take_requests(self) -> bool {
+        matches!(self, State::Up | State::Ejected)
+    }
 }
 
 /// One server instance. Its index in `Service::replicas` is its member index on the ring; its name is what the ring
@@ -49,8 +58,8 @@ pub struct Replica {
     pub load: Arc<ReplicaLoad>,
 }
 
-/// Requests that were routed to a slot and how many of them have ended: one padded cell per worker with a single writer,
-/// summed by the reader. A drain waits until all have ended.
+/// Requests that were routed to a slot, how many of them have ended, and how often bytes of responses came: one padded cell
+/// per worker with a single writer, summed by the reader. A drain waits until all have ended.
 #[derive(Debug, Default)]
 pub struct ReplicaLoad {
     cells: Box<[Cell]>,
@@ -61,6 +70,7 @@ pub struct ReplicaLoad {
 struct Cell {
     routed: AtomicU64,
     ended: AtomicU64,
+    received: AtomicU64,
 }
 
 impl ReplicaLoad {
@@ -80,6 +90,19 @@ impl ReplicaLoad {
         if let Some(cell) = self.cells.get(worker) {
             bump(&cell.ended);
         }
+    }
+
+    /// Counts one read of bytes that the replica sent.
+    #[inline]
+    pub fn receive(&self, worker: usize) {
+        if let Some(cell) = self.cells.get(worker) {
+            bump(&cell.received);
+        }
+    }
+
+    /// Reads that found bytes of responses. It rises while the replica answers anything.
+    pub fn received(&self) -> u64 {
+        self.cells.iter().map(|cell| cell.received.load(Ordering::Relaxed)).sum()
     }
 
     pub fn total(&self) -> u64 {
@@ -179,13 +202,18 @@ impl Snapshot {
 const WALK_LIMIT: usize = 4096;
 
 impl Service {
-    /// The first live replica on the walk from `key` that was not tried before. `None`, if there is no such replica, is
-    /// answered 503: a replica that is known to be down is not connected to.
+    /// The first replica on the walk from `key` that is up and was not tried before; if there is none, the first that is
+    /// ejected. `None`, if there is no such replica either, is answered 503: a replica that is known to be down is not
+    /// connected to.
     pub fn pick(&self, key: u32, was_tried: impl Fn(ReplicaId) -> bool) -> Option<(usize, &Replica)> {
-        self.ring
-            .walk(key)
-            .take(WALK_LIMIT)
-            .map(|member| (member, &self.replicas[member]))
-            .find(|(_, replica)| replica.state == State::Up && !was_tried(replica.id))
+        let is_fit = |state, replica: &Replica| replica.state == state && !was_tried(replica.id);
+        self.first(key, |replica| is_fit(State::Up, replica))
+            .or_else(|| self.first(key, |replica| is_fit(State::Ejected, replica)))
+    }
+
+    #[inline]
+    fn first(&self, key: u32, is_fit: impl Fn(&Replica) -> bool) -> Option<(usize, &Replica)> {
+        let walk = self.ring.walk(key).take(WALK_LIMIT);
+        walk.map(|member| (member, &self.replicas[member])).find(|(_, replica)| is_fit(replica))
     }
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::core::snapshot::{Replica, ReplicaId, ServiceId, State};
+use crate::core::snapshot::{Replica, ReplicaId, ServiceId};
 use crate::core::step::{Connect, Connection, Leg, Pick};
 use crate::kernel::{Kernel, Token};
 use crate::shared::events::{Resource, WorkerEvent};
@@ -67,7 +67,7 @@ impl<K: Kernel> Worker<K> {
 
     fn live(&self, service: ServiceId, replica: ReplicaId) -> Option<PoolKey> {
         let replicas = &self.cx.snapshot.service(service)?.replicas;
-        let member = replicas.iter().position(|r| r.id == replica && r.state == State::Up)?;
+        let member = replicas.iter().position(|r| r.id == replica && r.state.may_take_requests())?;
         Some(PoolKey { service, member, replica })
     }
 

@@ -126,7 +126,7 @@ impl<K: Kernel> Worker<K> {
             kernel,
             listeners,
             clients: Clients::new(),
-            upstreams: Upstreams::new(),
+            upstreams: Upstreams::new(init.index),
             pipes: PipePool::new(),
             timers: SessionTimers::default(),
             resources: ResourceLimits::new(init.descriptors),

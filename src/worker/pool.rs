@@ -1,7 +1,7 @@
 //! Idle upstream connections of one worker, per replica, last in first out: the connection used last is the warm one.
 //! Connections in use, and sockets, never enter.
 
-use crate::core::snapshot::{ReplicaId, ServiceId, Snapshot, State};
+use crate::core::snapshot::{ReplicaId, ServiceId, Snapshot};
 use crate::core::tick::Tick;
 
 use super::slab::UpstreamId;
@@ -16,7 +16,8 @@ pub struct Pools {
 struct ReplicaPool {
     replica: ReplicaId,
     limit: usize,
-    up: bool,
+    /// Its replica may take requests.
+    keeps: bool,
     idle: Vec<UpstreamId>,
     /// The connection on which this turn's requests are pipelined.
     pipelined: Option<UpstreamId>,
@@ -40,11 +41,12 @@ impl Pools {
         before.retain(|pool| !pool.idle.is_empty());
         for service in &snapshot.services {
             let pools = service.replicas.iter().map(|replica| {
-                let kept = before.iter_mut().find(|pool| pool.replica == replica.id && replica.state == State::Up);
+                let keeps = replica.state.may_take_requests();
+                let kept = before.iter_mut().find(|pool| keeps && pool.replica == replica.id);
                 ReplicaPool {
                     replica: replica.id,
                     limit: service.limits.pool_size,
-                    up: replica.state == State::Up,
+                    keeps,
                     idle: kept.map(|pool| std::mem::take(&mut pool.idle)).unwrap_or_default(),
                     pipelined: None,
                     pipelining_suspended_until: Tick::default(),
@@ -76,7 +78,7 @@ impl Pools {
     /// Keeps a connection that became idle; false if it should be closed instead.
     pub fn give(&mut self, key: PoolKey, upstream: UpstreamId) -> bool {
         let Some(pool) = self.find(key) else { return false };
-        let keep = pool.up && pool.idle.len() < pool.limit;
+        let keep = pool.keeps && pool.idle.len() < pool.limit;
         if keep {
             pool.idle.push(upstream);
         }

@@ -71,6 +71,8 @@ impl Mux {
 }
 
 pub struct Upstreams<K: Kernel> {
+    /// Which cell of a `ReplicaLoad` is this worker's.
+    worker: usize,
     slab: Slab<UpstreamId, Upstream<K>>,
     pub pools: Pools,
     /// Connections in use.
@@ -82,8 +84,9 @@ pub struct Upstreams<K: Kernel> {
 }
 
 impl<K: Kernel> Upstreams<K> {
-    pub fn new() -> Upstreams<K> {
-        Upstreams { slab: Slab::new(), pools: Pools::default(), in_use: 0, to_flush: Vec::new(), spare: Vec::new() }
+    pub fn new(worker: usize) -> Upstreams<K> {
+        let (slab, pools) = (Slab::new(), Pools::default());
+        Upstreams { worker, slab, pools, in_use: 0, to_flush: Vec::new(), spare: Vec::new() }
     }
 
     /// The token of the next connection, as index and generation.
@@ -167,12 +170,16 @@ impl<K: Kernel> Upstreams<K> {
     #[inline]
     pub fn recv(&mut self, io: UpstreamIo, session: SessionId, kernel: &mut K, space: &mut [u8]) -> Io {
         let Some(upstream) = io.id().and_then(|id| self.slab.get_mut(id)) else { return GONE };
-        match (io, &mut upstream.mux) {
+        let outcome = match (io, &mut upstream.mux) {
             (UpstreamIo::Pipelined(_), Mux::Pipelined(pipeline)) => {
                 pipeline.recv(session, &mut upstream.transport, kernel, space)
             }
             _ => upstream.transport.recv(kernel, space),
+        };
+        if outcome.moved() > 0 {
+            upstream.load.receive(self.worker);
         }
+        outcome
     }
 
     /// Sends bytes of `session`'s request.
@@ -195,12 +202,16 @@ impl<K: Kernel> Upstreams<K> {
         len: u64,
     ) -> SpliceIn {
         let Some(upstream) = io.id().and_then(|id| self.slab.get_mut(id)) else { return SpliceIn::Io(GONE) };
-        match (io, &mut upstream.mux) {
+        let outcome = match (io, &mut upstream.mux) {
             (UpstreamIo::Pipelined(_), Mux::Pipelined(pipeline)) => {
                 pipeline.splice_in(session, &mut upstream.transport, kernel, pipe, len)
             }
             _ => upstream.transport.splice_in(kernel, pipe, len),
+        };
+        if outcome.moved() > 0 {
+            upstream.load.receive(self.worker);
         }
+        outcome
     }
 
     /// The transport that `io` stands for.
