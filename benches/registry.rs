@@ -11,7 +11,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use divan::Bencher;
-use ringway::control::registry::{Answer, Call, Change, Command, Effect, Registry, RegistryConfig, ServiceConfig};
+use ringway::control::registry::{
+    Answer, Call, Change, Command, Effect, HealthPolicy, Registry, RegistryConfig, ServiceConfig,
+};
 use ringway::control::runtime::{InstanceId, RuntimeEvent, Started};
 use ringway::core::limits::Limits;
 use ringway::core::ring::RingKind;
@@ -60,8 +62,7 @@ fn up(replicas: usize) -> Running {
         max_replicas: 2 * replicas + 100,
         can_start: true,
         keeps_on_exit: false,
-        heartbeat_interval_ms: INTERVAL_MS,
-        heartbeat_misses: 2,
+        health: HealthPolicy { interval_ms: INTERVAL_MS, ..HealthPolicy::default() },
     };
     let config = RegistryConfig {
         services: vec![service],

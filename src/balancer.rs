@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crate::config::{Config, RuntimeKind};
 use crate::control::admin_listener::AdminListener;
-use crate::control::probe::Heartbeat;
-use crate::control::registry::{ADD_TIMEOUT_MS, Registry, RegistryConfig, ServiceConfig};
+use crate::control::probe::{Heartbeat, HttpHeartbeat};
+use crate::control::registry::{HealthPolicy, Registry, RegistryConfig, ServiceConfig, add_limit_ms};
 use crate::control::runtime::docker::Docker;
 use crate::control::runtime::fixed::Fixed;
 use crate::control::runtime::process::Processes;
@@ -26,14 +26,16 @@ use crate::worker::{self, Listen, WorkerSettings};
 
 /// The name of the replicas' service: in messages, and in the label `ringway.service`.
 const SERVICE: &str = "default";
+/// What replicas that this balancer starts answer, unless another path is given.
+const HEARTBEAT_PATH: &str = "/heartbeat";
 /// The admin API on the data port is a service of its own: the data plane forwards its paths to the admin listener like any
 /// request.
 const ADMIN: &str = "admin";
 const ADMIN_PATHS: [&str; 3] = ["/rep", "/add", "/rm"];
 /// No runtime's instance has this number.
 const ADMIN_INSTANCE: ReplicaId = ReplicaId(u64::MAX);
-/// Longer than an `/add` takes, which has a limit of its own.
-const ADMIN_TIMEOUT_MS: u64 = 2 * ADD_TIMEOUT_MS;
+/// What an admin call gets beyond the limit of an `/add`, the slowest.
+const ADMIN_SLACK_MS: u64 = 10_000;
 
 /// Runs until a signal ends it. `Err` is bad usage, in one line: what, where, what to do.
 pub fn run(config: Config) -> Result<End, String> {
@@ -50,9 +52,8 @@ pub fn run(config: Config) -> Result<End, String> {
         wakeup,
         listener,
         token: config.admin.token.clone(),
-        mode: config.mode,
         ring: config.hash.ring,
-        heartbeat: Heartbeat { path: config.health.path.clone(), send_proxy: config.proxy.send_proxy },
+        heartbeat: heartbeat(&config),
         counters: workers.counters,
         workers: workers.threads,
     };
@@ -111,8 +112,37 @@ fn service_config(config: &Config) -> ServiceConfig {
         max_replicas: config.limits.max_replicas,
         can_start: config.runtime() != RuntimeKind::Fixed,
         keeps_on_exit: config.runtime() == RuntimeKind::Docker && config.docker.on_exit == OnExit::Keep,
-        heartbeat_interval_ms: config.health.interval_ms,
-        heartbeat_misses: config.health.misses,
+        health: health_policy(config),
+    }
+}
+
+fn health_policy(config: &Config) -> HealthPolicy {
+    let health = &config.health;
+    HealthPolicy {
+        interval_ms: health.interval_ms,
+        timeout_ms: health.timeout_ms,
+        rise: health.rise,
+        fall: health.fall,
+        start_timeout_ms: health.start_timeout_ms,
+        replace_after_ms: health.replace_after_ms,
+        max_ejected_share: config.ejection.max_share,
+    }
+}
+
+/// Servers that others started need not know our path: accepting a connection is enough, unless a path was given.
+fn heartbeat(config: &Config) -> Heartbeat {
+    let health = &config.health;
+    let default_path = (config.runtime() != RuntimeKind::Fixed).then(|| HEARTBEAT_PATH.to_string());
+    match health.path.clone().or(default_path) {
+        Some(path) if config.mode == Mode::Http => Heartbeat::Http(HttpHeartbeat {
+            method: health.method.clone(),
+            path,
+            host: health.host.clone(),
+            headers: health.headers.clone(),
+            status: health.status.clone(),
+            send_proxy: config.proxy.send_proxy,
+        }),
+        _ => Heartbeat::Connect,
     }
 }
 
@@ -122,7 +152,8 @@ fn limits(config: &Config) -> Limits {
 
 /// One replica: the admin listener. Connections are not pooled: a call must not be sent on one that is being closed.
 fn admin_service(config: &Config, endpoint: &Endpoint) -> Service {
-    let limits = Limits { response_timeout_ms: ADMIN_TIMEOUT_MS, pool_size: 0, attempts: 1, ..limits(config) };
+    let response_timeout_ms = add_limit_ms(&health_policy(config)) + ADMIN_SLACK_MS;
+    let limits = Limits { response_timeout_ms, pool_size: 0, attempts: 1, ..limits(config) };
     let replica = Replica {
         id: ADMIN_INSTANCE,
         name: ADMIN.into(),

@@ -117,8 +117,8 @@
 //! - **slot**: a replica's name in the registry and the instance that fills it: `control::registry::slot`.
 //! - **runtime**: what starts and stops instances (process, docker, fixed): [`control::runtime`].
 //! - **heartbeat**, **probe**: the periodic health request to a replica: [`control::probe`].
-//! - **ejection**: a suspected replica that missed a heartbeat gets no new requests until it answers one:
-//!   `control::registry::slot`.
+//! - **ejection**: a slow replica gets new requests only where no other can take them, until it answers a heartbeat:
+//!   `control::registry::health`.
 //! - **drain**: a replica or the balancer finishes what is under way and takes nothing new:
 //!   [`State::Draining`](core::snapshot::State), `Session::on_drain`.
 //! - **heal**: the replacement of a dead instance by a new one that answers: `control::registry`.

@@ -33,7 +33,8 @@ const CRATES: [(&str, &[&str]); 13] = [
     ("tokio", &["control"]),
     ("bollard", &["control"]),
     ("axum", &["control"]),
-    ("hyper", &["control"]),
+    // In settings for the types of methods and headers.
+    ("hyper", &["control", "settings"]),
     ("hyper_util", &["control"]),
     ("clap", &["config", "settings", "experiment"]),
 ];

@@ -26,8 +26,8 @@ use clap::builder::RangedU64ValueParser as Number;
 
 use crate::core::snapshot::Mode;
 use crate::settings::{
-    AdminSettings, DockerSettings, FixedReplica, ForwardedSettings, HashSettings, HealthSettings, LimitSettings,
-    ProxySettings, values,
+    AdminSettings, DockerSettings, EjectionSettings, FixedReplica, ForwardedSettings, HashSettings, HealthSettings,
+    LimitSettings, ProxySettings, values,
 };
 
 pub use read::{EarlyExit, Invocation, read};
@@ -68,6 +68,8 @@ pub struct Config {
     pub hash: HashSettings,
     #[command(flatten)]
     pub health: HealthSettings,
+    #[command(flatten)]
+    pub ejection: EjectionSettings,
     #[command(flatten)]
     pub limits: LimitSettings,
     #[command(flatten)]

@@ -20,10 +20,10 @@ use super::admin_listener::AdminListener;
 use super::control_core::{ControlAction, ControlCore, End, WorkerEnd};
 use super::page::Recent;
 use super::probe::{Heartbeat, ProbeError, probe};
-use super::registry::{Answer, Command, Effect};
+use super::registry::{Answer, Command, Effect, ProbeFailure, ProbeFault};
 use super::runtime::{Failure, InstanceId, Runtime, RuntimeEvent, Spec};
 use crate::core::ring::RingKind;
-use crate::core::snapshot::{Endpoint, Mode, ServiceId};
+use crate::core::snapshot::{Endpoint, ServiceId};
 use crate::core::tick::Tick;
 use crate::shared::counters::Counters;
 use crate::shared::publish::Wake;
@@ -50,7 +50,6 @@ pub struct ControlInit {
     pub wakeup: Wakeup,
     pub listener: Option<AdminListener>,
     pub token: Option<String>,
-    pub mode: Mode,
     pub ring: RingKind,
     pub heartbeat: Heartbeat,
     pub counters: Vec<Arc<Counters>>,
@@ -79,7 +78,6 @@ struct ControlLoop<R> {
     runtime: Rc<R>,
     wakeup: Wakeup,
     heartbeat: Rc<Heartbeat>,
-    mode: Mode,
     recent: Recent,
     began: Instant,
     commands: UnboundedSender<Command>,
@@ -134,7 +132,6 @@ impl<R: Runtime + 'static> ControlLoop<R> {
             runtime: Rc::new(runtime),
             wakeup: init.wakeup,
             heartbeat: Rc::new(init.heartbeat),
-            mode: init.mode,
             recent,
             began: Instant::now(),
             commands,
@@ -276,11 +273,13 @@ impl<R: Runtime + 'static> ControlLoop<R> {
     }
 
     fn probe(&self, instance: InstanceId, name: Option<Arc<str>>, endpoint: Endpoint, timeout_ms: u64) {
-        let (heartbeat, mode, commands) = (self.heartbeat.clone(), self.mode, self.commands.clone());
+        let (heartbeat, commands, runtime) = (self.heartbeat.clone(), self.commands.clone(), self.runtime.clone());
         spawn_local(async move {
-            let _ = commands.send(match probe(&heartbeat, timeout_ms, mode, name.as_deref(), &endpoint).await {
+            let _ = commands.send(match probe(&heartbeat, timeout_ms, name.as_deref(), &endpoint).await {
                 Ok(()) => Command::ProbeOk { instance },
-                Err(ProbeError::Failed(why)) => Command::ProbeFailed { instance, why },
+                Err(ProbeError::Failed(failure)) => {
+                    Command::ProbeFailed { instance, failure: explain(failure, instance, &*runtime).await }
+                }
                 Err(ProbeError::Skipped(why)) => Command::ProbeSkipped { instance, why },
             });
         });
@@ -295,6 +294,17 @@ impl<R: Runtime + 'static> ControlLoop<R> {
         const FAR_MS: u64 = 3_600_000;
         let ms = tick.ms_since(self.now()).min(FAR_MS);
         Instant::now() + Duration::from_millis(ms + u64::from(ms > 0))
+    }
+}
+
+/// An instance that does not answer because its process is stopped will not answer later either.
+async fn explain<R: Runtime>(failure: ProbeFailure, instance: InstanceId, runtime: &R) -> ProbeFailure {
+    match failure.fault {
+        ProbeFault::Silent | ProbeFault::ConnectTimedOut => match runtime.suspension(instance).await {
+            Some(why) => ProbeFailure { fault: ProbeFault::Dead, why },
+            None => failure,
+        },
+        ProbeFault::Dead | ProbeFault::Unhealthy => failure,
     }
 }
 

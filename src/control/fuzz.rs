@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::registry::{Answer, Call, Change, Command, Effect, Registry, RegistryConfig, Rejection, ServiceConfig};
+use super::registry::{
+    Answer, Call, Change, Command, Effect, HealthPolicy, Registry, RegistryConfig, Rejection, ServiceConfig,
+};
 use super::runtime::{InstanceId, Spec, Started};
 use super::wire;
 use crate::core::limits::Limits;
@@ -103,8 +105,7 @@ fn running() -> Registry {
         max_replicas: MAX_REPLICAS as usize,
         can_start: true,
         keeps_on_exit: false,
-        heartbeat_interval_ms: 500,
-        heartbeat_misses: 2,
+        health: HealthPolicy::default(),
     };
     let config = RegistryConfig {
         services: vec![service],

@@ -1,94 +1,152 @@
 //! The health check: one request to one replica, on a connection of its own, answered in time or not. It judges one
 //! answer; the registry decides what follows.
 
+use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use http_body_util::Empty;
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::handshake;
-use hyper::header::{CONNECTION, HOST, USER_AGENT};
-use hyper::{Request, Response};
+use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
+use super::registry::{ProbeFailure, ProbeFault};
 use crate::core::proxy::{self, Version};
-use crate::core::snapshot::{Endpoint, Mode};
+use crate::core::snapshot::Endpoint;
 
 /// A replica names itself with this, so that an answer of another server at its address is noticed.
 pub const SERVER_ID_HEADER: &str = "x-server-id";
 
-/// What a probe sends.
+/// What a probe sends, and which answer is a healthy one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Heartbeat {
-    /// Any 2xx answer to `GET path` is a heartbeat.
+pub enum Heartbeat {
+    /// A connection that is accepted is the answer.
+    Connect,
+    Http(HttpHeartbeat),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpHeartbeat {
+    pub method: Method,
     pub path: String,
+    /// The replica's address, if it is not given.
+    pub host: Option<HeaderValue>,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Of a healthy answer.
+    pub status: Vec<RangeInclusive<u16>>,
     /// Connections to replicas begin with a PROXY header; a probe's is LOCAL, which names no client.
     pub send_proxy: Option<Version>,
 }
 
-/// Why there was no heartbeat, for the operator.
+/// Why there was no heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeError {
     /// The replica did not answer, or not as it should.
-    Failed(String),
-    /// No probe was sent, for lack of a descriptor or a local port. It says nothing about the replica.
+    Failed(ProbeFailure),
+    /// No probe was sent, for lack of a descriptor or a local port. It says nothing about the replica. For the operator.
     Skipped(String),
 }
 
-/// Probes once. A replica of a tcp service is alive when it accepts. `name` is who has to answer, where that is known: a
-/// foreign server may call itself what it likes.
+/// Probes once. `name` is the server that has to answer, where that is known: a foreign server may call itself what it
+/// likes.
 pub async fn probe(
     heartbeat: &Heartbeat,
     timeout_ms: u64,
-    mode: Mode,
     name: Option<&str>,
     endpoint: &Endpoint,
 ) -> Result<(), ProbeError> {
-    let request = async {
-        match (endpoint, mode) {
-            (Endpoint::Tcp(address), Mode::Tcp) => TcpStream::connect(address).await.map(drop).map_err(refused),
-            (Endpoint::Unix(path), Mode::Tcp) => UnixStream::connect(path).await.map(drop).map_err(refused),
-            (Endpoint::Tcp(address), Mode::Http) => {
-                let mut stream = TcpStream::connect(address).await.map_err(refused)?;
-                let header = heartbeat.send_proxy.map(proxy::local).unwrap_or_default();
-                stream.write_all(header).await.map_err(refused)?;
-                judge(exchange(stream, &heartbeat.path, &address.to_string()).await?, name)
-            }
-            (Endpoint::Unix(path), Mode::Http) => {
-                let stream = UnixStream::connect(path).await.map_err(refused)?;
-                judge(exchange(stream, &heartbeat.path, "localhost").await?, name)
-            }
+    let deadline = Deadline { at: Instant::now() + Duration::from_millis(timeout_ms), timeout_ms };
+    match endpoint {
+        Endpoint::Tcp(address) => {
+            let stream = deadline.connect(TcpStream::connect(address), unanswered_connect(address)).await?;
+            deadline.answer(ask(stream, heartbeat, &address.to_string(), name)).await
         }
-    };
-    let answer = timeout(Duration::from_millis(timeout_ms), request).await;
-    answer.unwrap_or_else(|_| Err(ProbeError::Failed(format!("no answer within {timeout_ms} ms"))))
-}
-
-fn refused(error: std::io::Error) -> ProbeError {
-    let why = format!("cannot connect: {error}");
-    match Errno::from_io_error(&error) {
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL) => {
-            ProbeError::Skipped(why)
+        Endpoint::Unix(path) => {
+            let stream = deadline.connect(UnixStream::connect(path), ProbeFault::Silent).await?;
+            deadline.answer(ask(stream, heartbeat, "localhost", name)).await
         }
-        _ => ProbeError::Failed(why),
     }
 }
 
-async fn exchange<S>(stream: S, path: &str, host: &str) -> Result<Response<hyper::body::Incoming>, ProbeError>
+/// This host is not gone: where a connection attempt to it gets no answer, the server's queue of connections is full.
+fn unanswered_connect(address: &SocketAddr) -> ProbeFault {
+    if address.ip().is_loopback() { ProbeFault::Silent } else { ProbeFault::ConnectTimedOut }
+}
+
+struct Deadline {
+    at: Instant,
+    timeout_ms: u64,
+}
+
+impl Deadline {
+    async fn connect<S>(
+        &self,
+        connect: impl Future<Output = io::Result<S>>,
+        unanswered: ProbeFault,
+    ) -> Result<S, ProbeError> {
+        match timeout_at(self.at, connect).await {
+            Ok(stream) => stream.map_err(|error| unconnected(&error)),
+            Err(_) => Err(failed(unanswered, format!("no connection within {} ms", self.timeout_ms))),
+        }
+    }
+
+    async fn answer(&self, answer: impl Future<Output = Result<(), ProbeError>>) -> Result<(), ProbeError> {
+        let silent = |_| Err(failed(ProbeFault::Silent, format!("no answer within {} ms", self.timeout_ms)));
+        timeout_at(self.at, answer).await.unwrap_or_else(silent)
+    }
+}
+
+fn failed(fault: ProbeFault, why: String) -> ProbeError {
+    ProbeError::Failed(ProbeFailure { fault, why })
+}
+
+fn unconnected(error: &io::Error) -> ProbeError {
+    let why = format!("cannot connect: {error}");
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL) => {
+            ProbeError::Skipped(why)
+        }
+        // A unix socket's queue of connections is full.
+        Some(Errno::AGAIN) => failed(ProbeFault::Silent, why),
+        _ => failed(ProbeFault::Dead, why),
+    }
+}
+
+/// A connection that breaks is reset by a process that ends, or closed by one that refuses to answer.
+fn broken(error: &(dyn Error + 'static)) -> ProbeError {
+    let fault = if was_reset(error) { ProbeFault::Dead } else { ProbeFault::Unhealthy };
+    failed(fault, format!("no HTTP answer: {error}"))
+}
+
+fn was_reset(error: &(dyn Error + 'static)) -> bool {
+    let is_reset = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionReset;
+    error.downcast_ref().is_some_and(is_reset) || error.source().is_some_and(was_reset)
+}
+
+async fn ask<S>(mut stream: S, heartbeat: &Heartbeat, address: &str, name: Option<&str>) -> Result<(), ProbeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let broken = |error: hyper::Error| ProbeError::Failed(format!("no HTTP answer: {error}"));
+    let Heartbeat::Http(heartbeat) = heartbeat else { return Ok(()) };
+    let header = heartbeat.send_proxy.map(proxy::local).unwrap_or_default();
+    stream.write_all(header).await.map_err(|error| broken(&error))?;
+    heartbeat.judge(&exchange(stream, heartbeat.request(address)?).await?, name)
+}
+
+async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, ProbeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let broken = |error: hyper::Error| broken(&error);
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let request = Request::get(path)
-        .header(HOST, host)
-        .header(USER_AGENT, "ringway-heartbeat")
-        .header(CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| ProbeError::Failed(format!("no heartbeat can be requested at {path:?}: {error}")))?;
     let answer = sender.send_request(request);
     tokio::pin!(answer);
     tokio::select! {
@@ -100,16 +158,33 @@ where
     }
 }
 
-fn judge<B>(answer: Response<B>, name: Option<&str>) -> Result<(), ProbeError> {
-    let status = answer.status();
-    if !status.is_success() {
-        return Err(ProbeError::Failed(format!("it answered {}", status.as_u16())));
-    }
-    match (answer.headers().get(SERVER_ID_HEADER), name) {
-        (Some(id), Some(name)) if id.as_bytes() != name.as_bytes() => {
-            Err(ProbeError::Failed(format!("another server answers there: {id:?}")))
+impl HttpHeartbeat {
+    fn request(&self, address: &str) -> Result<Request<Empty<Bytes>>, ProbeError> {
+        let mut request = Request::builder().method(&self.method).uri(&self.path);
+        request = match &self.host {
+            Some(host) => request.header(HOST, host),
+            None => request.header(HOST, address),
+        };
+        request = request.header(USER_AGENT, "ringway-heartbeat").header(CONNECTION, "close");
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
         }
-        _ => Ok(()),
+        let wrong = |error| ProbeError::Skipped(format!("no heartbeat can be requested at {:?}: {error}", self.path));
+        request.body(Empty::new()).map_err(wrong)
+    }
+
+    fn judge<B>(&self, answer: &Response<B>, name: Option<&str>) -> Result<(), ProbeError> {
+        match (answer.headers().get(SERVER_ID_HEADER), name) {
+            (Some(id), Some(name)) if id.as_bytes() != name.as_bytes() => {
+                return Err(failed(ProbeFault::Dead, format!("another server answers there: {id:?}")));
+            }
+            _ => {}
+        }
+        let status = answer.status();
+        if self.status.iter().any(|range| range.contains(&status.as_u16())) {
+            return Ok(());
+        }
+        Err(failed(ProbeFault::Unhealthy, format!("it answered {}", status.as_u16())))
     }
 }
 
@@ -121,21 +196,37 @@ mod tests {
     use super::*;
 
     fn probed(answer: &'static str, name: Option<&str>) -> Result<(), ProbeError> {
+        probed_with(&Heartbeat::Http(heartbeat()), answer, name).0
+    }
+
+    /// Also the request.
+    fn probed_with(
+        heartbeat: &Heartbeat,
+        answer: &'static str,
+        name: Option<&str>,
+    ) -> (Result<(), ProbeError>, String) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut head = [0; 1024];
-            let _ = stream.read(&mut head);
+            let n = stream.read(&mut head).unwrap_or(0);
             stream.write_all(answer.as_bytes()).unwrap();
+            String::from_utf8_lossy(&head[..n]).into_owned()
         });
-        let verdict = run(probe(&heartbeat(), 10_000, Mode::Http, name, &endpoint));
-        server.join().unwrap();
-        verdict
+        let verdict = run(probe(heartbeat, 10_000, name, &endpoint));
+        (verdict, server.join().unwrap())
     }
 
-    fn heartbeat() -> Heartbeat {
-        Heartbeat { path: "/heartbeat".into(), send_proxy: None }
+    fn heartbeat() -> HttpHeartbeat {
+        HttpHeartbeat {
+            method: Method::GET,
+            path: "/heartbeat".into(),
+            host: None,
+            headers: Vec::new(),
+            status: vec![200..=299],
+            send_proxy: None,
+        }
     }
 
     fn run<T>(future: impl Future<Output = T>) -> T {
@@ -143,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn any_2xx_is_a_heartbeat() {
+    fn any_accepted_status_is_a_heartbeat() {
         assert_eq!(probed("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Some("a")), Ok(()));
         assert_eq!(probed("HTTP/1.1 204 No Content\r\n\r\n", Some("a")), Ok(()));
         assert_eq!(probed("HTTP/1.0 200 OK\r\nX-Server-ID: server1\r\n\r\nhello", Some("server1")), Ok(()));
@@ -151,44 +242,92 @@ mod tests {
     }
 
     #[test]
-    fn any_other_answer_fails_with_a_reason() {
-        let failed = |answer, why: &str| {
-            let Err(ProbeError::Failed(verdict)) = probed(answer, Some("server1")) else { panic!("{answer}") };
-            assert!(verdict.contains(why), "{verdict}");
+    fn method_host_headers_and_status_are_configured() {
+        let configured = HttpHeartbeat {
+            method: Method::HEAD,
+            path: "/healthz?full=1".into(),
+            host: Some(HeaderValue::from_static("shop.example")),
+            headers: vec![(HeaderName::from_static("x-probe"), HeaderValue::from_static("yes"))],
+            status: vec![200..=200, 401..=401],
+            send_proxy: None,
         };
-        failed("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", "it answered 500");
-        failed("HTTP/1.1 200 OK\r\nX-Server-ID: server2\r\n\r\n", "another server answers there: \"server2\"");
-        failed("no http\r\n\r\n", "no HTTP answer");
-        failed("", "no HTTP answer");
+        let unauthorized = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
+        let (verdict, request) = probed_with(&Heartbeat::Http(configured), unauthorized, None);
+        assert_eq!(verdict, Ok(()));
+        assert!(request.starts_with("HEAD /healthz?full=1 HTTP/1.1\r\n"), "{request}");
+        let request = request.to_ascii_lowercase();
+        assert!(
+            request.contains("\r\nhost: shop.example\r\n") && request.contains("\r\nx-probe: yes\r\n"),
+            "{request}"
+        );
+    }
+
+    fn fault_of(verdict: Result<(), ProbeError>) -> (ProbeFault, String) {
+        match verdict {
+            Err(ProbeError::Failed(failure)) => (failure.fault, failure.why),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
-    fn no_answer_within_the_timeout_is_a_failure() {
+    fn any_other_answer_fails_with_a_reason() {
+        let failed = |answer, fault: ProbeFault, part: &str| {
+            let (found, why) = fault_of(probed(answer, Some("server1")));
+            assert!(found == fault && why.contains(part), "{found:?} {why}");
+        };
+        let no_http = "no HTTP answer";
+        failed("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", ProbeFault::Unhealthy, "it answered 500");
+        failed(
+            "HTTP/1.1 200 OK\r\nX-Server-ID: server2\r\n\r\n",
+            ProbeFault::Dead,
+            "another server answers there: \"server2\"",
+        );
+        failed("no http\r\n\r\n", ProbeFault::Unhealthy, no_http);
+        failed("", ProbeFault::Unhealthy, no_http);
+    }
+
+    #[test]
+    fn a_reset_is_evidence_of_death() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
-        assert_eq!(
-            run(probe(&heartbeat(), 20, Mode::Http, Some("a"), &endpoint)),
-            Err(ProbeError::Failed("no answer within 20 ms".into()))
-        );
-        assert_eq!(
-            run(probe(&heartbeat(), 20, Mode::Tcp, Some("a"), &endpoint)),
-            Ok(()),
-            "a tcp replica is alive when it accepts"
-        );
+        // A close that leaves bytes unread resets.
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+        });
+        let (fault, why) = fault_of(run(probe(&Heartbeat::Http(heartbeat()), 10_000, None, &endpoint)));
+        server.join().unwrap();
+        assert_eq!(fault, ProbeFault::Dead, "{why}");
     }
 
     #[test]
-    fn a_refused_connection_is_a_failure() {
+    fn no_answer_within_the_timeout_is_silence() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
+        let silent = fault_of(run(probe(&Heartbeat::Http(heartbeat()), 20, Some("a"), &endpoint)));
+        assert_eq!(silent, (ProbeFault::Silent, "no answer within 20 ms".into()));
+        assert_eq!(run(probe(&Heartbeat::Connect, 10_000, Some("a"), &endpoint)), Ok(()), "it accepts");
+    }
+
+    #[test]
+    fn a_full_queue_of_connections_on_this_host_is_silence() {
+        assert_eq!(unanswered_connect(&"127.0.0.1:1".parse().unwrap()), ProbeFault::Silent);
+        assert_eq!(unanswered_connect(&"[::1]:1".parse().unwrap()), ProbeFault::Silent);
+        assert_eq!(unanswered_connect(&"172.17.0.2:1".parse().unwrap()), ProbeFault::ConnectTimedOut);
+    }
+
+    #[test]
+    fn a_refused_connection_is_evidence_of_death() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
         drop(listener);
-        let verdict = run(probe(&heartbeat(), 500, Mode::Tcp, Some("a"), &endpoint));
-        assert!(matches!(verdict, Err(ProbeError::Failed(why)) if why.starts_with("cannot connect")));
+        let (fault, why) = fault_of(run(probe(&Heartbeat::Connect, 10_000, Some("a"), &endpoint)));
+        assert!(fault == ProbeFault::Dead && why.starts_with("cannot connect: Connection refused"), "{why}");
     }
 
     #[test]
     fn a_lack_of_local_resources_skips_the_probe() {
-        let fault = |errno: Errno| refused(errno.into());
+        let fault = |errno: Errno| unconnected(&errno.into());
         assert!(matches!(fault(Errno::MFILE), ProbeError::Skipped(_)));
         assert!(matches!(fault(Errno::ADDRNOTAVAIL), ProbeError::Skipped(_)));
         assert!(matches!(fault(Errno::CONNREFUSED), ProbeError::Failed(_)));

@@ -6,20 +6,23 @@
 //! |---|---|
 //! | `admin` | `[admin]`: where the admin API answers and who may call it |
 //! | `docker` | `[docker]`: how replicas run as containers |
+//! | `health` | `[health]`, `[ejection]`: heartbeats and how replicas are judged by them |
 //! | `limits` | `[limits]`: connection caps, and flags for each of [`Limits`](crate::core::limits::Limits) |
-//! | `service` | `[hash]`, `[health]`, `[forwarded]`, `[proxy protocol]`, and servers given by address |
+//! | `service` | `[hash]`, `[forwarded]`, `[proxy protocol]`, and servers given by address |
 //! | `values` | parsers of single values, each of which says what it expects |
 
 mod admin;
 mod docker;
+mod health;
 mod limits;
 mod service;
 pub mod values;
 
 pub use admin::{AdminListen, AdminSettings};
 pub use docker::{DockerSettings, OnExit, Reach};
+pub use health::{EjectionSettings, HealthSettings};
 pub use limits::LimitSettings;
-pub use service::{FixedReplica, ForwardedSettings, HashSettings, HealthSettings, ProxySettings};
+pub use service::{FixedReplica, ForwardedSettings, HashSettings, ProxySettings};
 
 /// A table as it is when nothing sets it.
 fn unset<T: clap::Args>() -> T {

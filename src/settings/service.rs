@@ -1,10 +1,9 @@
-//! The tables of one service: how a request finds its replica, how replicas are probed, what a connection says of its
-//! client; and the replicas that are servers given by address.
+//! The tables of one service: how a request finds its replica, what a connection says of its client; and the replicas that
+//! are servers given by address.
 
 use std::net::SocketAddr;
 
 use clap::Args;
-use clap::builder::RangedU64ValueParser as Number;
 
 use super::values;
 use crate::core::limits::Trust;
@@ -32,22 +31,6 @@ pub struct HashSettings {
     /// How replicas are laid out: `ketama` (160 points per weight, as nginx does), or `exercise` (512 slots)
     #[arg(long, value_name = "RING", default_value = "ketama", value_parser = values::ring)]
     pub ring: RingKind,
-}
-
-#[derive(Args, Clone, Debug, PartialEq, Eq)]
-#[command(next_help_heading = "Health")]
-pub struct HealthSettings {
-    /// Requested of every replica; any 2xx response is a heartbeat
-    #[arg(id = "health-path", long, value_name = "PATH", default_value = "/heartbeat", value_parser = values::path)]
-    pub path: String,
-    /// Time between two heartbeats, and the longest wait for one, in milliseconds
-    #[arg(id = "health-interval-ms", long, value_name = "MS", default_value = "500",
-        value_parser = Number::<u64>::new().range(10..=3_600_000))]
-    pub interval_ms: u64,
-    /// Heartbeats missed in a row after which a replica is replaced
-    #[arg(id = "health-misses", long, value_name = "N", default_value = "2",
-        value_parser = Number::<u32>::new().range(1..=1000))]
-    pub misses: u32,
 }
 
 #[derive(Args, Clone, Debug)]

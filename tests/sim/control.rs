@@ -1,12 +1,15 @@
 //! The control plane of a simulated world: the real control core, with a runtime, probes and an operator in virtual
 //! time. What it publishes, workers and oracles read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ringway::control::control_core::{ControlAction, ControlCore, WorkerEnd};
-use ringway::control::registry::{Answer, Call, Change, Command, Effect, Registry, RegistryConfig, ServiceConfig};
+use ringway::control::registry::{
+    Answer, Call, Change, Command, Effect, HealthPolicy, ProbeFailure, ProbeFault, Registry, RegistryConfig,
+    ServiceConfig,
+};
 use ringway::control::runtime::{Failure, FailureKind, InstanceId, RuntimeEvent, Spec, Started};
 use ringway::core::limits::Limits;
 use ringway::core::ring::{Member, Ring, RingKind};
@@ -20,8 +23,6 @@ use ringway::shared::publish::{SnapshotPublisher, SnapshotReader, Wake};
 use super::net::{Actor, Event, Net};
 use super::replica::Replica;
 
-/// How long a probe waits for an answer.
-const PROBE_TIMEOUT_US: u64 = 500_000;
 /// Replicas of the service that is bytes only: they are always there.
 const TCP_REPLICAS: u64 = 2;
 
@@ -58,6 +59,7 @@ pub struct Control {
     drain_ms: u64,
     reuse_addresses: bool,
     names: u64,
+    has_been_up: BTreeSet<ReplicaId>,
 }
 
 impl Control {
@@ -98,23 +100,27 @@ impl Control {
             mode: Mode::Http,
             key,
             ring: if c.one_in(6) { RingKind::Exercise } else { RingKind::Ketama },
-            limits: limits.clone(),
+            limits,
             send_proxy: None,
             replicas: c.range(1, 5) as usize,
             max_replicas: 8,
             can_start: true,
             keeps_on_exit: false,
-            heartbeat_interval_ms: c.range(100, 1_000),
-            heartbeat_misses: c.range(1, 3) as u32,
+            health: HealthPolicy {
+                interval_ms: c.range(100, 1_000),
+                fall: c.range(1, 3) as u32,
+                ..HealthPolicy::default()
+            },
         };
+        let http = with_slowness(http, net);
         let config = RegistryConfig {
             services: vec![http],
             static_services: vec![Arc::new(tcp)],
             routes: Routes { exact: Vec::new(), default: ServiceId(0) },
             workers,
-            seed: c.draw(),
+            seed: net.random.control().draw(),
         };
-        let reuse_addresses = c.one_in(2);
+        let reuse_addresses = net.random.control().one_in(2);
         let (registry, first) = Registry::new(config);
         let now_us = net.now_us;
         net.history.snapshots.push((now_us, Arc::new(first.clone())));
@@ -132,9 +138,10 @@ impl Control {
             looking: false,
             ticking: Tick::NEVER,
             events_due: false,
-            drain_ms: limits.drain_timeout_ms,
+            drain_ms: net.history.drain_ms,
             reuse_addresses,
             names: 0,
+            has_been_up: BTreeSet::new(),
         };
         for number in 0..TCP_REPLICAS {
             control.spawn(net, format!("tcp{number}"), u64::MAX - number, tcp_address(number), Mode::Tcp);
@@ -235,7 +242,11 @@ impl Control {
         match effect {
             Effect::Publish(snapshot) => {
                 net.note("p.publish", snapshot.epoch, u64::from(snapshot.stopping), 0);
+                self.check_health(net, &snapshot.services[0]);
                 for replica in snapshot.services.iter().flat_map(|service| &service.replicas) {
+                    if replica.state == State::Up {
+                        self.has_been_up.insert(replica.id);
+                    }
                     net.log(|| {
                         format!("    {} {:?} {:?} {:?}", replica.name, replica.id, replica.endpoint, replica.state)
                     });
@@ -262,18 +273,9 @@ impl Control {
                 let us = if grace_ms == 0 { 0 } else { net.random.control().range(0, grace_ms * 1000) };
                 self.later(net, us, Coming::End(instance));
             }
-            Effect::Probe { instance, endpoint, .. } => {
+            Effect::Probe { instance, endpoint, timeout_ms, .. } => {
                 let Endpoint::Tcp(address) = endpoint else { return };
-                let answers = self.replicas.iter().any(|r| r.address == address && r.alive && !r.hung);
-                let own =
-                    self.replicas.iter().any(|r| r.instance == instance.number() && r.alive && r.address == address);
-                if answers && own {
-                    let us = net.random.control().range(100, 5_000);
-                    self.tell_later(net, us, Command::ProbeOk { instance });
-                } else {
-                    let us = if own { PROBE_TIMEOUT_US } else { net.random.control().range(100, 5_000) };
-                    self.tell_later(net, us, Command::ProbeFailed { instance, why: "no answer".into() });
-                }
+                self.probe(net, instance, address, timeout_ms);
             }
             Effect::Reply { ticket, answer } => {
                 let before = self.open_calls.len();
@@ -284,6 +286,39 @@ impl Control {
             }
             Effect::Log(_, line) => net.log(|| format!("log: {line}")),
             Effect::Finished => {}
+        }
+    }
+
+    fn probe(&mut self, net: &mut Net, instance: InstanceId, address: SocketAddr, timeout_ms: u64) {
+        let own = self.replicas.iter().any(|r| r.instance == instance.number() && r.alive && r.address == address);
+        let answers = self.replicas.iter().any(|r| r.address == address && r.alive && !r.hung);
+        let timeout_us = timeout_ms * 1_000;
+        let us = if own && !answers { timeout_us } else { net.random.control().range(100, 5_000) };
+        let busy_us = net.busy_until(address) - net.now_us;
+        let failed = |fault| {
+            let why = format!("{fault:?}");
+            Command::ProbeFailed { instance, failure: ProbeFailure { fault, why } }
+        };
+        match (own, answers) {
+            (true, true) if busy_us + us > timeout_us => {
+                self.tell_later(net, timeout_us, failed(ProbeFault::Silent));
+            }
+            (true, true) => self.tell_later(net, busy_us + us, Command::ProbeOk { instance }),
+            (true, false) => self.tell_later(net, us, failed(ProbeFault::ConnectTimedOut)),
+            (false, _) => self.tell_later(net, us, failed(ProbeFault::Dead)),
+        }
+    }
+
+    /// Oracles: at most the allowed share of a service is ejected; a replica that is only slow is never down.
+    fn check_health(&self, net: &Net, service: &Service) {
+        let members = &service.replicas[..service.ring.members()];
+        let count = |state| members.iter().filter(|replica| replica.state == state).count();
+        let max_ejected = (HealthPolicy::default().max_ejected_share * members.len() as f64) as usize;
+        assert!(count(State::Ejected) <= max_ejected, "{} of {} are ejected", count(State::Ejected), members.len());
+        if net.faults.serial && net.history.stopping.is_none() {
+            let was_up = |replica: &&Entry| self.has_been_up.contains(&replica.id);
+            let down = members.iter().filter(was_up).find(|replica| !replica.state.may_take_requests());
+            assert!(down.is_none(), "a slow replica is taken down: {down:?}");
         }
     }
 
@@ -345,7 +380,7 @@ impl Control {
             self.names += 1;
             change.hostnames.push(format!("named{}", self.names));
         }
-        let members = self.core.publisher().view().current().services[0].replicas.len();
+        let members = self.core.publisher().view().current().services[0].ring.members();
         let call = if net.random.control().one_in(2) || members < 4 {
             Call::Add(change)
         } else {
@@ -394,6 +429,27 @@ impl Control {
             assert_eq!(load.in_flight(), 0, "requests in flight after the last client");
         }
     }
+}
+
+/// A service of slow replicas leaves requests as long as they take. The rest is how silence is judged.
+fn with_slowness(config: ServiceConfig, net: &mut Net) -> ServiceConfig {
+    const PATIENT_MS: u64 = 300_000;
+    net.history.runs_once = net.faults.serial && !net.upstream_pipelining;
+    let serial = net.faults.serial;
+    let random = net.random.health();
+    let health = HealthPolicy {
+        timeout_ms: random.range(50, 1_000),
+        rise: random.range(1, 2) as u32,
+        // A slow replica sends nothing while it works on requests whose clients have left.
+        replace_after_ms: if serial { 30_000 } else { random.pick(&[5_000, 30_000]) },
+        ..config.health
+    };
+    let mut limits = Limits::clone(&config.limits);
+    if serial {
+        limits = Limits { response_timeout_ms: PATIENT_MS, drain_timeout_ms: PATIENT_MS, ..limits };
+        net.history.drain_ms = PATIENT_MS;
+    }
+    ServiceConfig { health, limits: Arc::new(limits), ..config }
 }
 
 fn tcp_address(number: u64) -> SocketAddr {

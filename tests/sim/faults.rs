@@ -1,7 +1,7 @@
 //! The rates of faults, drawn per world (swarm testing): some worlds have one frequent fault, others many together.
 //! Rates are per mille of the calls, connections or seconds that they apply to. No fault is injected here.
 
-use super::random::Random;
+use super::random::{Random, Streams};
 
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
@@ -49,10 +49,17 @@ pub struct Faults {
     pub early_stop: bool,
     /// A reset discards what its receiver has not read.
     pub reset_discards_unread: bool,
+    /// Replicas work on one request at a time, heartbeats included, and take long. Only in calm worlds.
+    pub serial: bool,
 }
 
 impl Faults {
-    pub fn draw(random: &mut Random) -> Faults {
+    pub fn draw(streams: &mut Streams) -> Faults {
+        let faults = Faults::draw_rates(streams.faults());
+        Faults { serial: faults.calm && !faults.early_stop && streams.health().one_in(3), ..faults }
+    }
+
+    fn draw_rates(random: &mut Random) -> Faults {
         let calm = random.one_in(4);
         // Drawn in a calm world too, so that the draws that follow are the same.
         let visible = |most: u32, random: &mut Random| {
@@ -83,12 +90,14 @@ impl Faults {
             clock_step_ms: random.pick(&[1, 1, 4, 10]),
             early_stop: random.one_in(5),
             reset_discards_unread: random.one_in(2),
+            serial: false,
         }
     }
 
     /// Sets every rate to 0. The properties of network, clock and world stay.
     pub fn cease(&mut self) {
-        let Faults { calm, max_latency_us, clock_step_ms, early_stop, reset_discards_unread, .. } = *self;
-        *self = Faults { calm, max_latency_us, clock_step_ms, early_stop, reset_discards_unread, ..Faults::default() };
+        let Faults { calm, max_latency_us, clock_step_ms, early_stop, reset_discards_unread, serial, .. } = *self;
+        let properties = Faults { calm, max_latency_us, clock_step_ms, early_stop, ..Faults::default() };
+        *self = Faults { reset_discards_unread, serial, ..properties };
     }
 }

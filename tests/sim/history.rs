@@ -72,6 +72,9 @@ pub struct History {
     pub stopping: Option<(u64, u64)>,
     pub drain_ms: u64,
     pub idle_ms: u64,
+    /// Nothing is wrong with replicas but that they are slow: no request is run twice. (A pipelined request that would wait
+    /// behind a slow one is.)
+    pub runs_once: bool,
     /// When a client's connection was closed at its idle timeout (us).
     pub idle_closed: BTreeMap<Actor, u64>,
     /// By the balancer's socket: when it moved bytes last (us).
@@ -130,12 +133,13 @@ impl History {
     /// Oracle: a worker dials only replicas that are up in the current snapshot.
     pub fn check_dial(&self, address: SocketAddr) {
         let (_, snapshot) = self.snapshots.last().expect("there is always a snapshot");
-        let up = snapshot.services.iter().flat_map(|s| &s.replicas).any(|r| is_up_at(r, address));
+        let up = snapshot.services.iter().flat_map(|s| &s.replicas).any(|r| may_take_at(r, address));
         assert!(up, "a connection to {address}, which is not up in snapshot {}", snapshot.epoch);
     }
 
     /// Oracle: a head that reaches a replica is that of a request which a client has begun to send, is well-formed, has
-    /// the right replica, and reaches a replica a second time only if its method is idempotent.
+    /// the right replica, and reaches a replica a second time only if its method is idempotent, and not because the first
+    /// is slow.
     pub fn head_arrived(&mut self, id: u64, address: SocketAddr, now_us: u64) -> Result<(), String> {
         let Some(request) = self.requests.get_mut(id as usize) else {
             return Err(format!("no client sends request {id}: bytes of a body were read as a request"));
@@ -149,7 +153,7 @@ impl History {
         if request.malformed == Malformed::Head {
             return Err(format!("request {id} should have been refused"));
         }
-        if request.arrivals > 1 && !request.is_idempotent() {
+        if request.arrivals > 1 && (self.runs_once || !request.is_idempotent()) {
             return Err(format!("{} {id} reached replicas {} times", request.method, request.arrivals));
         }
         self.check_choice(request, address, sent_at_us, now_us).map_err(|why| format!("request {id}: {why}"))
@@ -172,13 +176,19 @@ impl History {
     }
 
     fn choice(&self, request: &Request, service: &Service, at: SocketAddr, since: u64, now: u64) -> Choice {
-        let Some(chosen) = service.replicas.iter().position(|replica| is_up_at(replica, at)) else {
+        let Some(chosen) = service.replicas.iter().position(|replica| may_take_at(replica, at)) else {
             return Choice::NotUp;
         };
-        let Some(key) = key_of(request, service) else { return Choice::Right };
-        let before = service.ring.walk(key).take_while(|member| *member != chosen);
-        let up = before.map(|member| &service.replicas[member]).filter(|replica| replica.state == State::Up);
-        let mut skipped = up.filter(|replica| !self.had_fault(&replica.endpoint, since, now));
+        let is_ejected = service.replicas[chosen].state == State::Ejected;
+        let up = |member: &usize| service.replicas[*member].state == State::Up;
+        let before: Vec<usize> = match key_of(request, service) {
+            // An ejected replica comes after all that are up.
+            Some(key) if is_ejected => service.ring.walk(key).filter(up).collect(),
+            Some(key) => service.ring.walk(key).take_while(|member| *member != chosen).filter(up).collect(),
+            None => Vec::new(),
+        };
+        let skipped = before.into_iter().map(|member| &service.replicas[member]);
+        let mut skipped = skipped.filter(|replica| !self.had_fault(&replica.endpoint, since, now));
         skipped.next().map_or(Choice::Right, |replica| Choice::Skipped(replica.name.to_string()))
     }
 
@@ -200,8 +210,8 @@ enum Choice {
     Skipped(String),
 }
 
-fn is_up_at(replica: &Replica, address: SocketAddr) -> bool {
-    replica.state == State::Up && replica.endpoint == Endpoint::Tcp(address)
+fn may_take_at(replica: &Replica, address: SocketAddr) -> bool {
+    replica.state.may_take_requests() && replica.endpoint == Endpoint::Tcp(address)
 }
 
 /// The request's ring key, computed independently. `None`: any replica is right.

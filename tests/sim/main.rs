@@ -24,7 +24,8 @@
 //!   `replica::request_check::check_head`
 //! - The request was sent by a client, was begun before it arrives, and is not one that must be refused:
 //!   `History::head_arrived`
-//! - A non-idempotent request reaches replicas at most once: `History::head_arrived`
+//! - A non-idempotent request reaches replicas at most once, and no request twice because a replica is slow:
+//!   `History::head_arrived`
 //! - The replica is the first on the ring's walk that was up and had no fault: `History::check_choice`
 //! - A body is its pattern: `Connection::receive_body`; it is complete only if its client sent all of it:
 //!   `Connection::on_body_end`
@@ -47,7 +48,7 @@
 //! - A tunnel is opened at one replica, once: `Connection::open_tunnel`
 //!
 //! Workers
-//! - A worker dials only replicas that are up in the current snapshot: `History::check_dial`
+//! - A worker dials only replicas that are up or ejected in the current snapshot: `History::check_dial`
 //! - Invariants of sessions, buffers and upstream connections hold after every turn: `Worker::check`, called in
 //!   `World::turn`
 //! - A worker does not spin: `SimWorker::check_progress`
@@ -58,6 +59,8 @@
 //! Worlds
 //! - Every client ends: `world::clients_ended`; then no request is in flight: `Control::check_in_flight`
 //! - Workers and registry stop in time; sockets, pipes and clients opened are closed: `World::stop`
+//! - Never more than half of a service is ejected; a replica that is only slow is neither down nor replaced:
+//!   `Control::check_health`
 //! - Every admin call is answered once, no event is dropped, no request stays in flight: `Control::perform`,
 //!   `Control::check_end`
 //! - A seed has one trace: the test `a_seed_determines_its_trace`

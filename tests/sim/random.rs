@@ -15,18 +15,19 @@ enum Concern {
     Network,
     Kernel,
     Schedule,
+    Health,
 }
 
-const CONCERNS: u64 = 8;
+const CONCERNS: u64 = 9;
 
 impl Streams {
     pub fn new(seed: u64) -> Streams {
         Streams((0..CONCERNS).map(|concern| Random::new(mix(seed).wrapping_add(concern))).collect())
     }
 
-    /// One stream for all concerns, as every world had it before the streams were split.
+    /// One stream for all concerns that there were before the streams were split, and one for those that came later.
     pub fn shared(seed: u64) -> Streams {
-        Streams(vec![Random::new(seed)])
+        Streams(vec![Random::new(seed), Random::new(mix(seed).wrapping_add(Concern::Health as u64))])
     }
 
     /// Number of workers and clients, connection cap, time of the stop.
@@ -69,8 +70,18 @@ impl Streams {
         self.of(Concern::Schedule)
     }
 
+    /// Whether replicas work on one request at a time, and how they are judged.
+    pub fn health(&mut self) -> &mut Random {
+        self.of(Concern::Health)
+    }
+
     fn of(&mut self, concern: Concern) -> &mut Random {
-        let index = if self.0.len() == 1 { 0 } else { concern as usize };
+        let is_shared = self.0.len() < CONCERNS as usize;
+        let index = match concern {
+            Concern::Health if is_shared => 1,
+            _ if is_shared => 0,
+            concern => concern as usize,
+        };
         &mut self.0[index]
     }
 }

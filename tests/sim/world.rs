@@ -79,7 +79,7 @@ pub fn replay(seed: u64) -> Outcome {
 
 fn run_with(seed: u64, trace: Trace) -> Outcome {
     let mut random = regressions::streams(seed);
-    let faults = Faults::draw(random.faults());
+    let faults = Faults::draw(&mut random);
     if trace == Trace::Printed {
         println!("{faults:#?}");
     }

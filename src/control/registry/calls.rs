@@ -8,6 +8,7 @@ use log::Level;
 use super::Registry;
 use super::answer::{Answer, Call, Change, Rejection};
 use super::command::{Effect, readable, since};
+use super::health::HealthPolicy;
 use super::leaving::{Leaving, NameUse};
 use super::service::ServiceState;
 use super::slot::Slot;
@@ -16,8 +17,8 @@ use crate::control::runtime::InstanceId;
 use crate::core::snapshot::ServiceId;
 use crate::core::tick::Tick;
 
-/// An `/add` whose replicas do not all answer within this is undone.
-pub const ADD_TIMEOUT_MS: u64 = 30_000;
+/// What an `/add` grants the runtime, beside the time that its replicas get to answer.
+const ADD_RUNTIME_MS: u64 = 30_000;
 /// Every worker takes a snapshot up within a turn. A call whose snapshot is not taken up within this is answered 503.
 pub const ACK_TIMEOUT_MS: u64 = 5_000;
 /// How long the answer to `/rm` waits until the removed instances have ended: most requests end much sooner.
@@ -78,6 +79,11 @@ impl DeferredReply {
     }
 }
 
+/// An `/add` whose replicas do not all answer within this is undone.
+pub fn add_limit_ms(policy: &HealthPolicy) -> u64 {
+    ADD_RUNTIME_MS + policy.start_timeout_ms
+}
+
 impl Registry {
     pub(super) fn accept_call(&mut self, ticket: u64, service: ServiceId, call: Call, now: Tick) {
         if call == Call::List {
@@ -131,7 +137,8 @@ impl Registry {
         let vacant = |name| Slot::vacant(service, name, self.workers, now).joining();
         let slots: Vec<Slot> = names.into_iter().map(vacant).collect();
         let slots = slots.into_iter().map(|slot| self.insert(slot)).collect();
-        self.addition = Some(Addition { ticket, service, slots, since: now, deadline: now.after_ms(ADD_TIMEOUT_MS) });
+        let limit_ms = self.services.get(&service).map_or(0, |service| add_limit_ms(&service.config.health));
+        self.addition = Some(Addition { ticket, service, slots, since: now, deadline: now.after_ms(limit_ms) });
         let due = self.slots.due_at(now);
         self.start_due(&due, now);
         Ok(())
@@ -214,7 +221,7 @@ impl Registry {
         let Some(addition) = self.addition.as_ref().filter(|addition| addition.deadline <= now) else { return };
         let mut slots = addition.slots.iter().filter_map(|id| self.slots.slot(*id));
         let late = slots.find(|slot| !slot.is_up()).map_or("a replica", |slot| &slot.name);
-        let message = format!("{late} did not answer within {}", readable(ADD_TIMEOUT_MS));
+        let message = format!("{late} did not answer within {}", since(now, addition.since));
         self.undo_addition(Rejection::unavailable(message), now);
     }
 

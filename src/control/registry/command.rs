@@ -5,6 +5,7 @@ use std::sync::Arc;
 use log::Level;
 
 use super::answer::{Answer, Call};
+use super::health::{HealthPolicy, ProbeFailure};
 use crate::control::runtime::{Failure, InstanceId, RuntimeEvent, Spec, Started};
 use crate::core::limits::Limits;
 use crate::core::proxy::Version;
@@ -40,9 +41,7 @@ pub struct ServiceConfig {
     pub max_replicas: usize,
     pub can_start: bool,
     pub keeps_on_exit: bool,
-    pub heartbeat_interval_ms: u64,
-    /// So many failed probes in a row and a replica is down.
-    pub heartbeat_misses: u32,
+    pub health: HealthPolicy,
 }
 
 #[derive(Debug)]
@@ -73,7 +72,7 @@ pub enum Command {
     },
     ProbeFailed {
         instance: InstanceId,
-        why: String,
+        failure: ProbeFailure,
     },
     /// No probe was sent, for lack of a descriptor, say: it counts neither for nor against the replica.
     ProbeSkipped {

@@ -1,4 +1,5 @@
-//! What happens to instances: they start, answer probes, stop answering, die, and their slots are filled again.
+//! What happens to instances: they start, join, die, and their slots are filled again. How they are judged while they run
+//! is decided in `verdicts`.
 
 use std::sync::Arc;
 
@@ -7,16 +8,13 @@ use log::Level;
 use super::Registry;
 use super::answer::Rejection;
 use super::command::{Effect, readable, since};
+use super::health::Health;
 use super::leaving::{Leaving, NameUse};
-use super::slot::{ProbeState, START_TIMEOUT_MS, Slot, SlotState};
+use super::slot::{Slot, SlotState};
 use super::slots::SlotId;
 use crate::control::runtime::{Failure, InstanceId, Origin, RuntimeEvent, Spec, Started};
-use crate::core::snapshot::{Endpoint, ReplicaId, ServiceId, State};
+use crate::core::snapshot::{Endpoint, ReplicaId, ServiceId};
 use crate::core::tick::Tick;
-use crate::shared::events::WorkerEvent;
-
-/// Skipped probes are logged so often at most.
-const SKIPPED_LOG_PAUSE_MS: u64 = 1_000;
 
 impl Registry {
     pub(super) fn found(&mut self, found: Vec<(Spec, Started)>, now: Tick) {
@@ -60,9 +58,10 @@ impl Registry {
     /// A slot for an instance that runs already.
     fn insert_filled(&mut self, spec: Spec, started: Started, now: Tick) {
         let replica = self.replica_id(spec.instance);
+        let Some(policy) = self.services.get(&spec.service).map(|service| service.config.health) else { return };
         let mut slot = Slot::vacant(spec.service, spec.name, self.workers, now);
         slot.origin = spec.instance.origin();
-        slot.fill(spec.instance, replica, started, now, now);
+        slot.fill(spec.instance, replica, started, &policy, now);
         self.insert(slot);
     }
 
@@ -104,9 +103,10 @@ impl Registry {
             return self.emit(Effect::Stop { instance, grace_ms: 0 });
         };
         let replica = self.replica_id(instance);
+        let Some(policy) = self.health_policy(id) else { return };
         let line = self.change(id, |slot| {
             let SlotState::Starting { since: begun, .. } = slot.state else { return None };
-            slot.fill(instance, replica, started, begun, now);
+            slot.fill(instance, replica, started, &policy, now);
             let address = address(slot);
             Some(format!("{}: started {} at {address} in {}", slot.name, slot.handle, since(now, begun)))
         });
@@ -130,132 +130,41 @@ impl Registry {
         if let Some(name) = self.joining_name(id) {
             return self.undo_addition(Rejection::start_failed(&name, &failure), now);
         }
-        let Some((name, pause_ms)) = self.change(id, |slot| (slot.name.clone(), slot.vacate(now))) else { return };
+        let vacated = self.change(id, |slot| {
+            slot.last_failure = Some(failure.message.as_str().into());
+            (slot.name.clone(), slot.vacate(now))
+        });
+        let Some((name, pause_ms)) = vacated else { return };
         let pause = readable(pause_ms);
         self.log(Level::Error, format!("{name}: cannot start: {}; next try in {pause}", failure.message));
     }
 
-    pub(super) fn expire_starts(&mut self, due: &[SlotId], now: Tick) {
-        let slots = due.iter().filter_map(|id| self.slots.slot(*id));
-        let late: Vec<InstanceId> =
-            slots.filter(|slot| slot.start_deadline() <= now).filter_map(Slot::instance).collect();
-        for instance in late {
-            let why = format!("no heartbeat answered within {}", readable(START_TIMEOUT_MS));
-            self.mark_down(instance, &why, now);
-        }
-    }
-
-    pub(super) fn probe_due(&mut self, due: &[SlotId], now: Tick) {
-        for id in due {
-            let interval_ms = self.heartbeat_interval_ms(*id);
-            let probe = self.change(*id, |slot| probe(slot, interval_ms, now)).flatten();
-            self.effects.extend(probe);
-        }
-    }
-
-    fn heartbeat_interval_ms(&self, id: SlotId) -> u64 {
-        self.service_of(id).map_or(0, |service| service.config.heartbeat_interval_ms)
-    }
-
-    pub(super) fn probe_ok(&mut self, instance: InstanceId, now: Tick) {
-        let Some(id) = self.slots.of_instance(instance) else { return };
-        if self.change(id, Slot::probe_ok) == Some(true) {
-            let line = format!("{}: answers again; it takes requests", self.name_of(id));
-            return self.log(Level::Info, line);
-        }
-        self.mark_up(id, now);
-    }
-
-    /// A first answer: it takes requests from now on.
-    fn mark_up(&mut self, id: SlotId, now: Tick) {
-        let next_probe = now.after_ms(self.heartbeat_interval_ms(id));
-        let risen = self.change(id, |slot| {
-            let (SlotState::Probing { instance, since: begun, .. } | SlotState::Down { instance, since: begun, .. }) =
-                slot.state
-            else {
-                return None;
-            };
-            slot.state = SlotState::Up { instance, since: now, probe: ProbeState::at(next_probe) };
-            let title = format!("{}: {} at {}", slot.name, slot.handle, address(slot));
-            Some((title, slot.lost_at.take(), begun))
-        });
-        let Some((title, lost_at, begun)) = risen.flatten() else { return };
-        if self.slots.slot(id).is_some_and(|slot| !slot.is_member()) {
-            return self.finish_addition_if_up(now);
-        }
-        let Some(service) = self.service_of_mut(id) else { return };
-        let tally = service.tally();
-        let line = match lost_at {
-            Some(lost_at) => {
-                service.heals += 1;
-                format!("{title} healed it in {}; {tally}", since(now, lost_at))
-            }
-            None => format!("{title} is up after {}; {tally}", since(now, begun)),
-        };
-        self.log(Level::Info, line);
-    }
-
-    pub(super) fn probe_failed(&mut self, instance: InstanceId, why: &str, now: Tick) {
-        let Some(id) = self.slots.of_instance(instance) else { return };
-        let Some(failures) = self.change(id, Slot::probe_failed).flatten() else { return };
-        let limit = self.service_of(id).map_or(1, |service| service.config.heartbeat_misses);
-        if failures >= limit {
-            return self.mark_down(instance, &format!("{failures} heartbeats missed, the last: {why}"), now);
-        }
-        let line = format!("{}: heartbeat {failures} of {limit} missed: {why}", self.name_of(id));
-        self.log(Level::Debug, line);
-        self.eject_if_few(id, now);
-    }
-
-    pub(super) fn probe_skipped(&mut self, instance: InstanceId, why: &str, now: Tick) {
-        if let Some(id) = self.slots.of_instance(instance) {
-            self.change(id, Slot::probe_skipped);
-        }
-        if self.log_skipped_at <= now {
-            self.log_skipped_at = now.after_ms(SKIPPED_LOG_PAUSE_MS);
-            self.log(Level::Error, format!("heartbeats cannot be asked for: {why}; no replica is judged by that"));
-        }
-    }
-
-    /// A request met a fault there and a probe failed: other replicas answer meanwhile. Not where at least half of the
-    /// members take no requests already: then the load is what is slow, and fewer replicas would be slower.
-    fn eject_if_few(&mut self, id: SlotId, now: Tick) {
-        let Some(slot) = self.slots.slot(id).filter(|slot| slot.is_suspected()) else { return };
-        let is_routable = slot.is_member() && slot.shown().1 == State::Up;
-        let Some(service) = self.service_of(id) else { return };
-        let others = service.routable() - usize::from(is_routable);
-        if 2 * others < service.members().len() {
-            return;
-        }
-        if self.change(id, |slot| slot.eject(now)) == Some(true) {
-            let line = format!("{}: silent; requests go around it until it answers", self.name_of(id));
-            self.log(Level::Warn, line);
-        }
-    }
-
     /// It takes no more requests. A managed instance is ended by force and replaced; a foreign one is probed on.
-    fn mark_down(&mut self, instance: InstanceId, why: &str, now: Tick) {
+    pub(super) fn mark_down(&mut self, instance: InstanceId, why: &str, now: Tick) {
         let Some(id) = self.slots.of_instance(instance) else { return };
         if let Some(name) = self.joining_name(id) {
             return self.undo_addition(Rejection::bad_gateway(format!("{name} was started, but {why}")), now);
         }
+        self.change(id, |slot| slot.last_failure = Some(why.into()));
         let leaving = match instance.origin() {
             Origin::Managed => self.change(id, |slot| {
                 slot.vacate(now);
                 Leaving::stopping(slot, instance, NameUse::Replaced)
             }),
             Origin::Foreign => {
-                let probe = ProbeState::at(now.after_ms(self.heartbeat_interval_ms(id)));
+                let interval_ms = self.health_policy(id).map_or(0, |policy| policy.interval_ms);
+                let health = Health::watched_from(now, now.after_ms(interval_ms));
                 self.change(id, |slot| {
                     slot.note_loss(now);
-                    slot.state = SlotState::Down { instance, since: now, probe };
+                    slot.state = SlotState::Down { instance, since: now, health };
                 });
                 None
             }
         };
         let then = if leaving.is_some() { "it is ended and replaced" } else { "it takes no requests until it answers" };
         let line = format!("{}: down: {why}; {then}; {}", self.name_of(id), self.count_death(id));
-        self.log(Level::Warn, line);
+        // Of a foreign one it was said already that it takes no requests.
+        self.log(if leaving.is_some() { Level::Warn } else { Level::Info }, line);
         if let Some(leaving) = leaving {
             self.leaving.insert(leaving);
             self.emit(Effect::Stop { instance, grace_ms: 0 });
@@ -263,7 +172,7 @@ impl Registry {
     }
 
     /// Also the tally after it.
-    fn count_death(&mut self, id: SlotId) -> String {
+    pub(super) fn count_death(&mut self, id: SlotId) -> String {
         let Some(service) = self.service_of_mut(id) else { return String::new() };
         service.deaths += 1;
         service.tally()
@@ -291,6 +200,7 @@ impl Registry {
                 SlotState::Up { since: up, .. } => format!(" after {}", since(now, up)),
                 _ => String::new(),
             };
+            slot.last_failure = Some(why.into());
             (lived, slot.vacate(now))
         });
         let Some((lived, pause_ms)) = vacated else { return };
@@ -330,7 +240,8 @@ impl Registry {
             Some((id, slot)) if slot.origin == Origin::Foreign => {
                 let is_reweighted = slot.weight != started.weight;
                 let replica = self.replica_id(spec.instance);
-                self.change(id, |slot| slot.fill(spec.instance, replica, started, now, now));
+                let Some(policy) = self.health_policy(id) else { return };
+                self.change(id, |slot| slot.fill(spec.instance, replica, started, &policy, now));
                 if is_reweighted && let Some(service) = self.service_of_mut(id) {
                     service.mark_ring_changed();
                 }
@@ -357,38 +268,22 @@ impl Registry {
         self.forget_leaving(instance);
     }
 
-    /// A worker's fault marks no replica down: it brings the next probe forward.
-    pub(super) fn worker_event(&mut self, event: &WorkerEvent, now: Tick) {
-        if let Some(replica) = event.suspect()
-            && let Some(id) = self.slots.of_replica(replica)
-        {
-            self.change(id, |slot| slot.suspect(now));
-        }
-    }
-
     /// The name of a slot that an `/add` under way waits for.
-    fn joining_name(&self, id: SlotId) -> Option<Arc<str>> {
+    pub(super) fn joining_name(&self, id: SlotId) -> Option<Arc<str>> {
         let slot = self.slots.slot(id).filter(|slot| !slot.is_member())?;
         Some(slot.name.clone())
     }
 
-    fn name_of(&self, id: SlotId) -> Arc<str> {
+    pub(super) fn name_of(&self, id: SlotId) -> Arc<str> {
         self.slots.slot(id).map_or_else(|| "a former replica".into(), |slot| slot.name.clone())
     }
 
-    fn tally_of(&self, id: SlotId) -> String {
+    pub(super) fn tally_of(&self, id: SlotId) -> String {
         self.service_of(id).map_or_else(String::new, |service| service.tally())
     }
 }
 
-fn probe(slot: &mut Slot, interval_ms: u64, now: Tick) -> Option<Effect> {
-    let instance = slot.instance()?;
-    let timeout_ms = slot.begin_probe(interval_ms, now)?;
-    let name = (slot.origin == Origin::Managed).then(|| slot.name.clone());
-    Some(Effect::Probe { instance, name, endpoint: slot.endpoint().clone(), timeout_ms })
-}
-
-fn address(slot: &Slot) -> String {
+pub(super) fn address(slot: &Slot) -> String {
     match slot.endpoint() {
         Endpoint::Tcp(address) => address.to_string(),
         Endpoint::Unix(path) => path.display().to_string(),

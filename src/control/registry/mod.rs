@@ -13,11 +13,13 @@
 //! | `answer` | admin calls and their answers |
 //! | `service` | one service: its members in ring order, counts of them, the last publication |
 //! | `slot` | one slot as a state machine |
+//! | `health` | the health of one instance, from its probes and what it sends |
 //! | `slots` | all slots and their indices |
 //! | `leaving` | instances that left their slots, and their indices |
 //! | `deadlines` | one deadline for each key, in order |
 //! | `calls` | `/rep`, `/add`, `/rm` |
-//! | `instances` | starts, probes, deaths, discovery |
+//! | `instances` | starts, deaths, discovery |
+//! | `verdicts` | what follows from probes and from faults that workers report |
 //! | `drain` | the drain of a replica, and of the balancer |
 //! | `publication` | snapshots |
 //! | `status` | what the live page and the metrics show |
@@ -27,6 +29,7 @@ mod calls;
 mod command;
 mod deadlines;
 mod drain;
+mod health;
 mod instances;
 mod leaving;
 mod publication;
@@ -36,6 +39,7 @@ mod slots;
 mod status;
 #[cfg(test)]
 pub(super) mod tests;
+mod verdicts;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -43,9 +47,10 @@ use std::sync::Arc;
 use log::Level;
 
 pub use answer::{Answer, Call, Change, Rejection};
-pub use calls::{ACK_TIMEOUT_MS, ADD_TIMEOUT_MS};
+pub use calls::{ACK_TIMEOUT_MS, add_limit_ms};
 pub use command::{Command, Effect, RegistryConfig, ServiceConfig, readable};
 pub use drain::STOP_GRACE_MS;
+pub use health::{HealthPolicy, ProbeFailure, ProbeFault};
 pub use status::{ReplicaStatus, Status};
 
 use crate::core::snapshot::{Routes, Service, ServiceId, Snapshot};
@@ -125,7 +130,7 @@ impl Registry {
             Command::Stopped { instance, result } => self.stopped(instance, result),
             Command::RuntimeEvent(event) => self.runtime_event(event, now),
             Command::ProbeOk { instance } => self.probe_ok(instance, now),
-            Command::ProbeFailed { instance, why } => self.probe_failed(instance, &why, now),
+            Command::ProbeFailed { instance, failure } => self.probe_failed(instance, &failure, now),
             Command::ProbeSkipped { instance, why } => self.probe_skipped(instance, &why, now),
             Command::WorkerEvent(event) => self.worker_event(&event, now),
             Command::Acked(epoch) => self.acked(epoch, now),
@@ -180,7 +185,9 @@ impl Registry {
         if let Some((service, slot)) = self.member(id) {
             service.remove_member(id, slot);
         }
-        self.slots.remove(id)
+        let slot = self.slots.remove(id)?;
+        self.readmit_excess(slot.service);
+        Some(slot)
     }
 
     /// The only way to change a slot: indices, counts and what is to be published follow.

@@ -15,9 +15,10 @@ pub struct ServiceState {
     pub config: ServiceConfig,
     /// Ascending, which is ring order: a member's position here is its index on the ring.
     members: Vec<SlotId>,
-    /// Members that are up; those of them that take requests; those that we start and stop.
+    /// Members that are up; those of them that take requests; those of them that are ejected; those that we start and stop.
     up: usize,
     routable: usize,
+    ejected: usize,
     managed: usize,
     /// Replicas that died or stopped answering, and those that were replaced or answer again.
     pub deaths: u64,
@@ -45,6 +46,7 @@ impl ServiceState {
             members: Vec::new(),
             up: 0,
             routable: 0,
+            ejected: 0,
             managed: 0,
             deaths: 0,
             heals: 0,
@@ -64,6 +66,15 @@ impl ServiceState {
 
     pub fn routable(&self) -> usize {
         self.routable
+    }
+
+    pub fn ejected(&self) -> usize {
+        self.ejected
+    }
+
+    /// So many members may be ejected at a time.
+    pub fn max_ejected(&self) -> usize {
+        (self.config.health.max_ejected_share * self.members.len() as f64) as usize
     }
 
     /// `id` is the newest slot.
@@ -96,11 +107,13 @@ impl ServiceState {
     fn count(&mut self, view: View) {
         self.up += usize::from(view.is_up);
         self.routable += usize::from(view.shown.1 == State::Up);
+        self.ejected += usize::from(view.shown.1 == State::Ejected);
     }
 
     fn discount(&mut self, view: View) {
         self.up -= usize::from(view.is_up);
         self.routable -= usize::from(view.shown.1 == State::Up);
+        self.ejected -= usize::from(view.shown.1 == State::Ejected);
     }
 
     pub fn mark_replicas_changed(&mut self) {
@@ -149,6 +162,8 @@ impl ServiceState {
         let count = |counted: fn(&Slot) -> bool| members.iter().filter(|slot| counted(slot)).count();
         assert_eq!(self.up, count(Slot::is_up), "members that are up");
         assert_eq!(self.routable, count(|slot| slot.shown().1 == State::Up), "members that take requests");
+        assert_eq!(self.ejected, count(|slot| slot.shown().1 == State::Ejected), "members that are ejected");
+        assert!(self.ejected <= self.max_ejected(), "{} of {} ejected", self.ejected, members.len());
         assert_eq!(self.managed, count(|slot| slot.origin == Origin::Managed), "members that we start");
     }
 }

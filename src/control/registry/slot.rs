@@ -4,23 +4,18 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use super::health::{Exclusion, Health, HealthPolicy, Improvement, ProbeFailure, Verdict};
 use crate::control::runtime::{InstanceId, Origin, Started};
 use crate::core::snapshot::{Endpoint, Replica, ReplicaId, ReplicaLoad, ServiceId, State};
 use crate::core::tick::Tick;
 
-/// Between two probes of an instance that has not answered yet.
-const FIRST_PROBE_MS: u64 = 20;
-/// An instance that has not answered so long after its start is marked down.
-pub const START_TIMEOUT_MS: u64 = 10_000;
-/// A worker's fault brings the next probe forward, but not closer to the last one than this.
-const SUSPECT_PROBE_GAP_MS: u64 = 50;
-/// The timeout of the first probe after a worker's fault; then the replica is ejected.
-const SUSPECT_PROBE_TIMEOUT_MS: u64 = 250;
+/// A starting instance that does not answer is reported once, so long after it began to run.
+const NOT_READY_MS: u64 = 500;
 /// The first replacement starts at once; the pause before the next doubles from the first to the second of these.
 const BACKOFF_FIRST_MS: u64 = 100;
 const BACKOFF_MAX_MS: u64 = 10_000;
-/// An instance that was up for so long resets the backoff.
-const STABLE_MS: u64 = 500;
+/// An instance that was up for so many times the pause before its successor resets the backoff.
+const STABLE_FACTOR: u64 = 10;
 
 #[derive(Debug)]
 pub struct Slot {
@@ -41,6 +36,8 @@ pub struct Slot {
     failures_in_a_row: u32,
     /// When it was last seen up: the start of the heal's duration.
     pub lost_at: Option<Tick>,
+    /// Why it last failed to start, to answer or to live, for the operator.
+    pub last_failure: Option<Arc<str>>,
 }
 
 /// Whether the slot is on the ring.
@@ -66,12 +63,16 @@ pub enum SlotState {
     Probing {
         instance: InstanceId,
         since: Tick,
-        probe: ProbeState,
+        /// It is marked down if it has not answered by then.
+        deadline: Tick,
+        health: Health,
+        /// The operator was told that it does not answer yet.
+        reported: bool,
     },
     Up {
         instance: InstanceId,
         since: Tick,
-        probe: ProbeState,
+        health: Health,
     },
     /// Something other than Ringway asked it to stop: it finishes its requests.
     Draining {
@@ -81,42 +82,8 @@ pub enum SlotState {
     Down {
         instance: InstanceId,
         since: Tick,
-        probe: ProbeState,
+        health: Health,
     },
-}
-
-/// The probes of one instance. At most one is in flight.
-#[derive(Debug)]
-pub struct ProbeState {
-    in_flight: bool,
-    last: Tick,
-    next: Tick,
-    pub failures: u32,
-    /// A worker reported a fault since the last answer.
-    suspected: bool,
-    /// Suspected, and a probe failed: it takes no requests until it answers, or fails enough to be replaced.
-    ejected: bool,
-}
-
-impl ProbeState {
-    pub fn at(next: Tick) -> ProbeState {
-        ProbeState { in_flight: false, last: Tick::ZERO, next, failures: 0, suspected: false, ejected: false }
-    }
-
-    fn due(&self) -> Tick {
-        if self.in_flight { Tick::NEVER } else { self.next }
-    }
-
-    fn begin(&mut self, now: Tick, pause_ms: u64) {
-        self.in_flight = true;
-        self.last = now;
-        self.next = now.after_ms(pause_ms);
-    }
-
-    /// Short for the first probe after a worker's fault, which may eject; the later ones may end the instance.
-    fn timeout_ms(&self, interval_ms: u64) -> u64 {
-        if self.suspected && self.failures == 0 { SUSPECT_PROBE_TIMEOUT_MS.min(interval_ms) } else { interval_ms }
-    }
 }
 
 impl Slot {
@@ -136,6 +103,7 @@ impl Slot {
             handle: String::new(),
             failures_in_a_row: 0,
             lost_at: None,
+            last_failure: None,
         }
     }
 
@@ -148,12 +116,20 @@ impl Slot {
     }
 
     /// The instance has an address; it is probed from now on.
-    pub fn fill(&mut self, instance: InstanceId, replica: ReplicaId, started: Started, since: Tick, now: Tick) {
+    pub fn fill(
+        &mut self,
+        instance: InstanceId,
+        replica: ReplicaId,
+        started: Started,
+        policy: &HealthPolicy,
+        now: Tick,
+    ) {
         self.replica = (replica, started.endpoint);
         self.last_instance = Some(instance);
         self.handle = started.handle;
         self.weight = started.weight;
-        self.state = SlotState::Probing { instance, since, probe: ProbeState::at(now) };
+        let (health, deadline) = (Health::watched_from(now, now), now.after_ms(policy.start_timeout_ms));
+        self.state = SlotState::Probing { instance, since: now, deadline, health, reported: false };
     }
 
     pub fn instance(&self) -> Option<InstanceId> {
@@ -189,7 +165,7 @@ impl Slot {
     /// What workers can tell apart.
     pub fn shown(&self) -> (ReplicaId, State) {
         let state = match &self.state {
-            SlotState::Up { probe, .. } if !probe.ejected => State::Up,
+            SlotState::Up { health, .. } => health.exclusion().map_or(State::Up, Exclusion::state),
             SlotState::Draining { .. } => State::Draining,
             _ => State::Down,
         };
@@ -206,8 +182,8 @@ impl Slot {
         match &self.state {
             SlotState::Vacant { .. } if self.name_held => Tick::NEVER,
             SlotState::Vacant { start_at } => *start_at,
-            SlotState::Probing { probe, .. } => probe.due().min(self.start_deadline()),
-            SlotState::Up { probe, .. } | SlotState::Down { probe, .. } => probe.due(),
+            SlotState::Probing { health, deadline, .. } => health.due().min(*deadline),
+            SlotState::Up { health, .. } | SlotState::Down { health, .. } => health.due(),
             SlotState::Starting { .. } | SlotState::Draining { .. } => Tick::NEVER,
         }
     }
@@ -216,82 +192,89 @@ impl Slot {
         matches!(self.state, SlotState::Vacant { .. }) && self.due() <= now
     }
 
-    /// When an instance that never answered is marked down.
-    pub fn start_deadline(&self) -> Tick {
-        match self.state {
-            SlotState::Probing { since, .. } => since.after_ms(START_TIMEOUT_MS),
-            _ => Tick::NEVER,
-        }
+    /// An instance that never answered is marked down.
+    pub fn is_start_overdue(&self, now: Tick) -> bool {
+        matches!(self.state, SlotState::Probing { deadline, .. } if deadline <= now)
     }
 
     /// The timeout of a probe that is due now; it counts as in flight.
-    pub fn begin_probe(&mut self, interval_ms: u64, now: Tick) -> Option<u64> {
-        let (probe, pause_ms) = match &mut self.state {
-            SlotState::Probing { probe, .. } => (probe, FIRST_PROBE_MS.min(interval_ms)),
-            SlotState::Up { probe, .. } | SlotState::Down { probe, .. } => (probe, interval_ms),
-            _ => return None,
-        };
-        if probe.due() > now {
-            return None;
+    pub fn begin_probe(&mut self, policy: &HealthPolicy, now: Tick) -> Option<u64> {
+        let received = self.load.received();
+        match &mut self.state {
+            SlotState::Probing { health, .. } => health.begin_first_probe(policy, received, now),
+            SlotState::Up { health, .. } | SlotState::Down { health, .. } => health.begin_probe(policy, received, now),
+            _ => None,
         }
-        probe.begin(now, pause_ms);
-        Some(probe.timeout_ms(interval_ms))
     }
 
-    fn probe_mut(&mut self) -> Option<&mut ProbeState> {
+    fn health_mut(&mut self) -> Option<&mut Health> {
         match &mut self.state {
-            SlotState::Probing { probe, .. } | SlotState::Up { probe, .. } | SlotState::Down { probe, .. } => {
-                Some(probe)
+            SlotState::Probing { health, .. } | SlotState::Up { health, .. } | SlotState::Down { health, .. } => {
+                Some(health)
             }
             _ => None,
         }
     }
 
-    /// The probe in flight was answered: suspicion and ejection end. True if it was ejected.
-    pub fn probe_ok(&mut self) -> bool {
-        let Some(probe) = self.probe_mut() else { return false };
-        let was_ejected = probe.ejected;
-        *probe = ProbeState { in_flight: false, failures: 0, suspected: false, ejected: false, ..*probe };
-        was_ejected
+    pub fn probe_ok(&mut self, policy: &HealthPolicy, now: Tick) -> Improvement {
+        let is_up = self.is_up();
+        let Some(health) = self.health_mut() else { return Improvement::None };
+        match (health.probe_ok(policy, now), is_up) {
+            (false, _) => Improvement::None,
+            (true, false) => Improvement::Risen,
+            (true, true) if health.readmit() => Improvement::Readmitted,
+            (true, true) => Improvement::None,
+        }
     }
 
-    /// The probe in flight was not answered. The failures in a row of an instance that is up.
-    pub fn probe_failed(&mut self) -> Option<u32> {
-        let is_up = self.is_up();
-        let probe = self.probe_mut()?;
-        probe.in_flight = false;
-        probe.failures += 1;
-        is_up.then_some(probe.failures)
+    /// What follows for an instance that is up.
+    pub fn probe_failed(&mut self, failure: &ProbeFailure, policy: &HealthPolicy, now: Tick) -> Option<Verdict> {
+        self.last_failure = Some(failure.why.as_str().into());
+        let received = self.load.received();
+        if let SlotState::Up { health, .. } = &mut self.state {
+            return Some(health.probe_failed(failure.fault, policy, received, now));
+        }
+        self.health_mut()?.miss(failure.fault);
+        None
+    }
+
+    /// For how long an instance that never answered runs, when the operator is to be told; that is once.
+    pub fn report_not_ready(&mut self, now: Tick) -> Option<u64> {
+        match &mut self.state {
+            SlotState::Probing { since, reported, .. } if now.ms_since(*since) >= NOT_READY_MS => {
+                (!std::mem::replace(reported, true)).then(|| now.ms_since(*since))
+            }
+            _ => None,
+        }
     }
 
     /// The probe in flight was never sent.
     pub fn probe_skipped(&mut self) {
-        if let Some(probe) = self.probe_mut() {
-            probe.in_flight = false;
+        if let Some(health) = self.health_mut() {
+            health.probe_skipped();
         }
     }
 
-    pub fn is_suspected(&self) -> bool {
-        matches!(&self.state, SlotState::Up { probe, .. } if probe.suspected)
+    /// It takes new requests only where no other replica does, until it answers.
+    pub fn eject(&mut self) {
+        if let SlotState::Up { health, .. } = &mut self.state {
+            health.eject();
+        }
     }
 
-    /// Takes requests away from a suspected replica and probes it again at once. True if it was not ejected before.
-    pub fn eject(&mut self, now: Tick) -> bool {
-        match &mut self.state {
-            SlotState::Up { probe, .. } if probe.suspected => {
-                probe.next = now;
-                !std::mem::replace(&mut probe.ejected, true)
-            }
-            _ => false,
+    /// Ends an ejection.
+    pub fn readmit(&mut self) {
+        if let SlotState::Up { health, .. } = &mut self.state
+            && health.exclusion() == Some(Exclusion::Slow)
+        {
+            health.readmit();
         }
     }
 
     /// A worker reported a fault: the next probe comes sooner.
     pub fn suspect(&mut self, now: Tick) {
-        if let SlotState::Up { probe, .. } = &mut self.state {
-            probe.suspected = true;
-            let soonest = probe.last.after_ms(SUSPECT_PROBE_GAP_MS).max(now);
-            probe.next = probe.next.min(soonest);
+        if let SlotState::Up { health, .. } = &mut self.state {
+            health.suspect(now);
         }
     }
 
@@ -299,22 +282,33 @@ impl Slot {
     /// a row.
     pub fn vacate(&mut self, now: Tick) -> u64 {
         self.note_loss(now);
-        let pause_ms = match self.failures_in_a_row {
-            0 => 0,
-            n => (BACKOFF_FIRST_MS << (n - 1).min(16)).min(BACKOFF_MAX_MS),
-        };
+        let pause_ms = self.backoff_ms();
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         self.state = SlotState::Vacant { start_at: now.after_ms(pause_ms) };
         pause_ms
+    }
+
+    fn backoff_ms(&self) -> u64 {
+        match self.failures_in_a_row {
+            0 => 0,
+            n => (BACKOFF_FIRST_MS << (n - 1).min(16)).min(BACKOFF_MAX_MS),
+        }
     }
 
     /// It is up no more: remembers when, and whether it was up long enough to reset the backoff.
     pub fn note_loss(&mut self, now: Tick) {
         if let SlotState::Up { since, .. } = self.state {
             self.lost_at = Some(now);
-            if now.ms_since(since) >= STABLE_MS {
+            if now.ms_since(since) >= STABLE_FACTOR * self.backoff_ms() {
                 self.failures_in_a_row = 0;
             }
         }
+    }
+
+    /// Its instance ends by itself, without a slot: no snapshot takes it for this slot's.
+    pub fn vacate_gently(&mut self, now: Tick) {
+        self.vacate(now);
+        self.replica.0 = ReplicaId::default();
+        self.name_held = true;
     }
 }

@@ -4,6 +4,7 @@
 pub mod docker;
 pub mod fixed;
 pub mod process;
+mod process_state;
 
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
@@ -122,6 +123,10 @@ pub trait Runtime {
         &self,
         events: UnboundedSender<RuntimeEvent>,
     ) -> impl Future<Output = Result<Vec<(Spec, Started)>, Failure>>;
+    /// Why an instance that has not ended cannot run now: its process is stopped, say. `None`: it can, or that is not known.
+    fn suspension(&self, _instance: InstanceId) -> impl Future<Output = Option<String>> {
+        async { None }
+    }
     /// False for a fixed list of servers.
     fn can_start(&self) -> bool;
     /// True where replicas run on when the balancer ends.

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Failure, FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started};
+use super::{Failure, FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started, process_state};
 use crate::core::snapshot::Endpoint;
 use crate::kernel::parent::PARENT;
 
@@ -156,6 +156,11 @@ impl Runtime for Processes {
     async fn attach(&self, events: UnboundedSender<RuntimeEvent>) -> Result<Vec<(Spec, Started)>, Failure> {
         let _ = self.events.set(events);
         Ok(Vec::new())
+    }
+
+    async fn suspension(&self, instance: InstanceId) -> Option<String> {
+        let pid = self.children.borrow().get(&instance)?.pid;
+        process_state::suspension(pid.as_raw_nonzero().get())
     }
 
     fn can_start(&self) -> bool {

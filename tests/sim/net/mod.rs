@@ -115,9 +115,31 @@ pub struct Net {
     woken: BTreeSet<Actor>,
     /// Sockets whose last bytes were sent with MSG_MORE.
     pub corked: BTreeSet<SocketId>,
+    /// Until when a replica that works on one request at a time is busy (us).
+    busy_until: BTreeMap<SocketAddr, u64>,
 }
 
+/// The longest work on one request of a replica that works on one at a time.
+const SERIAL_WORK_MAX_US: u64 = 3_000_000;
+
 impl Net {
+    /// When the response to a request that has arrived now begins. `delay_us` is how long it takes by itself.
+    pub fn response_time(&mut self, replica: SocketAddr, delay_us: u64) -> u64 {
+        if !self.faults.serial {
+            return self.now_us + delay_us;
+        }
+        let work_us = if self.random.health().one_in(3) { SERIAL_WORK_MAX_US } else { 20_000 };
+        let work_us = self.random.health().range(1_000, work_us);
+        let begins_us = self.busy_until(replica);
+        self.busy_until.insert(replica, begins_us + work_us);
+        begins_us + work_us
+    }
+
+    /// When a replica that works on one request at a time has done those that it has.
+    pub fn busy_until(&self, replica: SocketAddr) -> u64 {
+        self.busy_until.get(&replica).copied().unwrap_or(0).max(self.now_us)
+    }
+
     pub fn new(random: Streams, faults: Faults, workers: usize, trace: Trace) -> Net {
         Net {
             now_us: 1_000_000,
@@ -137,6 +159,7 @@ impl Net {
             event_number: 0,
             woken: BTreeSet::new(),
             corked: BTreeSet::new(),
+            busy_until: BTreeMap::new(),
         }
     }
 

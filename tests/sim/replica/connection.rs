@@ -301,7 +301,7 @@ impl Connection {
             net.history.replica_fault(self.address, net.now_us);
         }
         let waits_for_body = !request.plan.early;
-        let starts_us = net.now_us + request.plan.delay_us;
+        let starts_us = if waits_for_body { u64::MAX } else { net.response_time(self.address, request.plan.delay_us) };
         self.request = Some(IncomingRequest { id, body: Body::new(framing) });
         self.response = Some(PendingResponse { request: id, starts_us, waits_for_body });
         if request.expect && net.random.replicas().one_in(2) {
@@ -325,7 +325,7 @@ impl Connection {
         let delay_us = request.plan.delay_us;
         if let Some(response) = &mut self.response {
             if std::mem::replace(&mut response.waits_for_body, false) {
-                response.starts_us = net.now_us + delay_us;
+                response.starts_us = net.response_time(self.address, delay_us);
             }
             net.at(response.starts_us, Event::Wake(self.actor));
         }

@@ -64,11 +64,12 @@ fn an_added_replica_that_ends_or_never_answers_undoes_the_add() {
     world.crashing.clear();
     world.silent.extend((4..20).map(managed));
     let ticket = world.call(add(1, &["S4"]));
-    world.pass(9_000);
+    world.pass(59_000);
     assert!(!world.replies.contains_key(&ticket));
     world.pass(2_000);
     let (status, message) = rejected(world.replies[&ticket].clone());
-    assert_eq!((status, &*message), (502, "S4 was started, but no heartbeat answered within 10.0 s"));
+    let why = "S4 was started, but no heartbeat answered within 60.0 s, the last failure: no answer within 500 ms";
+    assert_eq!((status, &*message), (502, why));
     assert_eq!(world.alive.len(), 3);
 }
 

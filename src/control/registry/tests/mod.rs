@@ -4,6 +4,7 @@ mod calls;
 mod healing;
 mod services;
 mod storm;
+mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use super::*;
 use crate::control::runtime::{Failure, FailureKind, InstanceId, Origin, RuntimeEvent, Spec, Started};
 use crate::core::limits::Limits;
 use crate::core::ring::RingKind;
-use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Routes, Service, ServiceId, State};
+use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, ReplicaLoad, Routes, Service, ServiceId, State};
 
 pub const SERVICE: ServiceId = ServiceId(0);
 
@@ -39,8 +40,7 @@ pub fn service_config() -> ServiceConfig {
         max_replicas: 8,
         can_start: true,
         keeps_on_exit: false,
-        heartbeat_interval_ms: 500,
-        heartbeat_misses: 2,
+        health: HealthPolicy::default(),
     }
 }
 
@@ -57,8 +57,10 @@ pub struct World {
     pub shown: Arc<Snapshot>,
     pub epochs: u64,
     pub alive: BTreeMap<InstanceId, Arc<str>>,
-    /// Instances that answer no probe.
+    /// Instances that answer no probe, though they accept the connection.
     pub silent: BTreeSet<InstanceId>,
+    /// Instances that answer that they are not healthy.
+    pub unhealthy: BTreeSet<InstanceId>,
     /// Names whose starts fail, and how.
     pub broken: BTreeMap<String, FailureKind>,
     /// Names whose instances end as soon as they have started.
@@ -94,6 +96,7 @@ impl World {
             shown: Arc::new(shown),
             alive: BTreeMap::new(),
             silent: BTreeSet::new(),
+            unhealthy: BTreeSet::new(),
             broken: BTreeMap::new(),
             crashing: BTreeSet::new(),
             stuck: false,
@@ -138,12 +141,7 @@ impl World {
             Effect::Probe { instance, .. } if self.exhausted => {
                 vec![Command::ProbeSkipped { instance, why: "too many open files".into() }]
             }
-            Effect::Probe { instance, name, .. } => match self.alive.get(&instance) {
-                Some(real) if name.is_none_or(|name| *real == name) && !self.silent.contains(&instance) => {
-                    vec![Command::ProbeOk { instance }]
-                }
-                _ => vec![Command::ProbeFailed { instance, why: "no answer".into() }],
-            },
+            Effect::Probe { instance, name, .. } => vec![self.probe(instance, name)],
             Effect::Reply { ticket, answer } => {
                 assert!(self.replies.insert(ticket, answer).is_none(), "answered twice");
                 Vec::new()
@@ -157,6 +155,18 @@ impl World {
                 Vec::new()
             }
         }
+    }
+
+    fn probe(&self, instance: InstanceId, name: Option<Arc<str>>) -> Command {
+        let real = self.alive.get(&instance);
+        let fault = match real {
+            None => ProbeFault::Dead,
+            Some(real) if name.is_some_and(|name| *real != name) => ProbeFault::Dead,
+            Some(_) if self.silent.contains(&instance) => ProbeFault::Silent,
+            Some(_) if self.unhealthy.contains(&instance) => ProbeFault::Unhealthy,
+            Some(_) => return Command::ProbeOk { instance },
+        };
+        probe_failed(instance, fault)
     }
 
     fn start(&mut self, spec: Spec) -> Vec<Command> {
@@ -239,6 +249,16 @@ pub fn started(instance: InstanceId) -> Started {
     let host = if instance.origin() == Origin::Managed { 1 } else { 2 };
     let endpoint = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, host], 10_000 + instance.number() as u16)));
     Started { endpoint, handle: format!("process {instance}"), weight: 1 }
+}
+
+pub fn probe_failed(instance: InstanceId, fault: ProbeFault) -> Command {
+    let why = match fault {
+        ProbeFault::Dead => "cannot connect: refused",
+        ProbeFault::ConnectTimedOut => "no connection within 500 ms",
+        ProbeFault::Silent => "no answer within 500 ms",
+        ProbeFault::Unhealthy => "it answered 500",
+    };
+    Command::ProbeFailed { instance, failure: ProbeFailure { fault, why: why.into() } }
 }
 
 pub fn exited(instance: InstanceId, why: &str) -> Command {

@@ -1,0 +1,201 @@
+//! What probes and workers' reports mean: which replicas take requests, which are ejected, and which are replaced because
+//! nothing comes from them any more. One instance is judged in `health`; starts and deaths are not here.
+
+use log::Level;
+
+use super::Registry;
+use super::command::{Effect, readable, since};
+use super::health::{Exclusion, Health, HealthPolicy, Improvement, ProbeFailure, Verdict};
+use super::instances::address;
+use super::leaving::Leaving;
+use super::slot::{Slot, SlotState};
+use super::slots::SlotId;
+use crate::control::runtime::{InstanceId, Origin};
+use crate::core::snapshot::{ServiceId, State};
+use crate::core::tick::Tick;
+use crate::shared::events::WorkerEvent;
+
+/// Skipped probes are logged so often at most.
+const SKIPPED_LOG_PAUSE_MS: u64 = 1_000;
+
+impl Registry {
+    pub(super) fn expire_starts(&mut self, due: &[SlotId], now: Tick) {
+        for id in due {
+            let Some(slot) = self.slots.slot(*id).filter(|slot| slot.is_start_overdue(now)) else { continue };
+            let (Some(instance), Some(policy)) = (slot.instance(), self.health_policy(*id)) else { continue };
+            let last = slot.last_failure.as_ref().map_or_else(String::new, |why| format!(", the last failure: {why}"));
+            let why = format!("no heartbeat answered within {}{last}", readable(policy.start_timeout_ms));
+            self.mark_down(instance, &why, now);
+        }
+    }
+
+    pub(super) fn probe_due(&mut self, due: &[SlotId], now: Tick) {
+        for id in due {
+            let Some(policy) = self.health_policy(*id) else { continue };
+            let probe = self.change(*id, |slot| probe(slot, &policy, now)).flatten();
+            self.effects.extend(probe);
+        }
+    }
+
+    pub(super) fn health_policy(&self, id: SlotId) -> Option<HealthPolicy> {
+        Some(self.service_of(id)?.config.health)
+    }
+
+    pub(super) fn probe_ok(&mut self, instance: InstanceId, now: Tick) {
+        let Some(id) = self.slots.of_instance(instance) else { return };
+        let Some(policy) = self.health_policy(id) else { return };
+        match self.change(id, |slot| slot.probe_ok(&policy, now)) {
+            Some(Improvement::Risen) => self.mark_up(id, &policy, now),
+            Some(Improvement::Readmitted) => {
+                let line = format!("{}: answers again; it takes requests", self.name_of(id));
+                self.log(Level::Info, line);
+            }
+            Some(Improvement::None) | None => {}
+        }
+    }
+
+    /// A first answer: it takes requests from now on.
+    fn mark_up(&mut self, id: SlotId, policy: &HealthPolicy, now: Tick) {
+        let next_probe = now.after_ms(policy.interval_ms);
+        let risen = self.change(id, |slot| {
+            let (SlotState::Probing { instance, since: begun, .. } | SlotState::Down { instance, since: begun, .. }) =
+                slot.state
+            else {
+                return None;
+            };
+            slot.state = SlotState::Up { instance, since: now, health: Health::watched_from(now, next_probe) };
+            let title = format!("{}: {} at {}", slot.name, slot.handle, address(slot));
+            Some((title, slot.lost_at.take(), begun))
+        });
+        let Some((title, lost_at, begun)) = risen.flatten() else { return };
+        if self.slots.slot(id).is_some_and(|slot| !slot.is_member()) {
+            return self.finish_addition_if_up(now);
+        }
+        let Some(service) = self.service_of_mut(id) else { return };
+        let tally = service.tally();
+        let line = match lost_at {
+            Some(lost_at) => {
+                service.heals += 1;
+                format!("{title} healed it in {}; {tally}", since(now, lost_at))
+            }
+            None => format!("{title} is up after {}; {tally}", since(now, begun)),
+        };
+        self.log(Level::Info, line);
+    }
+
+    pub(super) fn probe_failed(&mut self, instance: InstanceId, failure: &ProbeFailure, now: Tick) {
+        let Some(id) = self.slots.of_instance(instance) else { return };
+        let Some(policy) = self.health_policy(id) else { return };
+        let verdict = self.change(id, |slot| slot.probe_failed(failure, &policy, now)).flatten();
+        let (name, why) = (self.name_of(id), &failure.why);
+        match verdict {
+            None => self.report_not_ready(id, why, now),
+            Some(Verdict::Busy) => self.log(Level::Debug, format!("{name}: heartbeat missed, but it sends: {why}")),
+            Some(Verdict::Missed(n)) => {
+                self.log(Level::Debug, format!("{name}: heartbeat missed, {n} in a row: {why}"))
+            }
+            Some(Verdict::Excluded(exclusion)) => {
+                let then = match exclusion {
+                    Exclusion::Unhealthy => "it takes no new requests until it is healthy",
+                    Exclusion::Unreachable | Exclusion::Slow => "it takes no requests until it answers",
+                };
+                self.log(Level::Warn, format!("{name}: {why}; {then}"));
+            }
+            Some(Verdict::Slow) => self.eject_if_spare(id, why),
+            Some(Verdict::Dead(n)) => self.mark_down(instance, &format!("{n} heartbeats failed, the last: {why}"), now),
+            Some(Verdict::Expired(silent_ms)) => self.replace_silent(id, instance, silent_ms, why, now),
+        }
+    }
+
+    fn report_not_ready(&mut self, id: SlotId, why: &str, now: Tick) {
+        if let Some(ms) = self.change(id, |slot| slot.report_not_ready(now)).flatten() {
+            let line = format!("{}: not ready after {}: {why}; heartbeats go on", self.name_of(id), readable(ms));
+            self.log(Level::Warn, line);
+        }
+    }
+
+    pub(super) fn probe_skipped(&mut self, instance: InstanceId, why: &str, now: Tick) {
+        if let Some(id) = self.slots.of_instance(instance) {
+            self.change(id, Slot::probe_skipped);
+        }
+        if self.log_skipped_at <= now {
+            self.log_skipped_at = now.after_ms(SKIPPED_LOG_PAUSE_MS);
+            self.log(Level::Error, format!("heartbeats cannot be asked for: {why}; no replica is judged by that"));
+        }
+    }
+
+    /// Other replicas get its new requests until it answers, if at least one is up and not too many are ejected already:
+    /// where most are slow, the load is what is slow, and fewer replicas would be slower.
+    fn eject_if_spare(&mut self, id: SlotId, why: &str) {
+        let Some(slot) = self.slots.slot(id).filter(|slot| slot.is_member()) else { return };
+        let is_routable = slot.shown().1 == State::Up;
+        let Some(service) = self.service_of(id) else { return };
+        let others = service.routable() - usize::from(is_routable);
+        if others == 0 || service.ejected() >= service.max_ejected() {
+            let line = format!("{}: heartbeat missed: {why}; too few others could take its requests", slot.name);
+            return self.log(Level::Debug, line);
+        }
+        self.change(id, Slot::eject);
+        let line = format!("{}: slow: {why}; new requests go to others until it answers", self.name_of(id));
+        self.log(Level::Warn, line);
+    }
+
+    /// Fewer members allow fewer ejections.
+    pub(super) fn readmit_excess(&mut self, service: ServiceId) {
+        let Some(state) = self.services.get(&service) else { return };
+        let excess = state.ejected().saturating_sub(state.max_ejected());
+        if excess == 0 {
+            return;
+        }
+        let ejected = |id: &&SlotId| self.slots.slot(**id).is_some_and(|slot| slot.shown().1 == State::Ejected);
+        let ids: Vec<SlotId> = state.members().iter().filter(ejected).take(excess).copied().collect();
+        for id in ids {
+            self.change(id, Slot::readmit);
+        }
+    }
+
+    /// A managed instance that sends nothing any more is replaced, one of a service at a time: it gets time to finish what
+    /// it has, then it is stopped, and its slot is filled when it is gone.
+    fn replace_silent(&mut self, id: SlotId, instance: InstanceId, silent_ms: u64, why: &str, now: Tick) {
+        let Some(service) = self.service_of(id) else { return };
+        let is_replaced = |slot: &Slot| slot.origin == Origin::Managed && !slot.is_up();
+        if instance.origin() == Origin::Foreign
+            || self.stopping
+            || service.members().iter().filter_map(|id| self.slots.slot(*id)).any(is_replaced)
+        {
+            return;
+        }
+        let limit_ms = service.config.limits.drain_timeout_ms;
+        let (epoch, deadline) = (self.publication.next_epoch(), now.after_ms(limit_ms));
+        let leaving = self.change(id, |slot| {
+            let leaving = Leaving::draining(slot, instance, epoch, now, deadline);
+            slot.vacate_gently(now);
+            leaving
+        });
+        let Some(leaving) = leaving else { return };
+        self.leaving.insert(leaving);
+        let silence = readable(silent_ms);
+        let line = format!(
+            "{}: no answer for {silence}, the last failure: {why}; it is stopped and replaced; {}",
+            self.name_of(id),
+            self.count_death(id)
+        );
+        self.log(Level::Warn, line);
+    }
+
+    /// A worker's fault marks no replica down: it brings the next probe forward.
+    pub(super) fn worker_event(&mut self, event: &WorkerEvent, now: Tick) {
+        if let Some(replica) = event.suspect()
+            && let Some(id) = self.slots.of_replica(replica)
+        {
+            self.change(id, |slot| slot.suspect(now));
+        }
+    }
+}
+
+fn probe(slot: &mut Slot, policy: &HealthPolicy, now: Tick) -> Option<Effect> {
+    let instance = slot.instance()?;
+    let timeout_ms = slot.begin_probe(policy, now)?;
+    let name = (slot.origin == Origin::Managed).then(|| slot.name.clone());
+    Some(Effect::Probe { instance, name, endpoint: slot.endpoint().clone(), timeout_ms })
+}
