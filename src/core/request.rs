@@ -110,7 +110,7 @@ pub fn analyze(
 
 /// Fields that `Connection` cannot cut by naming them: framing and identity, and fields with rules of their own.
 fn is_exempt(name: &str) -> bool {
-    const EXEMPT: [&str; 16] = [
+    const EXEMPT: [&str; 17] = [
         "authorization",
         "connection",
         "content-length",
@@ -121,6 +121,7 @@ fn is_exempt(name: &str) -> bool {
         "http2-settings",
         "keep-alive",
         "max-forwards",
+        "proxy",
         "proxy-connection",
         "te",
         "trailer",
@@ -210,6 +211,8 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
         match name.len() {
             2 if is("te") => self.rewriter.cut(i),
             4 if is("host") => self.host_field(i, value)?,
+            // CGI programs get it as HTTP_PROXY and take it for the proxy of their own requests (RFC 3875 section 4.1.18).
+            5 if is("proxy") => self.rewriter.cut(i),
             6 if is("expect") => self.expect(i, value)?,
             7 if is("upgrade") => self.upgradable = self.rewriter.upgrade(i) && is_upgradable(value),
             9 if is("forwarded") => self.cut_unless_trusted(i),

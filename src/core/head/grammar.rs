@@ -147,7 +147,7 @@ pub fn trailer_allowed(line: &[u8]) -> Option<bool> {
     })
 }
 
-const FORBIDDEN_TRAILERS: [&str; 30] = [
+const FORBIDDEN_TRAILERS: [&str; 31] = [
     "age",
     "authorization",
     "cache-control",
@@ -165,6 +165,7 @@ const FORBIDDEN_TRAILERS: [&str; 30] = [
     "keep-alive",
     "location",
     "max-forwards",
+    "proxy",
     "proxy-authenticate",
     "proxy-authorization",
     "proxy-connection",
