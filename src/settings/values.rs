@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use super::{AdminListen, FixedReplica};
+use crate::core::head;
 use crate::core::limits::Trust;
 use crate::core::net::Net;
 use crate::core::proxy::Version;
@@ -78,8 +79,11 @@ pub fn key(text: &str) -> Result<KeyPolicy, String> {
 
 /// An origin-form path: it is written into a request line unchanged.
 pub fn path(text: &str) -> Result<String, String> {
-    let plain = text.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
-    if text.starts_with('/') && plain { Ok(text.into()) } else { Err("want a path, like /heartbeat".into()) }
+    if text.starts_with('/') && head::target_is_safe(text) {
+        Ok(text.into())
+    } else {
+        Err("want a path, like /heartbeat".into())
+    }
 }
 
 /// `HOST:PORT`, or `NAME=HOST:PORT@WEIGHT` name and weight optional. A host name is resolved once, here.
