@@ -19,10 +19,12 @@ fn home_names_the_server_in_text_and_in_json() {
     assert_eq!(field(&home, "x-server-id"), Some("server7"));
     assert!(field(&home, "date").is_some_and(|date| date.ends_with(" GMT")), "{home}");
 
-    let json = exchange(replica.address, format!("GET /home?x=1 HTTP/1.1\r\nAccept: application/json\r\n{CLOSE}"));
-    let body = json.split("\r\n\r\n").nth(1).expect("a body");
-    let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
-    assert_eq!(body, serde_json::json!({"message": "Hello from Server: server7", "status": "successful"}));
+    for accepted in ["Accept: application/json", "Accept: text/html\r\nAccept: ,application/json"] {
+        let json = exchange(replica.address, format!("GET /home?x=1 HTTP/1.1\r\n{accepted}\r\n{CLOSE}"));
+        let body = json.split("\r\n\r\n").nth(1).expect("a body");
+        let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        assert_eq!(body, serde_json::json!({"message": "Hello from Server: server7", "status": "successful"}));
+    }
 }
 
 #[test]

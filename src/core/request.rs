@@ -91,7 +91,7 @@ pub fn analyze(
     analyzer.version();
     analyzer.forwarded(origin);
     let keep_alive = analyzer.rewriter.persists();
-    let expects_continue = analyzer.expect_line.is_some() && request.minor == 1;
+    let expects_continue = analyzer.expect();
     if edits.inserted() > HEADROOM {
         return Err(refusal(431, "head too large once it is forwarded"));
     }
@@ -213,7 +213,7 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
             4 if is("host") => self.host_field(i, value)?,
             // CGI programs get it as HTTP_PROXY and take it for the proxy of their own requests (RFC 3875 section 4.1.18).
             5 if is("proxy") => self.rewriter.cut(i),
-            6 if is("expect") => self.expect(i, value)?,
+            6 if is("expect") => self.expect_field(i, value)?,
             7 if is("upgrade") => self.upgradable = self.rewriter.upgrade(i) && is_upgradable(value),
             9 if is("forwarded") => self.cut_unless_trusted(i),
             10 if is("connection") => self.rewriter.connection(i, value).map_err(bad_request)?,
@@ -248,15 +248,31 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
         if repeated { Err(bad_request("more than one Max-Forwards")) } else { Ok(()) }
     }
 
-    /// RFC 9110 section 10.1.1. In a request of HTTP/1.0 it is ignored.
-    fn expect(&mut self, i: usize, value: &[u8]) -> Result<(), Refusal> {
-        let repeated = self.expect_line.replace(i).is_some();
-        if self.request.minor == 0 {
-            self.rewriter.cut(i);
-        } else if repeated || !value.eq_ignore_ascii_case(b"100-continue") {
+    /// `Expect`, a list in which only 100-continue is known (RFC 9110 section 10.1.1). One field that says it stays. In a
+    /// request of HTTP/1.0 all are ignored.
+    fn expect_field(&mut self, i: usize, value: &[u8]) -> Result<(), Refusal> {
+        let is_known = |member: &[u8]| member.eq_ignore_ascii_case(b"100-continue");
+        if self.request.minor == 1 && !head::tokens(value).all(is_known) {
             return Err(refusal(417, "unknown expectation"));
         }
+        let expects = self.request.minor == 1 && head::tokens(value).next().is_some();
+        if expects && self.expect_line.is_none() {
+            self.expect_line = Some(i);
+        } else {
+            self.rewriter.cut(i);
+        }
         Ok(())
+    }
+
+    /// Writes `Expect` so that every parser reads the same list.
+    fn expect(&mut self) -> bool {
+        let Some((i, field)) = self.expect_line.and_then(|i| Some((i, self.request.fields.get(i)?))) else {
+            return false;
+        };
+        if field.value.len() != "100-continue".len() || !head::is_canonical(self.head, field) {
+            self.rewriter.replace_line(i, field.name, b"100-continue");
+        }
+        true
     }
 
     /// A field in which a client may claim another address, host or scheme.
@@ -370,7 +386,7 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
 /// HTTP/2 in the clear is not carried.
 fn is_upgradable(protocols: &[u8]) -> bool {
     let is_h2c = |protocol: &[u8]| protocol.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(b"h2c"));
-    !protocols.is_empty() && !head::tokens(protocols).any(is_h2c)
+    head::tokens(protocols).next().is_some() && !head::tokens(protocols).any(is_h2c)
 }
 
 const LOOKALIKE: Refusal = bad_request("a field that some servers read as framing");

@@ -208,8 +208,8 @@ impl ClientConnection {
         let origin = RequestSource { client_ip: b"", service: "replica", scheme: Scheme::Http };
         shared.edits.clear();
         let analysis = request::analyze(head, &request, &shared.limits, origin, &mut shared.edits)?;
-        let field = |name: &str| request.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value);
-        let wants_json = || field("accept").is_some_and(|v| memchr::memmem::find(v, b"application/json").is_some());
+        let mut accepted = request.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("accept"));
+        let wants_json = || accepted.any(|field| memchr::memmem::find(field.value, b"application/json").is_some());
         let kind = ResponseKind::to(request.method, request.target, wants_json);
         let options =
             ResponseOptions { minor: analysis.minor, keep_alive: analysis.keep_alive, head_only: analysis.is_head };
@@ -217,7 +217,7 @@ impl ClientConnection {
             self.respond(kind, options, shared);
             return Ok(len);
         }
-        if analysis.minor > 0 && field("expect").is_some() {
+        if analysis.expects_continue {
             self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         self.state = ConnectionState::Body(analysis.body, kind, options);

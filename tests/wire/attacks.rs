@@ -226,7 +226,7 @@ fn expect_desync() {
 
 #[test]
 fn obfuscated_expectations() {
-    for value in ["y 100-continue", "100-continue, x", "100-continue\r\nExpect: 100-continue", "\t100-continue;", "x"] {
+    for value in ["y 100-continue", "100-continue, x", "100-continue\r\nExpect: x", "\t100-continue;", "x"] {
         assert_refused(417, &post(&format!("Expect: {value}\r\nContent-Length: 2"), "hi"));
     }
 }

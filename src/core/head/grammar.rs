@@ -30,9 +30,10 @@ pub fn value<'b>(fields: Fields<'b>, name: &str) -> &'b [u8] {
     fields.iter().rev().find(|field| field.name.eq_ignore_ascii_case(name)).map_or(b"", |field| field.value)
 }
 
-/// Every token of `list` is in `other`; case does not matter.
+/// `list` has tokens, and each of them is in `other`; case does not matter.
 pub fn is_among(list: &[u8], other: &[u8]) -> bool {
-    tokens(list).all(|token| tokens(other).any(|known| known.eq_ignore_ascii_case(token)))
+    let is_known = |token: &[u8]| tokens(other).any(|known| known.eq_ignore_ascii_case(token));
+    tokens(list).next().is_some() && tokens(list).all(is_known)
 }
 
 /// The origin-form of a target: of an absolute-form, what follows the authority (RFC 9112 section 3.2).
