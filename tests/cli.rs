@@ -93,7 +93,7 @@ fn a_valid_file_is_summarised() {
 
 #[test]
 fn a_mistake_in_a_file_is_reported_with_its_line() {
-    let mistakes: [(&str, &[&str]); 13] = [
+    let mistakes: [(&str, &[&str]); 14] = [
         ("foo = 1", &[":1: foo", "no such setting"]),
         ("\n\n[limits]\ntimeout = 5", &[":4: limits.timeout", "no such setting"]),
         ("[limits]\nhead_timeout_ms = -5", &[":2: limits.head_timeout_ms", "-5"]),
@@ -106,6 +106,7 @@ fn a_mistake_in_a_file_is_reported_with_its_line() {
         ("x = ", &[":1:"]),
         ("config = \"other.toml\"", &[":1: config", "no such setting"]),
         ("[forwarded]\ntrust = \"all\"", &[":2: forwarded.trust", "append, replace or keep"]),
+        ("[forwarded]\nvia = \"no\"", &[":2: forwarded.via", "on or off"]),
         ("[hash.key]\nname = \"uri\"", &["hash.key"]),
     ];
     for (at, (text, parts)) in mistakes.into_iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The timeouts and sizes of a service, and which forwarding fields it trusts: one plain value. Timeouts are in
+//! The timeouts and sizes of a service, and which forwarding fields it trusts and adds: one plain value. Timeouts are in
 //! milliseconds, sizes in bytes.
 //!
 //! Each limit is stated once, in `limits!`: meaning, default, unit and range. [`Limits::ALL`] describes them to the code that
@@ -17,6 +17,13 @@ pub enum Trust {
     Replace,
     /// They come from a trusted proxy: they stay, and `X-Forwarded-For` is appended to.
     Keep,
+}
+
+/// Whether a `Via` of ours is added to requests (RFC 9110 section 7.6.3). Those of others stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    On,
+    Off,
 }
 
 /// One limit, described.
@@ -39,10 +46,11 @@ macro_rules! limits {
             $($(#[doc = $help])+ pub $name: $type,)+
             /// Whether the forwarded fields of clients are trusted.
             pub trust: Trust,
+            pub via: Via,
         }
 
         impl Limits {
-            pub const DEFAULT: Limits = Limits { $($name: $default,)+ trust: Trust::Append };
+            pub const DEFAULT: Limits = Limits { $($name: $default,)+ trust: Trust::Append, via: Via::On };
 
             /// Every limit, in the order of the help.
             pub const ALL: &'static [Limit] = &[$(Limit {

@@ -4,7 +4,7 @@
 use super::body::Body;
 use super::buffer::HEADROOM;
 use super::head::{self, Refusal, Request, bad_request, refusal};
-use super::limits::{Limits, Trust};
+use super::limits::{Limits, Trust, Via};
 use super::rewrite::{CodingError, Edits, Rewriter};
 
 /// What an exchange keeps of a request head. The head itself is rewritten in place and sent.
@@ -89,7 +89,7 @@ pub fn analyze(
     analyzer.host(authority, origin.service)?;
     let upgrade = analyzer.upgrade(&body);
     analyzer.version();
-    analyzer.forwarded(origin);
+    analyzer.forwarded(origin, limits.via);
     let keep_alive = analyzer.rewriter.persists();
     let expects_continue = analyzer.expect();
     if edits.inserted() > HEADROOM {
@@ -368,9 +368,13 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
     }
 
     /// `X-Forwarded-For`, `X-Forwarded-Proto` and `Via` (RFC 9110 section 7.6.3).
-    fn forwarded(&mut self, origin: RequestSource) {
+    fn forwarded(&mut self, origin: RequestSource, via: Via) {
         let proto = if self.proto_kept { b"" } else { origin.scheme.forwarded_proto() };
-        let via: &[u8] = if self.request.minor == 0 { b"Via: 1.0 ringway\r\n" } else { b"Via: 1.1 ringway\r\n" };
+        let via: &[u8] = match (via, self.request.minor) {
+            (Via::Off, _) => b"",
+            (Via::On, 0) => b"Via: 1.0 ringway\r\n",
+            (Via::On, _) => b"Via: 1.1 ringway\r\n",
+        };
         match self.forwarded_for.and_then(|i| self.request.fields.get(i)) {
             Some(field) => {
                 let end = head::offset(self.head, field.value) + field.value.len();

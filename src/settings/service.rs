@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use clap::Args;
 
 use super::values;
-use crate::core::limits::Trust;
+use crate::core::limits::{Trust, Via};
 use crate::core::net::Net;
 use crate::core::proxy::Version;
 use crate::core::ring::RingKind;
@@ -54,4 +54,8 @@ pub struct ForwardedSettings {
     /// where every client is a proxy of yours: they are passed on, and its address is added to X-Forwarded-For)
     #[arg(id = "forwarded-trust", long, value_name = "TRUST", default_value = "append", value_parser = values::trust)]
     pub trust: Trust,
+    /// Whether `Via: 1.1 ringway` is added to requests: `on` or `off`. RFC 9110 section 7.6.3 asks it of a gateway, so that
+    /// loops can be seen. Some servers answer a request with Via otherwise: nginx does not compress for it
+    #[arg(id = "forwarded-via", long, value_name = "VIA", default_value = "on", value_parser = values::via)]
+    pub via: Via,
 }

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use super::{AdminListen, FixedReplica};
 use crate::core::head;
-use crate::core::limits::Trust;
+use crate::core::limits::{Trust, Via};
 use crate::core::net::Net;
 use crate::core::proxy::Version;
 use crate::core::ring::{Member, RingKind};
@@ -43,6 +43,14 @@ pub fn trust(text: &str) -> Result<Trust, String> {
         "replace" => Ok(Trust::Replace),
         "keep" => Ok(Trust::Keep),
         _ => Err("want append, replace or keep".into()),
+    }
+}
+
+pub fn via(text: &str) -> Result<Via, String> {
+    match text {
+        "on" => Ok(Via::On),
+        "off" => Ok(Via::Off),
+        _ => Err("want on or off".into()),
     }
 }
 
