@@ -11,8 +11,10 @@ pub const ATTEMPTS_MAX: usize = 8;
 pub const REPLAY_LIMIT: usize = 16 * 1024;
 /// Request heads up to this size, in bytes, may be pipelined: pipelining copies them once more.
 pub const PIPELINED_HEAD_MAX: usize = 2 * 1024;
-/// Interim responses to one request (RFC 9110 section 15.2 sets no bound; a flood has to end).
-pub const INTERIM_LIMIT: u8 = 32;
+/// Bytes of interim heads that one exchange takes at once (RFC 9110 section 15.2 sets no bound; a flood has to end).
+pub const INTERIM_BURST: u64 = 64 * 1024;
+/// Bytes of interim heads that it takes for each millisecond from then on.
+pub const INTERIM_RATE: u64 = 16;
 
 #[derive(Debug, Default)]
 pub struct Exchange {
@@ -25,7 +27,7 @@ pub struct Exchange {
     pub client_end: ClientEnd,
     pub upstream_end: UpstreamEnd,
     pub retained: Retained,
-    pub interims: u8,
+    pub interims: InterimBudget,
     /// The last attempt ended by a deadline.
     pub timed_out: bool,
     /// The control plane knows that the response is slow.
@@ -118,6 +120,24 @@ pub enum Retained {
 pub struct Attempts {
     replicas: [ReplicaId; ATTEMPTS_MAX],
     len: u8,
+}
+
+/// The interim responses of one exchange, as a leaky bucket: their number is free, their bytes and rate are bounded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InterimBudget {
+    spent: u64,
+    at: Tick,
+}
+
+impl InterimBudget {
+    /// A head of `len` bytes came at `now`; whether it is within the budget. The first one is, however long.
+    pub fn spend(&mut self, len: usize, now: Tick) -> bool {
+        let refilled = now.ms_since(self.at).saturating_mul(INTERIM_RATE);
+        *self = InterimBudget { spent: self.spent.saturating_sub(refilled), at: now };
+        let is_within = self.spent < INTERIM_BURST;
+        self.spent += len as u64;
+        is_within
+    }
 }
 
 impl Exchange {
@@ -225,5 +245,31 @@ impl Attempts {
 
     pub fn contains(&self, replica: ReplicaId) -> bool {
         self.replicas.iter().take(self.len()).any(|tried| *tried == replica)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many heads of `len` bytes, one every `every_ms`, are within the budget, of 10,000.
+    fn taken(len: usize, every_ms: u64) -> usize {
+        let mut budget = InterimBudget::default();
+        let mut now = Tick(1_000_000);
+        (0..10_000)
+            .take_while(|_| {
+                now = now.after_ms(every_ms);
+                budget.spend(len, now)
+            })
+            .count()
+    }
+
+    #[test]
+    fn interim_heads_are_bounded_by_their_bytes_and_their_rate() {
+        assert_eq!(taken(64, 0), 1024, "64 KiB at once");
+        assert_eq!(taken(16, 1), 10_000, "16 bytes a millisecond, for ever");
+        assert!((2048..2060).contains(&taken(64, 2)), "twice that, while the burst lasts");
+        assert_eq!(taken(16_000, 1_000), 10_000, "one long head a second, for ever");
+        assert_eq!(taken(100_000, 0), 1, "one head is taken, however long");
     }
 }

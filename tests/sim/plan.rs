@@ -46,7 +46,7 @@ pub enum ResponseFault {
     BothFramings,
     /// 101 to a request without Upgrade.
     UnaskedUpgrade,
-    /// 100 interim responses and no final one.
+    /// A flood of interim responses and no final one.
     InterimFlood,
     /// An invalid chunk size after the data.
     InvalidChunk,

@@ -5,8 +5,7 @@ use super::{LINGER_MS, ProxyHeader, Session, Stage, UpstreamState};
 use crate::core::body::Body;
 use crate::core::context::Context;
 use crate::core::exchange::{
-    ClientEnd, ExchangeKind, INTERIM_LIMIT, PIPELINED_HEAD_MAX, RequestFacts, RequestState, ResponseState, Retained,
-    UpstreamEnd,
+    ClientEnd, ExchangeKind, PIPELINED_HEAD_MAX, RequestFacts, RequestState, ResponseState, Retained, UpstreamEnd,
 };
 use crate::core::head::{self, HeadScan, Refusal};
 use crate::core::ip::IpText;
@@ -212,7 +211,7 @@ impl Session {
         self.download.head.reset();
         cx.tally.count_response(analysis.status);
         if analysis.is_interim() {
-            self.note_interim(analysis.status, cx)?;
+            self.note_interim(analysis.status, len, cx)?;
             if self.exchange.head.minor == 0 {
                 // HTTP/1.0 has no interim responses (RFC 9110 section 15.2).
                 self.download.skip(len);
@@ -251,11 +250,10 @@ impl Session {
         Ok(Next::Body)
     }
 
-    /// An interim response came: the wait for the final one begins anew.
-    fn note_interim(&mut self, status: u16, cx: &Context) -> Result<(), &'static str> {
+    /// An interim response of `len` bytes came: the wait for the final one begins anew.
+    fn note_interim(&mut self, status: u16, len: usize, cx: &Context) -> Result<(), &'static str> {
         self.exchange.head.expects_continue &= status != 100;
-        self.exchange.interims += 1;
-        if self.exchange.interims > INTERIM_LIMIT {
+        if !self.exchange.interims.spend(len, cx.now) {
             return Err("too many interim responses");
         }
         if let RequestState::Sent { at } = &mut self.exchange.request {

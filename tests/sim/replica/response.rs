@@ -7,8 +7,8 @@ use super::super::pattern;
 use super::super::plan::{CutPoint, ResponseFault, ResponsePlan};
 use super::super::request::Request;
 
-/// A response that never ends: more interim responses than Ringway accepts.
-const INTERIM_FLOOD: usize = 100;
+/// A response that never ends: more bytes of interim responses at once than Ringway accepts.
+const INTERIM_FLOOD: usize = 2_000;
 
 /// What follows once the bytes were written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
