@@ -87,7 +87,7 @@ pub fn analyze(
     let body = analyzer.body()?;
     let local_reply = analyzer.max_forwards()?;
     analyzer.host(authority, origin.service)?;
-    let upgrade = analyzer.upgrade(&body);
+    let upgrade = analyzer.upgrade();
     analyzer.version();
     analyzer.forwarded(origin, limits.via);
     let keep_alive = analyzer.rewriter.persists();
@@ -289,10 +289,8 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
         if self.rewriter.has_length() && self.rewriter.is_chunked() {
             return Err(bad_request("both Content-Length and Transfer-Encoding"));
         }
-        match self.rewriter.framed_body() {
-            Some(_) if self.request.method == "TRACE" => Err(bad_request("TRACE with a body")),
-            body => Ok(body.unwrap_or(Body::Empty)),
-        }
+        let body = self.rewriter.framed_body().unwrap_or(Body::Empty);
+        if self.request.method == "TRACE" && !body.is_done() { Err(bad_request("TRACE with a body")) } else { Ok(body) }
     }
 
     /// RFC 9110 section 7.6.2: counted down for OPTIONS and TRACE, answered here at 0.
@@ -346,10 +344,9 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
         Ok(())
     }
 
-    /// `Upgrade` is sent only if `Connection` asks for it, on HTTP/1.1, without a body (RFC 9110 section 7.8).
-    fn upgrade(&mut self, body: &Body) -> bool {
-        let asked = self.upgradable && self.rewriter.connection_upgrades();
-        let upgrade = asked && self.request.minor == 1 && matches!(body, Body::Empty);
+    /// `Upgrade` is sent only if `Connection` asks for it, on HTTP/1.1 (RFC 9110 section 7.8). The request may have content.
+    fn upgrade(&mut self) -> bool {
+        let upgrade = self.upgradable && self.rewriter.connection_upgrades() && self.request.minor == 1;
         if upgrade {
             self.rewriter.append(&[b"Connection: upgrade\r\n"]);
         } else {

@@ -95,13 +95,14 @@ impl RequestBuilder<'_> {
         let c = &mut *self.random;
         let method = c.pick(&["GET", "GET", "GET", "POST", "POST", "PUT", "HEAD", "DELETE"]);
         let minor = u8::from(!c.one_in(8));
-        let upgrade = method == "GET" && minor == 1 && position == Position::Last && c.one_in(6);
+        let upgrade = matches!(method, "GET" | "POST") && minor == 1 && position == Position::Last && c.one_in(6);
         let body = match method {
             "POST" | "PUT" if minor == 1 && c.one_in(2) => RequestBody::Chunked(body_len(c)),
             "POST" | "PUT" => RequestBody::Length(body_len(c)),
+            _ if c.one_in(8) => RequestBody::Length(0),
             _ => RequestBody::None,
         };
-        let expect = minor == 1 && body.len() > 0 && c.one_in(6);
+        let expect = minor == 1 && !upgrade && body.len() > 0 && c.one_in(6);
         let plan = ResponsePlan::draw(c, self.faults, method);
         let mut request = Request {
             id,

@@ -145,8 +145,7 @@ impl Session {
         cx.edits.clear();
         let analysis = request::analyze(head, &request, limits, origin, &mut cx.edits)?;
         let key = key::of(&service.key, target, request.fields, client_ip, cx.prng.next_u32());
-        let pipelinable =
-            analysis.safe && !analysis.upgrade && len <= PIPELINED_HEAD_MAX && matches!(analysis.body, Body::Empty);
+        let pipelinable = analysis.safe && !analysis.upgrade && len <= PIPELINED_HEAD_MAX && analysis.body.is_done();
         let facts = RequestFacts {
             minor: analysis.minor,
             is_head: analysis.is_head,
@@ -204,6 +203,11 @@ impl Session {
             let offered = self.exchange.head.upgrade.as_deref().unwrap_or_default();
             if !head::is_among(head::value(parsed.fields, "upgrade"), offered) {
                 return Err("101 that was not asked for");
+            }
+            if !self.is_request_read() {
+                // A client switches behind its whole request (RFC 9110 section 7.8): the 101 stays here until then.
+                self.download.head.reset();
+                return Ok(Next::Bytes);
             }
         }
         cx.edits.clear();
@@ -319,7 +323,7 @@ impl Session {
 
 /// What follows a response head that was looked for.
 enum Next {
-    /// More bytes of the head must come.
+    /// More bytes must come: of the head or, before a tunnel, of the request.
     Bytes,
     /// Another head: this one was interim.
     Head,

@@ -300,7 +300,8 @@ impl Connection {
         if request.fault() != ResponseFault::None {
             net.history.replica_fault(self.address, net.now_us);
         }
-        let waits_for_body = !request.plan.early;
+        // A server switches behind the whole request (RFC 9110 section 7.8).
+        let waits_for_body = !request.plan.early || request.upgrade;
         let starts_us = if waits_for_body { u64::MAX } else { net.response_time(self.address, request.plan.delay_us) };
         self.request = Some(IncomingRequest { id, body: Body::new(framing) });
         self.response = Some(PendingResponse { request: id, starts_us, waits_for_body });
