@@ -171,15 +171,26 @@ impl Lane {
     }
 
     /// The next `len` unscanned bytes are a head: `rewrite` writes its new form so that it ends where the old one did, and
-    /// returns where it begins. The new form is released whole. Nothing else may be pending.
-    pub fn release_head(&mut self, len: usize, rewrite: impl FnOnce(&mut [u8], usize, usize) -> usize) {
+    /// returns where it begins. Nothing may be pending.
+    pub fn rewrite_head(&mut self, len: usize, rewrite: impl FnOnce(&mut [u8], usize, usize) -> usize) {
         debug_assert!(!self.has_pending());
         let end = self.scanned + len.min(self.filled - self.scanned);
         if let Some(store) = &mut self.store {
             self.start = rewrite(store, self.scanned, end);
+            (self.released, self.scanned) = (self.start, self.start);
         }
-        self.released = end;
-        self.scanned = end;
+    }
+
+    /// The same, and the new form is released whole.
+    pub fn release_head(&mut self, len: usize, rewrite: impl FnOnce(&mut [u8], usize, usize) -> usize) {
+        let end = self.scanned + len.min(self.filled - self.scanned);
+        self.rewrite_head(len, rewrite);
+        (self.released, self.scanned) = (end, end);
+    }
+
+    /// Bytes by which the head that comes next can grow when it is rewritten.
+    pub fn headroom(&self) -> usize {
+        self.scanned
     }
 
     /// Releases what the body's framing allows of the unscanned bytes. At the end of the body the phase becomes `Done`.

@@ -216,7 +216,9 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
             6 if is("expect") => self.expect_field(i, value)?,
             7 if is("upgrade") => self.upgradable = self.rewriter.upgrade(i) && is_upgradable(value),
             9 if is("forwarded") => self.cut_unless_trusted(i),
-            10 if is("connection") => self.rewriter.connection(i, value).map_err(bad_request)?,
+            10 if is("connection") && !self.rewriter.connection(i, value) => {
+                return Err(bad_request("malformed Connection"));
+            }
             10 if is("keep-alive") => self.rewriter.cut(i),
             12 if is("max-forwards") => self.max_forwards_field(i)?,
             14 if is("content-length") => self.rewriter.content_length(i, value).map_err(bad_request)?,
@@ -224,7 +226,7 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
             14 if head::resembles(name, "content-length") => return Err(LOOKALIKE),
             15 if is("x-forwarded-for") && self.trust != Trust::Replace => self.forwarded_for = Some(i),
             16 if is("proxy-connection") => self.rewriter.cut(i),
-            17 if is("transfer-encoding") => self.rewriter.transfer_encoding(i, value).map_err(coding_refusal)?,
+            17 if is("transfer-encoding") => self.transfer_encoding(i, value)?,
             17 if head::resembles(name, "transfer-encoding") => return Err(LOOKALIKE),
             17 if is("x-forwarded-proto") => {
                 self.proto_kept |= self.trust == Trust::Keep;
@@ -241,6 +243,14 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
             return Err(bad_request("more than one Host"));
         }
         if head::host_is_valid(value) { Ok(()) } else { Err(bad_request("malformed Host")) }
+    }
+
+    /// HTTP/1.0 has no transfer codings (RFC 9112 section 6.1).
+    fn transfer_encoding(&mut self, i: usize, value: &[u8]) -> Result<(), Refusal> {
+        if self.request.minor == 0 {
+            return Err(bad_request("Transfer-Encoding in HTTP/1.0"));
+        }
+        self.rewriter.transfer_encoding(i, value).map_err(coding_refusal)
     }
 
     fn max_forwards_field(&mut self, i: usize) -> Result<(), Refusal> {
@@ -394,7 +404,6 @@ const LOOKALIKE: Refusal = bad_request("a field that some servers read as framin
 
 fn coding_refusal(error: CodingError) -> Refusal {
     match error {
-        CodingError::Http10 => bad_request("Transfer-Encoding in HTTP/1.0"),
         CodingError::Repeated => bad_request("Transfer-Encoding more than once"),
         CodingError::Malformed => bad_request("malformed Transfer-Encoding"),
         CodingError::Unknown => refusal(501, "unknown transfer coding"),

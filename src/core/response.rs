@@ -1,9 +1,10 @@
 //! What a response head means to an intermediary: where it ends, whether its connection may be used again, and what
-//! changes before the client sees it. A replica is held to the grammar as a client is: what is ambiguous is 502.
+//! changes before the client sees it. What can be read in two ways is 502; what every proxy reads in one way is accepted
+//! and forwarded in canonical form.
 
 use super::body::Body;
 use super::head::Response;
-use super::rewrite::{CodingError, Edits, Rewriter};
+use super::rewrite::{Edits, Rewriter};
 
 /// What a response head depends on of its request.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +67,8 @@ pub fn analyze(
     if status >= 200 || status == SWITCHING_PROTOCOLS {
         analyzer.added_fields(date_line);
     }
-    let ambiguous = analyzer.rewriter.has_length() && analyzer.rewriter.is_chunked();
+    // RFC 9112 sections 6.1 and 6.3: a coding beside a length, or in HTTP/1.0, is read, and its connection closed.
+    let ambiguous = analyzer.rewriter.is_chunked() && (analyzer.rewriter.has_length() || response.minor == 0);
     let reusable = analyzer.rewriter.persists() && !ambiguous && !matches!(body, Body::UntilClose);
     Ok(ResponseAnalysis { status, body, reusable, keep_alive: analyzer.request.keep_alive })
 }
@@ -105,11 +107,15 @@ impl ResponseAnalyzer<'_, '_> {
             7 if is("upgrade") => {
                 self.rewriter.upgrade(i);
             }
-            10 if is("connection") => self.rewriter.connection(i, value)?,
+            10 if is("connection") => {
+                self.rewriter.connection(i, value);
+            }
             10 if is("keep-alive") => self.rewriter.cut(i),
             14 if is("content-length") => self.rewriter.content_length(i, value)?,
             16 if is("proxy-connection") => self.rewriter.cut(i),
-            17 if is("transfer-encoding") => self.rewriter.transfer_encoding(i, value).map_err(coding_error)?,
+            17 if is("transfer-encoding") => {
+                self.rewriter.transfer_encoding(i, value).map_err(|_| "unknown transfer coding")?;
+            }
             _ => {}
         }
         Ok(())
@@ -182,12 +188,5 @@ impl ResponseAnalyzer<'_, '_> {
         } else if !connection.is_empty() {
             self.rewriter.append(&[connection]);
         }
-    }
-}
-
-fn coding_error(error: CodingError) -> &'static str {
-    match error {
-        CodingError::Http10 => "Transfer-Encoding in HTTP/1.0",
-        CodingError::Repeated | CodingError::Malformed | CodingError::Unknown => "unknown transfer coding",
     }
 }

@@ -7,11 +7,11 @@ mod sent;
 pub use life::session;
 
 use super::body::Body;
-use super::head::{self, HeadScan};
+use super::head::{self, HeadScan, Refusal};
 use super::limits::Limits;
 use super::request::{self, RequestSource, Scheme};
 use super::response::{self, RequestSummary};
-use super::rewrite::Edits;
+use super::rewrite::{Edits, canonicalize_response};
 
 const DATE_LINE: &str = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
 /// Room in front of a head, as a lane has it.
@@ -21,20 +21,23 @@ const ROOM: usize = 2048;
 /// a second time in the same way.
 pub fn request_head(bytes: &[u8]) {
     let limits = Limits::DEFAULT;
-    let Some(len) = found(bytes, &limits) else { return };
+    let Some(len) = found(bytes, HeadScan::find, &limits) else { return };
     let Some(first) = forwarded(&bytes[..len], &limits) else { return };
-    assert_eq!(found(&first, &widest()), Some(first.len()), "what goes on is one head");
+    assert_eq!(found(&first, HeadScan::find, &widest()), Some(first.len()), "what goes on is one head");
     let second = forwarded(&first, &widest());
     assert!(second.is_some(), "what goes on would be taken: {:?}", String::from_utf8_lossy(&first));
 }
 
-/// A response head.
+/// A response head: made canonical once, it stays as it is, and what is forwarded is a head again.
 pub fn response_head(bytes: &[u8]) {
-    let Some(len) = found(bytes, &Limits::DEFAULT) else { return };
+    let Some(len) = found(bytes, HeadScan::find_response, &Limits::DEFAULT) else { return };
+    let Some(bytes) = canonical(&bytes[..len]) else { return };
+    assert_eq!(canonical(&bytes).as_ref(), Some(&bytes), "canonical is canonical");
+    assert_eq!(found(&bytes, HeadScan::find, &widest()), Some(bytes.len()), "and one head");
     for (is_head, upgrade, minor) in [(false, false, 1), (true, false, 1), (false, true, 1), (false, false, 0)] {
         let asked = RequestSummary { is_head, upgrade, minor, keep_alive: true };
-        let Some(text) = answered(&bytes[..len], asked) else { continue };
-        assert_eq!(found(&text, &widest()), Some(text.len()), "what goes on is one head");
+        let Some(text) = answered(&bytes, asked) else { continue };
+        assert_eq!(found(&text, HeadScan::find, &widest()), Some(text.len()), "what goes on is one head");
         let mut room = head::field_storage();
         assert!(head::parse_response(&text, &mut room, &widest()).is_ok(), "and would be taken");
     }
@@ -64,10 +67,12 @@ fn widest() -> Limits {
     Limits { line_limit, head_limit, field_limit: head::FIELDS_MAX, ..Limits::DEFAULT }
 }
 
-fn found(bytes: &[u8], limits: &Limits) -> Option<usize> {
-    let whole = HeadScan::default().find(bytes, limits);
+type Find = fn(&mut HeadScan, &[u8], &Limits) -> Result<Option<usize>, Refusal>;
+
+fn found(bytes: &[u8], find: Find, limits: &Limits) -> Option<usize> {
+    let whole = find(&mut HeadScan::default(), bytes, limits);
     let mut scan = HeadScan::default();
-    let single = (1..=bytes.len()).map(|n| scan.find(&bytes[..n], limits)).find(|found| *found != Ok(None));
+    let single = (1..=bytes.len()).map(|n| find(&mut scan, &bytes[..n], limits)).find(|found| *found != Ok(None));
     assert_eq!(whole, single.unwrap_or(Ok(None)), "the same head however it is cut");
     whole.ok().flatten()
 }
@@ -87,6 +92,13 @@ fn answered(head: &[u8], asked: RequestSummary) -> Option<Vec<u8>> {
     let mut edits = Edits::default();
     response::analyze(head, &response, asked, DATE_LINE, &mut edits).ok()?;
     Some(applied(head, &edits))
+}
+
+/// `None` if a lane would have no room for it.
+fn canonical(head: &[u8]) -> Option<Vec<u8>> {
+    let mut edits = Edits::default();
+    canonicalize_response(head, &mut edits);
+    (edits.inserted() <= ROOM).then(|| applied(head, &edits))
 }
 
 fn applied(head: &[u8], edits: &Edits) -> Vec<u8> {

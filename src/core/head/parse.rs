@@ -50,7 +50,7 @@ pub fn parse_response<'b>(
     let (Some(status), Some(minor)) = (parsed.code, parsed.version) else {
         return Err("malformed status line");
     };
-    if !(100..600).contains(&status) || !status_line_is_strict(head) {
+    if status < 100 || !status_line_is_strict(head) {
         return Err("malformed status line");
     }
     Ok(Response { status, minor, fields: parsed.headers })

@@ -17,11 +17,35 @@ pub struct HeadScan {
     /// Bytes that hold no line end, or whose lines are complete.
     scanned: usize,
     empty_lines: usize,
+    /// A line ended in LF alone.
+    has_bare_lf: bool,
+}
+
+/// What ends a line.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LineEnd {
+    Crlf,
+    CrlfOrLf,
 }
 
 impl HeadScan {
-    /// The length of the head in bytes, its empty line included; `None` while it is incomplete. A refusal is 400, 414 or 431.
+    /// The length of a request head in bytes, its empty line included; `None` while it is incomplete. A refusal is 400, 414
+    /// or 431.
     pub fn find(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Refusal> {
+        self.find_with(LineEnd::Crlf, bytes, limits)
+    }
+
+    /// The same of a response head, whose lines may end in LF alone (RFC 9112 section 2.2).
+    pub fn find_response(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Refusal> {
+        self.find_with(LineEnd::CrlfOrLf, bytes, limits)
+    }
+
+    /// A line of the head ended in LF alone.
+    pub fn has_bare_lf(&self) -> bool {
+        self.has_bare_lf
+    }
+
+    fn find_with(&mut self, end: LineEnd, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Refusal> {
         let head_limit = limits.head_limit.min(HEAD_MAX);
         while let Some(lf) = self.next_lf(bytes) {
             if self.line_start == 0 && lf > limits.line_limit + CRLF - 1 {
@@ -30,10 +54,12 @@ impl HeadScan {
             if lf >= head_limit {
                 return Err(refusal(431, "head too large"));
             }
-            if lf == self.line_start || bytes.get(lf - 1) != Some(&b'\r') {
+            let is_bare = lf == self.line_start || bytes.get(lf - 1) != Some(&b'\r');
+            if is_bare && end == LineEnd::Crlf {
                 return Err(bad_request("line ended by LF alone"));
             }
-            let empty = lf == self.line_start + 1;
+            self.has_bare_lf |= is_bare;
+            let empty = lf + usize::from(is_bare) == self.line_start + 1;
             (self.line_start, self.scanned) = (lf + 1, lf + 1);
             if empty {
                 return Ok(Some(lf + 1));

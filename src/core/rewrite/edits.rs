@@ -22,6 +22,10 @@ impl Edits {
         self.text.clear();
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
     /// Removes `len` bytes at `at`.
     pub fn cut(&mut self, at: usize, len: usize) {
         self.replace(at, len, &[]);

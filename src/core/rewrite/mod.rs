@@ -1,8 +1,10 @@
 //! What an intermediary does alike to both heads: it reads the framing, `Connection` and `Upgrade` fields, cuts field
 //! lines and writes them anew. What it means for a request or a response is decided by their analyzers.
 
+mod canonical;
 mod edits;
 
+pub use canonical::canonicalize_response;
 pub use edits::Edits;
 
 use super::body::Body;
@@ -36,8 +38,6 @@ struct ConnectionTokens {
 /// Why a `Transfer-Encoding` field is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CodingError {
-    /// HTTP/1.0 has no transfer codings (RFC 9112 section 6.1).
-    Http10,
     Repeated,
     /// `chunked` among other codings or in another form, or nothing at all.
     Malformed,
@@ -63,9 +63,6 @@ impl<'h, 'e> Rewriter<'h, 'e> {
 
     /// `Transfer-Encoding`: `chunked`, once, and nothing else (RFC 9112 section 6.1).
     pub fn transfer_encoding(&mut self, i: usize, value: &[u8]) -> Result<(), CodingError> {
-        if self.minor == 0 {
-            return Err(CodingError::Http10);
-        }
         if self.coding.is_some() {
             return Err(CodingError::Repeated);
         }
@@ -77,11 +74,11 @@ impl<'h, 'e> Rewriter<'h, 'e> {
         Ok(())
     }
 
-    /// `Connection` is read and cut: it is between two neighbours.
-    pub fn connection(&mut self, i: usize, value: &[u8]) -> Result<(), &'static str> {
-        self.connection.read(value)?;
+    /// `Connection` is read and cut: it is between two neighbours. Whether it is a list of options; what is none says
+    /// nothing.
+    pub fn connection(&mut self, i: usize, value: &[u8]) -> bool {
         self.cut(i);
-        Ok(())
+        self.connection.read(value)
     }
 
     /// `Upgrade`: of several fields only the last stays. Whether this is the first.
@@ -204,12 +201,13 @@ impl<'h, 'e> Rewriter<'h, 'e> {
 }
 
 impl ConnectionTokens {
-    fn read(&mut self, value: &[u8]) -> Result<(), &'static str> {
+    /// Whether all members are tokens.
+    fn read(&mut self, value: &[u8]) -> bool {
+        let mut are_tokens = true;
         for token in head::tokens(value) {
             if !head::is_token(token) {
-                return Err("malformed Connection");
-            }
-            if token.eq_ignore_ascii_case(b"close") {
+                are_tokens = false;
+            } else if token.eq_ignore_ascii_case(b"close") {
                 self.close = true;
             } else if token.eq_ignore_ascii_case(b"keep-alive") {
                 self.keep_alive = true;
@@ -219,7 +217,7 @@ impl ConnectionTokens {
                 self.nominates = true;
             }
         }
-        Ok(())
+        are_tokens
     }
 }
 

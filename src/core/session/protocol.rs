@@ -12,6 +12,7 @@ use crate::core::ip::IpText;
 use crate::core::lane::Phase;
 use crate::core::proxy::{self, Ends};
 use crate::core::request::{self, LocalReply, RequestSource, Scheme};
+use crate::core::rewrite::canonicalize_response;
 use crate::core::snapshot::ServiceId;
 use crate::core::step::{Ending, Notice};
 use crate::core::{key, reply, response};
@@ -191,12 +192,18 @@ impl Session {
     fn read_response(&mut self, cx: &mut Context) -> Result<Next, &'static str> {
         let limits = self.limits(&cx.snapshot);
         let mut scan = self.download.head;
-        let whole = scan.find(self.download.unscanned(), limits).map_err(|refusal| refusal.why)?;
+        let whole = scan.find_response(self.download.unscanned(), limits).map_err(|refusal| refusal.why)?;
         self.download.head = scan;
         let Some(len) = whole else { return Ok(Next::Bytes) };
+        if scan.has_bare_lf() {
+            return self.read_canonical_response(len, "line ended by LF alone", cx);
+        }
         let head = self.download.unscanned().get(..len).unwrap_or_default();
         let mut fields = head::field_storage();
-        let parsed = head::parse_response(head, &mut fields, limits)?;
+        let parsed = match head::parse_response(head, &mut fields, limits) {
+            Ok(parsed) => parsed,
+            Err(why) => return self.read_canonical_response(len, why, cx),
+        };
         let mut summary = self.exchange.asked();
         summary.keep_alive &= !cx.snapshot.stopping && self.upload.phase == Phase::Done && !self.upload.ended;
         if parsed.status == 101 {
@@ -223,6 +230,9 @@ impl Session {
             }
         }
         let edits = &cx.edits;
+        if edits.inserted() > self.download.headroom() {
+            return Err("head too large once it is forwarded");
+        }
         self.download.release_head(len, |store, from, to| edits.apply(store, from, to));
         if analysis.is_interim() {
             return Ok(Next::Head);
@@ -252,6 +262,26 @@ impl Session {
         }
         self.arm(cx.now, self.limits(&cx.snapshot).stall_timeout_ms);
         Ok(Next::Body)
+    }
+
+    /// Makes a head that was refused canonical and reads it again. One that is canonical stays refused.
+    #[cold]
+    fn read_canonical_response(
+        &mut self,
+        len: usize,
+        why: &'static str,
+        cx: &mut Context,
+    ) -> Result<Next, &'static str> {
+        let head = self.download.unscanned().get(..len).unwrap_or_default();
+        cx.edits.clear();
+        canonicalize_response(head, &mut cx.edits);
+        let edits = &cx.edits;
+        if edits.is_empty() || edits.inserted() > self.download.headroom() {
+            return Err(why);
+        }
+        self.download.rewrite_head(len, |store, from, to| edits.apply(store, from, to));
+        self.download.head.reset();
+        self.read_response(cx)
     }
 
     /// An interim response of `len` bytes came: the wait for the final one begins anew.

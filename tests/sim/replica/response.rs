@@ -143,7 +143,7 @@ fn invalid_head(which: u8, tag: &str) -> String {
         0 => "GET / HTTP/1.1\r\nHost: me\r\n\r\n".to_string(),
         1 => format!("HTTP/1.1 99 Low\r\n{tag}\r\n"),
         2 => format!("HTTP/1.1 200 OK\r\n{tag}Content-Length: 1\r\nContent-Length: 2\r\n\r\n"),
-        3 => format!("HTTP/1.1 200 OK\n{tag}\n"),
+        3 => format!("HTTP/1.1 200 OK\r\n{tag}X: y\rZ: a\r\n\r\n"),
         4 => format!("HTTP/1.1 200 OK\r\n{tag}Bad Name: x\r\n\r\n"),
         _ => format!("HTTP/1.1 200 OK\r\n{tag}Transfer-Encoding: gzip, chunked\r\n\r\n"),
     }
