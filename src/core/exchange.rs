@@ -28,6 +28,8 @@ pub struct Exchange {
     pub upstream_end: UpstreamEnd,
     pub retained: Retained,
     pub interims: InterimBudget,
+    /// The response is server-sent events.
+    pub is_event_stream: bool,
     /// The last attempt ended by a deadline.
     pub timed_out: bool,
     /// The control plane knows that the response is slow.

@@ -76,13 +76,13 @@ limits! {
     /// Connecting to a replica, in milliseconds; then the next replica is tried
     connect_timeout_ms: u64 = 500, "MS", 1..=WEEK_MS;
     /// From the end of a request (or an interim response) to the head of its response, in milliseconds
-    response_timeout_ms: u64 = 30_000, "MS", 1..=WEEK_MS;
+    response_timeout_ms: u64 = 60_000, "MS", 1..=WEEK_MS;
     /// A body in which no byte moves, in milliseconds
-    stall_timeout_ms: u64 = 30_000, "MS", 1..=WEEK_MS;
+    stall_timeout_ms: u64 = 60_000, "MS", 1..=WEEK_MS;
     /// A client that sends or reads a body more slowly than this for longer than --stall-timeout-ms is disconnected, in
     /// bytes per second: n bytes extend that deadline by at most n / rate; 0: any byte restarts it
     min_body_rate: u64 = 100, "BYTES/S", 0..=1_000_000_000;
-    /// A tunnel (WebSocket, or --mode tcp) in which no byte moves, in milliseconds
+    /// A tunnel (WebSocket, or --mode tcp) or an event stream (text/event-stream) in which no byte moves, in milliseconds
     tunnel_timeout_ms: u64 = 3_600_000, "MS", 1..=WEEK_MS;
     /// Requests in flight get this long to finish when a replica or the balancer stops, in milliseconds
     drain_timeout_ms: u64 = 10_000, "MS", 1..=WEEK_MS;

@@ -25,6 +25,8 @@ pub struct ResponseAnalysis {
     pub reusable: bool,
     /// The client connection is kept after this exchange.
     pub keep_alive: bool,
+    /// Server-sent events (WHATWG HTML, section 9.2): bytes may be far apart.
+    pub is_event_stream: bool,
 }
 
 impl ResponseAnalysis {
@@ -53,7 +55,7 @@ pub fn analyze(
     edits: &mut Edits,
 ) -> Result<ResponseAnalysis, &'static str> {
     let rewriter = Rewriter::new(head, response.fields, response.minor, edits);
-    let mut analyzer = ResponseAnalyzer { response, request, rewriter, has_date: false };
+    let mut analyzer = ResponseAnalyzer { response, request, rewriter, has_date: false, is_event_stream: false };
     for i in 0..response.fields.len() {
         analyzer.field(i)?;
     }
@@ -70,7 +72,8 @@ pub fn analyze(
     // RFC 9112 sections 6.1 and 6.3: a coding beside a length, or in HTTP/1.0, is read, and its connection closed.
     let ambiguous = analyzer.rewriter.is_chunked() && (analyzer.rewriter.has_length() || response.minor == 0);
     let reusable = analyzer.rewriter.persists() && !ambiguous && !matches!(body, Body::UntilClose);
-    Ok(ResponseAnalysis { status, body, reusable, keep_alive: analyzer.request.keep_alive })
+    let ResponseAnalyzer { request: RequestSummary { keep_alive, .. }, is_event_stream, .. } = analyzer;
+    Ok(ResponseAnalysis { status, body, reusable, keep_alive, is_event_stream })
 }
 
 /// Fields that `Connection` cannot cut by naming them: what only a server can set, and fields with rules of their own.
@@ -95,6 +98,7 @@ struct ResponseAnalyzer<'h, 'e> {
     request: RequestSummary,
     rewriter: Rewriter<'h, 'e>,
     has_date: bool,
+    is_event_stream: bool,
 }
 
 impl ResponseAnalyzer<'_, '_> {
@@ -111,6 +115,7 @@ impl ResponseAnalyzer<'_, '_> {
                 self.rewriter.connection(i, value);
             }
             10 if is("keep-alive") => self.rewriter.cut(i),
+            12 if is("content-type") => self.is_event_stream = is_event_stream(value),
             14 if is("content-length") => self.rewriter.content_length(i, value)?,
             16 if is("proxy-connection") => self.rewriter.cut(i),
             17 if is("transfer-encoding") => {
@@ -189,4 +194,10 @@ impl ResponseAnalyzer<'_, '_> {
             self.rewriter.append(&[connection]);
         }
     }
+}
+
+/// The media type, with or without parameters (RFC 9110 section 8.3.1).
+fn is_event_stream(content_type: &[u8]) -> bool {
+    let media_type = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
+    media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }

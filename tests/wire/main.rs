@@ -3,6 +3,7 @@
 mod attacks;
 mod boundaries;
 mod corpus;
+mod deadlines;
 mod memory;
 mod rig;
 mod row;

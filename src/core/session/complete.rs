@@ -232,7 +232,15 @@ impl Session {
             return;
         }
         let limits = self.limits(&cx.snapshot);
-        let tunnel = self.exchange.is_tunnel();
-        self.arm(cx.now, if tunnel { limits.tunnel_timeout_ms } else { limits.stall_timeout_ms });
+        let open_ended = self.exchange.is_tunnel() || self.is_between_events();
+        self.arm(cx.now, if open_ended { limits.tunnel_timeout_ms } else { limits.stall_timeout_ms });
+    }
+
+    /// The client has all of an event stream that came so far.
+    fn is_between_events(&self) -> bool {
+        self.exchange.is_event_stream
+            && self.is_request_read()
+            && self.download.is_drained()
+            && !self.download.has_unscanned()
     }
 }

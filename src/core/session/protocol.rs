@@ -260,6 +260,7 @@ impl Session {
             self.exchange.kind = ExchangeKind::Tunnel;
             self.open_tunnel();
         }
+        self.exchange.is_event_stream = analysis.is_event_stream;
         self.arm(cx.now, self.limits(&cx.snapshot).stall_timeout_ms);
         Ok(Next::Body)
     }

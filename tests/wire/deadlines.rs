@@ -1,0 +1,68 @@
+//! How long a session waits: for a response, for a body, and between the events of a stream.
+
+use ringway::core::limits::Limits;
+use ringway::core::step::Ending;
+
+use crate::rig::{Answer, Cut, Rig};
+use crate::row::GET;
+
+const SECOND: u64 = 1_000;
+
+fn streaming(content_type: &str, event: &str) -> Rig {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let mut rig = Rig::new(Limits::DEFAULT);
+    rig.client_sends(GET, Cut::Whole);
+    rig.replica_answers([Answer { bytes: (head + event).into_bytes(), ..Answer::default() }], Cut::Whole);
+    rig.run();
+    assert!(rig.to_client.starts_with(b"HTTP/1.1 200 "));
+    rig
+}
+
+/// Long polls are held for 30 s by common servers; their own answer comes right behind.
+#[test]
+fn a_long_poll_of_half_a_minute_is_answered() {
+    let mut rig = Rig::new(Limits::DEFAULT);
+    rig.client_sends(GET, Cut::Whole);
+    rig.run();
+    for _ in 0..59 {
+        rig.pass(SECOND);
+    }
+    assert!(rig.to_client.is_empty(), "{}", String::from_utf8_lossy(&rig.to_client));
+    rig.pass(2 * SECOND);
+    assert!(rig.to_client.starts_with(b"HTTP/1.1 504 "), "{}", String::from_utf8_lossy(&rig.to_client));
+}
+
+#[test]
+fn an_event_stream_may_be_quiet_for_as_long_as_a_tunnel() {
+    for content_type in ["text/event-stream", "Text/Event-Stream; charset=utf-8", "text/event-stream ;x=y"] {
+        for event in ["", "8\r\ndata: 1\n\r\n"] {
+            let mut rig = streaming(content_type, event);
+            rig.pass(Limits::DEFAULT.tunnel_timeout_ms - SECOND);
+            assert_eq!(rig.closed, None, "{content_type}");
+            rig.pass(2 * SECOND);
+            assert_eq!(rig.closed, Some(Ending::Reset), "{content_type}");
+        }
+    }
+}
+
+#[test]
+fn another_body_may_be_quiet_for_a_minute() {
+    for content_type in ["text/plain", "text/event-stream-of-sorts", "application/json; x=\"text/event-stream\""] {
+        let mut rig = streaming(content_type, "2\r\nok\r\n");
+        rig.pass(59 * SECOND);
+        assert_eq!(rig.closed, None, "{content_type}");
+        rig.pass(2 * SECOND);
+        assert_eq!(rig.closed, Some(Ending::Reset), "{content_type}");
+    }
+}
+
+/// A client that takes no more bytes is not one that waits for them.
+#[test]
+fn a_client_that_does_not_read_an_event_stream_stalls_it() {
+    let mut rig = streaming("text/event-stream", "8\r\ndata: 1\n\r\n");
+    rig.client_takes(3);
+    rig.replica_says(0, b"8\r\ndata: 2\n\r\n");
+    rig.run();
+    rig.pass(61 * SECOND);
+    assert_eq!(rig.closed, Some(Ending::Reset));
+}
