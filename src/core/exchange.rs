@@ -58,7 +58,7 @@ pub struct RequestFacts {
     pub pipelinable: bool,
     /// The protocols of `Upgrade`, as they were forwarded. `None`: no upgrade was asked for.
     pub upgrade: Option<Vec<u8>>,
-    /// The client waits for 100 before it sends its content (RFC 9110 section 10.1.1), and none has come yet.
+    /// The client asked for 100 before its content (RFC 9110 section 10.1.1): none has come, and no content was sent on.
     pub expects_continue: bool,
 }
 

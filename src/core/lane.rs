@@ -50,6 +50,8 @@ pub struct Lane {
     released: usize,
     scanned: usize,
     filled: usize,
+    /// Where the content behind the last head begins; 0 once some of it was spliced.
+    content_at: usize,
     piped: u64,
     unspliceable: bool,
     /// No pipe could be had: the next read is copied.
@@ -74,6 +76,7 @@ impl Lane {
             released: HEADROOM,
             scanned: HEADROOM,
             filled: HEADROOM,
+            content_at: HEADROOM,
             piped: 0,
             unspliceable: false,
             copies_next_read: false,
@@ -185,7 +188,12 @@ impl Lane {
     pub fn release_head(&mut self, len: usize, rewrite: impl FnOnce(&mut [u8], usize, usize) -> usize) {
         let end = self.scanned + len.min(self.filled - self.scanned);
         self.rewrite_head(len, rewrite);
-        (self.released, self.scanned) = (end, end);
+        (self.released, self.scanned, self.content_at) = (end, end, end);
+    }
+
+    /// The sink took some of the content behind the last head. Asked after a send or a splice, until it is true.
+    pub fn has_sent_content(&self) -> bool {
+        self.start > self.content_at
     }
 
     /// Bytes by which the head that comes next can grow when it is rewritten.
@@ -261,6 +269,7 @@ impl Lane {
     /// `n` bytes went from the pipe into the sink.
     pub fn spliced_out(&mut self, n: u64) {
         self.piped = self.piped.saturating_sub(n);
+        self.content_at = 0;
     }
 
     pub fn piped(&self) -> u64 {
@@ -376,6 +385,7 @@ impl Lane {
 
     fn rewind(&mut self) {
         (self.start, self.released, self.scanned, self.filled) = (HEADROOM, HEADROOM, HEADROOM, HEADROOM);
+        self.content_at = HEADROOM;
     }
 
     /// Bytes at the front that `compact` would free.
@@ -392,6 +402,7 @@ impl Lane {
             store.copy_within(self.start..self.filled, HEADROOM);
             (self.start, self.released) = (self.start - by, self.released - by);
             (self.scanned, self.filled) = (self.scanned - by, self.filled - by);
+            self.content_at = self.content_at.saturating_sub(by).max(HEADROOM);
         }
     }
 }

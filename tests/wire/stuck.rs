@@ -74,6 +74,43 @@ fn a_tunnel_that_was_reset_closes_with_a_reset() {
     assert_eq!(rig.session.next_step(), Some(Step::Close(Ending::Reset)));
 }
 
+const PUT: &str = "PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n";
+
+/// A PUT that expects 100, and a replica whose response, which came before that of the body `first`, is not complete
+/// until it has the body `rest`.
+fn expecting(fields: &str, first: &[u8], rest: &[u8]) -> Rig {
+    let mut rig = Rig::new(Limits::DEFAULT);
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no".to_vec();
+    rig.replica_answers([Answer { bytes: head, early: true, end: None }], Cut::Whole);
+    rig.client_sends(&[format!("{PUT}{fields}\r\n").as_bytes(), first].concat(), Cut::Whole);
+    rig.run();
+    rig.client_sends(rest, Cut::Whole);
+    rig.run();
+    rig.replica_says(0, b"k");
+    rig.run();
+    assert!(rig.to_client.ends_with(b"ok"), "{}", String::from_utf8_lossy(&rig.to_client));
+    rig
+}
+
+/// RFC 9110 section 10.1.1: a client need not wait for 100.
+#[test]
+fn a_body_under_way_is_sent_whole_although_its_response_came_early() {
+    let chunked = ("Transfer-Encoding: chunked\r\n", "2\r\nab\r\n", "2\r\ncd\r\n0\r\n\r\n");
+    for (fields, first, rest) in [("Content-Length: 4\r\n", "ab", "cd"), chunked] {
+        let rig = expecting(fields, first.as_bytes(), rest.as_bytes());
+        let received = String::from_utf8_lossy(&rig.received()).into_owned();
+        assert!(received.ends_with(&[first, rest].concat()), "{received}");
+    }
+}
+
+/// A replica that answered without 100 might take content for a request.
+#[test]
+fn a_body_of_which_nothing_was_sent_is_refused_by_an_early_response() {
+    let rig = expecting("Content-Length: 4\r\n", b"", b"abcd");
+    let received = String::from_utf8_lossy(&rig.received()).into_owned();
+    assert!(received.ends_with("\r\n\r\n"), "{received}");
+}
+
 /// The response to a POST whose body arrives in pieces of `bytes`, each after a pause.
 fn response_to_slow_upload(bytes: usize, pause_ms: u64, limits: Limits) -> String {
     const BODY: usize = 9_000;

@@ -180,6 +180,7 @@ impl Session {
 
     fn on_bytes_sent_upstream(&mut self, cx: &mut Context) {
         self.exchange.request.begin();
+        self.exchange.head.expects_continue &= !self.upload.has_sent_content();
         let was_connecting = self.is_connecting();
         if let UpstreamState::Open { connected, .. } = &mut self.link {
             *connected = true;
