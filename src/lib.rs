@@ -93,7 +93,7 @@
 //! - **redial**: sending a failed request again, to the next replica:
 //!   [`Exchange::may_redial`](core::exchange::Exchange::may_redial).
 //! - **linger**: reading on after a final response, so that the client can receive it before the close:
-//!   [`LINGER_MS`](core::session::LINGER_MS).
+//!   [`Limits::linger_timeout_ms`](core::limits::Limits::linger_timeout_ms).
 //! - **splice**: moving bytes from socket to socket through a pipe, without copying them to user space: `Step::SpliceIn`,
 //!   `Step::SpliceOut`.
 //! - **tunnel**: bytes both ways without framing, after an upgrade or in TCP mode: [`Body::Tunnel`](core::body::Body).

@@ -84,6 +84,11 @@ limits! {
     min_body_rate: u64 = 100, "BYTES/S", 0..=1_000_000_000;
     /// A tunnel (WebSocket, or --mode tcp) or an event stream (text/event-stream) in which no byte moves, in milliseconds
     tunnel_timeout_ms: u64 = 3_600_000, "MS", 1..=WEEK_MS;
+    /// A client that may still be sending behind its last response can read that response for this long after its last
+    /// byte, in milliseconds; then it is disconnected
+    linger_timeout_ms: u64 = 5_000, "MS", 1..=WEEK_MS;
+    /// The same in all, however much it sends, in milliseconds. While the balancer stops, --linger-timeout-ms is all it gets
+    linger_max_ms: u64 = 30_000, "MS", 1..=WEEK_MS;
     /// Requests in flight get this long to finish when a replica or the balancer stops, in milliseconds
     drain_timeout_ms: u64 = 10_000, "MS", 1..=WEEK_MS;
     /// An idle connection to a replica is closed after this, in milliseconds

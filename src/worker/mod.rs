@@ -260,7 +260,7 @@ impl<K: Kernel> Worker<K> {
         self.stop_by = Some(self.cx.now.after_ms(drain_ms));
         for id in self.clients.ids() {
             if let Some(client) = self.clients.get_mut(id) {
-                client.session.on_drain();
+                client.session.on_drain(&self.cx);
                 self.clients.queue(id);
             }
         }

@@ -74,13 +74,13 @@ fn a_drain_closes_an_idle_client_and_no_other() {
     idle.client_sends(GET, Cut::Whole);
     idle.replica_answers([ok()], Cut::Whole);
     idle.run();
-    idle.with_context(|session, _| session.on_drain());
+    idle.with_context(|session, cx| session.on_drain(cx));
     idle.run();
     assert_eq!(idle.closed, Some(Ending::Clean));
     let mut busy = Rig::new(Limits::DEFAULT);
     busy.client_sends(GET, Cut::Whole);
     busy.run();
-    busy.with_context(|session, _| session.on_drain());
+    busy.with_context(|session, cx| session.on_drain(cx));
     busy.run();
     assert_eq!(busy.closed, None);
     busy.replica_says(0, OK);

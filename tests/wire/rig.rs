@@ -127,6 +127,8 @@ pub struct Rig {
     /// So many bytes the client, and replicas, still take.
     client_room: usize,
     replica_room: usize,
+    /// The client keeps its side open although it was told that nothing more comes.
+    pub client_ignores_end: bool,
     client: Feed,
     answers: VecDeque<Answer>,
     cut: Cut,
@@ -163,6 +165,7 @@ impl Rig {
             held_most: 0,
             client_room: usize::MAX,
             replica_room: usize::MAX,
+            client_ignores_end: false,
             client: Feed::default(),
             answers: VecDeque::new(),
             cut: Cut::Whole,
@@ -392,12 +395,19 @@ impl Rig {
             self.with_context(|session, cx| session.on_ready(Leg::Client, ready, cx));
             return true;
         }
-        if self.client_finished && !self.client.ended {
+        if self.client_finished && !self.client.ended && !self.client_ignores_end {
             // A client that was told that nothing more comes closes its side.
             self.client.end = Some(End::Fin);
             return true;
         }
         false
+    }
+
+    /// The balancer is told to stop.
+    pub fn stop(&mut self) {
+        Arc::make_mut(&mut self.cx.snapshot).stopping = true;
+        self.with_context(|session, cx| session.on_drain(cx));
+        self.run();
     }
 
     pub fn with_context(&mut self, act: impl FnOnce(&mut Session, &mut Context)) {

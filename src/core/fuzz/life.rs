@@ -50,7 +50,7 @@ pub fn session(bytes: &[u8]) {
             Event::Down => {}
             Event::Stop => {
                 Arc::make_mut(&mut cx.snapshot).stopping = true;
-                session.on_drain();
+                session.on_drain(&cx);
             }
         }
         // The client's last bytes may wait for what comes next, but only for that.

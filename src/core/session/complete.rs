@@ -147,9 +147,9 @@ impl Session {
     }
 
     fn on_bytes_received(&mut self, leg: Leg, n: u64, cx: &Context) {
-        if self.stage == Stage::Lingering {
+        if let Stage::Lingering { until } = self.stage {
             self.upload.drop_all();
-            return;
+            return self.linger_until(until, cx);
         }
         match leg {
             Leg::Upstream => {

@@ -16,7 +16,7 @@ impl Session {
     pub(super) fn source_ended(&mut self, leg: Leg, cx: &mut Context) {
         self.readiness(leg).readable = false;
         self.lane_from(leg).ended = true;
-        if self.stage == Stage::Lingering {
+        if matches!(self.stage, Stage::Lingering { .. }) {
             self.stage = Stage::Closing(Ending::Clean);
         } else if leg == Leg::Upstream && self.upstream.was_reset {
             self.upstream_failed(UpstreamError::Failed(ErrorKind::ConnectionReset), cx);

@@ -33,8 +33,6 @@ use super::snapshot::{ReplicaId, ServiceId, Snapshot};
 use super::step::{Connection, Ending, Leg, Notice, Pick, Ready};
 use super::tick::Tick;
 
-/// How long a connection lingers (RFC 9112 section 9.6): the client may read the response and is not reset.
-pub const LINGER_MS: u64 = 2_000;
 /// A response head that is awaited for longer makes the control plane probe the replica.
 pub const SLOW_MS: u64 = 250;
 
@@ -106,7 +104,9 @@ enum UpstreamState {
 enum Stage {
     Serving,
     /// The last response was sent; what the client still sends is read and dropped (RFC 9112 section 9.6).
-    Lingering,
+    Lingering {
+        until: Tick,
+    },
     Closing(Ending),
 }
 
@@ -277,9 +277,11 @@ impl Session {
 
     /// The balancer stops: idle clients are closed now, others after their response. Where a client may have sent
     /// something, a read decides whether it is idle.
-    pub fn on_drain(&mut self) {
-        if self.is_idle() && !self.client.readable && self.stage == Stage::Serving {
-            self.stage = Stage::Closing(Ending::Clean);
+    pub fn on_drain(&mut self, cx: &Context) {
+        match self.stage {
+            Stage::Serving if self.is_idle() && !self.client.readable => self.stage = Stage::Closing(Ending::Clean),
+            Stage::Lingering { until } => self.linger_until(until.min(self.linger_end(cx)), cx),
+            Stage::Serving | Stage::Closing(_) => {}
         }
     }
 
@@ -362,6 +364,19 @@ impl Session {
 
     fn limits<'a>(&self, snapshot: &'a Snapshot) -> &'a Limits {
         snapshot.limits(self.exchange.service)
+    }
+
+    /// The client may read its last response until then, for as long as it is not silent (RFC 9112 section 9.6).
+    fn linger_until(&mut self, until: Tick, cx: &Context) {
+        self.stage = Stage::Lingering { until };
+        self.arm(cx.now, self.limits(&cx.snapshot).linger_timeout_ms);
+        self.deadline = self.deadline.min(until);
+    }
+
+    /// When a connection that begins to linger now is closed. A balancer that stops waits for silence only.
+    fn linger_end(&self, cx: &Context) -> Tick {
+        let limits = self.limits(&cx.snapshot);
+        cx.now.after_ms(if cx.snapshot.stopping { limits.linger_timeout_ms } else { limits.linger_max_ms })
     }
 
     fn arm(&mut self, now: Tick, ms: u64) {

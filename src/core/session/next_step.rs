@@ -14,7 +14,7 @@ impl Session {
             // sent something that was not read (RFC 9112 section 9.6).
             Stage::Closing(Ending::Clean) if self.held_back => return Some(Step::ShutdownWrite(Leg::Client)),
             Stage::Closing(ending) => return Some(Step::Close(ending)),
-            Stage::Lingering => return self.linger(),
+            Stage::Lingering { .. } => return self.linger(),
             Stage::Serving => {}
         }
         if let UpstreamState::Wanted { waits, again } = self.link {

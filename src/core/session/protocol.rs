@@ -1,7 +1,7 @@
 //! Heads: reads them, has them rewritten, and moves both lanes from one message to the next as far as the bytes at hand
 //! allow. No I/O and no deadline is decided here beyond those that a head begins.
 
-use super::{LINGER_MS, ProxyHeader, Session, Stage, UpstreamState};
+use super::{ProxyHeader, Session, Stage, UpstreamState};
 use crate::core::body::Body;
 use crate::core::context::Context;
 use crate::core::exchange::{
@@ -36,7 +36,7 @@ impl Session {
             self.end_exchange(cx);
         }
         if cx.snapshot.stopping {
-            self.on_drain();
+            self.on_drain(cx);
         }
         self.upload.reclaim(&mut cx.pool);
         self.download.reclaim(&mut cx.pool);
@@ -329,10 +329,9 @@ impl Session {
             self.await_request(cx);
         } else if (self.exchange.client_end != ClientEnd::Close || !whole || self.client.readable) && !self.upload.ended
         {
-            self.stage = Stage::Lingering;
+            self.linger_until(self.linger_end(cx), cx);
             self.upload.restart(Phase::Body);
             self.upload.drop_all();
-            self.arm(cx.now, LINGER_MS);
         } else {
             self.stage = Stage::Closing(Ending::Clean);
         }
