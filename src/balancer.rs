@@ -147,7 +147,12 @@ fn heartbeat(config: &Config) -> Heartbeat {
 }
 
 fn limits(config: &Config) -> Limits {
-    Limits { trust: config.forwarded.trust, via: config.forwarded.via, ..config.limits.service.clone() }
+    Limits {
+        trust: config.forwarded.trust,
+        via: config.forwarded.via,
+        abort_on: config.limits.abort_on_client_close,
+        ..config.limits.service.clone()
+    }
 }
 
 /// One replica: the admin listener. Connections are not pooled: a call must not be sent on one that is being closed.

@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
@@ -198,11 +198,10 @@ fn a_client_that_disconnects_closes_its_upstream_connection() {
     receiver.recv_timeout(TIMEOUT).expect("mid-upload: the replica sees the close");
 }
 
-/// The last request of a connection too, whose socket is registered later than others.
-#[test]
-fn a_client_reset_while_it_waits_closes_its_upstream_connection() {
+/// A replica that answers nothing, and tells the test whether its connection is closed after a request.
+fn silent_replica() -> (SocketAddr, mpsc::Receiver<&'static str>) {
     let (sender, receiver) = mpsc::channel();
-    let silent = origin::start(move |_, stream| {
+    let address = origin::start(move |_, stream| {
         sender.send("requested").expect("the test listens");
         // A read that timed out is not an end.
         let ended = match stream.read(&mut [0]) {
@@ -212,15 +211,33 @@ fn a_client_reset_while_it_waits_closes_its_upstream_connection() {
         sender.send(if ended { "closed" } else { "open" }).ok();
         false
     });
-    let balancer = Process::balancer(&[silent], &["--response-timeout-ms", "600000"]);
+    (address, receiver)
+}
+
+/// The last request of a connection too, whose socket is registered later than others.
+fn assert_cancelled_by(flags: &[&str], leave: impl Fn(&TcpStream)) {
+    let (silent, receiver) = silent_replica();
+    let balancer = Process::balancer(&[silent], &[&["--response-timeout-ms", "600000"], flags].concat());
     for last in ["", "Connection: close\r\n"] {
         let mut client = connect(balancer.address);
         client.write_all(format!("GET /x HTTP/1.1\r\nHost: a\r\n{last}\r\n").as_bytes()).expect("sent");
         assert_eq!(receiver.recv_timeout(TIMEOUT), Ok("requested"));
-        socket2::SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).expect("a socket option");
+        leave(&client);
         drop(client);
         assert_eq!(receiver.recv_timeout(TIMEOUT), Ok("closed"), "with {last:?}");
     }
+}
+
+#[test]
+fn a_client_reset_while_it_waits_closes_its_upstream_connection() {
+    assert_cancelled_by(&[], |client| {
+        socket2::SockRef::from(client).set_linger(Some(std::time::Duration::ZERO)).expect("a socket option");
+    });
+}
+
+#[test]
+fn a_client_that_closes_while_it_waits_closes_its_upstream_connection_where_that_is_set() {
+    assert_cancelled_by(&["--abort-on-client-close", "close"], |_| {});
 }
 
 /// Answers every request but the second, at which it closes without a byte.

@@ -26,6 +26,17 @@ pub enum Via {
     Off,
 }
 
+/// What a client does to its connection that ends its request at the replica too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AbortOn {
+    /// A reset: nothing can reach the client any more.
+    Reset,
+    /// A FIN too, although the client may still read.
+    Close,
+    /// The request runs to its end, whether or not its client is there.
+    Nothing,
+}
+
 /// One limit, described.
 pub struct Limit {
     /// Its field in [`Limits`], which is also its key in the configuration file.
@@ -47,10 +58,13 @@ macro_rules! limits {
             /// Whether the forwarded fields of clients are trusted.
             pub trust: Trust,
             pub via: Via,
+            /// What of a client ends its request at the replica.
+            pub abort_on: AbortOn,
         }
 
         impl Limits {
-            pub const DEFAULT: Limits = Limits { $($name: $default,)+ trust: Trust::Append, via: Via::On };
+            pub const DEFAULT: Limits =
+                Limits { $($name: $default,)+ trust: Trust::Append, via: Via::On, abort_on: AbortOn::Reset };
 
             /// Every limit, in the order of the help.
             pub const ALL: &'static [Limit] = &[$(Limit {

@@ -3,7 +3,8 @@
 use clap::builder::RangedU64ValueParser as Number;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
-use crate::core::limits::{Limit, Limits};
+use super::values;
+use crate::core::limits::{AbortOn, Limit, Limits};
 
 const HEADING: &str = "Limits";
 
@@ -20,6 +21,11 @@ pub struct LimitSettings {
     /// Replicas in all: /add does not go beyond
     #[arg(long, value_name = "N", default_value = "64", value_parser = Number::<usize>::new().range(1..=10_000))]
     pub max_replicas: usize,
+    /// What a client does that ends its request at the replica too: `reset` (it was reset or killed with bytes unread; one that
+    /// only half-closed gets its response), `close` (any close, a half-close too, as in nginx), or `off` (the request runs
+    /// to its end)
+    #[arg(long, value_name = "WHAT", default_value = "reset", value_parser = values::abort_on)]
+    pub abort_on_client_close: AbortOn,
     #[command(flatten)]
     pub service: Limits,
 }

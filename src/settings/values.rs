@@ -4,7 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use super::{AdminListen, FixedReplica};
 use crate::core::head;
-use crate::core::limits::{Trust, Via};
+use crate::core::limits::{AbortOn, Trust, Via};
 use crate::core::net::Net;
 use crate::core::proxy::Version;
 use crate::core::ring::{Member, RingKind};
@@ -51,6 +51,15 @@ pub fn via(text: &str) -> Result<Via, String> {
         "on" => Ok(Via::On),
         "off" => Ok(Via::Off),
         _ => Err("want on or off".into()),
+    }
+}
+
+pub fn abort_on(text: &str) -> Result<AbortOn, String> {
+    match text {
+        "reset" => Ok(AbortOn::Reset),
+        "close" => Ok(AbortOn::Close),
+        "off" => Ok(AbortOn::Nothing),
+        _ => Err("want reset, close or off".into()),
     }
 }
 

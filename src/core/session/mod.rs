@@ -26,7 +26,7 @@ use super::context::Context;
 use super::exchange::{ClientEnd, Exchange, REPLAY_LIMIT, ResponseState};
 use super::ip::IpText;
 use super::lane::{Lane, Phase};
-use super::limits::Limits;
+use super::limits::{AbortOn, Limits};
 use super::proxy::{self, Ends};
 use super::reply;
 use super::snapshot::{ReplicaId, ServiceId, Snapshot};
@@ -173,7 +173,7 @@ impl Session {
         readiness.readable |= ready.may_read();
         readiness.writable |= ready.writable;
         readiness.hangup |= ready.hangup || ready.dead;
-        if leg == Leg::Client && ready.dead && self.stage == Stage::Serving && !self.exchange.is_tunnel() {
+        if leg == Leg::Client && self.client.hangup && self.is_abandoned(ready, cx) {
             self.stage = Stage::Closing(Ending::Clean);
         }
     }
@@ -327,6 +327,21 @@ impl Session {
         Pick { service, key, tried, again, pipelinable: self.exchange.head.pipelinable }
     }
 
+    /// The client does not wait for its response, as far as `ready` and `Limits::abort_on` tell. Whether it half-closed matters
+    /// only once its request was read whole.
+    #[cold]
+    fn is_abandoned(&self, ready: Ready, cx: &Context) -> bool {
+        if self.stage != Stage::Serving || self.exchange.is_tunnel() {
+            return false;
+        }
+        match self.limits(&cx.snapshot).abort_on {
+            _ if !self.exchange.is_active() => ready.dead,
+            AbortOn::Nothing => false,
+            AbortOn::Reset => ready.dead,
+            AbortOn::Close => ready.dead || self.upload.phase == Phase::Done && self.awaits_replica(),
+        }
+    }
+
     /// The bytes that wait for the client are the last ones of the connection.
     fn is_final_write(&self) -> bool {
         let exchange = &self.exchange;
@@ -345,6 +360,15 @@ impl Session {
     /// The response was read whole; at most the request is still on its way.
     fn is_answered(&self) -> bool {
         self.exchange.is_active() && self.download.phase == Phase::Done && self.exchange.has_response()
+    }
+
+    /// A replica is to respond, or has not responded whole.
+    fn awaits_replica(&self) -> bool {
+        match self.link {
+            UpstreamState::None => false,
+            UpstreamState::Wanted { .. } => true,
+            UpstreamState::Open { .. } => self.download.phase != Phase::Done,
+        }
     }
 
     fn is_pipelined(&self) -> bool {

@@ -14,7 +14,7 @@ use crate::core::proxy::{self, Ends};
 use crate::core::request::{self, LocalReply, RequestSource, Scheme};
 use crate::core::rewrite::canonicalize_response;
 use crate::core::snapshot::ServiceId;
-use crate::core::step::{Ending, Notice};
+use crate::core::step::{Ending, Notice, Ready};
 use crate::core::{key, reply, response};
 
 impl Session {
@@ -34,6 +34,9 @@ impl Session {
                 break;
             }
             self.end_exchange(cx);
+        }
+        if self.client.hangup && self.is_abandoned(Ready::HANGUP, cx) {
+            self.stage = Stage::Closing(Ending::Clean);
         }
         if cx.snapshot.stopping {
             self.on_drain(cx);
