@@ -191,6 +191,10 @@ fn labelled_foreign_containers_join_and_leave() {
         docker(&["pause", &foreign]);
         assert!(matches!(next(&mut events).await, RuntimeEvent::Left { instance, .. } if instance == spec.instance));
         docker(&["unpause", &foreign]);
+        let RuntimeEvent::Joined { spec, .. } = next(&mut events).await else { panic!("it did not join again") };
+        docker(&["kill", "--signal", "STOP", &foreign]);
+        assert!(matches!(next(&mut events).await, RuntimeEvent::Left { instance, .. } if instance == spec.instance));
+        docker(&["kill", "--signal", "CONT", &foreign]);
         assert!(matches!(next(&mut events).await, RuntimeEvent::Joined { .. }));
         assert_eq!(
             docker(&["inspect", "-f", "{{.State.Running}}", &foreign]),

@@ -4,10 +4,13 @@ use bollard::models::{EventMessage, EventMessageTypeEnum};
 
 /// SIGINT, SIGQUIT, SIGKILL, SIGTERM: the container is about to end.
 const STOP_SIGNALS: [u32; 4] = [2, 3, 9, 15];
+/// It stands still until SIGCONT, like a paused one, though the engine calls it running.
+const SIGSTOP: u32 = 19;
+const SIGCONT: u32 = 18;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContainerEvent {
-    /// It runs, or has been connected to a network.
+    /// It runs, runs again, or has been connected to a network.
     Started,
     Killed {
         signal: u32,
@@ -27,6 +30,7 @@ impl ContainerEvent {
             ContainerEvent::Died { status } => Some(exit_reason(status)),
             ContainerEvent::Paused => Some("it was paused".into()),
             ContainerEvent::Disconnected => Some("it was disconnected from its network".into()),
+            ContainerEvent::Killed { signal: SIGSTOP } => Some("it was stopped by SIGSTOP".into()),
             ContainerEvent::Started | ContainerEvent::Killed { .. } => None,
         }
     }
@@ -58,9 +62,10 @@ pub fn parse(message: &EventMessage, network: &str) -> Option<(String, Container
     let id = actor.id.unwrap_or_default();
     match (message.typ?, message.action.as_deref()?) {
         (EventMessageTypeEnum::CONTAINER, "start" | "unpause") => Some((id, ContainerEvent::Started)),
-        (EventMessageTypeEnum::CONTAINER, "kill") => {
-            Some((id, ContainerEvent::Killed { signal: u32::try_from(number("signal")?).ok()? }))
-        }
+        (EventMessageTypeEnum::CONTAINER, "kill") => match u32::try_from(number("signal")?).ok()? {
+            SIGCONT => Some((id, ContainerEvent::Started)),
+            signal => Some((id, ContainerEvent::Killed { signal })),
+        },
         (EventMessageTypeEnum::CONTAINER, "die") => {
             Some((id, ContainerEvent::Died { status: number("exitCode").unwrap_or(0) }))
         }
@@ -97,6 +102,7 @@ mod tests {
         assert_eq!(event("unpause", "{}"), container_aaa(ContainerEvent::Started));
         assert_eq!(event("pause", "{}"), container_aaa(ContainerEvent::Paused));
         assert_eq!(event("kill", r#"{"signal":"15"}"#), container_aaa(ContainerEvent::Killed { signal: 15 }));
+        assert_eq!(event("kill", r#"{"signal":"18"}"#), container_aaa(ContainerEvent::Started), "SIGCONT");
         assert_eq!(event("die", r#"{"exitCode":"137"}"#), container_aaa(ContainerEvent::Died { status: 137 }));
         assert_eq!(event("exec_create: sh", "{}"), None);
     }

@@ -66,9 +66,12 @@ fn a_stop_signal_is_reported_unless_it_is_ours() {
 }
 
 #[test]
-fn a_paused_or_disconnected_instance_counts_as_exited() {
-    for event in [ContainerEvent::Paused, ContainerEvent::Disconnected] {
+fn a_paused_stopped_or_disconnected_container_counts_as_ended() {
+    for event in [ContainerEvent::Paused, ContainerEvent::Killed { signal: 19 }, ContainerEvent::Disconnected] {
         assert!(matches!(running().on_event("aaa", event), Some(Action::Exited { instance: 1, .. })));
+        let mut table = InstanceTable::default();
+        let foreign = table.add_foreign("zzz").unwrap();
+        assert!(matches!(table.on_event("zzz", event), Some(Action::Left { instance, .. }) if instance == foreign));
     }
 }
 
