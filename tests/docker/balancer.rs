@@ -45,6 +45,16 @@ impl Balancer {
         Balancer::run(command)
     }
 
+    /// One in a network namespace of its own: it reaches the engine's socket, and no container.
+    pub fn in_a_network_of_its_own(lab: &Lab, flags: &[&str]) -> Balancer {
+        let mut on_docker = on_docker(lab);
+        let inner = on_docker.args(flags);
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""]);
+        command.arg(inner.get_program()).args(inner.get_args()).stdin(Stdio::null()).stdout(Stdio::null());
+        Balancer::run(command)
+    }
+
     /// One that finds its engine through environment variables.
     pub fn with_environment(lab: &Lab, variables: &[(&str, &str)]) -> Balancer {
         let mut command = on_docker(lab);
@@ -110,6 +120,10 @@ impl Balancer {
     pub fn stop(&mut self) -> Option<i32> {
         Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         self.child.wait().unwrap().code()
+    }
+
+    pub fn process(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn kill(&mut self) {

@@ -177,6 +177,53 @@ fn a_second_balancer_of_the_same_cluster_is_refused_while_the_first_runs() {
     drop(second);
 }
 
+/// A lock on this machine alone does not see a balancer in another network namespace, a container's, say.
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn a_second_balancer_in_another_network_namespace_is_refused_while_the_first_runs() {
+    let lab = Lab::new("apart");
+    let mut first = Balancer::start(&lab, 2, &["--on-exit", "keep"]);
+    let before = lab.identities();
+    let published = ["--docker-reach", "published", "--replicas", "2"];
+    let (status, log) = Balancer::in_a_network_of_its_own(&lab, &published).fails();
+    assert_eq!(status, Some(2), "{log}");
+    let last = log.lines().last().unwrap();
+    let holder = format!("process {}", first.process());
+    assert!([&lab.cluster, "--docker-cluster", &holder].iter().all(|part| last.contains(*part)), "{log}");
+    assert_eq!(lab.identities(), before, "nothing was touched");
+    assert!(first.log().contains("it was refused"), "{}", first.log());
+    first.kill();
+    let second = Balancer::in_a_network_of_its_own(&lab, &published);
+    second.wait("the cluster of a killed balancer", || {
+        let now = lab.identities();
+        now.len() == 2 && now.iter().all(|id| !before.contains(id))
+    });
+    assert!(second.log().contains("left by a Ringway that is gone"), "{}", second.log());
+    drop(second);
+    assert_eq!(lab.locks(), Vec::<String>::new(), "nothing stays behind");
+}
+
+/// `docker container prune` removes what does not run.
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn a_lock_that_was_removed_is_created_again_and_one_that_was_taken_over_is_given_up() {
+    let lab = Lab::new("prune");
+    let balancer = Balancer::start(&lab, 1, &[]);
+    let lock = lab.locks();
+    assert_eq!(lock.len(), 1);
+    docker(&["rm", &lock[0]]);
+    balancer.wait("the lock", || lab.locks() == lock);
+    let label = format!("ringway.lock={}", lab.cluster);
+    docker(&["rm", &lock[0]]);
+    docker(&["create", "--name", &lock[0], "--label", &label, "--label", "ringway.run-id=another", &lab.image]);
+    balancer.wait("the loss", || balancer.log().contains("another Ringway runs the cluster"));
+    let answer = balancer.admin("POST", "/add", r#"{"n":1}"#);
+    assert_eq!(answer.status, 502, "{}", answer.body);
+    let before = lab.identities();
+    drop(balancer);
+    assert_eq!((lab.identities(), lab.locks()), (before, lock), "they are the other one's");
+}
+
 /// `docker run --name serverK --network=NET -e SERVER_ID=serverK --rm IMAGE`, found by label.
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]

@@ -37,21 +37,26 @@ impl Lab {
 
     /// Names of the cluster's containers, running or not.
     pub fn containers(&self) -> Vec<String> {
-        self.list(&["-a", "--format", "{{.Names}}"])
+        self.list("ringway.cluster", &["-a", "--format", "{{.Names}}"])
     }
 
     /// Names of those that run, sorted.
     pub fn serving(&self) -> Vec<String> {
-        self.list(&["--filter", "status=running", "--format", "{{.Names}}"])
+        self.list("ringway.cluster", &["--filter", "status=running", "--format", "{{.Names}}"])
     }
 
     /// Ids of those that run, sorted.
     pub fn identities(&self) -> Vec<String> {
-        self.list(&["--filter", "status=running", "--format", "{{.ID}}"])
+        self.list("ringway.cluster", &["--filter", "status=running", "--format", "{{.ID}}"])
     }
 
-    fn list(&self, more: &[&str]) -> Vec<String> {
-        let filter = format!("label=ringway.cluster={}", self.cluster);
+    /// Names of the cluster's lock and of claims to it.
+    pub fn locks(&self) -> Vec<String> {
+        self.list("ringway.lock", &["-a", "--format", "{{.Names}}"])
+    }
+
+    fn list(&self, label: &str, more: &[&str]) -> Vec<String> {
+        let filter = format!("label={label}={}", self.cluster);
         let mut arguments = Vec::new();
         if let Some(host) = &self.host {
             arguments.extend(["-H", host]);
@@ -78,8 +83,8 @@ impl Lab {
     }
 
     fn sweep(&self) {
-        for label in [format!("label=ringway.cluster={}", self.cluster), format!("label={PREFIX}={}", self.cluster)] {
-            let ids = docker(&["ps", "-aq", "--filter", &label]);
+        for label in ["ringway.cluster", "ringway.lock", PREFIX] {
+            let ids = docker(&["ps", "-aq", "--filter", &format!("label={label}={}", self.cluster)]);
             for id in ids.lines() {
                 try_docker(&["rm", "-f", "-v", id]);
             }

@@ -47,7 +47,7 @@ pub struct Driver {
     pub host: IpAddr,
     /// Random, and new with every start of Ringway.
     pub run_id: String,
-    pub _cluster_lock: ClusterLock,
+    pub cluster_lock: ClusterLock,
     pub table: Mutex<InstanceTable>,
     /// Notified after each change of the table that a task may wait for.
     pub changed: Notify,
@@ -298,8 +298,8 @@ impl Driver {
         let _ = tokio::time::timeout(ADDRESS_HOLD, self.until(|table| table.is_replaced(instance))).await;
     }
 
-    /// Waits, within a limit, for removals under way, and removes the network if Ringway created it and no container is
-    /// on it.
+    /// Waits, within a limit, for removals under way, removes the network if Ringway created it and no container is on it,
+    /// and releases the lock.
     pub async fn close(&self) {
         self.table().close();
         self.changed.notify_waiters();
@@ -312,6 +312,7 @@ impl Driver {
                 }
             }
         }
+        self.cluster_lock.release().await;
     }
 
     async fn until(&self, condition: impl Fn(&InstanceTable) -> bool) {

@@ -65,7 +65,6 @@ impl Docker {
     /// Connects, and checks for image and network (which it creates), so that their lack ends the start of Ringway.
     pub async fn open(settings: DockerSettings, service: &str) -> Result<Docker, Failure> {
         let engine = Engine::connect(settings.host.as_deref()).await?;
-        let cluster_lock = ClusterLock::acquire(&engine, &settings.cluster).await?;
         let image = image_id(&engine, &settings.image).await?;
         let network = network::ensure(&engine, &settings).await?;
         let reach = network::choose(settings.reach, &network)?;
@@ -77,6 +76,8 @@ impl Docker {
         };
         let plan = ContainerPlan::new(&settings, &network.name, &image, publish);
         let run_id = format!("{:016x}", fastrand::u64(..));
+        // Last, so that no start that fails leaves it behind.
+        let cluster_lock = ClusterLock::acquire(&engine, &settings.cluster, &image, &run_id).await?;
         log::info!("Docker engine at {}, image {}, network {}", engine.host, settings.image, network.name);
         let (table, changed) = Default::default();
         Ok(Docker {
@@ -89,7 +90,7 @@ impl Docker {
                 reach,
                 host,
                 run_id,
-                _cluster_lock: cluster_lock,
+                cluster_lock,
                 table,
                 changed,
             }),
@@ -99,16 +100,24 @@ impl Docker {
 
 impl Runtime for Docker {
     async fn start(&self, spec: &Spec) -> Result<Started, Failure> {
+        self.driver.cluster_lock.check()?;
         self.driver.start(spec).await
     }
 
     async fn stop(&self, instance: InstanceId, grace: Duration) -> Result<(), Failure> {
         let InstanceId::Managed(instance) = instance else { return Ok(()) };
+        if self.driver.cluster_lock.check().is_err() {
+            return Ok(());
+        }
         self.driver.stop(instance, grace).await
     }
 
     async fn attach(&self, events: UnboundedSender<RuntimeEvent>) -> Result<Vec<(Spec, Started)>, Failure> {
-        let adopted = self.driver.adopt_or_remove().await?;
+        let adopted = self.driver.adopt_or_remove().await;
+        if adopted.is_err() {
+            self.driver.cluster_lock.release().await;
+        }
+        let adopted = adopted?;
         tokio::spawn(watch::run(self.driver.clone(), events));
         Ok(adopted)
     }
