@@ -9,6 +9,8 @@ mod calls;
 mod engines;
 #[path = "docker/faults.rs"]
 mod faults;
+#[path = "docker/foreign.rs"]
+mod foreign;
 #[path = "docker/lab.rs"]
 mod lab;
 #[path = "docker/load.rs"]

@@ -8,9 +8,9 @@ const STOP_SIGNALS: [u32; 4] = [2, 3, 9, 15];
 const SIGSTOP: u32 = 19;
 const SIGCONT: u32 = 18;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ContainerEvent {
-    /// It runs, runs again, or has been connected to a network.
+    /// It runs, or runs again.
     Started,
     Killed {
         signal: u32,
@@ -19,26 +19,32 @@ pub enum ContainerEvent {
         status: i64,
     },
     Paused,
-    /// From the replicas' network.
-    Disconnected,
+    Connected {
+        network: String,
+    },
+    Disconnected {
+        network: String,
+    },
 }
 
 impl ContainerEvent {
-    /// Why the container no longer serves, if it does not.
-    pub fn end_reason(self) -> Option<String> {
+    /// Why the container no longer serves on `network`, if it does not.
+    pub fn end_reason(&self, network: Option<&str>) -> Option<String> {
         match self {
-            ContainerEvent::Died { status } => Some(exit_reason(status)),
+            ContainerEvent::Died { status } => Some(exit_reason(*status)),
             ContainerEvent::Paused => Some("it was paused".into()),
-            ContainerEvent::Disconnected => Some("it was disconnected from its network".into()),
+            ContainerEvent::Disconnected { network: from } if network == Some(from) => {
+                Some("it was disconnected from its network".into())
+            }
             ContainerEvent::Killed { signal: SIGSTOP } => Some("it was stopped by SIGSTOP".into()),
-            ContainerEvent::Started | ContainerEvent::Killed { .. } => None,
+            _ => None,
         }
     }
 
     /// Why the container is about to end, if it is.
-    pub fn stop_reason(self) -> Option<String> {
+    pub fn stop_reason(&self) -> Option<String> {
         match self {
-            ContainerEvent::Killed { signal } if STOP_SIGNALS.contains(&signal) => {
+            ContainerEvent::Killed { signal } if STOP_SIGNALS.contains(signal) => {
                 Some(format!("it was sent signal {signal}"))
             }
             _ => None,
@@ -55,7 +61,7 @@ pub fn exit_reason(status: i64) -> String {
 }
 
 /// Which container an event is about, and what it says. `None` for events that change nothing here.
-pub fn parse(message: &EventMessage, network: &str) -> Option<(String, ContainerEvent)> {
+pub fn parse(message: &EventMessage) -> Option<(String, ContainerEvent)> {
     let actor = message.actor.clone()?;
     let attributes = actor.attributes.unwrap_or_default();
     let number = |name: &str| attributes.get(name).and_then(|text| text.parse::<i64>().ok());
@@ -72,9 +78,10 @@ pub fn parse(message: &EventMessage, network: &str) -> Option<(String, Container
         (EventMessageTypeEnum::CONTAINER, "pause") => Some((id, ContainerEvent::Paused)),
         (EventMessageTypeEnum::NETWORK, action) => {
             let container = attributes.get("container")?.clone();
+            let network = attributes.get("name")?.clone();
             match action {
-                "disconnect" if id == network => Some((container, ContainerEvent::Disconnected)),
-                "connect" => Some((container, ContainerEvent::Started)),
+                "disconnect" => Some((container, ContainerEvent::Disconnected { network })),
+                "connect" => Some((container, ContainerEvent::Connected { network })),
                 _ => None,
             }
         }
@@ -87,7 +94,7 @@ mod tests {
     use super::*;
 
     fn parse_json(text: &str) -> Option<(String, ContainerEvent)> {
-        parse(&serde_json::from_str(text).unwrap(), "net1")
+        parse(&serde_json::from_str(text).unwrap())
     }
 
     #[test]
@@ -108,14 +115,17 @@ mod tests {
     }
 
     #[test]
-    fn only_a_disconnect_from_our_network_counts() {
-        let event = |network: &str, action: &str| {
-            parse_json(&format!(
-                r#"{{"Type":"network","Action":"{action}","Actor":{{"ID":"{network}","Attributes":{{"container":"aaa"}}}}}}"#
-            ))
+    fn only_a_disconnect_from_the_network_that_it_serves_on_ends_it() {
+        let event = |action: &str| {
+            let text = r#"{"Type":"network","Action":"ACTION","Actor":{"ID":"1","Attributes":{"container":"aaa","name":"net"}}}"#;
+            parse_json(&text.replace("ACTION", action))
         };
-        assert_eq!(event("net1", "disconnect"), Some(("aaa".to_owned(), ContainerEvent::Disconnected)));
-        assert_eq!(event("net2", "disconnect"), None);
-        assert_eq!(event("net2", "connect"), Some(("aaa".to_owned(), ContainerEvent::Started)));
+        let (network, container) = ("net".to_owned(), "aaa".to_owned());
+        let connected = ContainerEvent::Connected { network: network.clone() };
+        assert_eq!(event("connect"), Some((container.clone(), connected)));
+        let disconnected = ContainerEvent::Disconnected { network };
+        assert_eq!(event("disconnect"), Some((container, disconnected.clone())));
+        assert!(disconnected.end_reason(Some("net")).is_some());
+        assert_eq!((disconnected.end_reason(Some("another")), disconnected.end_reason(None)), (None, None));
     }
 }

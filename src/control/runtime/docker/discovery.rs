@@ -16,6 +16,9 @@ const NETWORK: &str = "ringway.network";
 /// The ring has 160 points per unit of weight: a higher weight is taken for a typing error.
 const WEIGHT_LIMIT: u32 = 1000;
 
+/// A DNS name is not longer.
+const NAME_MAX: usize = 253;
+
 /// What the labels of a foreign container ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiscoveryLabels {
@@ -25,6 +28,15 @@ pub struct DiscoveryLabels {
     pub weight: u32,
     pub service: Option<String>,
     pub network: Option<String>,
+}
+
+/// Where a foreign container is dialled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dialled {
+    pub address: SocketAddr,
+    /// `None`: on a port of the host.
+    pub network: Option<String>,
+    pub why: String,
 }
 
 /// The networks of this host, for choosing an address.
@@ -51,6 +63,10 @@ impl DiscoveryLabels {
             let id = line.strip_prefix("SERVER_ID=")?;
             (!id.is_empty()).then(|| id.to_owned())
         });
+        let name = server_id.unwrap_or(name);
+        if !is_plain(&name) {
+            return Err(format!("its SERVER_ID is {name:?}: it has 1 to {NAME_MAX} visible characters of ASCII"));
+        }
         let port = match labels.get(PORT) {
             Some(text) => number(PORT, text, u32::from(u16::MAX))?,
             None => only_exposed(config.exposed_ports.as_deref().unwrap_or_default()).ok_or_else(|| {
@@ -58,7 +74,7 @@ impl DiscoveryLabels {
             })?,
         };
         Ok(DiscoveryLabels {
-            name: server_id.unwrap_or(name),
+            name,
             port: u16::try_from(port).unwrap_or(u16::MAX),
             weight: labels.get(WEIGHT).map_or(Ok(1), |text| number(WEIGHT, text, WEIGHT_LIMIT))?,
             service: labels.get(SERVICE).cloned(),
@@ -66,36 +82,39 @@ impl DiscoveryLabels {
         })
     }
 
-    /// Where it is dialled, and why there. `Err` says why it cannot be.
-    pub fn address(&self, addresses: &Addresses, from: &HostNetworks) -> Result<(SocketAddr, String), String> {
+    /// Where it is dialled. `Err` says why it cannot be.
+    pub fn address(&self, addresses: &Addresses, from: &HostNetworks) -> Result<Dialled, String> {
+        let on = |name: &String, ip: IpAddr, why: &str| Dialled {
+            address: SocketAddr::new(ip, self.port),
+            network: Some(name.clone()),
+            why: format!("network {name}, {why}"),
+        };
+        let on_host = |port, why| Dialled { address: SocketAddr::new(from.host, port), network: None, why };
         if let Some(name) = &self.network {
             let (ip, _) = addresses.bridge.get(name).ok_or_else(|| self.not_on(name, addresses))?;
-            return Ok((SocketAddr::new(*ip, self.port), format!("network {name}, as its label {NETWORK} says")));
+            return Ok(on(name, *ip, &format!("as its label {NETWORK} says")));
         }
         if addresses.on_host {
-            return Ok((SocketAddr::new(from.host, self.port), "the host's own network".into()));
+            return Ok(on_host(self.port, "the host's own network".into()));
         }
         let near = |(_, (ip, bits)): &(&String, &(IpAddr, u32))| (from.is_attached)(*ip, *bits);
         let mut reachable = addresses.bridge.iter().filter(near);
         let shared = addresses.bridge.get_key_value(from.replicas).filter(near);
         if let Some((name, (ip, _))) = shared {
-            return Ok((SocketAddr::new(*ip, self.port), format!("network {name}, that of the replicas")));
+            return Ok(on(name, *ip, "that of the replicas"));
         }
         if let Some((name, (ip, _))) = reachable.next() {
             let choice = if reachable.next().is_none() { "the only one" } else { "the first by name" };
-            return Ok((SocketAddr::new(*ip, self.port), format!("network {name}, {choice} in reach")));
+            return Ok(on(name, *ip, &format!("{choice} in reach")));
         }
         if let Some(outside) = addresses.published.get(&self.port) {
-            return Ok((
-                SocketAddr::new(from.host, *outside),
-                format!("published port {outside}: no network in reach"),
-            ));
+            return Ok(on_host(*outside, format!("published port {outside}: no network in reach")));
         }
         Err(format!("none of its networks ({}) is in reach, and port {} is not published", list(addresses), self.port))
     }
 
     fn not_on(&self, network: &str, addresses: &Addresses) -> String {
-        format!("label {NETWORK}={network}, but it is on {}", list(addresses))
+        format!("label {NETWORK}={network:?}, but it is on {}", list(addresses))
     }
 }
 
@@ -108,6 +127,11 @@ fn only_exposed(ports: &[String]) -> Option<u32> {
     let mut tcp = ports.iter().filter_map(|port| port.strip_suffix("/tcp"));
     let only = tcp.next()?.parse().ok()?;
     tcp.next().is_none().then_some(only)
+}
+
+/// A name stands in logs, in header fields and on the page.
+fn is_plain(name: &str) -> bool {
+    (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn number(label: &str, text: &str, limit: u32) -> Result<u32, String> {
@@ -153,6 +177,13 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_name_that_could_control_a_terminal_is_refused_and_escaped() {
+        let error =
+            DiscoveryLabels::read(&inspected("{}", r#"["SERVER_ID=\u001b[2J"]"#, r#"{"80/tcp":{}}"#)).unwrap_err();
+        assert!(error.starts_with(r#"its SERVER_ID is "\u{1b}[2J""#), "{error}");
+    }
+
     fn wanted(network: Option<&str>) -> DiscoveryLabels {
         DiscoveryLabels { name: "s".into(), port: 80, weight: 1, service: None, network: network.map(Into::into) }
     }
@@ -169,7 +200,7 @@ mod tests {
     fn chosen(wanted: &DiscoveryLabels, addresses: &Addresses, replicas: &str, reach: &[u8]) -> Result<String, String> {
         let is_attached = |ip: IpAddr, _| matches!(ip, IpAddr::V4(v4) if reach.contains(&v4.octets()[1]));
         let from = HostNetworks { replicas, host: [127, 0, 0, 1].into(), is_attached: &is_attached };
-        wanted.address(addresses, &from).map(|(address, why)| format!("{address} {why}"))
+        wanted.address(addresses, &from).map(|Dialled { address, why, .. }| format!("{address} {why}"))
     }
 
     #[test]
@@ -188,7 +219,7 @@ mod tests {
         assert_eq!(pick(None, "replicas", &[]).unwrap(), "127.0.0.1:8080 published port 8080: no network in reach");
         assert_eq!(
             pick(Some("x"), "replicas", all).unwrap_err(),
-            "label ringway.network=x, but it is on far, near, replicas"
+            "label ringway.network=\"x\", but it is on far, near, replicas"
         );
         let bare = Addresses::default();
         let error = chosen(&wanted(None), &bare, "replicas", all).unwrap_err();

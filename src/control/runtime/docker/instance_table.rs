@@ -4,19 +4,22 @@
 
 use std::collections::BTreeMap;
 use std::iter::successors;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::container_event::ContainerEvent;
+use super::foreign_table::{Candidate, ForeignTable, Inspected};
 use super::plan::ManagedLabels;
 use crate::control::runtime::{InstanceId, Spec};
 
-/// Managed instances (started by us) and foreign containers (started by others), each by its number among those.
-#[derive(Debug, Default)]
+/// Managed instances (started by us) by their number, and foreign containers (started by others).
+#[derive(Debug)]
 pub struct InstanceTable {
+    /// The managed instances' network.
+    network: String,
     managed: BTreeMap<u64, ManagedInstance>,
-    foreign: BTreeMap<u64, ForeignContainer>,
-    foreign_count: u64,
+    foreign: ForeignTable,
     /// Ringway ends: no instance will be replaced any more.
     closing: bool,
 }
@@ -44,12 +47,6 @@ enum InstancePhase {
     Gone,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct ForeignContainer {
-    container: String,
-    stopping: bool,
-}
-
 /// One container of the engine's list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedContainer {
@@ -58,6 +55,8 @@ pub struct ListedContainer {
     pub serving: bool,
     /// Set for a container of our cluster.
     pub labels: Option<ManagedLabels>,
+    /// By network.
+    pub addresses: BTreeMap<String, IpAddr>,
 }
 
 /// Under which name a container is created.
@@ -92,8 +91,12 @@ pub enum Action {
     Stopping { instance: InstanceId, why: String },
     /// Report that a foreign container is gone.
     Left { instance: u64, why: String },
-    /// A container we do not know is running: read its discovery labels.
-    Inspect { container: String },
+    /// Read what a foreign container is now: its state, labels and addresses.
+    Inspect { container: String, inspection: u64 },
+    /// Report that a foreign container is balanced.
+    Join { instance: u64, candidate: Candidate },
+    /// Tell the operator why a container is not balanced.
+    Refuse { container: String, why: String },
     /// A running instance is not in the list: ask the engine about it, since the list may be older than the instance.
     Confirm { instance: u64, container: String },
     /// A container of this run that no instance needs.
@@ -101,6 +104,11 @@ pub enum Action {
 }
 
 impl InstanceTable {
+    pub fn new(network: &str) -> InstanceTable {
+        let (managed, foreign) = Default::default();
+        InstanceTable { network: network.to_owned(), managed, foreign, closing: false }
+    }
+
     pub fn begin(&mut self, spec: &Spec) -> InitialName {
         // Instance numbers rise, so that the chain of replaced instances ends.
         let instance = spec.instance.number();
@@ -224,26 +232,26 @@ impl InstanceTable {
         later.filter(move |(later, _)| self.replaced_by(**later).any(|earlier| earlier == instance)).map(|(_, m)| m)
     }
 
-    /// The instance number of a foreign container, or `None` if it has one already.
-    pub fn add_foreign(&mut self, container: &str) -> Option<u64> {
-        if self.foreign_instance(container).is_some() {
-            return None;
+    pub fn on_event(&mut self, container: &str, event: &ContainerEvent) -> Vec<Action> {
+        let is_it = |managed: &ManagedInstance| managed.container.as_deref() == Some(container);
+        match self.managed.iter_mut().find(|(_, managed)| is_it(managed)) {
+            Some((instance, managed)) => managed.on_event(*instance, event, &self.network).into_iter().collect(),
+            None => self.foreign.on_event(container, event),
         }
-        let instance = self.foreign_count;
-        self.foreign_count += 1;
-        self.foreign.insert(instance, ForeignContainer { container: container.to_owned(), stopping: false });
-        Some(instance)
     }
 
-    pub fn on_event(&mut self, container: &str, event: ContainerEvent) -> Option<Action> {
-        let is_it = |managed: &ManagedInstance| managed.container.as_deref() == Some(container);
-        if let Some((instance, managed)) = self.managed.iter_mut().find(|(_, managed)| is_it(managed)) {
-            return managed.on_event(*instance, event);
+    /// It still runs, long after it was signalled to stop.
+    pub fn outlived_its_stop(&mut self, instance: InstanceId, why: String) -> Vec<Action> {
+        match instance {
+            InstanceId::Managed(instance) => self.confirm_gone(instance, why).into_iter().collect(),
+            InstanceId::Foreign(instance) => self.foreign.outlived_its_stop(instance, why),
         }
-        if let Some(instance) = self.foreign_instance(container) {
-            return self.on_foreign_event(instance, event);
-        }
-        (event == ContainerEvent::Started).then(|| Action::Inspect { container: container.to_owned() })
+    }
+
+    /// What an inspection that was asked for says of a foreign container.
+    pub fn on_inspected(&mut self, container: &str, inspection: u64, found: Inspected) -> Vec<Action> {
+        let is_managed = |name: &str| self.managed.values().any(|managed| *managed.name == *name);
+        self.foreign.on_inspected(container, inspection, found, is_managed)
     }
 
     /// The engine confirmed that an instance no longer serves.
@@ -262,48 +270,28 @@ impl InstanceTable {
                 actions.push(Action::Confirm { instance: *instance, container: id.clone() });
             }
         }
-        for (instance, _) in self.foreign.extract_if(.., |_, foreign| !serving(&foreign.container)) {
-            actions.push(Action::Left { instance, why: "no longer listed as running".into() });
-        }
+        actions.extend(self.foreign.compare(list));
         actions.extend(list.iter().filter_map(|listed| self.unexpected(listed, run_id)));
         actions
     }
 
     fn unexpected(&self, listed: &ListedContainer, run_id: &str) -> Option<Action> {
         let container = listed.container.clone();
+        let labels = listed.labels.as_ref()?;
         let known = self.managed_container(&container);
-        match &listed.labels {
-            None => {
-                let is_new = listed.serving && self.foreign_instance(&container).is_none();
-                is_new.then_some(Action::Inspect { container })
-            }
-            // It belongs to another Ringway with the same cluster name.
-            Some(labels) if labels.run_id != run_id && known.is_none() => None,
-            // By instance too: the engine lists a container before its id is known here.
-            Some(labels) => match known.or_else(|| self.managed.get(&labels.instance)) {
-                Some(managed) if managed.phase != InstancePhase::Gone => None,
-                _ => Some(Action::Remove { container }),
-            },
+        // It belongs to another Ringway with the same cluster name.
+        if labels.run_id != run_id && known.is_none() {
+            return None;
+        }
+        // By instance too: the engine lists a container before its id is known here.
+        match known.or_else(|| self.managed.get(&labels.instance)) {
+            Some(managed) if managed.phase != InstancePhase::Gone => None,
+            _ => Some(Action::Remove { container }),
         }
     }
 
     fn managed_container(&self, container: &str) -> Option<&ManagedInstance> {
         self.managed.values().find(|managed| managed.container.as_deref() == Some(container))
-    }
-
-    fn foreign_instance(&self, container: &str) -> Option<u64> {
-        self.foreign.iter().find(|(_, foreign)| foreign.container == container).map(|(instance, _)| *instance)
-    }
-
-    fn on_foreign_event(&mut self, instance: u64, event: ContainerEvent) -> Option<Action> {
-        if let Some(why) = event.end_reason() {
-            self.foreign.remove(&instance);
-            return Some(Action::Left { instance, why });
-        }
-        let why = event.stop_reason()?;
-        let foreign = self.foreign.get_mut(&instance)?;
-        let was_stopping = std::mem::replace(&mut foreign.stopping, true);
-        (!was_stopping).then_some(Action::Stopping { instance: InstanceId::Foreign(instance), why })
     }
 }
 
@@ -312,8 +300,8 @@ impl ManagedInstance {
         matches!(self.phase, InstancePhase::Ending | InstancePhase::Gone)
     }
 
-    fn on_event(&mut self, instance: u64, event: ContainerEvent) -> Option<Action> {
-        if let Some(why) = event.end_reason() {
+    fn on_event(&mut self, instance: u64, event: &ContainerEvent, network: &str) -> Option<Action> {
+        if let Some(why) = event.end_reason(Some(network)) {
             return self.exit(instance, why);
         }
         let why = event.stop_reason()?;

@@ -11,7 +11,8 @@
 //! | `network.rs` | the replicas' network, subnets, and the addresses of a container |
 //! | `plan.rs` | the definition of a replica's container, and the labels it carries |
 //! | `discovery.rs` | the labels of foreign containers, and where those are dialled |
-//! | `instance_table.rs` | what is known of each container, and what an event changes in it; pure |
+//! | `instance_table.rs` | what is known of each instance, and what an event changes in it; pure |
+//! | `foreign_table.rs` | which foreign containers are balanced, and where; pure |
 //! | `driver.rs` | creates, starts, stops and removes containers |
 //! | `container_event.rs` | what an event of the engine says about one container; pure |
 //! | `watch.rs` | follows the engine's events and compares its list with the table |
@@ -36,20 +37,23 @@ mod container_event;
 mod discovery;
 mod driver;
 mod engine;
+mod foreign_table;
 mod instance_table;
 mod network;
 mod plan;
 mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
 use self::cluster_lock::ClusterLock;
 use self::driver::Driver;
 use self::engine::{Engine, no_image, status};
+use self::instance_table::InstanceTable;
 use self::plan::ContainerPlan;
 use super::{Failure, FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started};
 use crate::settings::{DockerSettings, OnExit, Reach};
@@ -79,7 +83,7 @@ impl Docker {
         // Last, so that no start that fails leaves it behind.
         let cluster_lock = ClusterLock::acquire(&engine, &settings.cluster, &image, &run_id).await?;
         log::info!("Docker engine at {}, image {}, network {}", engine.host, settings.image, network.name);
-        let (table, changed) = Default::default();
+        let table = Mutex::new(InstanceTable::new(&network.name));
         Ok(Docker {
             driver: Arc::new(Driver {
                 engine,
@@ -92,7 +96,7 @@ impl Docker {
                 run_id,
                 cluster_lock,
                 table,
-                changed,
+                changed: Notify::new(),
             }),
         })
     }

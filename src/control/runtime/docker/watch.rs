@@ -7,15 +7,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, EventMessage};
+use bollard::models::{ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, EventMessage};
 use bollard::query_parameters::{EventsOptionsBuilder, LogsOptionsBuilder};
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::container_event::{self, exit_reason};
-use super::discovery::{DiscoveryLabels, ENABLE, HostNetworks};
+use super::discovery::{Dialled, DiscoveryLabels, ENABLE, HostNetworks};
 use super::driver::{Driver, short};
 use super::engine::{Engine, status};
+use super::foreign_table::{Candidate, Inspected};
 use super::instance_table::{Action, ListedContainer};
 use super::network::{self, Addresses};
 use super::plan::{self, ManagedLabels};
@@ -27,7 +28,8 @@ const COMPARE_EVERY: Duration = Duration::from_secs(10);
 /// Pauses between attempts to reach the engine again: the first, then twice as long each time up to the second.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(2);
-/// How long a replica may run on after a stop signal that we did not send. It takes no requests any more, so it is ended.
+/// How long a replica may run on after a stop signal that we did not send. It takes no requests any more: ours is ended,
+/// and one of others is asked whether it answers.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Characters of an ended container's last log line that are logged.
 const LAST_LINE_LIMIT: usize = 200;
@@ -88,9 +90,9 @@ impl Watcher {
     }
 
     async fn on_message(&self, message: EventMessage) {
-        if let Some((container, event)) = container_event::parse(&message, &self.driver.network.id) {
-            let action = self.driver.table().on_event(&container, event);
-            self.perform(action).await;
+        if let Some((container, event)) = container_event::parse(&message) {
+            let actions = self.driver.table().on_event(&container, &event);
+            self.perform_all(actions).await;
         }
     }
 
@@ -103,28 +105,34 @@ impl Watcher {
         let listed: Vec<ListedContainer> =
             list.into_iter().map(|found| listed(found, &driver.settings.cluster)).collect();
         let actions = driver.table().compare(&listed, &driver.run_id);
-        for action in actions {
-            self.perform(Some(action)).await;
-        }
+        self.perform_all(actions).await;
         Ok(())
     }
 
-    async fn perform(&self, action: Option<Action>) {
+    async fn perform_all(&self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Confirm { instance, container } => self.confirm(instance, &container).await,
+                Action::Remove { container } => self.remove_stray(&container).await,
+                other => self.perform(other),
+            }
+        }
+    }
+
+    /// What needs no answer of the engine.
+    fn perform(&self, action: Action) {
         match action {
-            None => {}
-            Some(Action::Exited { instance, why }) => self.exited(instance, why),
-            Some(Action::Stopping { instance, why }) => self.stopping(instance, why),
-            Some(Action::Left { instance, why }) => {
+            Action::Exited { instance, why } => self.exited(instance, why),
+            Action::Stopping { instance, why } => self.stopping(instance, why),
+            Action::Left { instance, why } => {
                 self.emit(RuntimeEvent::Left { instance: InstanceId::Foreign(instance), why })
             }
-            // In a task of its own: an engine that is slow to inspect must not delay the report of an exit.
-            Some(Action::Inspect { .. }) if !self.driver.settings.discover => {}
-            Some(Action::Inspect { container }) => {
-                let watcher = self.clone();
-                tokio::spawn(async move { watcher.inspect_foreign(&container).await });
+            Action::Join { instance, candidate } => self.join(instance, candidate),
+            Action::Refuse { container, why } => {
+                log::warn!("{} is labelled {ENABLE}=true but is not balanced: {why}", short(&container));
             }
-            Some(Action::Confirm { instance, container }) => self.confirm(instance, &container).await,
-            Some(Action::Remove { container }) => self.remove_stray(&container).await,
+            Action::Inspect { container, inspection } => self.inspect_foreign(container, inspection),
+            Action::Confirm { .. } | Action::Remove { .. } => {}
         }
     }
 
@@ -141,13 +149,12 @@ impl Watcher {
 
     fn stopping(&self, instance: InstanceId, why: String) {
         self.emit(RuntimeEvent::Stopping { instance, why });
-        let InstanceId::Managed(instance) = instance else { return };
         let watcher = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(STOP_TIMEOUT).await;
             let why = format!("still running {} s after a stop signal", STOP_TIMEOUT.as_secs());
-            let action = watcher.driver.table().confirm_gone(instance, why);
-            watcher.exited_if(action);
+            let actions = watcher.driver.table().outlived_its_stop(instance, why);
+            actions.into_iter().for_each(|action| watcher.perform(action));
         });
     }
 
@@ -183,39 +190,61 @@ impl Watcher {
         }
     }
 
-    /// A container that we did not start runs: if its labels ask for it, it joins.
-    async fn inspect_foreign(&self, container: &str) {
-        let driver = &self.driver;
-        let Ok(found) = driver.engine.client.inspect_container(container, None).await else { return };
+    /// In a task of its own: an engine that is slow to inspect must not delay the report of an exit.
+    fn inspect_foreign(&self, container: String, inspection: u64) {
+        if !self.driver.settings.discover {
+            return;
+        }
+        let watcher = self.clone();
+        tokio::spawn(async move {
+            let found = match watcher.driver.engine.client.inspect_container(&container, None).await {
+                Ok(found) => watcher.driver.judge_foreign(&container, &found),
+                Err(error) if status(&error) == Some(404) => Inspected::Uninterested,
+                Err(_) => Inspected::Unanswered,
+            };
+            let actions = watcher.driver.table().on_inspected(&container, inspection, found);
+            actions.into_iter().for_each(|action| watcher.perform(action));
+        });
+    }
+
+    fn join(&self, instance: u64, candidate: Candidate) {
+        let Candidate { container, name, address, weight, why, .. } = candidate;
+        let (endpoint, handle) = (Endpoint::Tcp(address), short(&container).to_owned());
+        let instance = InstanceId::Foreign(instance);
+        let spec = Spec { service: ServiceId::default(), name, instance, replaces: None };
+        let why = format!("label {ENABLE}, dialled at {address}: {why}");
+        self.emit(RuntimeEvent::Joined { spec, started: Started { endpoint, handle, weight }, why });
+    }
+}
+
+impl Driver {
+    /// Whether a container that we did not start is to be balanced, and where it is dialled.
+    fn judge_foreign(&self, container: &str, found: &ContainerInspectResponse) -> Inspected {
         let labels = found.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default();
         let labels: BTreeMap<String, String> = labels.into_iter().collect();
         let state = found.state.clone().unwrap_or_default();
         let serving = state.running == Some(true) && state.paused != Some(true);
         if !serving || !DiscoveryLabels::is_enabled(&labels) || labels.contains_key(plan::CLUSTER) {
-            return;
+            return Inspected::Uninterested;
         }
+        let wanted = match DiscoveryLabels::read(found) {
+            Ok(wanted) if wanted.service.as_ref().is_some_and(|service| *service != self.service) => {
+                return Inspected::Uninterested;
+            }
+            Ok(wanted) => wanted,
+            Err(why) => return Inspected::Unfit(why),
+        };
         let is_attached = |ip: IpAddr, bits: u32| network::Subnet::new(ip, bits).is_some_and(network::is_attached);
-        let from = HostNetworks { replicas: &driver.network.name, host: driver.host, is_attached: &is_attached };
-        let wanted = DiscoveryLabels::read(&found);
-        let dialled = wanted.and_then(|wanted| Ok((wanted.address(&Addresses::read(&found), &from)?, wanted)));
-        match dialled {
-            Err(why) => log::warn!("{} is labelled {ENABLE}=true but is not balanced: {why}", short(container)),
-            Ok((_, wanted)) if wanted.service.as_ref().is_some_and(|service| *service != driver.service) => {}
-            Ok(((address, _), wanted)) if network::is_own(address.ip()) => {
-                log::warn!("{} is this balancer itself: not balanced", wanted.name);
+        let from = HostNetworks { replicas: &self.network.name, host: self.host, is_attached: &is_attached };
+        match wanted.address(&Addresses::read(found), &from) {
+            Ok(dialled) if network::is_own(dialled.address.ip()) => {
+                Inspected::Unfit("it is this balancer itself".into())
             }
-            Ok(((address, why), wanted)) => {
-                let Some(instance) = driver.table().add_foreign(container) else { return };
-                log::info!("{} ({}) is dialled at {address}: {why}", wanted.name, short(container));
-                let started = Started {
-                    endpoint: Endpoint::Tcp(address),
-                    handle: short(container).to_owned(),
-                    weight: wanted.weight,
-                };
-                let instance = InstanceId::Foreign(instance);
-                let spec = Spec { service: ServiceId::default(), name: wanted.name.into(), instance, replaces: None };
-                self.emit(RuntimeEvent::Joined { spec, started, why: format!("label {ENABLE}, {why}") });
+            Ok(Dialled { address, network, why }) => {
+                let (container, name) = (container.to_owned(), wanted.name.into());
+                Inspected::Fit(Candidate { container, name, address, network, weight: wanted.weight, why })
             }
+            Err(why) => Inspected::Unfit(why),
         }
     }
 }
@@ -233,10 +262,12 @@ where
 
 fn listed(found: ContainerSummary, cluster: &str) -> ListedContainer {
     let labels: BTreeMap<_, _> = found.labels.unwrap_or_default().into_iter().collect();
+    let networks = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
     ListedContainer {
         container: found.id.unwrap_or_default(),
         serving: found.state == Some(ContainerSummaryStateEnum::RUNNING),
         labels: ManagedLabels::read(&labels, cluster),
+        addresses: networks.into_iter().filter_map(|(name, at)| Some((name, at.ip_address?.parse().ok()?))).collect(),
     }
 }
 

@@ -19,7 +19,7 @@ fn spec(instance: u64, replaces: Option<u64>) -> Spec {
 
 /// Instance 1 in container "aaa".
 fn running() -> InstanceTable {
-    let mut table = InstanceTable::default();
+    let mut table = InstanceTable::new("net");
     run(&mut table, spec(1, None), "aaa");
     table
 }
@@ -35,7 +35,7 @@ fn labels(instance: u64, run_id: &str) -> Option<ManagedLabels> {
 }
 
 fn serving(container: &str, labels: Option<ManagedLabels>) -> ListedContainer {
-    ListedContainer { container: container.into(), serving: true, labels }
+    ListedContainer { container: container.into(), serving: true, labels, addresses: BTreeMap::new() }
 }
 
 #[test]
@@ -43,8 +43,8 @@ fn an_exit_is_reported_once() {
     let mut table = running();
     let why = "killed by signal 9".to_owned();
     let died = ContainerEvent::Died { status: 137 };
-    assert_eq!(table.on_event("aaa", died), Some(Action::Exited { instance: 1, why }));
-    assert_eq!(table.on_event("aaa", ContainerEvent::Disconnected), None);
+    assert_eq!(table.on_event("aaa", &died), [Action::Exited { instance: 1, why }]);
+    assert_eq!(table.on_event("aaa", &ContainerEvent::Paused), []);
     assert_eq!(table.confirm_gone(1, "gone".into()), None);
     assert_eq!(table.compare(&[], RUN_ID), []);
 }
@@ -54,33 +54,33 @@ fn a_stop_signal_is_reported_unless_it_is_ours() {
     let killed = |signal: u32| ContainerEvent::Killed { signal };
     let mut table = running();
     let why = "it was sent signal 15".to_owned();
-    assert_eq!(table.on_event("aaa", killed(1)), None);
-    assert_eq!(table.on_event("aaa", killed(15)), Some(Action::Stopping { instance: InstanceId::Managed(1), why }));
-    assert_eq!(table.on_event("aaa", killed(9)), None);
+    assert_eq!(table.on_event("aaa", &killed(1)), []);
+    assert_eq!(table.on_event("aaa", &killed(15)), [Action::Stopping { instance: InstanceId::Managed(1), why }]);
+    assert_eq!(table.on_event("aaa", &killed(9)), []);
     let died = ContainerEvent::Died { status: 0 };
-    assert!(matches!(table.on_event("aaa", died), Some(Action::Exited { .. })));
+    assert!(matches!(table.on_event("aaa", &died)[..], [Action::Exited { .. }]));
     let mut table = running();
     table.begin_stop(1, GRACE);
-    assert_eq!(table.on_event("aaa", killed(15)), None);
-    assert_eq!(table.on_event("aaa", died), None);
+    assert_eq!(table.on_event("aaa", &killed(15)), []);
+    assert_eq!(table.on_event("aaa", &died), []);
 }
 
 #[test]
 fn a_paused_stopped_or_disconnected_container_counts_as_ended() {
-    for event in [ContainerEvent::Paused, ContainerEvent::Killed { signal: 19 }, ContainerEvent::Disconnected] {
-        assert!(matches!(running().on_event("aaa", event), Some(Action::Exited { instance: 1, .. })));
-        let mut table = InstanceTable::default();
-        let foreign = table.add_foreign("zzz").unwrap();
-        assert!(matches!(table.on_event("zzz", event), Some(Action::Left { instance, .. }) if instance == foreign));
+    let disconnected = ContainerEvent::Disconnected { network: "net".into() };
+    for event in [ContainerEvent::Paused, ContainerEvent::Killed { signal: 19 }, disconnected] {
+        assert!(matches!(running().on_event("aaa", &event)[..], [Action::Exited { instance: 1, .. }]));
     }
+    let another = ContainerEvent::Disconnected { network: "another".into() };
+    assert_eq!(running().on_event("aaa", &another), []);
 }
 
 #[test]
 fn an_instance_that_dies_while_it_starts_fails_its_start() {
-    let mut table = InstanceTable::default();
+    let mut table = InstanceTable::new("net");
     table.begin(&spec(1, None));
     table.created(1, "aaa");
-    assert_eq!(table.on_event("aaa", ContainerEvent::Died { status: 1 }), None);
+    assert_eq!(table.on_event("aaa", &ContainerEvent::Died { status: 1 }), []);
     assert!(!table.started(1));
 }
 
@@ -108,44 +108,32 @@ fn an_instance_missing_from_the_list_is_confirmed_and_an_unknown_one_removed() {
 
 #[test]
 fn an_adopted_container_is_managed_though_another_run_created_it() {
-    let mut table = InstanceTable::default();
+    let mut table = InstanceTable::new("net");
     table.adopt(&spec(4, None), "aaa");
     assert_eq!(table.compare(&[serving("aaa", labels(4, "an earlier run"))], RUN_ID), []);
     let died = ContainerEvent::Died { status: 1 };
-    assert!(matches!(table.on_event("aaa", died), Some(Action::Exited { instance: 4, .. })));
+    assert!(matches!(table.on_event("aaa", &died)[..], [Action::Exited { instance: 4, .. }]));
 }
 
 #[test]
-fn a_foreign_container_gets_a_new_number_each_time_it_joins() {
-    let mut table = InstanceTable::default();
-    let inspect = Action::Inspect { container: "zzz".into() };
-    assert_eq!(table.on_event("zzz", ContainerEvent::Died { status: 0 }), None);
-    assert_eq!(table.on_event("zzz", ContainerEvent::Started), Some(inspect.clone()));
-    assert_eq!(table.compare(&[serving("zzz", None)], RUN_ID), [inspect]);
-    let first = table.add_foreign("zzz").unwrap();
-    assert_eq!(table.add_foreign("zzz"), None);
-    let killed = ContainerEvent::Killed { signal: 15 };
-    assert!(matches!(table.on_event("zzz", killed), Some(Action::Stopping { .. })));
-    let left = Action::Left { instance: first, why: "exit status 0".into() };
-    assert_eq!(table.on_event("zzz", ContainerEvent::Died { status: 0 }), Some(left));
-    assert_ne!(table.add_foreign("zzz"), Some(first));
+fn a_container_that_is_not_managed_is_inspected() {
+    let mut table = InstanceTable::new("net");
+    let inspect = |inspection: u64| [Action::Inspect { container: "zzz".into(), inspection }];
+    assert_eq!(table.on_event("zzz", &ContainerEvent::Died { status: 0 }), []);
+    assert_eq!(table.on_event("zzz", &ContainerEvent::Started), inspect(1));
+    assert_eq!(table.on_inspected("zzz", 1, Inspected::Unanswered), []);
+    assert_eq!(table.compare(&[serving("zzz", None)], RUN_ID), inspect(2));
 }
 
 #[test]
-fn a_foreign_container_is_signalled_once_and_leaves_once() {
-    let mut table = InstanceTable::default();
-    let instance = table.add_foreign("zzz").unwrap();
-    let killed = |signal: u32| ContainerEvent::Killed { signal };
-    assert_eq!(table.on_event("zzz", killed(1)), None, "SIGHUP does not stop it");
-    assert!(matches!(table.on_event("zzz", killed(15)), Some(Action::Stopping { .. })));
-    assert_eq!(table.on_event("zzz", killed(9)), None);
-    assert!(matches!(table.compare(&[], RUN_ID)[..], [Action::Left { instance: left, .. }] if left == instance));
-    assert_eq!(table.on_event("zzz", ContainerEvent::Died { status: 0 }), None);
+fn an_instance_that_outlives_a_stop_signal_has_ended() {
+    let actions = running().outlived_its_stop(InstanceId::Managed(1), "still running".into());
+    assert!(matches!(actions[..], [Action::Exited { instance: 1, .. }]));
 }
 
 #[test]
 fn how_an_instance_is_stopped_depends_on_its_phase_and_the_grace() {
-    let mut table = InstanceTable::default();
+    let mut table = InstanceTable::new("net");
     assert_eq!(table.begin_stop(1, GRACE), StopPlan::Nothing);
     table.begin(&spec(1, None));
     assert_eq!(table.begin_stop(1, GRACE), StopPlan::AwaitStart, "no container is known");
@@ -169,7 +157,7 @@ fn how_an_instance_is_stopped_depends_on_its_phase_and_the_grace() {
 #[test]
 fn a_replacement_starts_under_a_temporary_name_and_others_under_the_slots() {
     let mut table = running();
-    table.on_event("aaa", ContainerEvent::Paused);
+    table.on_event("aaa", &ContainerEvent::Paused);
     assert_eq!(table.begin(&spec(2, None)), InitialName::Slot, "the spec decides, not the name");
     assert_eq!(table.begin(&spec(3, Some(1))), InitialName::Temporary);
     assert_eq!(table.replaced_containers(3), [(1, "aaa".to_owned())]);
@@ -180,7 +168,7 @@ fn a_replacement_starts_under_a_temporary_name_and_others_under_the_slots() {
 #[test]
 fn an_instance_is_replaced_when_its_replacement_runs() {
     let mut table = running();
-    table.on_event("aaa", ContainerEvent::Paused);
+    table.on_event("aaa", &ContainerEvent::Paused);
     assert!(!table.has_replacement(1));
     table.begin(&spec(2, Some(1)));
     assert!(table.has_replacement(1) && !table.has_replacement(2));
@@ -197,7 +185,7 @@ fn an_instance_is_replaced_when_its_replacement_runs() {
 fn a_replacement_of_a_replacement_replaces_the_first_too() {
     let mut table = running();
     run(&mut table, spec(2, Some(1)), "bbb");
-    table.on_event("bbb", ContainerEvent::Died { status: 1 });
+    table.on_event("bbb", &ContainerEvent::Died { status: 1 });
     run(&mut table, spec(3, Some(2)), "ccc");
     assert_eq!(table.replaced_containers(3), [(2, "bbb".to_owned()), (1, "aaa".to_owned())]);
     assert!(table.is_replaced(1));
@@ -226,6 +214,6 @@ fn a_name_may_be_taken_from_an_ended_container_only() {
     table.begin_stop(1, GRACE);
     assert!(left_over(&table, "aaa", 1, RUN_ID));
     table.adopt(&spec(4, None), "ddd");
-    table.on_event("ddd", ContainerEvent::Died { status: 1 });
+    table.on_event("ddd", &ContainerEvent::Died { status: 1 });
     assert!(left_over(&table, "ddd", 4, "an earlier run"), "adopted, and ended");
 }
