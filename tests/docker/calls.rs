@@ -177,6 +177,34 @@ fn a_second_balancer_of_the_same_cluster_is_refused_while_the_first_runs() {
     drop(second);
 }
 
+/// One at a time, and each leaves when its replacement answers: with one replica too.
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn kept_replicas_with_other_settings_are_replaced_without_a_failed_request() {
+    for n in [1, 3] {
+        let lab = Lab::new("rolling");
+        let mut first = Balancer::start(&lab, n, &["--on-exit", "keep"]);
+        let before = lab.identities();
+        assert_eq!(first.stop(), Some(0));
+        let count = n.to_string();
+        let flags = ["--replicas", &count, "--on-exit", "keep", "--docker-memory-mib", "64"];
+        let second = Balancer::spawn(&lab, &flags);
+        second.wait("an answer", || second.get("/home").is_some_and(|answer| answer.status == 200));
+        assert!(lab.identities().iter().any(|id| before.contains(id)), "they were removed first: {}", second.log());
+        let client = SteadyClient::start(second.data);
+        second.wait("the replacements", || {
+            let now = lab.identities();
+            now.len() == n && now.iter().all(|id| !before.contains(id)) && second.names() == lab.serving()
+        });
+        let samples = client.finish();
+        println!("| other settings, {n} kept | {} | {} | - | - |", samples.len(), failures(&samples));
+        assert_eq!(failures(&samples), 0, "{}", second.log());
+        for container in lab.identities() {
+            assert_eq!(docker(&["inspect", "-f", "{{.HostConfig.Memory}}", &container]), (64 << 20).to_string());
+        }
+    }
+}
+
 /// A lock on this machine alone does not see a balancer in another network namespace, a container's, say.
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]

@@ -129,12 +129,19 @@ fn containers_of_an_earlier_run_are_adopted_or_removed_as_configured() {
         runtime.close().await;
     });
     let changed = DockerSettings { memory_mib: 64, ..keep };
-    let (_, adopted) = run(async {
-        let (runtime, _events, adopted) = opened(changed.clone()).await;
-        runtime.start(&spec(&lab.name(1), 9)).await.unwrap();
-        (runtime, adopted)
+    run(async {
+        let (runtime, mut events, adopted) = opened(changed.clone()).await;
+        let [(spec, _)] = &adopted[..] else { panic!("{adopted:?}") };
+        let event = next(&mut events).await;
+        assert!(matches!(event, RuntimeEvent::Outdated { instance, .. } if instance == spec.instance), "{event:?}");
+        runtime.start(&replacement(&spec.name, 9, spec.instance.number())).await.unwrap();
+        assert_eq!(lab.serving().len(), 2, "the old one serves while the new one starts");
+        runtime.stop(spec.instance, Duration::from_secs(5)).await.unwrap();
+        let name = spec.name.to_string();
+        while lab.serving() != [name.clone()] {
+            tokio::task::yield_now().await;
+        }
     });
-    assert!(adopted.is_empty(), "created with other settings: {adopted:?}");
     let (_, adopted) = run(async {
         let (runtime, _events, adopted) = opened(DockerSettings { on_exit: OnExit::Remove, ..changed }).await;
         (runtime, adopted)

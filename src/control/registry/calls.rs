@@ -241,8 +241,9 @@ impl Registry {
         let slots: Vec<Slot> = ids.into_iter().filter_map(|id| self.remove(id)).collect();
         let running = slots.iter().filter_map(Slot::instance).collect();
         for slot in slots {
-            self.begin_drain(slot, now);
+            self.begin_drain(slot, NameUse::Held, now);
         }
+        self.end_orphaned_succession();
         let tally = self.services.get(&service).map_or_else(String::new, ServiceState::tally);
         self.log(Level::Info, format!("rm: {} left the ring; {tally}", join(&names)));
         self.reply_when_acked(ticket, service, running, now);

@@ -16,15 +16,17 @@ pub const STOP_GRACE_MS: u64 = 2_000;
 
 impl Registry {
     /// A slot left the ring: its instance drains if it took requests, and is stopped at once if not.
-    pub(super) fn begin_drain(&mut self, slot: Slot, now: Tick) {
+    pub(super) fn begin_drain(&mut self, slot: Slot, name_use: NameUse, now: Tick) {
         let Some(instance) = slot.instance() else { return };
         if !matches!(slot.state, SlotState::Up { .. } | SlotState::Draining { .. }) {
-            self.leaving.insert(Leaving::stopping(&slot, instance, NameUse::Held));
+            self.leaving.insert(Leaving::stopping(&slot, instance, name_use));
             return self.emit(Effect::Stop { instance, grace_ms: STOP_GRACE_MS });
         }
         let limit_ms = self.services.get(&slot.service).map_or(0, |service| service.config.limits.drain_timeout_ms);
         let (epoch, deadline) = (self.publication.next_epoch(), now.after_ms(limit_ms));
-        self.leaving.insert(Leaving::draining(&slot, instance, epoch, now, deadline));
+        let mut leaving = Leaving::draining(&slot, instance, epoch, now, deadline);
+        leaving.name_use = name_use;
+        self.leaving.insert(leaving);
     }
 
     pub(super) fn end_drains(&mut self, now: Tick) {
@@ -73,6 +75,7 @@ impl Registry {
         let tallies: Vec<String> = self.services.values().map(|service| service.tally()).collect();
         self.log(Level::Info, format!("stopping: requests under way finish; {}", tallies.join(", ")));
         self.undo_addition(Rejection::unavailable("the balancer is stopping".into()), now);
+        self.end_successions("the balancer is stopping");
         self.take_calls(now);
     }
 

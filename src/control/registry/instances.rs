@@ -128,7 +128,7 @@ impl Registry {
     pub(super) fn start_failed(&mut self, instance: InstanceId, failure: Failure, now: Tick) {
         let Some(id) = self.slots.of_instance(instance) else { return };
         if let Some(name) = self.joining_name(id) {
-            return self.undo_addition(Rejection::start_failed(&name, &failure), now);
+            return self.joining_failed(id, Rejection::start_failed(&name, &failure), now);
         }
         let vacated = self.change(id, |slot| {
             slot.last_failure = Some(failure.message.as_str().into());
@@ -143,7 +143,7 @@ impl Registry {
     pub(super) fn mark_down(&mut self, instance: InstanceId, why: &str, now: Tick) {
         let Some(id) = self.slots.of_instance(instance) else { return };
         if let Some(name) = self.joining_name(id) {
-            return self.undo_addition(Rejection::bad_gateway(format!("{name} was started, but {why}")), now);
+            return self.joining_failed(id, Rejection::bad_gateway(format!("{name} was started, but {why}")), now);
         }
         self.change(id, |slot| slot.last_failure = Some(why.into()));
         let leaving = match instance.origin() {
@@ -184,6 +184,7 @@ impl Registry {
             RuntimeEvent::Stopping { instance, why } => self.stopping_outside(instance, &why, now),
             RuntimeEvent::Joined { spec, started, why } => self.joined(spec, started, &why, now),
             RuntimeEvent::Left { instance, why } => self.left(instance, &why),
+            RuntimeEvent::Outdated { instance, why } => self.outdated(instance, why),
         }
     }
 
@@ -193,7 +194,11 @@ impl Registry {
         }
         let Some(id) = self.slots.of_instance(instance) else { return };
         if let Some(name) = self.joining_name(id) {
-            return self.undo_addition(Rejection::bad_gateway(format!("{name} was started and ended: {why}")), now);
+            return self.joining_failed(
+                id,
+                Rejection::bad_gateway(format!("{name} was started and ended: {why}")),
+                now,
+            );
         }
         let vacated = self.change(id, |slot| {
             let lived = match slot.state {
@@ -268,7 +273,7 @@ impl Registry {
         self.forget_leaving(instance);
     }
 
-    /// The name of a slot that an `/add` under way waits for.
+    /// The name of a slot that is no member, or not yet.
     pub(super) fn joining_name(&self, id: SlotId) -> Option<Arc<str>> {
         let slot = self.slots.slot(id).filter(|slot| !slot.is_member())?;
         Some(slot.name.clone())

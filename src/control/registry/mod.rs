@@ -22,6 +22,7 @@
 //! | `verdicts` | what follows from probes and from faults that workers report |
 //! | `drain` | the drain of a replica, and of the balancer |
 //! | `publication` | snapshots |
+//! | `succession` | outdated instances: replaced one at a time, while they run |
 //! | `status` | what the live page and the metrics show |
 
 mod answer;
@@ -37,6 +38,7 @@ mod service;
 mod slot;
 mod slots;
 mod status;
+mod succession;
 #[cfg(test)]
 pub(super) mod tests;
 mod verdicts;
@@ -61,6 +63,7 @@ use publication::Publication;
 use service::ServiceState;
 use slot::Slot;
 use slots::{SlotId, Slots};
+use succession::Successions;
 
 /// Invariants: names are unique over all slots, and a new instance starts only when no leaving one holds its name; an
 /// instance is in one slot or leaving.
@@ -76,6 +79,7 @@ pub struct Registry {
     leaving: LeavingTable,
     /// The `/add` under way: its slots are no members until all of them answer.
     addition: Option<Addition>,
+    successions: Successions,
     /// Calls that wait for their turn.
     calls: VecDeque<QueuedCall>,
     /// Answers that wait until every worker acts on their epoch, in the order of their epochs and deadlines.
@@ -107,6 +111,7 @@ impl Registry {
             slots: Slots::new(),
             leaving: LeavingTable::new(),
             addition: None,
+            successions: Successions::default(),
             calls: VecDeque::new(),
             deferred: VecDeque::new(),
             acked_epoch: 0,
@@ -165,6 +170,7 @@ impl Registry {
             self.start_due(&due, now);
             self.expire_starts(&due, now);
             self.probe_due(&due, now);
+            self.begin_succession(now);
         }
         self.expire_addition(now);
         self.expire_deferred_replies(now);

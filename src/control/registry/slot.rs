@@ -46,6 +46,8 @@ pub enum Standing {
     Member,
     /// Part of an `/add` under way.
     Joining,
+    /// It is to fill the slot of a member, which has the name.
+    Successor,
 }
 
 #[derive(Debug)]
@@ -109,6 +111,16 @@ impl Slot {
 
     pub fn joining(self) -> Slot {
         Slot { standing: Standing::Joining, ..self }
+    }
+
+    /// A slot for an instance that replaces this one's while that runs.
+    pub fn successor(&self, workers: usize, now: Tick) -> Slot {
+        let slot = Slot::vacant(self.service, self.name.clone(), workers, now);
+        Slot { standing: Standing::Successor, last_instance: self.last_instance, ..slot }
+    }
+
+    pub fn has_name(&self) -> bool {
+        self.standing != Standing::Successor
     }
 
     pub fn joined(self) -> Slot {

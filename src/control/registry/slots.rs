@@ -71,12 +71,14 @@ impl Slots {
         }
     }
 
-    /// Its name must be free: see `named`.
+    /// Its name, if it has one of its own, must be free: see `named`.
     pub fn insert(&mut self, slot: Slot) -> SlotId {
         let id = SlotId(self.next);
         self.next += 1;
         self.reindex(id, &Keys::NONE, &Keys::of(&slot));
-        self.by_name.insert(slot.name.clone(), id);
+        if slot.has_name() {
+            self.by_name.insert(slot.name.clone(), id);
+        }
         self.slots.insert(id, slot);
         id
     }
@@ -84,7 +86,9 @@ impl Slots {
     pub fn remove(&mut self, id: SlotId) -> Option<Slot> {
         let slot = self.slots.remove(&id)?;
         self.reindex(id, &Keys::of(&slot), &Keys::NONE);
-        self.by_name.remove(&slot.name);
+        if slot.has_name() {
+            self.by_name.remove(&slot.name);
+        }
         Some(slot)
     }
 
@@ -181,10 +185,11 @@ impl Slots {
     /// The indices say what the slots say.
     pub fn check(&self) {
         let filled = self.slots.values().filter(|slot| slot.instance().is_some()).count();
-        assert_eq!((self.by_name.len(), self.by_instance.len()), (self.slots.len(), filled), "names and instances");
+        let named = self.slots.values().filter(|slot| slot.has_name()).count();
+        assert_eq!((self.by_name.len(), self.by_instance.len()), (named, filled), "names and instances");
         for (id, slot) in &self.slots {
             let keys = Keys::of(slot);
-            assert_eq!(self.by_name.get(&slot.name), Some(id), "{}: by name", slot.name);
+            assert_eq!(self.by_name.get(&slot.name) == Some(id), slot.has_name(), "{}: by name", slot.name);
             assert!(
                 keys.instance.is_none_or(|instance| self.by_instance[&instance] == *id),
                 "{}: by instance",

@@ -24,7 +24,7 @@ pub struct ReplicaStatus {
 impl Registry {
     /// Of all services together, members first. Takes time in proportion to their number.
     pub fn status(&self) -> Status {
-        let slots = self.slots.all().map(|slot| ReplicaStatus {
+        let slots = self.slots.all().filter(|slot| slot.has_name()).map(|slot| ReplicaStatus {
             name: slot.name.clone(),
             state: state(slot),
             handle: slot.handle.clone(),

@@ -69,7 +69,7 @@ impl Registry {
         });
         let Some((title, lost_at, begun)) = risen.flatten() else { return };
         if self.slots.slot(id).is_some_and(|slot| !slot.is_member()) {
-            return self.finish_addition_if_up(now);
+            return self.joining_is_up(id, now);
         }
         let Some(service) = self.service_of_mut(id) else { return };
         let tally = service.tally();

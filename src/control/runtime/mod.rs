@@ -62,7 +62,8 @@ pub struct Spec {
     /// The slot's name: `SERVER_ID`, container name, ring identity.
     pub name: Arc<str>,
     pub instance: InstanceId,
-    /// The instance that filled the slot before and has ended or fallen silent. What is left of it need not be gone.
+    /// The instance that filled the slot before and has ended or fallen silent, or fills it until this one answers. What
+    /// is left of it need not be gone.
     pub replaces: Option<InstanceId>,
 }
 
@@ -88,6 +89,9 @@ pub enum RuntimeEvent {
     Joined { spec: Spec, started: Started, why: String },
     /// A server that we did not start has ended.
     Left { instance: InstanceId, why: String },
+    /// An instance runs, but would be started differently today: it is to be replaced, and to leave only then. `why` ends a
+    /// sentence about it.
+    Outdated { instance: InstanceId, why: String },
 }
 
 /// Why a start or a stop failed.

@@ -4,6 +4,7 @@ mod calls;
 mod healing;
 mod services;
 mod storm;
+mod successions;
 mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +62,8 @@ pub struct World {
     pub silent: BTreeSet<InstanceId>,
     /// Instances that answer that they are not healthy.
     pub unhealthy: BTreeSet<InstanceId>,
+    /// Instances that start are silent.
+    pub mute: bool,
     /// Names whose starts fail, and how.
     pub broken: BTreeMap<String, FailureKind>,
     /// Names whose instances end as soon as they have started.
@@ -97,6 +100,7 @@ impl World {
             alive: BTreeMap::new(),
             silent: BTreeSet::new(),
             unhealthy: BTreeSet::new(),
+            mute: false,
             broken: BTreeMap::new(),
             crashing: BTreeSet::new(),
             stuck: false,
@@ -182,6 +186,7 @@ impl World {
             return vec![started, exited(instance, "exit status 1")];
         }
         self.alive.insert(instance, name);
+        self.silent.extend(self.mute.then_some(instance));
         vec![started]
     }
 

@@ -1,4 +1,5 @@
-//! Containers of an earlier run of Ringway, found at the start: adopted or removed.
+//! Containers of an earlier run of Ringway, found at the start: adopted or removed. One with other settings is adopted too:
+//! it serves until its replacement does.
 
 use std::collections::BTreeMap;
 
@@ -10,25 +11,39 @@ use crate::control::runtime::{Failure, InstanceId, Spec, Started};
 use crate::core::snapshot::ServiceId;
 use crate::settings::OnExit;
 
+/// What an earlier run left and this one goes on with.
+#[derive(Default)]
+pub struct Adopted {
+    pub instances: Vec<(Spec, Started)>,
+    /// Those of them that this run would start differently.
+    pub outdated: Vec<InstanceId>,
+}
+
 impl Driver {
-    /// Adopts those that run and are what this run would start, and removes the others.
-    pub async fn adopt_or_remove(&self) -> Result<Vec<(Spec, Started)>, Failure> {
-        let mut adopted: Vec<(Spec, Started)> = Vec::new();
+    /// Adopts those that run, and removes the others.
+    pub async fn adopt_or_remove(&self) -> Result<Adopted, Failure> {
+        let mut adopted = Adopted::default();
         for found in self.list(&format!("{}={}", plan::CLUSTER, self.settings.cluster)).await? {
             let labels: BTreeMap<_, _> = found.labels.unwrap_or_default().into_iter().collect();
             let Some(labels) = ManagedLabels::read(&labels, &self.settings.cluster) else { continue };
             let container = found.id.unwrap_or_default();
             let is_slot_name = |name: &String| name.trim_start_matches('/') == labels.slot;
             let has_name = found.names.unwrap_or_default().iter().any(is_slot_name);
-            let unfit =
-                if has_name { self.unfit(&labels, found.state, &adopted) } else { Some("it was being replaced") };
+            let unfit = if has_name {
+                self.unfit(&labels, found.state, &adopted.instances)
+            } else {
+                Some("it was being replaced")
+            };
             match (unfit, self.endpoint(&container).await?) {
                 (None, Some(endpoint)) => {
                     let instance = InstanceId::Managed(labels.instance);
+                    adopted.outdated.extend((labels.plan != self.plan.checksum()).then_some(instance));
                     let spec =
                         Spec { service: ServiceId::default(), name: labels.slot.into(), instance, replaces: None };
                     self.table().adopt(&spec, &container);
-                    adopted.push((spec, Started { endpoint, handle: short(&container).to_owned(), weight: 1 }));
+                    adopted
+                        .instances
+                        .push((spec, Started { endpoint, handle: short(&container).to_owned(), weight: 1 }));
                 }
                 (unfit, _) => {
                     log::info!(
@@ -53,9 +68,6 @@ impl Driver {
         match () {
             () if self.settings.on_exit == OnExit::Remove => Some("left by a Ringway that was killed"),
             () if state != Some(State::RUNNING) => Some("it is not running"),
-            () if labels.plan != self.plan.checksum() => {
-                Some("it was created with other settings or from another image")
-            }
             () if labels.instance == 0 || labels.slot.is_empty() => Some("its labels are broken"),
             () if adopted.iter().any(same_slot) => Some("its slot is filled"),
             () => None,

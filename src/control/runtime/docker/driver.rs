@@ -131,8 +131,10 @@ impl Driver {
         }
     }
 
-    /// Renames a running replacement to its slot's name, after the containers of earlier instances have lost it.
+    /// Renames a running replacement to its slot's name, after the instances before it have ended and their containers
+    /// have lost it.
     async fn take_name(&self, spec: &Spec, container: &str) {
+        self.until(|table| table.may_take_name(spec.instance.number())).await;
         for _ in 0..NAME_TRIES {
             let replaced = self.table().replaced_containers(spec.instance.number());
             for (instance, container) in replaced {
@@ -199,7 +201,9 @@ impl Driver {
             Err(error) => return Err(self.engine.failure(&format!("inspect {}", short(container)), &error)),
         };
         let running = inspected.state.as_ref().and_then(|state| state.running).unwrap_or(false);
-        let found = Addresses::read(&inspected).endpoint(&self.network.name, self.settings.port, self.reach, self.host);
+        // An adopted one may have been started with another port.
+        let port = plan::port_of(&inspected).unwrap_or(self.settings.port);
+        let found = Addresses::read(&inspected).endpoint(&self.network.name, port, self.reach, self.host);
         Ok(found.filter(|_| running).map(Endpoint::Tcp))
     }
 

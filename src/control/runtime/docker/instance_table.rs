@@ -210,6 +210,13 @@ impl InstanceTable {
         self.closing || !self.managed.contains_key(&instance) || self.replacements(instance).any(runs)
     }
 
+    /// True once the instances before `instance` have ended, so that their containers may lose the slot's name, or it has
+    /// ended itself.
+    pub fn may_take_name(&self, instance: u64) -> bool {
+        let has_ended = |instance: u64| self.managed.get(&instance).is_none_or(ManagedInstance::has_ended);
+        has_ended(instance) || self.replaced_by(instance).all(has_ended)
+    }
+
     /// Whether a container that has a slot's name may lose it: an ended instance of this run left it.
     pub fn is_left_over(&self, container: &str, labels: &ManagedLabels, run_id: &str) -> bool {
         match self.managed_container(container) {

@@ -50,6 +50,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
+use self::adopt::Adopted;
 use self::cluster_lock::ClusterLock;
 use self::driver::Driver;
 use self::engine::{Engine, no_image, status};
@@ -121,9 +122,9 @@ impl Runtime for Docker {
         if adopted.is_err() {
             self.driver.cluster_lock.release().await;
         }
-        let adopted = adopted?;
-        tokio::spawn(watch::run(self.driver.clone(), events));
-        Ok(adopted)
+        let Adopted { instances, outdated } = adopted?;
+        tokio::spawn(watch::run(self.driver.clone(), events, outdated));
+        Ok(instances)
     }
 
     fn can_start(&self) -> bool {

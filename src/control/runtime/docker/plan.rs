@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bollard::models::{
-    ContainerCreateBody, EndpointSettings, HealthConfig, HostConfig, HostConfigLogConfig, NetworkingConfig,
-    PortBinding, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, ContainerInspectResponse, EndpointSettings, HealthConfig, HostConfig, HostConfigLogConfig,
+    NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
 
 use crate::control::runtime::Spec;
@@ -105,6 +105,12 @@ fn limits(settings: &DockerSettings, network: &str, port: &str, publish: Option<
 
 fn clamped(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// The port that a container was started with.
+pub fn port_of(inspected: &ContainerInspectResponse) -> Option<u16> {
+    let env = inspected.config.as_ref()?.env.as_ref()?;
+    env.iter().rev().find_map(|line| line.strip_prefix("PORT=")?.parse().ok())
 }
 
 /// The name of a replacement until it runs; the container that it replaces still has the slot's name.

@@ -37,9 +37,13 @@ const EXIT_DETAILS_TIMEOUT: Duration = Duration::from_secs(2);
 
 const ACTIONS: [&str; 7] = ["start", "kill", "die", "pause", "unpause", "disconnect", "connect"];
 
-/// Runs until the receiver of `events` is dropped.
-pub async fn run(driver: Arc<Driver>, events: UnboundedSender<RuntimeEvent>) {
+/// Runs until the receiver of `events` is dropped. `outdated` are instances that this run would start differently.
+pub async fn run(driver: Arc<Driver>, events: UnboundedSender<RuntimeEvent>, outdated: Vec<InstanceId>) {
     let watcher = Watcher { driver, events };
+    for instance in outdated {
+        let why = "was created with other settings or from another image".into();
+        watcher.emit(RuntimeEvent::Outdated { instance, why });
+    }
     while !watcher.events.is_closed() {
         let why = watcher.follow().await;
         if watcher.events.is_closed() {

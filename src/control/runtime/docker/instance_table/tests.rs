@@ -195,6 +195,19 @@ fn a_replacement_of_a_replacement_replaces_the_first_too() {
 }
 
 #[test]
+fn a_replacement_takes_the_name_when_the_one_before_has_ended() {
+    let mut table = running();
+    run(&mut table, spec(2, Some(1)), "bbb");
+    assert!(!table.may_take_name(2), "the one before still serves");
+    table.begin_stop(1, GRACE);
+    assert!(table.may_take_name(2));
+    let mut table = running();
+    run(&mut table, spec(2, Some(1)), "bbb");
+    table.on_event("bbb", &ContainerEvent::Died { status: 1 });
+    assert!(table.may_take_name(2), "it needs none any more");
+}
+
+#[test]
 fn a_spec_that_replaces_a_later_instance_replaces_none() {
     let mut table = running();
     assert_eq!(table.begin(&spec(0, Some(1))), InitialName::Slot);
