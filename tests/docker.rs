@@ -11,6 +11,8 @@ mod engines;
 mod faults;
 #[path = "docker/foreign.rs"]
 mod foreign;
+#[path = "docker/images.rs"]
+mod images;
 #[path = "docker/lab.rs"]
 mod lab;
 #[path = "docker/load.rs"]

@@ -3,7 +3,7 @@
 use clap::builder::RangedU64ValueParser as Number;
 use clap::{Args, ValueEnum};
 
-use super::{unset, values};
+use super::{ContainerSettings, unset, values};
 
 /// The address on which a container is dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -70,9 +70,8 @@ pub struct DockerSettings {
     #[arg(id = "docker-discover", long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_value = "true", default_missing_value = "true", action = clap::ArgAction::Set)]
     pub discover: bool,
-    /// Memory of each container, in MiB; 0 is no limit
-    #[arg(id = "docker-memory-mib", long, value_name = "MIB", default_value = "256")]
-    pub memory_mib: u64,
+    #[command(flatten)]
+    pub container: ContainerSettings,
     /// Processors of each container, like 0.5; 0 is no limit
     #[arg(id = "docker-cpus", long, value_name = "N", default_value = "0", value_parser = values::cpus)]
     pub cpu_milli: u32,

@@ -5,13 +5,15 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `admin` | `[admin]`: where the admin API answers and who may call it |
-//! | `docker` | `[docker]`: how replicas run as containers |
+//! | `container` | `[docker]`: what each container runs and may do |
+//! | `docker` | `[docker]`: the engine, and how replicas run as containers |
 //! | `health` | `[health]`, `[ejection]`: heartbeats and how replicas are judged by them |
 //! | `limits` | `[limits]`: connection caps, and flags for each of [`Limits`](crate::core::limits::Limits) |
 //! | `service` | `[hash]`, `[forwarded]`, `[proxy protocol]`, and servers given by address |
 //! | `values` | parsers of single values, each of which says what it expects |
 
 mod admin;
+mod container;
 mod docker;
 mod health;
 mod limits;
@@ -19,6 +21,7 @@ mod service;
 pub mod values;
 
 pub use admin::{AdminListen, AdminSettings};
+pub use container::ContainerSettings;
 pub use docker::{DockerSettings, OnExit, Reach};
 pub use health::{EjectionSettings, HealthSettings};
 pub use limits::LimitSettings;

@@ -181,6 +181,34 @@ pub fn cpus(text: &str) -> Result<u32, String> {
     cpus.map(|cpus| (cpus * 1000.0) as u32).ok_or_else(|| "want a number of processors, like 0.5; 0 is no limit".into())
 }
 
+/// `PATH` or `PATH:OPTIONS`: a tmpfs of a container.
+pub fn tmpfs(text: &str) -> Result<(String, String), String> {
+    let (path, options) = text.split_once(':').unwrap_or((text, ""));
+    match path.starts_with('/') {
+        true => Ok((path.into(), options.into())),
+        false => Err("want PATH or PATH:OPTIONS with an absolute path, like /tmp:size=64m".into()),
+    }
+}
+
+/// `SOURCE:PATH`, or `SOURCE:PATH:OPTIONS`: a volume's name or an absolute path, and where it is in the container.
+pub fn volume(text: &str) -> Result<String, String> {
+    let mut parts = text.split(':');
+    let (source, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let is_source = source.starts_with('/') || (!source.is_empty() && !source.contains('/'));
+    match is_source && path.starts_with('/') && parts.count() < 2 {
+        true => Ok(text.into()),
+        false => Err("want SOURCE:PATH or SOURCE:PATH:ro, like /srv/data:/data:ro".into()),
+    }
+}
+
+/// `NAME=FILE`: a secret of a container.
+pub fn secret(text: &str) -> Result<(String, String), String> {
+    match pair(text) {
+        Ok((name, file)) if !name.contains('/') && file.starts_with('/') => Ok((name, file)),
+        _ => Err("want NAME=FILE with an absolute path, like key=/etc/shop/key".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,6 +249,21 @@ mod tests {
         assert_eq!(admin("unix:/run/r.sock"), Ok(AdminListen::Unix("/run/r.sock".into())));
         assert!(admin("unix:r.sock").is_err());
         assert!(admin("localhost:1").is_err());
+    }
+
+    #[test]
+    fn what_a_container_mounts_has_absolute_paths() {
+        assert_eq!(tmpfs("/tmp"), Ok(("/tmp".into(), String::new())));
+        assert_eq!(tmpfs("/tmp:size=64m,mode=1777"), Ok(("/tmp".into(), "size=64m,mode=1777".into())));
+        assert_eq!(secret("key=/etc/key"), Ok(("key".into(), "/etc/key".into())));
+        assert!(volume("data:/data").is_ok() && volume("/srv/data:/data:ro").is_ok());
+        assert!(tmpfs("tmp").is_err());
+        for wrong in ["data", ":/data", "data:data", "./data:/data", "/a:/b:ro:x"] {
+            assert!(volume(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["key", "key=etc/key", "../key=/etc/key", "=/etc/key"] {
+            assert!(secret(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

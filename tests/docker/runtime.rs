@@ -5,7 +5,7 @@ use std::time::Duration;
 use ringway::control::runtime::docker::Docker;
 use ringway::control::runtime::{FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started};
 use ringway::core::snapshot::ServiceId;
-use ringway::settings::{DockerSettings, OnExit};
+use ringway::settings::{ContainerSettings, DockerSettings, OnExit};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::lab::{Lab, docker};
@@ -128,7 +128,8 @@ fn containers_of_an_earlier_run_are_adopted_or_removed_as_configured() {
         assert!(matches!(event, RuntimeEvent::Exited { instance: InstanceId::Managed(3), .. }), "{event:?}");
         runtime.close().await;
     });
-    let changed = DockerSettings { memory_mib: 64, ..keep };
+    let changed =
+        DockerSettings { container: ContainerSettings { memory_mib: Some(64), ..Default::default() }, ..keep };
     run(async {
         let (runtime, mut events, adopted) = opened(changed.clone()).await;
         let [(spec, _)] = &adopted[..] else { panic!("{adopted:?}") };

@@ -47,6 +47,8 @@ pub struct Driver {
     pub host: IpAddr,
     /// Random, and new with every start of Ringway.
     pub run_id: String,
+    /// How long a container may take to end by itself.
+    pub stop_timeout: Duration,
     pub cluster_lock: ClusterLock,
     pub table: Mutex<InstanceTable>,
     /// Notified after each change of the table that a task may wait for.
@@ -237,6 +239,7 @@ impl Driver {
                 Ok(())
             }
             StopPlan::StopAndRemove { name, container } => {
+                let grace = if grace.is_zero() { grace } else { self.stop_timeout };
                 let removed = self.stop_and_remove(&name, &container, grace).await;
                 self.record_removal(instance, &removed);
                 removed

@@ -10,6 +10,7 @@
 //! | `cluster_lock.rs` | one Ringway per cluster name and engine |
 //! | `network.rs` | the replicas' network, subnets, and the addresses of a container |
 //! | `plan.rs` | the definition of a replica's container, and the labels it carries |
+//! | `confinement.rs` | what a container may do, by settings and image; pure |
 //! | `discovery.rs` | the labels of foreign containers, and where those are dialled |
 //! | `instance_table.rs` | what is known of each instance, and what an event changes in it; pure |
 //! | `foreign_table.rs` | which foreign containers are balanced, and where; pure |
@@ -24,8 +25,9 @@
 //!
 //! - Of what a client sends only a slot's name enters a container's definition, and the registry has checked it.
 //!   Image, command, environment, labels, limits and network come from the operator's settings.
-//! - A replica has no capability, no new privilege, no writable root, no volume, no socket, a limit on processes, and
-//!   the memory and CPU limits of the settings.
+//! - A replica from Ringway's own image, which its label tells, has no capability, no new privilege, no writable root, no
+//!   volume, no socket, and limits on processes and memory. One from another image is confined as the engine does it, and
+//!   as the settings say.
 //! - The admin API starts containers, up to `--max-replicas`: it listens on loopback or requires a token.
 //! - A remote engine is reached over TLS with client certificates (`DOCKER_HOST=tcp://...`, `DOCKER_TLS_VERIFY=1`,
 //!   `DOCKER_CERT_PATH`). Plain `tcp://` gives root on the engine's machine to everyone on that network.
@@ -33,6 +35,7 @@
 
 mod adopt;
 mod cluster_lock;
+mod confinement;
 mod container_event;
 mod discovery;
 mod driver;
@@ -52,10 +55,11 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use self::adopt::Adopted;
 use self::cluster_lock::ClusterLock;
+use self::confinement::ImageKind;
 use self::driver::Driver;
 use self::engine::{Engine, no_image, status};
 use self::instance_table::InstanceTable;
-use self::plan::ContainerPlan;
+use self::plan::{ContainerPlan, Image};
 use super::{Failure, FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started};
 use crate::settings::{DockerSettings, OnExit, Reach};
 
@@ -70,7 +74,7 @@ impl Docker {
     /// Connects, and checks for image and network (which it creates), so that their lack ends the start of Ringway.
     pub async fn open(settings: DockerSettings, service: &str) -> Result<Docker, Failure> {
         let engine = Engine::connect(settings.host.as_deref()).await?;
-        let image = image_id(&engine, &settings.image).await?;
+        let image = image(&engine, &settings.image).await?;
         let network = network::ensure(&engine, &settings).await?;
         let reach = network::choose(settings.reach, &network)?;
         let remote = engine.published_host();
@@ -82,8 +86,9 @@ impl Docker {
         let plan = ContainerPlan::new(&settings, &network.name, &image, publish);
         let run_id = format!("{:016x}", fastrand::u64(..));
         // Last, so that no start that fails leaves it behind.
-        let cluster_lock = ClusterLock::acquire(&engine, &settings.cluster, &image, &run_id).await?;
+        let cluster_lock = ClusterLock::acquire(&engine, &settings.cluster, &image.id, &run_id).await?;
         log::info!("Docker engine at {}, image {}, network {}", engine.host, settings.image, network.name);
+        let stop_timeout = confinement::stop_timeout(&settings.container, image.kind);
         let table = Mutex::new(InstanceTable::new(&network.name));
         Ok(Docker {
             driver: Arc::new(Driver {
@@ -95,6 +100,7 @@ impl Docker {
                 reach,
                 host,
                 run_id,
+                stop_timeout,
                 cluster_lock,
                 table,
                 changed: Notify::new(),
@@ -140,9 +146,9 @@ impl Runtime for Docker {
     }
 }
 
-async fn image_id(engine: &Engine, image: &str) -> Result<String, Failure> {
+async fn image(engine: &Engine, image: &str) -> Result<Image, Failure> {
     match engine.client.inspect_image(image).await {
-        Ok(found) => Ok(found.id.unwrap_or_default()),
+        Ok(found) => Ok(Image { kind: ImageKind::of(&found), id: found.id.unwrap_or_default() }),
         Err(error) if status(&error) == Some(404) => Err(no_image(engine, image)),
         Err(error) => Err(engine.failure(&format!("inspect the image {image}"), &error)),
     }

@@ -10,6 +10,7 @@ use bollard::models::{
     NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
 
+use super::confinement::{self, ImageKind, stop_timeout};
 use crate::control::runtime::Spec;
 use crate::settings::DockerSettings;
 
@@ -21,10 +22,15 @@ pub const RUN_ID: &str = "ringway.run-id";
 /// The checksum of the definition: a container created with other settings is not adopted.
 pub const PLAN: &str = "ringway.plan";
 
-/// Processes and threads in one container: bounds a fork bomb.
-const PIDS_LIMIT: i64 = 512;
 /// A container's log on the engine's disk takes two files of this size at most.
 const LOG_SIZE: &str = "1m";
+
+/// The replicas' image, as the engine has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    pub id: String,
+    pub kind: ImageKind,
+}
 
 /// All of the definition that the replicas have in common.
 #[derive(Clone, Debug)]
@@ -34,9 +40,10 @@ pub struct ContainerPlan {
 }
 
 impl ContainerPlan {
-    /// `image_id` enters the checksum: a rebuilt image under the same tag is another plan.
-    pub fn new(settings: &DockerSettings, network: &str, image_id: &str, publish: Option<&str>) -> ContainerPlan {
-        let body = body(settings, network, publish);
+    /// The image's id enters the checksum: a rebuilt image under the same tag is another plan.
+    pub fn new(settings: &DockerSettings, network: &str, image: &Image, publish: Option<&str>) -> ContainerPlan {
+        let body = body(settings, network, image.kind, publish);
+        let image_id = &image.id;
         let text = serde_json::to_string(&serde_json::to_value(&body).unwrap_or_default()).unwrap_or_default();
         let checksum = format!("{:08x}", crc32fast::hash(format!("{image_id} {text}").as_bytes()));
         ContainerPlan { body, checksum }
@@ -59,7 +66,7 @@ impl ContainerPlan {
     }
 }
 
-fn body(settings: &DockerSettings, network: &str, publish: Option<&str>) -> ContainerCreateBody {
+fn body(settings: &DockerSettings, network: &str, image: ImageKind, publish: Option<&str>) -> ContainerCreateBody {
     let port = format!("{}/tcp", settings.port);
     let mut labels: HashMap<String, String> = settings.labels.clone().into_iter().collect();
     labels.insert(CLUSTER.into(), settings.cluster.clone());
@@ -73,38 +80,35 @@ fn body(settings: &DockerSettings, network: &str, publish: Option<&str>) -> Cont
         exposed_ports: Some(vec![port.clone()]),
         // Ringway probes its replicas itself; the engine would start a process for each check.
         healthcheck: Some(HealthConfig { test: Some(vec!["NONE".into()]), ..Default::default() }),
-        host_config: Some(limits(settings, network, &port, publish)),
+        cmd: (!settings.container.command.is_empty()).then(|| settings.container.command.clone()),
+        user: settings.container.user.clone(),
+        stop_timeout: i64::try_from(stop_timeout(&settings.container, image).as_millis().div_ceil(1000)).ok(),
+        host_config: Some(host_config(settings, image, network, &port, publish)),
         networking_config: Some(NetworkingConfig { endpoints_config: Some(endpoints) }),
         ..Default::default()
     }
 }
 
-fn limits(settings: &DockerSettings, network: &str, port: &str, publish: Option<&str>) -> HostConfig {
+fn host_config(
+    settings: &DockerSettings,
+    image: ImageKind,
+    network: &str,
+    port: &str,
+    publish: Option<&str>,
+) -> HostConfig {
     // With an empty host port the engine chooses a free one.
     let binding = |ip: &str| PortBinding { host_ip: Some(ip.to_owned()), host_port: Some(String::new()) };
-    let memory = (settings.memory_mib > 0).then(|| clamped(settings.memory_mib.saturating_mul(1 << 20)));
     HostConfig {
         network_mode: Some(network.to_owned()),
-        memory,
-        // Equal to `memory`: no swap.
-        memory_swap: memory,
-        nano_cpus: (settings.cpu_milli > 0).then(|| clamped(u64::from(settings.cpu_milli) * 1_000_000)),
-        pids_limit: Some(PIDS_LIMIT),
-        readonly_rootfs: Some(true),
-        cap_drop: Some(vec!["ALL".into()]),
-        security_opt: Some(vec!["no-new-privileges".into()]),
+        nano_cpus: (settings.cpu_milli > 0).then(|| i64::from(settings.cpu_milli) * 1_000_000),
         restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
         log_config: Some(HostConfigLogConfig {
             typ: Some("json-file".into()),
             config: Some(HashMap::from([("max-size".into(), LOG_SIZE.into()), ("max-file".into(), "2".into())])),
         }),
         port_bindings: publish.map(|ip| HashMap::from([(port.to_owned(), Some(vec![binding(ip)]))])),
-        ..Default::default()
+        ..confinement::host_config(&settings.container, image)
     }
-}
-
-fn clamped(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 /// The port that a container was started with.
@@ -150,16 +154,25 @@ mod tests {
     use super::*;
     use crate::control::runtime::InstanceId;
     use crate::core::snapshot::ServiceId;
+    use crate::settings::ContainerSettings;
 
     fn settings() -> DockerSettings {
         DockerSettings {
             image: "app:1".into(),
-            memory_mib: 64,
+            container: memory(64),
             cpu_milli: 500,
             env: vec![("MODE".into(), "test".into())],
             labels: vec![("team".into(), "blue".into()), (CLUSTER.into(), "forged".into())],
             ..DockerSettings::default()
         }
+    }
+
+    fn memory(mib: u64) -> ContainerSettings {
+        ContainerSettings { memory_mib: Some(mib), command: vec!["serve".into()], ..ContainerSettings::default() }
+    }
+
+    fn own(id: &str) -> Image {
+        Image { id: id.into(), kind: ImageKind::Own }
     }
 
     fn spec(instance: u64) -> Spec {
@@ -169,13 +182,14 @@ mod tests {
 
     #[test]
     fn a_container_is_labelled_and_has_few_rights() {
-        let body = ContainerPlan::new(&settings(), "net", "sha256:1", None).container(&spec(7), "run");
+        let body = ContainerPlan::new(&settings(), "net", &own("sha256:1"), None).container(&spec(7), "run");
         let labels: BTreeMap<_, _> = body.labels.unwrap().into_iter().collect();
         let read = ManagedLabels::read(&labels, "ringway").unwrap();
         assert_eq!((read.slot.as_str(), read.instance, read.run_id.as_str()), ("server1", 7, "run"));
         assert_eq!(labels["team"], "blue");
         let env = body.env.unwrap();
         assert_eq!(env, ["MODE=test", "PORT=8080", "SERVER_ID=server1"]);
+        assert_eq!((body.cmd, body.stop_timeout), (Some(vec!["serve".into()]), Some(2)));
         let host = body.host_config.unwrap();
         assert_eq!(
             (host.memory, host.memory_swap, host.nano_cpus),
@@ -190,7 +204,8 @@ mod tests {
 
     #[test]
     fn the_engine_chooses_the_published_port() {
-        let body = ContainerPlan::new(&settings(), "net", "sha256:1", Some("127.0.0.1")).container(&spec(1), "run");
+        let body =
+            ContainerPlan::new(&settings(), "net", &own("sha256:1"), Some("127.0.0.1")).container(&spec(1), "run");
         let ports = body.host_config.unwrap().port_bindings.unwrap();
         let binding = ports["8080/tcp"].as_ref().unwrap()[0].clone();
         assert_eq!((binding.host_ip.as_deref(), binding.host_port.as_deref()), (Some("127.0.0.1"), Some("")));
@@ -199,12 +214,12 @@ mod tests {
     #[test]
     fn the_checksum_depends_on_settings_and_image_only() {
         let plan = |settings: &DockerSettings, image: &str| {
-            ContainerPlan::new(settings, "net", image, None).checksum().to_owned()
+            ContainerPlan::new(settings, "net", &own(image), None).checksum().to_owned()
         };
         let first = plan(&settings(), "sha256:1");
         assert_eq!(first, plan(&settings(), "sha256:1"));
         assert_ne!(first, plan(&settings(), "sha256:2"));
-        assert_ne!(first, plan(&DockerSettings { memory_mib: 0, ..settings() }, "sha256:1"));
+        assert_ne!(first, plan(&DockerSettings { container: memory(0), ..settings() }, "sha256:1"));
     }
 
     #[test]

@@ -1,0 +1,81 @@
+//! Images that are not Ringway's: what their containers may do, by default and as set.
+
+use std::process::Command;
+
+use crate::balancer::Balancer;
+use crate::lab::{Lab, docker, try_docker};
+
+/// An image without Ringway's label, of one static program. The sweep of scripts/test_docker knows it by its name.
+struct OwnImage(String);
+
+impl OwnImage {
+    fn import(lab: &mut Lab) -> OwnImage {
+        let binary = std::env::var("RINGWAY_TEST_BINARY").expect("run these tests through scripts/test_docker");
+        let image = format!("{}-own", lab.image);
+        let change = r#"--change 'ENTRYPOINT ["/serve"]'"#;
+        let import = format!("tar -C / --transform 's,.*,serve,' -cP {binary} | docker import {change} - {image}");
+        let made = Command::new("sh").args(["-c", &import]).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        lab.image = image.clone();
+        OwnImage(image)
+    }
+}
+
+impl Drop for OwnImage {
+    fn drop(&mut self) {
+        try_docker(&["rmi", "-f", &self.0]);
+    }
+}
+
+fn inspect(lab: &Lab, format: &str) -> String {
+    docker(&["inspect", "-f", format, &lab.identities()[0]])
+}
+
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn an_image_of_ones_own_is_confined_as_the_engine_does_it() {
+    let mut lab = Lab::new("own");
+    let image = OwnImage::import(&mut lab);
+    let balancer = Balancer::start(&lab, 1, &["--docker-command", "replica"]);
+    let host =
+        "{{with .HostConfig}}{{.ReadonlyRootfs}} {{.CapDrop}} {{.SecurityOpt}} {{.Memory}} {{.PidsLimit}}{{end}}";
+    assert_eq!(inspect(&lab, host), "false [] [] 0 <nil>");
+    assert_eq!(inspect(&lab, "{{.Config.StopTimeout}}|{{.Config.User}}"), "10|");
+    drop(balancer);
+    drop(image);
+}
+
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn each_setting_of_a_container_reaches_it() {
+    let mut lab = Lab::new("set");
+    let image = OwnImage::import(&mut lab);
+    let secret = std::env::temp_dir().join(format!("{}-secret", lab.cluster));
+    std::fs::write(&secret, "s").unwrap();
+    let given = format!("key={}", secret.display());
+    let volume = format!("{}-data:/data", lab.cluster);
+    let balancer = Balancer::start(
+        &lab,
+        1,
+        &[
+            &["--docker-command", "replica", "--docker-user", "65532:65532", "--docker-read-only"][..],
+            &["--docker-tmpfs", "/tmp:size=1m", "--docker-volume", &volume, "--docker-secret", &given],
+            &["--docker-cap-drop", "ALL", "--docker-cap-add", "CHOWN", "--docker-new-privileges=false"],
+            &["--docker-memory-mib", "64", "--docker-pids", "50", "--docker-stop-timeout-ms", "3000"],
+        ]
+        .concat(),
+    );
+    let host = "{{with .HostConfig}}{{.ReadonlyRootfs}} {{.CapDrop}} {{.CapAdd}} {{.SecurityOpt}} {{.Memory}} \
+        {{.PidsLimit}} {{.Tmpfs}}{{end}}";
+    let confined = format!("true [ALL] [CHOWN] [no-new-privileges] {} 50 map[/tmp:size=1m]", 64 << 20);
+    assert_eq!(inspect(&lab, host), confined);
+    assert_eq!(inspect(&lab, "{{.Config.StopTimeout}} {{.Config.User}} {{.Config.Cmd}}"), "3 65532:65532 [replica]");
+    let mounts = inspect(&lab, "{{range .Mounts}}{{.Type}} {{.Destination}} {{.RW}}\n{{end}}");
+    let mut mounts: Vec<&str> = mounts.lines().collect();
+    mounts.sort_unstable();
+    assert_eq!(mounts, ["bind /run/secrets/key false", "volume /data true"]);
+    drop(balancer);
+    docker(&["volume", "rm", &format!("{}-data", lab.cluster)]);
+    std::fs::remove_file(secret).unwrap();
+    drop(image);
+}
