@@ -9,6 +9,11 @@ pub fn suspension(pid: i32) -> Option<String> {
     (state(&stat)? == "T").then(|| format!("its process {pid} is stopped"))
 }
 
+/// Whether the process is one of this container: its control group is named after it (`cgroups(7)`).
+pub fn runs_in_container(pid: i32, container: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|groups| groups.contains(container))
+}
+
 /// The state stands behind the name, which is in parentheses and may contain some.
 fn state(stat: &str) -> Option<&str> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().next()

@@ -52,6 +52,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::timeout;
 
 use self::adopt::Adopted;
 use self::cluster_lock::ClusterLock;
@@ -60,8 +61,11 @@ use self::driver::Driver;
 use self::engine::{Engine, no_image, status};
 use self::instance_table::InstanceTable;
 use self::plan::{ContainerPlan, Image};
-use super::{Failure, FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started};
+use super::{Failure, FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started, process_state};
 use crate::settings::{DockerSettings, OnExit, Reach};
+
+/// How long an engine may take to say how a silent container is.
+const SUSPENSION_LIMIT: Duration = Duration::from_millis(500);
 
 /// The Docker runtime.
 pub struct Docker {
@@ -133,6 +137,12 @@ impl Runtime for Docker {
         Ok(instances)
     }
 
+    async fn suspension(&self, instance: InstanceId) -> Option<String> {
+        let InstanceId::Managed(number) = instance else { return None };
+        let container = self.driver.table().managed(number)?.container.clone()?;
+        suspension(&self.driver.engine, &container).await
+    }
+
     fn can_start(&self) -> bool {
         true
     }
@@ -144,6 +154,18 @@ impl Runtime for Docker {
     async fn close(&self) {
         self.driver.close().await;
     }
+}
+
+/// Why a container that has not ended cannot run. The state of its process can be read only where the engine runs on this
+/// machine and this is not a container itself.
+async fn suspension(engine: &Engine, container: &str) -> Option<String> {
+    let inspection = timeout(SUSPENSION_LIMIT, engine.client.inspect_container(container, None));
+    let state = inspection.await.ok()?.ok()?.state?;
+    if state.paused == Some(true) {
+        return Some("it is paused".into());
+    }
+    let pid = i32::try_from(state.pid?).ok()?;
+    process_state::runs_in_container(pid, container).then(|| process_state::suspension(pid))?
 }
 
 async fn image(engine: &Engine, image: &str) -> Result<Image, Failure> {
