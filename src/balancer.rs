@@ -29,7 +29,7 @@ const SERVICE: &str = "default";
 /// What replicas that this balancer starts answer, unless another path is given.
 const HEARTBEAT_PATH: &str = "/heartbeat";
 /// The admin API on the data port is a service of its own: the data plane forwards its paths to the admin listener like any
-/// request.
+/// request, unless a proxy forwarded the request to us: behind one, any stranger could call it.
 const ADMIN: &str = "admin";
 const ADMIN_PATHS: [&str; 3] = ["/rep", "/add", "/rm"];
 /// No runtime's instance has this number.
@@ -90,11 +90,11 @@ fn worker_settings(config: &Config) -> WorkerSettings {
 
 fn registry_config(config: &Config, admin: Option<&Endpoint>) -> RegistryConfig {
     let admin = admin.filter(|_| config.admin.is_on_data_port() && config.mode == Mode::Http);
-    let exact = admin.iter().flat_map(|_| ADMIN_PATHS.map(|path| (path.to_string(), ServiceId(1)))).collect();
+    let direct = admin.iter().flat_map(|_| ADMIN_PATHS.map(|path| (path.to_string(), ServiceId(1)))).collect();
     RegistryConfig {
         services: vec![service_config(config)],
         static_services: admin.map(|endpoint| Arc::new(admin_service(config, endpoint))).into_iter().collect(),
-        routes: Routes { exact, default: ServiceId(0) },
+        routes: Routes { direct, default: ServiceId(0) },
         workers: config.workers,
         seed: fastrand::u64(..),
     }

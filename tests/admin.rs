@@ -187,6 +187,30 @@ fn the_data_port_answers_admin_calls_unless_that_is_off() {
     assert_eq!((response.status, field(&response.head, "x-server-id")), (404, Some("server1")), "a replica's answer");
 }
 
+/// A front proxy on this machine would let any stranger in.
+#[test]
+fn a_request_that_a_proxy_forwarded_is_no_admin_call_on_the_data_port() {
+    let balancer = Balancer::start(&["--replicas", "1", "--admin-on-data-port"]);
+    for field in ["X-Forwarded-For: 192.0.2.7", "forwarded: for=192.0.2.7", "VIA: 1.1 front", "X-Forwarded-Host: a"] {
+        let request = format!("DELETE /rm HTTP/1.1\r\nHost: a\r\n{field}\r\nConnection: close\r\n\r\n");
+        let answer = exchange(balancer.data, request);
+        assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("server1"), "a replica's answer: {answer}");
+    }
+    assert_eq!(names(&ask(balancer.data, "GET", "/rep", "").json), ["server1"]);
+}
+
+/// They may have such paths of their own.
+#[test]
+fn in_front_of_servers_of_others_the_data_port_answers_admin_calls_only_where_that_is_asked_for() {
+    let replica = Process::replica("theirs");
+    let address = replica.address.to_string();
+    let balancer = Balancer::start(&["--replica", &address]);
+    let response = ask(balancer.data, "GET", "/rep", "");
+    assert_eq!((response.status, field(&response.head, "x-server-id")), (404, Some("theirs")), "a replica's answer");
+    let balancer = Balancer::start(&["--replica", &address, "--admin-on-data-port"]);
+    assert_eq!(names(&ask(balancer.data, "GET", "/rep", "").json), [address]);
+}
+
 #[test]
 fn a_unix_socket_serves_the_admin_api_to_its_owner_only() {
     let path = std::env::temp_dir().join(format!("ringway-admin-{}.sock", std::process::id()));

@@ -15,7 +15,9 @@ impl RunArgs {
         let admin = &mut config.admin;
         admin.token = admin.token.take().filter(|token| !token.is_empty());
         let embedded = file.is_none() && config.mode == Mode::Http && is_loopback(config.listen.ip());
-        admin.on_data_port.get_or_insert(embedded && admin.listen != AdminListen::Off);
+        // Servers of others may have such paths of their own, and behind a balancer every client seems to be on loopback.
+        let alone = config.fixed_replicas.is_empty() && config.proxy.accept_proxy_from.is_empty();
+        admin.on_data_port.get_or_insert(embedded && alone && admin.listen != AdminListen::Off);
         check_replicas(&config)?;
         check_limits(&config.limits.service)?;
         check_admin(&config.admin, config.listen, config.mode)?;

@@ -138,6 +138,15 @@ fn is_forwarding(name: &str) -> bool {
     name.get(..PREFIX.len()).is_some_and(|start| head::resembles(start, PREFIX))
 }
 
+/// A proxy says that it passed the request on (RFC 9110 section 7.6.3, RFC 7239).
+pub fn is_forwarded(request: &Request) -> bool {
+    let names = ["via", "forwarded"];
+    request
+        .fields
+        .iter()
+        .any(|field| is_forwarding(field.name) || names.iter().any(|name| field.name.eq_ignore_ascii_case(name)))
+}
+
 struct RequestAnalyzer<'h, 'e> {
     head: &'h [u8],
     request: &'h Request<'h>,

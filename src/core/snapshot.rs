@@ -154,21 +154,25 @@ pub struct Service {
     pub ring: Arc<Ring>,
 }
 
-/// Which service serves a path: exact paths first, then the default.
+/// Which service serves a path.
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
-    pub exact: Vec<(String, ServiceId)>,
+    /// Exact paths, of requests that came from their client without a proxy.
+    pub direct: Vec<(String, ServiceId)>,
     pub default: ServiceId,
 }
 
 impl Routes {
     /// The service of a request target in origin-form.
-    pub fn service(&self, target: &[u8]) -> ServiceId {
-        if self.exact.is_empty() {
+    pub fn service(&self, target: &[u8], is_forwarded: impl FnOnce() -> bool) -> ServiceId {
+        if self.direct.is_empty() {
             return self.default;
         }
         let path = key::path(target);
-        self.exact.iter().find(|(p, _)| p.as_bytes() == path).map_or(self.default, |(_, service)| *service)
+        match self.direct.iter().find(|(direct, _)| direct.as_bytes() == path) {
+            Some((_, service)) if !is_forwarded() => *service,
+            _ => self.default,
+        }
     }
 }
 

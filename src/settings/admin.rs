@@ -22,8 +22,9 @@ pub struct AdminSettings {
     #[arg(id = "admin", long, alias = "admin-listen", value_name = "WHERE", default_value = "127.0.0.1:8001",
         value_parser = values::admin)]
     pub listen: AdminListen,
-    /// Whether /rep, /add and /rm answer on the data port too [default: true when that is a loopback address
-    /// and no file is given]
+    /// Whether /rep, /add and /rm answer on the data port too. A request with X-Forwarded-*, Forwarded or Via goes to a
+    /// replica in any case [default: true when that is a loopback address, and no file, no --replica and no
+    /// --accept-proxy-from is given]
     #[arg(id = "admin-on-data-port", long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true")]
     pub on_data_port: Option<bool>,

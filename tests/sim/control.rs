@@ -116,7 +116,7 @@ impl Control {
         let config = RegistryConfig {
             services: vec![http],
             static_services: vec![Arc::new(tcp)],
-            routes: Routes { exact: Vec::new(), default: ServiceId(0) },
+            routes: Routes { direct: Vec::new(), default: ServiceId(0) },
             workers,
             seed: net.random.control().draw(),
         };

@@ -142,7 +142,7 @@ impl Session {
         let mut fields = head::field_storage();
         let request = head::parse_request(head, &mut fields, limits)?;
         let target = head::origin_form(request.target).as_bytes();
-        let id = cx.snapshot.routes.service(target);
+        let id = cx.snapshot.routes.service(target, || request::is_forwarded(&request));
         let service = cx.snapshot.service(id).ok_or(head::refusal(503, "no service is configured"))?;
         let client_ip = self.client_ip.text();
         let origin = RequestSource { client_ip, service: &service.name, scheme: Scheme::Http };
