@@ -19,7 +19,7 @@ RUN set -eu; target="$(rustc -vV | sed -n 's/^host: //p')"; \
 FROM ${RUNTIME}
 COPY --from=build /ringway /ringway
 USER 65532:65532
-# A replica that is process 1 listens on all addresses; under `docker run --init` it is not process 1.
+# Balancer and replica listen on all addresses as process 1; under `docker run --init` they are not process 1.
 ENV PORT=8080 RINGWAY_BIND=0.0.0.0
 EXPOSE 8080
 STOPSIGNAL SIGTERM

@@ -46,6 +46,7 @@ pub fn run(config: Config) -> Result<End, String> {
     let mut publisher = SnapshotPublisher::with_ack_wake(first, wakeup.wake());
     let workers = worker::start(&worker_settings(&config), &mut publisher, &events)?;
     warn_if_few_descriptors(workers.descriptors);
+    say_how_to_open_the_admin_api(&config, listener.as_ref());
     let init = ControlInit {
         banner: banner(&config, &workers.bound, listener.as_ref()),
         core: ControlCore::new(registry, publisher, worker_events, workers.threads.len()),
@@ -61,6 +62,20 @@ pub fn run(config: Config) -> Result<End, String> {
         RuntimeKind::Process => control::serve(async || Ok(Processes::default()), init),
         RuntimeKind::Fixed => control::serve(async || Ok(Fixed::new(config.fixed_replicas)), init),
         RuntimeKind::Docker => control::serve(async || Docker::open(config.docker, SERVICE).await, init),
+    }
+}
+
+/// Clients reach this machine or container from outside, and the admin API is on loopback.
+fn say_how_to_open_the_admin_api(config: &Config, admin: Option<&AdminListener>) {
+    if let Some(Endpoint::Tcp(address)) = admin.map(AdminListener::endpoint)
+        && address.ip().is_loopback()
+        && !config.listen.ip().is_loopback()
+    {
+        let port = address.port();
+        log::info!(
+            "the admin API answers on {address} only, not to other machines or outside of a container: open it with \
+             --admin 0.0.0.0:{port} and --admin-token, and publish it with docker run -p 127.0.0.1:{port}:{port}"
+        );
     }
 }
 

@@ -13,6 +13,11 @@ use super::{Config, error};
 use crate::experiment::{ExperimentSettings, RingQuery};
 use crate::replica::{ReplicaSettings, host_name};
 
+/// The address that listeners of this machine or container bind unless they are told; the Dockerfile sets it.
+const BIND: &str = "RINGWAY_BIND";
+/// Of the data listener, by default.
+const PORT: u16 = 8000;
+
 /// A command line that was understood.
 #[derive(Debug)]
 pub enum Invocation {
@@ -37,7 +42,9 @@ pub enum EarlyExit {
 
 pub fn read(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, EarlyExit> {
     let argv: Vec<OsString> = argv.into_iter().collect();
-    let command = with_environment(Cli::command());
+    let listen = default_listen(std::env::var(BIND).ok());
+    let command = Cli::command().mut_subcommand("run", |run| run.mut_arg("listen", |arg| arg.default_value(listen)));
+    let command = with_environment(command);
     match parse(command.clone(), &argv)?.subcommand {
         CliSubcommand::Run(run) => match &run.file {
             None => Ok(Invocation::Run(into_config(*run)?.into())),
@@ -119,8 +126,30 @@ impl From<ReplicaArgs> for Invocation {
     }
 }
 
-/// Loopback: other machines reach a replica only where that was asked for. Process 1 of a container has a network
+/// The default of `--listen`. What is wrong in `bind` is said when the default is parsed.
+fn default_listen(bind: Option<String>) -> String {
+    let bind = bind.filter(|text| !text.is_empty()).unwrap_or_else(|| default_bind().to_string());
+    match bind.parse() {
+        Ok(ip) => SocketAddr::new(ip, PORT).to_string(),
+        Err(_) => format!("{bind}:{PORT}"),
+    }
+}
+
+/// Loopback: other machines reach a listener only where that was asked for. Process 1 of a container has a network
 /// of its own, on which only its bridge address can be reached.
 fn default_bind() -> IpAddr {
     if std::process::id() == 1 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv4Addr::LOCALHOST.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_listener_is_on_loopback_unless_the_environment_says_otherwise() {
+        let listen = |bind: &str| default_listen(Some(bind.into()));
+        assert_eq!((default_listen(None), listen("")), ("127.0.0.1:8000".into(), "127.0.0.1:8000".into()));
+        assert_eq!((listen("0.0.0.0"), listen("::")), ("0.0.0.0:8000".into(), "[::]:8000".into()));
+        assert_eq!(listen("nonsense"), "nonsense:8000", "which is refused like any wrong --listen");
+    }
 }

@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use crate::balancer::{Balancer, TIMEOUT};
+use crate::balancer::{Balancer, TIMEOUT, call};
 use crate::lab::{Lab, PREFIX, docker, run};
 use crate::load::{SteadyClient, Wrk, failures};
+
+/// The second engine's own default bridge. With `--bridge none` it would delete the machine's docker0.
+const BRIDGE: &str = "rwtest0";
 
 struct Engine {
     child: Child,
@@ -23,6 +26,8 @@ impl Engine {
         std::fs::create_dir_all(&folder).unwrap();
         // Not the settings of the machine's engine.
         std::fs::write(folder.join("daemon.json"), "{}").unwrap();
+        run("ip", &["link", "add", BRIDGE, "type", "bridge"]);
+        run("ip", &["address", "add", "10.231.255.1/24", "dev", BRIDGE]);
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let child = daemon(&folder, &flags);
         let mut engine = Engine { child, folder, flags };
@@ -67,6 +72,7 @@ impl Drop for Engine {
         if matches!(self.child.try_wait(), Ok(None)) {
             self.end("-TERM");
         }
+        run("ip", &["link", "delete", BRIDGE]);
         for mount in mounts_below(&self.folder) {
             run("umount", &["-l", &mount]);
         }
@@ -81,7 +87,7 @@ fn daemon(folder: &Path, flags: &[String]) -> Child {
         .args(["--host", &format!("unix://{}", path("docker.sock")), "--data-root", &path("data")])
         .args(["--exec-root", &path("exec"), "--pidfile", &path("pid"), "--config-file", &path("daemon.json")])
         // Its own bridges, and no change of the machine's firewall: host to container needs no rule.
-        .args(["--bridge", "none", "--iptables=false", "--ip-masq=false"])
+        .args(["--bridge", BRIDGE, "--iptables=false", "--ip-masq=false"])
         .args(flags)
         .stdout(log.try_clone().unwrap())
         .stderr(log)
@@ -135,6 +141,58 @@ fn no_request_fails_while_the_engine_restarts() {
     docker(&["-H", &engine.host(), "kill", &victim]);
     balancer.wait("the dead one's replacement", || lab.identities().len() == 3 && lab.identities() != before);
     assert_eq!(balancer.stop(), Some(0));
+    assert!(lab.containers().is_empty());
+}
+
+/// What scripts/compose.yml mounts, of another engine: a mount of the socket itself would show a dead one.
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn a_balancer_in_a_container_finds_its_engine_again_after_a_restart() {
+    let mut engine = Engine::start("folder", &["--live-restore"]);
+    let lab = lab_on(&engine, "folder");
+    let compose = std::fs::read_to_string("scripts/compose.yml").unwrap();
+    let item = |start: &str| compose.lines().find_map(|line| line.trim().strip_prefix("- ")?.strip_prefix(start));
+    let mount = format!("{}{}", engine.folder.display(), item("/var/run").expect("the mount"));
+    let host = item("--docker-host=").unwrap_or("unix:///var/run/docker.sock");
+    let [data, admin] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    let (name, owner) = (lab.name(9), format!("{PREFIX}={}", lab.cluster));
+    docker(
+        &[
+            &[
+                "run",
+                "-d",
+                "--name",
+                &name,
+                "--label",
+                &owner,
+                "--network",
+                "host",
+                "--user",
+                "0:0",
+                "--cap-drop",
+                "ALL",
+            ][..],
+            &["-v", &mount, &lab.image, "run", "--listen", &data.to_string(), "--admin", &admin.to_string()],
+            &["--runtime", "docker", "--docker-host", host, "--docker-image", &lab.image, "--replicas", "2"],
+            &["--docker-network", &lab.network, "--docker-subnet", &lab.subnet, "--docker-cluster", &lab.cluster],
+        ]
+        .concat(),
+    );
+    let until = |what: &str, condition: &dyn Fn() -> bool| {
+        let begun = Instant::now();
+        while !condition() {
+            let log = docker(&["logs", &name]);
+            assert!(begun.elapsed() < TIMEOUT, "waited too long for {what}\n{log}");
+        }
+    };
+    let answers = || call(data, "GET", "/home", "").is_some_and(|answer| answer.status == 200);
+    until("the replicas", &|| answers() && lab.identities().len() == 2);
+    engine.end("-TERM");
+    engine.restart();
+    let before = lab.identities();
+    docker(&["-H", &engine.host(), "kill", &before[0]]);
+    until("the dead one's replacement", &|| lab.identities().len() == 2 && lab.identities() != before);
+    docker(&["stop", "-t", "30", &name]);
     assert!(lab.containers().is_empty());
 }
 

@@ -1,8 +1,9 @@
-//! Images that are not Ringway's: what their containers may do, by default and as set.
+//! Ringway's image as a balancer; and images that are not Ringway's: what their containers may do, by default and as set.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
-use crate::balancer::Balancer;
+use crate::balancer::{Balancer, call};
 use crate::lab::{Lab, docker, try_docker};
 
 /// An image without Ringway's label, of one static program. The sweep of scripts/test_docker knows it by its name.
@@ -78,4 +79,25 @@ fn each_setting_of_a_container_reaches_it() {
     docker(&["volume", "rm", &format!("{}-data", lab.cluster)]);
     std::fs::remove_file(secret).unwrap();
     drop(image);
+}
+
+/// With an init process it is not the container's first.
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn a_published_port_of_the_image_reaches_the_balancer() {
+    let lab = Lab::new("published-run");
+    for init in ["--init=false", "--init=true"] {
+        let (name, owner) = (lab.name(1), format!("rwtest={}", lab.cluster));
+        let flags = ["--name", &name, "--label", &owner, init, "-p", "127.0.0.1::8000", &lab.image, "run"];
+        docker(&[&["run", "-d", "--rm"], &flags[..]].concat());
+        let published: SocketAddr = docker(&["port", &name, "8000"]).parse().unwrap();
+        let mut tries = 0..10_000;
+        let answered = tries.any(|_| call(published, "GET", "/home", "").is_some_and(|answer| answer.status == 200));
+        let log = try_docker(&["logs", &name]);
+        let log = String::from_utf8_lossy(&log.stderr).into_owned();
+        assert!(answered, "{init}: {log}");
+        assert!(log.contains("the admin API answers on 127.0.0.1:8001 only"), "{log}");
+        assert_ne!(call(published, "POST", "/add", r#"{"n":1}"#).unwrap().status, 200, "not for others");
+        docker(&["stop", &name]);
+    }
 }

@@ -34,7 +34,21 @@ impl Engine {
         let client = client.map_err(|_| engine.no_answer())?.map_err(|error| engine.failure("talk to it", &error))?;
         let engine = Engine { client, ..engine };
         engine.ping().await?;
+        engine.warn_if_socket_is_mounted();
         Ok(engine)
+    }
+
+    /// Each connection looks the socket up by its path. A mount of the socket itself does not follow when the engine makes
+    /// a new one.
+    fn warn_if_socket_is_mounted(&self) {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let path = self.host.strip_prefix("unix://").unwrap_or_default();
+        if is_mount(&mounts, path) {
+            log::warn!(
+                "{path} is a mount of the socket itself: when the engine restarts it is a dead one, and nothing is healed \
+                 any more; mount its folder, as scripts/compose.yml does"
+            );
+        }
     }
 
     /// A socket that connects may still have no engine that answers.
@@ -87,6 +101,11 @@ impl Engine {
             message: format!("the Docker engine at {} does not answer: is dockerd running?", self.host),
         }
     }
+}
+
+/// Whether `path` is a mount point, by the text of /proc/self/mountinfo: the fifth word of a line is one.
+fn is_mount(mounts: &str, path: &str) -> bool {
+    mounts.lines().any(|line| line.split(' ').nth(4) == Some(path))
 }
 
 /// The image does not exist on the engine.
@@ -219,6 +238,13 @@ mod tests {
         assert_eq!(engine("unix:///var/run/docker.sock").published_host(), None);
         assert_eq!(engine("tcp://build.example:2376").published_host(), Some("build.example"));
         assert_eq!(engine("tcp://[fd00::1]:2376").published_host(), Some("[fd00::1]"));
+    }
+
+    #[test]
+    fn a_socket_that_is_a_mount_of_its_own_is_noticed() {
+        let mounts = "12 1 0:5 / / rw - overlay o rw\n13 12 0:6 /docker.sock /run/docker.sock rw - tmpfs t rw\n";
+        assert!(is_mount(mounts, "/run/docker.sock"));
+        assert!(!is_mount(mounts, "/run") && !is_mount(mounts, "/docker.sock") && !is_mount(mounts, ""));
     }
 
     #[test]

@@ -29,6 +29,7 @@
 //!   volume, no socket, and limits on processes and memory. One from another image is confined as the engine does it, and
 //!   as the settings say.
 //! - The admin API starts containers, up to `--max-replicas`: it listens on loopback or requires a token.
+//! - In a container the folder of the socket is mounted, not the socket: an engine that restarts makes a new one.
 //! - A remote engine is reached over TLS with client certificates (`DOCKER_HOST=tcp://...`, `DOCKER_TLS_VERIFY=1`,
 //!   `DOCKER_CERT_PATH`). Plain `tcp://` gives root on the engine's machine to everyone on that network.
 //! - Ringway removes only containers whose label names its cluster. It balances foreign ones, and leaves them as they are.
