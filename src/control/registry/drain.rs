@@ -7,7 +7,7 @@ use super::answer::Rejection;
 use super::command::{Effect, since};
 use super::leaving::{Drained, Leaving, NameUse};
 use super::slot::{Slot, SlotState};
-use crate::control::runtime::InstanceId;
+use crate::control::runtime::{InstanceId, Origin};
 use crate::core::snapshot::ServiceId;
 use crate::core::tick::Tick;
 
@@ -36,7 +36,11 @@ impl Registry {
                 0 => (Level::Info, String::new()),
                 n => (Level::Warn, format!(", {n} requests still open")),
             };
-            self.log(level, format!("{name}: drained in {}{open}; it is stopped", since(now, begun)));
+            let then = match instance.origin() {
+                Origin::Managed => "it is stopped",
+                Origin::Foreign => "it runs on",
+            };
+            self.log(level, format!("{name}: drained in {}{open}; {then}", since(now, begun)));
             self.emit(Effect::Stop { instance, grace_ms: STOP_GRACE_MS });
         }
     }

@@ -135,8 +135,11 @@ impl Registry {
             (slot.name.clone(), slot.vacate(now))
         });
         let Some((name, pause_ms)) = vacated else { return };
-        let pause = readable(pause_ms);
-        self.log(Level::Error, format!("{name}: cannot start: {}; next try in {pause}", failure.message));
+        let next = match pause_ms {
+            0 => "at once".to_owned(),
+            _ => format!("in {}", readable(pause_ms)),
+        };
+        self.log(Level::Error, format!("{name}: cannot start: {}; next try {next}", failure.message));
     }
 
     /// It takes no more requests. A managed instance is ended by force and replaced; a foreign one is probed on.
@@ -254,7 +257,8 @@ impl Registry {
             None if !self.name_taken(&name) => self.insert_filled(spec, started, now),
             _ => return self.log(Level::Warn, format!("{name}: {handle} cannot join: that name is taken")),
         }
-        self.log(Level::Info, format!("{name}: {handle} joins: {why}"));
+        // At level info it is said once: when it answers.
+        self.log(Level::Debug, format!("{name}: {handle} joins: {why}"));
     }
 
     fn left(&mut self, instance: InstanceId, why: &str) {

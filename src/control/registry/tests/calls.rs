@@ -144,6 +144,20 @@ fn the_answer_to_rm_waits_for_the_stop_but_not_for_a_long_drain() {
 }
 
 #[test]
+fn a_foreign_replica_that_drained_is_not_said_to_be_stopped() {
+    let mut world = World::up();
+    let foreign = InstanceId::Foreign(0);
+    world.alive.insert(foreign, "web".into());
+    let (spec, started) = (spec(foreign, "web"), started(foreign));
+    world.tell(Command::RuntimeEvent(RuntimeEvent::Joined { spec, started, why: "its label".into() }));
+    world.pass(50);
+    listed(world.answer(remove(1, &["web"])));
+    assert!(world.logged(&["web: drained in", "; it runs on"]), "{:?}", world.log);
+    listed(world.answer(remove(1, &["server1"])));
+    assert!(world.logged(&["server1: drained in", "; it is stopped"]), "{:?}", world.log);
+}
+
+#[test]
 fn a_drain_ends_at_its_timeout() {
     let mut world = World::up();
     world.service().replicas[0].load.start(0);

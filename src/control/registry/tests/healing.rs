@@ -98,6 +98,16 @@ fn a_failed_start_is_logged_and_tried_again() {
 }
 
 #[test]
+fn the_first_start_that_fails_is_tried_again_at_once() {
+    let mut world = World::empty(config());
+    world.broken.insert("server1".into(), FailureKind::Unavailable);
+    world.tell(Command::Found(Vec::new()));
+    assert!(world.logged(&["server1: cannot start: no such image; next try at once"]), "{:?}", world.log);
+    world.pass(1_000);
+    assert!(!world.logged(&["try in 0 ms"]), "{:?}", world.log);
+}
+
+#[test]
 fn an_instance_stopped_from_outside_drains_and_is_replaced_when_it_has_exited() {
     let mut world = World::up();
     let instance = world.instance("server2");
@@ -184,8 +194,10 @@ fn a_foreign_replica_joins_and_leaves_by_itself() {
         })
     };
     world.alive.insert(foreign, "its-own-name".into());
+    let lines = world.log_at_info.len();
     world.tell(joined(foreign, "web"));
     world.pass(50);
+    assert_eq!(world.log_at_info.len(), lines + 1, "one line: {:?}", world.log_at_info);
     assert_eq!(world.up_names(), ["server1", "server2", "server3", "web"]);
     world.tell(joined(InstanceId::Foreign(1), "server1"));
     assert!(world.logged(&["server1", "cannot join: that name is taken"]));

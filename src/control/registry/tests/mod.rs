@@ -76,6 +76,8 @@ pub struct World {
     pub stops: Vec<(Tick, InstanceId, u64)>,
     pub replies: BTreeMap<u64, Answer>,
     pub log: Vec<String>,
+    /// Of these, what an operator sees by default.
+    pub log_at_info: Vec<String>,
     pub finished: bool,
     next_ticket: u64,
 }
@@ -109,6 +111,7 @@ impl World {
             stops: Vec::new(),
             replies: BTreeMap::new(),
             log: Vec::new(),
+            log_at_info: Vec::new(),
             finished: false,
             next_ticket: 0,
         }
@@ -150,7 +153,8 @@ impl World {
                 assert!(self.replies.insert(ticket, answer).is_none(), "answered twice");
                 Vec::new()
             }
-            Effect::Log(_, line) => {
+            Effect::Log(level, line) => {
+                self.log_at_info.extend((level <= Level::Info).then(|| line.clone()));
                 self.log.push(line);
                 Vec::new()
             }
