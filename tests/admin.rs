@@ -3,13 +3,14 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Instant;
 
 use serde_json::json;
 use support::balancer::{Balancer, admin_address, ask, names};
-use support::{Process, exchange, field, run};
+use support::{Process, TIMEOUT, exchange, field, run, until};
 
 #[test]
 fn rep_add_and_rm_follow_the_contract() {
@@ -125,7 +126,7 @@ fn a_rejected_call_gives_the_reason_and_changes_nothing() {
             "/nothing",
             "",
             404,
-            "<Error> there is nothing at /nothing: see /rep, /add, /rm, /ring, /explain, /what-if, /metrics",
+            "<Error> there is nothing at /nothing: see /rep, /add, /rm, /replicas, /ring, /explain, /what-if, /metrics",
         ),
     ] {
         let response = balancer.ask(method, path, body);
@@ -292,4 +293,23 @@ fn a_configured_token_is_required() {
 fn call_with(admin: SocketAddr, more: &str) -> String {
     let head = format!("POST /add?dry_run=1 HTTP/1.1\r\nHost: {admin}\r\nContent-Length: 7\r\n");
     exchange(admin, format!("{head}{more}Connection: close\r\n\r\n{{\"n\":1}}"))
+}
+
+#[test]
+fn replicas_tells_who_is_up_and_why_another_is_not() {
+    let refusing = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").to_string();
+    let serving = Process::replica("serving");
+    let address = serving.address.to_string();
+    let flags = ["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--replica", &refusing, &address];
+    let process = Process::start(&flags, &[]);
+    let admin = admin_address(&process);
+    let replica = |at: usize| ask(admin, "GET", "/replicas", "").json["message"][at].clone();
+    until(Instant::now() + TIMEOUT, "one to be up", || (replica(1)["state"] == "up").then_some(()));
+    until(Instant::now() + TIMEOUT, "the other to fail", || replica(0)["why"].is_string().then_some(()));
+    let (down, up) = (replica(0), replica(1));
+    assert_eq!(down["state"], "starting");
+    assert!(down["why"].as_str().is_some_and(|why| why.contains("Connection refused")), "{down}");
+    assert!(down["failures"].as_u64() >= Some(1), "{down}");
+    let known = ["name", "service", "address", "weight", "why", "requests", "in_flight"].map(|key| up[key].clone());
+    assert_eq!(known, [json!(address), json!("default"), json!(address), json!(1), json!(null), json!(0), json!(0)]);
 }

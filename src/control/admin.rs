@@ -61,6 +61,7 @@ pub fn router(state: AdminState) -> Router {
         .route("/rep", only(&[Method::GET], any(list)))
         .route("/add", only(&[Method::POST], any(add)))
         .route("/rm", only(&[Method::DELETE, Method::POST], any(remove)))
+        .route("/replicas", only(&[Method::GET], any(replicas)))
         .route("/ring", only(&[Method::GET], any(async |state, uri| question(state, uri, questions::ring))))
         .route("/explain", only(&[Method::GET], any(async |state, uri| question(state, uri, questions::explain))))
         .route("/what-if", only(&[Method::GET], any(async |state, uri| question(state, uri, questions::what_if))))
@@ -118,9 +119,20 @@ async fn show_metrics(State(state): State<AdminState>) -> Response {
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response()
 }
 
+async fn replicas(State(state): State<AdminState>) -> Response {
+    match state.status().await {
+        Some(status) => reply(StatusCode::OK, wire::successful(&status.replicas)),
+        None => answered(Answer::Rejected(stopping())),
+    }
+}
+
+fn stopping() -> Rejection {
+    Rejection::unavailable("the balancer is stopping".into())
+}
+
 async fn nothing_here(request: Request) -> Response {
     let why = format!(
-        "there is nothing at {}: see /rep, /add, /rm, /ring, /explain, /what-if, /metrics",
+        "there is nothing at {}: see /rep, /add, /rm, /replicas, /ring, /explain, /what-if, /metrics",
         request.uri().path()
     );
     reply(StatusCode::NOT_FOUND, wire::failure(&why))
@@ -149,7 +161,7 @@ impl AdminState {
             Ok(()) => answer.await.ok(),
             Err(_) => None,
         };
-        answered(answer.unwrap_or_else(|| Answer::Rejected(Rejection::unavailable("the balancer is stopping".into()))))
+        answered(answer.unwrap_or_else(|| Answer::Rejected(stopping())))
     }
 }
 

@@ -74,8 +74,8 @@ impl ControlCore {
         self.end
     }
 
-    pub fn status(&self) -> Status {
-        self.registry.status()
+    pub fn status(&self, now: Tick) -> Status {
+        self.registry.status(now)
     }
 
     pub fn publisher(&self) -> &SnapshotPublisher {

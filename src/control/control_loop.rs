@@ -209,7 +209,7 @@ impl<R: Runtime + 'static> ControlLoop<R> {
                 self.apply(Command::Call { ticket, service: ServiceId::default(), call }, now);
             }
             AdminRequest::Status { reply } => {
-                let _ = reply.send(self.core.status());
+                let _ = reply.send(self.core.status(now));
             }
         }
     }

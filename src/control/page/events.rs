@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::control::admin::AdminState;
 use crate::control::registry::Status;
 use crate::core::ring::{RingKind, SLOTS};
-use crate::core::snapshot::{Snapshot, State};
+use crate::core::snapshot::Snapshot;
 use crate::shared::counters::{Counter, Counters};
 
 /// The ring to draw: each point with the index of its member.
@@ -35,6 +35,8 @@ struct NowEvent<'a> {
 struct ReplicaEvent<'a> {
     name: &'a str,
     state: &'a str,
+    /// Why it is not up.
+    why: &'a str,
     handle: &'a str,
     weight: u32,
     requests: u64,
@@ -67,7 +69,8 @@ pub fn now(snapshot: &Snapshot, state: &AdminState, status: &Status, since: Dura
         let known = status.replicas.iter().find(|known| known.name == replica.name);
         ReplicaEvent {
             name: &replica.name,
-            state: if replica.state == State::Up { "up" } else { known.map_or("down", |known| known.state) },
+            state: known.map_or("down", |known| known.state),
+            why: known.and_then(|known| known.why.as_deref()).unwrap_or_default(),
             handle: known.map_or("", |known| &known.handle),
             weight: replica.weight,
             requests: replica.load.total(),

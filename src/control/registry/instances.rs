@@ -131,7 +131,7 @@ impl Registry {
             return self.joining_failed(id, Rejection::start_failed(&name, &failure), now);
         }
         let vacated = self.change(id, |slot| {
-            slot.last_failure = Some(failure.message.as_str().into());
+            slot.note_failure(&failure.message);
             (slot.name.clone(), slot.vacate(now))
         });
         let Some((name, pause_ms)) = vacated else { return };
@@ -148,7 +148,7 @@ impl Registry {
         if let Some(name) = self.joining_name(id) {
             return self.joining_failed(id, Rejection::bad_gateway(format!("{name} was started, but {why}")), now);
         }
-        self.change(id, |slot| slot.last_failure = Some(why.into()));
+        self.change(id, |slot| slot.note_failure(why));
         let leaving = match instance.origin() {
             Origin::Managed => self.change(id, |slot| {
                 slot.vacate(now);
@@ -208,7 +208,7 @@ impl Registry {
                 SlotState::Up { since: up, .. } => format!(" after {}", since(now, up)),
                 _ => String::new(),
             };
-            slot.last_failure = Some(why.into());
+            slot.note_failure(why);
             (lived, slot.vacate(now))
         });
         let Some((lived, pause_ms)) = vacated else { return };

@@ -84,6 +84,8 @@ pub struct Registry {
     calls: VecDeque<QueuedCall>,
     /// Answers that wait until every worker acts on their epoch, in the order of their epochs and deadlines.
     deferred: VecDeque<DeferredReply>,
+    /// When the command that is applied came.
+    now: Tick,
     /// What every worker acts on, as far as is known.
     acked_epoch: u64,
     /// Of the next managed instance or foreign replica.
@@ -114,6 +116,7 @@ impl Registry {
             successions: Successions::default(),
             calls: VecDeque::new(),
             deferred: VecDeque::new(),
+            now: Tick::ZERO,
             acked_epoch: 0,
             next_number: 1,
             stopping: false,
@@ -127,6 +130,7 @@ impl Registry {
 
     /// Takes one command in. The effects are to be carried out in their order.
     pub fn apply(&mut self, command: Command, now: Tick) -> Vec<Effect> {
+        self.now = now;
         match command {
             Command::Found(found) => self.found(found, now),
             Command::Call { ticket, service, call } => self.accept_call(ticket, service, call, now),
@@ -198,7 +202,7 @@ impl Registry {
 
     /// The only way to change a slot: indices, counts and what is to be published follow.
     fn change<R>(&mut self, id: SlotId, change: impl FnOnce(&mut Slot) -> R) -> Option<R> {
-        let (result, before) = self.slots.change(id, change)?;
+        let (result, before) = self.slots.change(id, self.now, change)?;
         if let Some((service, slot)) = self.member(id) {
             service.update_member(before, slot);
         }

@@ -36,8 +36,11 @@ pub struct Slot {
     failures_in_a_row: u32,
     /// When it was last seen up: the start of the heal's duration.
     pub lost_at: Option<Tick>,
-    /// Why it last failed to start, to answer or to live, for the operator.
+    /// Why it last failed to start, to answer or to live, for the operator; and how often it did.
     pub last_failure: Option<Arc<str>>,
+    pub failures: u64,
+    /// Since when it is in the condition that it is in.
+    pub condition_since: Tick,
 }
 
 /// Whether the slot is on the ring.
@@ -48,6 +51,34 @@ pub enum Standing {
     Joining,
     /// It is to fill the slot of a member, which has the name.
     Successor,
+}
+
+/// What an operator is shown of a slot's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It has no instance that has answered.
+    Starting,
+    Up,
+    /// It gets new requests only where no other replica can.
+    Slow,
+    /// It answers that it is not healthy, and gets no new requests.
+    Unhealthy,
+    Draining,
+    Down,
+}
+
+impl Condition {
+    /// One word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Condition::Starting => "starting",
+            Condition::Up => "up",
+            Condition::Slow => "slow",
+            Condition::Unhealthy => "unhealthy",
+            Condition::Draining => "draining",
+            Condition::Down => "down",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -106,6 +137,8 @@ impl Slot {
             failures_in_a_row: 0,
             lost_at: None,
             last_failure: None,
+            failures: 0,
+            condition_since: now,
         }
     }
 
@@ -153,6 +186,26 @@ impl Slot {
             | SlotState::Draining { instance }
             | SlotState::Down { instance, .. } => Some(instance),
         }
+    }
+
+    /// What an operator is shown of its state.
+    pub fn condition(&self) -> Condition {
+        match &self.state {
+            SlotState::Vacant { .. } | SlotState::Starting { .. } | SlotState::Probing { .. } => Condition::Starting,
+            SlotState::Up { health, .. } => match health.exclusion() {
+                None => Condition::Up,
+                Some(Exclusion::Slow) => Condition::Slow,
+                Some(Exclusion::Unhealthy) => Condition::Unhealthy,
+                Some(Exclusion::Unreachable) => Condition::Down,
+            },
+            SlotState::Draining { .. } => Condition::Draining,
+            SlotState::Down { .. } => Condition::Down,
+        }
+    }
+
+    pub fn note_failure(&mut self, why: &str) {
+        self.last_failure = Some(why.into());
+        self.failures += 1;
     }
 
     pub fn is_up(&self) -> bool {
@@ -241,7 +294,7 @@ impl Slot {
 
     /// What follows for an instance that is up.
     pub fn probe_failed(&mut self, failure: &ProbeFailure, policy: &HealthPolicy, now: Tick) -> Option<Verdict> {
-        self.last_failure = Some(failure.why.as_str().into());
+        self.note_failure(&failure.why);
         let received = self.load.received();
         if let SlotState::Up { health, .. } = &mut self.state {
             return Some(health.probe_failed(failure.fault, policy, received, now));

@@ -93,10 +93,13 @@ impl Slots {
     }
 
     /// Applies `change` to one slot. Also what services saw of the slot before.
-    pub fn change<R>(&mut self, id: SlotId, change: impl FnOnce(&mut Slot) -> R) -> Option<(R, View)> {
+    pub fn change<R>(&mut self, id: SlotId, now: Tick, change: impl FnOnce(&mut Slot) -> R) -> Option<(R, View)> {
         let slot = self.slots.get_mut(&id)?;
-        let (before, view) = (Keys::of(slot), View::of(slot));
+        let (before, view, condition) = (Keys::of(slot), View::of(slot), slot.condition());
         let result = change(slot);
+        if slot.condition() != condition {
+            slot.condition_since = now;
+        }
         let after = Keys::of(slot);
         if before != after {
             self.reindex(id, &before, &after);

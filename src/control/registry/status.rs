@@ -2,8 +2,13 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::Registry;
-use super::slot::{Slot, SlotState};
+use super::instances::address;
+use super::leaving::Leaving;
+use super::slot::{Condition, Slot};
+use crate::core::tick::Tick;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
@@ -13,38 +18,70 @@ pub struct Status {
     pub heals: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// As `GET /replicas` writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ReplicaStatus {
     pub name: Arc<str>,
-    /// One word: starting, up, draining, down.
+    pub service: Arc<str>,
+    /// Where it is dialled; `null` where no instance has had an address yet.
+    pub address: Option<String>,
+    pub weight: u32,
+    /// One word: starting, up, slow, unhealthy, draining, down.
     pub state: &'static str,
+    /// Why it is not up: its last failure.
+    pub why: Option<Arc<str>>,
+    /// For how long it is in this state.
+    pub state_ms: u64,
+    /// Since the slot exists.
+    pub requests: u64,
+    pub in_flight: u64,
+    /// Heartbeats and starts that failed, and deaths, since the slot exists.
+    pub failures: u64,
+    /// What the runtime calls its instance.
     pub handle: String,
 }
 
 impl Registry {
     /// Of all services together, members first. Takes time in proportion to their number.
-    pub fn status(&self) -> Status {
-        let slots = self.slots.all().filter(|slot| slot.has_name()).map(|slot| ReplicaStatus {
-            name: slot.name.clone(),
-            state: state(slot),
-            handle: slot.handle.clone(),
-        });
-        let leaving = self.leaving.iter().map(|leaving| ReplicaStatus {
-            name: leaving.name.clone(),
-            state: "draining",
-            handle: String::new(),
-        });
+    pub fn status(&self, now: Tick) -> Status {
+        let slots = self.slots.all().filter(|slot| slot.has_name()).map(|slot| self.status_of(slot, now));
+        let leaving = self.leaving.iter().map(|leaving| self.status_of_leaving(leaving, now));
         let deaths = self.services.values().map(|service| service.deaths).sum();
         let heals = self.services.values().map(|service| service.heals).sum();
         Status { replicas: slots.chain(leaving).collect(), deaths, heals }
     }
-}
 
-fn state(slot: &Slot) -> &'static str {
-    match slot.state {
-        SlotState::Vacant { .. } | SlotState::Starting { .. } | SlotState::Probing { .. } => "starting",
-        SlotState::Up { .. } => "up",
-        SlotState::Draining { .. } => "draining",
-        SlotState::Down { .. } => "down",
+    fn status_of(&self, slot: &Slot, now: Tick) -> ReplicaStatus {
+        let condition = slot.condition();
+        ReplicaStatus {
+            name: slot.name.clone(),
+            service: self.services.get(&slot.service).map_or_else(|| "".into(), |service| service.config.name.clone()),
+            address: slot.last_instance.map(|_| address(slot)),
+            weight: slot.weight,
+            state: condition.as_str(),
+            why: slot.last_failure.clone().filter(|_| condition != Condition::Up),
+            state_ms: now.ms_since(slot.condition_since),
+            requests: slot.load.total(),
+            in_flight: slot.load.in_flight(),
+            failures: slot.failures,
+            handle: slot.handle.clone(),
+        }
+    }
+
+    fn status_of_leaving(&self, leaving: &Leaving, now: Tick) -> ReplicaStatus {
+        let service = self.services.get(&leaving.service);
+        ReplicaStatus {
+            name: leaving.name.clone(),
+            service: service.map_or_else(|| "".into(), |service| service.config.name.clone()),
+            address: None,
+            weight: 0,
+            state: Condition::Draining.as_str(),
+            why: None,
+            state_ms: now.ms_since(leaving.since),
+            requests: leaving.replica().map_or(0, |replica| replica.load.total()),
+            in_flight: leaving.requests_in_flight(),
+            failures: 0,
+            handle: String::new(),
+        }
     }
 }

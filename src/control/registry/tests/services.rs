@@ -55,7 +55,7 @@ fn a_death_is_counted_and_healed_in_its_own_service() {
     assert!(world.logged(&["server4: died", "1 of 2 live"]), "{:?}", world.log);
     world.pass(100);
     assert!(world.logged(&["server4", "healed it", "2 of 2 live"]));
-    let status = world.registry.status();
+    let status = world.registry.status(world.now);
     assert_eq!((status.replicas.len(), status.deaths, status.heals), (5, 1, 1));
 }
 
