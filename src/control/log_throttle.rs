@@ -8,7 +8,7 @@ use log::Level;
 
 use super::registry::readable;
 use crate::core::snapshot::{ReplicaId, Snapshot};
-use crate::core::step::FaultKind;
+use crate::core::step::{FaultKind, ReplicaFault};
 use crate::core::tick::Tick;
 use crate::shared::events::{Cap, Resource, WorkerEvent};
 
@@ -160,6 +160,10 @@ const NO_REPLICA: ReplicaId = ReplicaId(0);
 
 fn kind_of(event: &WorkerEvent) -> (Kind, Level) {
     match event {
+        // A request may take long: a heartbeat that is late too says whether its replica does.
+        WorkerEvent::Fault(fault @ ReplicaFault { kind: FaultKind::Slow { .. }, .. }) => {
+            ((group(fault.kind), fault.replica), Level::Debug)
+        }
         WorkerEvent::Fault(fault) => ((group(fault.kind), fault.replica), Level::Warn),
         WorkerEvent::Retried { from, .. } => (("retried", *from), Level::Info),
         WorkerEvent::Refused { status: 500.., why, .. } => ((why, NO_REPLICA), Level::Warn),
@@ -180,7 +184,7 @@ mod tests {
     use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Replica, ReplicaLoad, Routes, Service, State};
 
     fn hungup(n: u64) -> WorkerEvent {
-        WorkerEvent::Fault(crate::core::step::ReplicaFault { replica: ReplicaId(n), kind: FaultKind::ConnectionClosed })
+        WorkerEvent::Fault(ReplicaFault { replica: ReplicaId(n), kind: FaultKind::ConnectionClosed })
     }
 
     #[test]

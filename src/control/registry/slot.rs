@@ -294,13 +294,18 @@ impl Slot {
 
     /// What follows for an instance that is up.
     pub fn probe_failed(&mut self, failure: &ProbeFailure, policy: &HealthPolicy, now: Tick) -> Option<Verdict> {
-        self.note_failure(&failure.why);
         let received = self.load.received();
-        if let SlotState::Up { health, .. } = &mut self.state {
-            return Some(health.probe_failed(failure.fault, policy, received, now));
+        let verdict = match &mut self.state {
+            SlotState::Up { health, .. } => Some(health.probe_failed(failure.fault, policy, received, now)),
+            _ => {
+                self.health_mut()?.miss(failure.fault);
+                None
+            }
+        };
+        if verdict != Some(Verdict::Busy) {
+            self.note_failure(&failure.why);
         }
-        self.health_mut()?.miss(failure.fault);
-        None
+        verdict
     }
 
     /// For how long an instance that never answered runs, when the operator is to be told; that is once.
