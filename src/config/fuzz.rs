@@ -7,7 +7,7 @@ use clap::CommandFactory;
 
 use super::args::Cli;
 use super::{Config, EarlyExit, RuntimeKind, file, read};
-use crate::settings::{AdminListen, values};
+use crate::settings::AdminListen;
 
 /// What a message adds to the value that it repeats, in bytes.
 const MESSAGE_LIMIT: usize = 2_000;
@@ -32,16 +32,10 @@ pub fn config(bytes: &[u8]) {
     }
 }
 
-/// No fuzzer resolves host names.
-static COMMAND: LazyLock<clap::Command> = LazyLock::new(|| {
-    Cli::command()
-        .mut_subcommand("run", |run| run.mut_arg("replica", |arg| arg.value_parser(values::replica_by_address)))
-});
-
 /// Built once, since that takes longer than checking a value by it. A built command must not be changed: clap finds its
 /// arguments by position.
 static BUILT: LazyLock<clap::Command> = LazyLock::new(|| {
-    let mut command = COMMAND.clone();
+    let mut command = Cli::command();
     command.build();
     command
 });
@@ -49,7 +43,7 @@ static BUILT: LazyLock<clap::Command> = LazyLock::new(|| {
 fn parse(text: &str) -> Result<Config, String> {
     let path = Path::new("fuzz.toml");
     let settings = file::parse_as(path, text, &BUILT)?;
-    match read::config_of_file(COMMAND.clone(), path, settings) {
+    match read::config_of_file(Cli::command(), path, settings) {
         Ok(config) => Ok(config),
         Err(EarlyExit::Usage(why)) => Err(why),
         Err(EarlyExit::Help(text)) => panic!("a file requested help: {text}"),

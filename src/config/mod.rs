@@ -49,7 +49,9 @@ pub struct Config {
     #[arg(long, value_name = "N", default_value = "3", value_parser = Number::<usize>::new().range(0..=10_000))]
     pub replicas: usize,
     /// A server that is running already: HOST:PORT, with a name and weight as NAME=HOST:PORT@WEIGHT. Give several
-    /// after one flag, separated by spaces or commas, or repeat it
+    /// after one flag, separated by spaces or commas, or repeat it. A host name is looked up again every 10 s and when
+    /// the server fails; it is one replica, at the first of its addresses that accepts connections. One that cannot be
+    /// looked up joins when it can
     #[arg(id = "replica", long, value_name = "HOST:PORT", num_args = 1.., value_delimiter = ',',
         value_parser = values::replica)]
     pub fixed_replicas: Vec<FixedReplica>,

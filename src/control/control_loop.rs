@@ -278,6 +278,7 @@ impl<R: Runtime + 'static> ControlLoop<R> {
             let _ = commands.send(match probe(&heartbeat, timeout_ms, name.as_deref(), &endpoint).await {
                 Ok(()) => Command::ProbeOk { instance },
                 Err(ProbeError::Failed(failure)) => {
+                    runtime.on_probe_failed(instance);
                     Command::ProbeFailed { instance, failure: explain(failure, instance, &*runtime).await }
                 }
                 Err(ProbeError::Skipped(why)) => Command::ProbeSkipped { instance, why },

@@ -25,7 +25,7 @@ pub use container::ContainerSettings;
 pub use docker::{DockerSettings, OnExit, Reach};
 pub use health::{EjectionSettings, HealthSettings};
 pub use limits::LimitSettings;
-pub use service::{FixedReplica, ForwardedSettings, HashSettings, ProxySettings};
+pub use service::{FixedReplica, ForwardedSettings, HashSettings, HostPort, ProxySettings};
 
 /// A table as it is when nothing sets it.
 fn unset<T: clap::Args>() -> T {

@@ -17,8 +17,15 @@ use crate::core::snapshot::KeyPolicy;
 pub struct FixedReplica {
     /// Its identity on the ring: `HOST:PORT` as it was written, unless a name was given.
     pub name: String,
-    pub address: SocketAddr,
+    pub address: HostPort,
     pub weight: u32,
+}
+
+/// Where a server is. Names are looked up by the runtime, again and again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostPort {
+    Address(SocketAddr),
+    Name { host: String, port: u16 },
 }
 
 #[derive(Args, Clone, Debug)]

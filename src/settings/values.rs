@@ -1,8 +1,8 @@
 //! Parsers of single values: addresses, keys, replicas. An error says what is expected instead.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 
-use super::{AdminListen, FixedReplica};
+use super::{AdminListen, FixedReplica, HostPort};
 use crate::core::head;
 use crate::core::limits::{AbortOn, Trust, Via};
 use crate::core::net::Net;
@@ -103,17 +103,8 @@ pub fn path(text: &str) -> Result<String, String> {
     }
 }
 
-/// `HOST:PORT`, or `NAME=HOST:PORT@WEIGHT` name and weight optional. A host name is resolved once, here.
+/// `HOST:PORT`, or `NAME=HOST:PORT@WEIGHT`, name and weight optional.
 pub fn replica(text: &str) -> Result<FixedReplica, String> {
-    replica_at(text, lookup)
-}
-
-/// The same without look-ups: HOST is an IP address.
-pub fn replica_by_address(text: &str) -> Result<FixedReplica, String> {
-    replica_at(text, |host| host.parse().map_err(|_| "want an address here".into()))
-}
-
-fn replica_at(text: &str, lookup: fn(&str) -> Result<SocketAddr, String>) -> Result<FixedReplica, String> {
     let (name, rest) = match text.split_once('=') {
         Some((name, rest)) => (Some(name), rest),
         None => (None, text),
@@ -130,7 +121,7 @@ fn replica_at(text: &str, lookup: fn(&str) -> Result<SocketAddr, String>) -> Res
     if name.chars().any(char::is_control) {
         return Err("a name has no control characters in it".into());
     }
-    Ok(FixedReplica { name: name.into(), address: lookup(host)?, weight })
+    Ok(FixedReplica { name: name.into(), address: host_port(host)?, weight })
 }
 
 /// A member of a ring: `NAME`, or `NAME@WEIGHT`.
@@ -149,13 +140,16 @@ pub fn member(text: &str) -> Result<Member, String> {
 /// Each unit of weight is 160 points on the ring: more than this only makes the ring slow to build.
 const WEIGHT_LIMIT: u32 = 1000;
 
-fn lookup(host: &str) -> Result<SocketAddr, String> {
-    let well_formed = host.rsplit_once(':').is_some_and(|(name, port)| !name.is_empty() && port.parse::<u16>().is_ok());
-    if !well_formed {
-        return Err("want HOST:PORT, NAME=HOST:PORT or HOST:PORT@WEIGHT".into());
+fn host_port(text: &str) -> Result<HostPort, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(HostPort::Address(address));
     }
-    let mut found = host.to_socket_addrs().map_err(|why| format!("{host} cannot be looked up: {why}"))?;
-    found.next().ok_or_else(|| format!("{host} has no address"))
+    let is_in_names = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let name = text.rsplit_once(':').filter(|(host, _)| !host.is_empty() && host.bytes().all(is_in_names));
+    match name.and_then(|(host, port)| Some((host, port.parse().ok()?))) {
+        Some((host, port)) => Ok(HostPort::Name { host: host.into(), port }),
+        None => Err("want HOST:PORT, NAME=HOST:PORT or HOST:PORT@WEIGHT; an IPv6 address is written [::1]:80".into()),
+    }
 }
 
 /// `NAME=VALUE`: an environment variable or a label.
@@ -218,7 +212,12 @@ mod tests {
         let plain = replica("127.0.0.1:9000").unwrap();
         assert_eq!((plain.name.as_str(), plain.weight), ("127.0.0.1:9000", 1));
         let full = replica("big=127.0.0.1:9000@3").unwrap();
-        assert_eq!((full.name.as_str(), full.weight, full.address.port()), ("big", 3, 9000));
+        let address = HostPort::Address("127.0.0.1:9000".parse().unwrap());
+        assert_eq!((full.name.as_str(), full.weight, full.address), ("big", 3, address));
+        let named = replica("web-1.example:80").unwrap();
+        let address = HostPort::Name { host: "web-1.example".into(), port: 80 };
+        assert_eq!((named.name.as_str(), named.address), ("web-1.example:80", address));
+        assert!(matches!(replica("[::1]:80").unwrap().address, HostPort::Address(_)));
         for wrong in [
             "",
             "127.0.0.1",
@@ -229,6 +228,8 @@ mod tests {
             "127.0.0.1:1@0",
             "127.0.0.1:70000",
             "a\n=127.0.0.1:1",
+            "::1:80",
+            "a b:80",
         ] {
             assert!(replica(wrong).is_err(), "{wrong}");
         }

@@ -1,46 +1,353 @@
-//! Servers given by address (`--replica HOST:PORT`). They are probed, and never started or stopped.
+//! Servers given by address or name (`--replica HOST:PORT`). They are probed, and never started or stopped.
+//!
+//! The name of a replica is its identity on the ring; where it is may change. A host name is looked up at the start, every
+//! [`REFRESH`], and when a heartbeat fails. The replica stays at its address for as long as the name has it and it accepts
+//! connections; then it moves to the first of the name's addresses that does. A name that has no address yet is no error:
+//! its replica joins when it has one.
 
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::{sleep, timeout};
 
+use super::resolver::{REFRESH, Resolver, SystemResolver};
 use super::{Failure, FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started};
 use crate::core::snapshot::{Endpoint, ServiceId};
-use crate::settings::FixedReplica;
+use crate::settings::{FixedReplica, HostPort};
 
-pub struct Fixed {
-    replicas: Vec<FixedReplica>,
+/// Between two attempts to find a server that has no address, or does not answer at it.
+const RETRY: Duration = Duration::from_secs(1);
+/// An address that accepts no connection within this is passed over.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub struct Fixed<R = SystemResolver> {
+    servers: Vec<Rc<ListedServer>>,
+    resolver: Rc<R>,
+}
+
+/// A listed server, and where it is.
+struct ListedServer {
+    replica: FixedReplica,
+    address: Cell<Option<SocketAddr>>,
+    /// Of its next instance, and from one of its instances to the next: so a number tells whose instance it is.
+    number: Cell<u64>,
+    step: u64,
+    /// The last look-up of its name failed, which was logged.
+    is_unknown: Cell<bool>,
+    /// A heartbeat failed where it is.
+    failed: Notify,
+    /// Looks its name up, until the server is removed.
+    watch: RefCell<Option<AbortHandle>>,
+}
+
+/// Why a name is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trigger {
+    Refresh,
+    Failure,
 }
 
 impl Fixed {
     pub fn new(replicas: Vec<FixedReplica>) -> Fixed {
-        Fixed { replicas }
+        Fixed::with_resolver(replicas, SystemResolver::default())
     }
 }
 
-impl Runtime for Fixed {
+impl<R: Resolver + 'static> Fixed<R> {
+    fn with_resolver(replicas: Vec<FixedReplica>, resolver: R) -> Fixed<R> {
+        let step = replicas.len() as u64;
+        let servers = replicas.into_iter().zip(0..).map(|(replica, first)| ListedServer::new(replica, first, step));
+        Fixed { servers: servers.map(Rc::new).collect(), resolver: Rc::new(resolver) }
+    }
+
+    /// The server whose instance this is or was.
+    fn server_of(&self, instance: InstanceId) -> Option<&Rc<ListedServer>> {
+        let InstanceId::Foreign(number) = instance else { return None };
+        let place = number.checked_rem(self.servers.len() as u64)?;
+        self.servers.get(place as usize)
+    }
+}
+
+impl<R: Resolver + 'static> Runtime for Fixed<R> {
     async fn start(&self, spec: &Spec) -> Result<Started, Failure> {
         let message = format!("{} cannot be started: the replicas are a fixed list (--replica)", spec.name);
         Err(Failure { kind: FailureKind::Refused, message })
     }
 
-    async fn stop(&self, _instance: InstanceId, _grace: Duration) -> Result<(), Failure> {
+    async fn stop(&self, instance: InstanceId, _grace: Duration) -> Result<(), Failure> {
+        if let Some(watch) = self.server_of(instance).and_then(|server| server.watch.take()) {
+            watch.abort();
+        }
         Ok(())
     }
 
-    async fn attach(&self, _events: UnboundedSender<RuntimeEvent>) -> Result<Vec<(Spec, Started)>, Failure> {
-        Ok(self.replicas.iter().zip(1..).map(|(replica, number)| found(replica, number)).collect())
+    async fn attach(&self, events: UnboundedSender<RuntimeEvent>) -> Result<Vec<(Spec, Started)>, Failure> {
+        let lookups: Vec<_> = self
+            .servers
+            .iter()
+            .map(|server| {
+                let (server, resolver) = (server.clone(), self.resolver.clone());
+                spawn_local(async move { server.addresses(&*resolver).await })
+            })
+            .collect();
+        let mut found = Vec::new();
+        for (server, lookup) in self.servers.iter().zip(lookups) {
+            let known = lookup.await.unwrap_or_default();
+            found.extend(known.first().map(|address| server.locate_at(*address)));
+            if let HostPort::Name { .. } = server.replica.address {
+                let names = NameWatch { resolver: self.resolver.clone(), known };
+                let watch = spawn_local(names.run(server.clone(), events.clone()));
+                server.watch.replace(Some(watch.abort_handle()));
+            }
+        }
+        Ok(found)
     }
 
     fn can_start(&self) -> bool {
         false
     }
+
+    fn on_probe_failed(&self, instance: InstanceId) {
+        if let Some(server) = self.server_of(instance).filter(|server| server.is_at(instance)) {
+            server.failed.notify_one();
+        }
+    }
 }
 
-fn found(replica: &FixedReplica, number: u64) -> (Spec, Started) {
-    let (service, instance) = (ServiceId::default(), InstanceId::Foreign(number));
-    let spec = Spec { service, name: Arc::from(replica.name.as_str()), instance, replaces: None };
-    let endpoint = Endpoint::Tcp(replica.address);
-    (spec, Started { endpoint, handle: "a foreign server".into(), weight: replica.weight })
+impl ListedServer {
+    fn new(replica: FixedReplica, first: u64, step: u64) -> ListedServer {
+        ListedServer {
+            replica,
+            address: Cell::default(),
+            number: Cell::new(first),
+            step,
+            is_unknown: Cell::default(),
+            failed: Notify::new(),
+            watch: RefCell::default(),
+        }
+    }
+
+    fn is_at(&self, instance: InstanceId) -> bool {
+        self.address.get().is_some() && instance.number() + self.step == self.number.get()
+    }
+
+    /// What its host has now; empty if that is not known.
+    async fn addresses(&self, resolver: &impl Resolver) -> Vec<SocketAddr> {
+        let found = match &self.replica.address {
+            HostPort::Address(address) => Ok(vec![*address]),
+            HostPort::Name { host, port } => resolver.look_up(host, *port).await,
+        };
+        let was_unknown = self.is_unknown.replace(found.is_err());
+        found.unwrap_or_else(|error| {
+            if !was_unknown {
+                log::warn!("{}: its name cannot be looked up: {error}; it is tried again", self.replica.name);
+            }
+            Vec::new()
+        })
+    }
+
+    /// An instance of its own, so that connections to another address are not taken for connections to this one.
+    fn locate_at(&self, address: SocketAddr) -> (Spec, Started) {
+        let instance = InstanceId::Foreign(self.number.replace(self.number.get() + self.step));
+        self.address.set(Some(address));
+        let (service, name) = (ServiceId::default(), Arc::from(self.replica.name.as_str()));
+        let spec = Spec { service, name, instance, replaces: None };
+        let (endpoint, handle) = (Endpoint::Tcp(address), "a foreign server".into());
+        (spec, Started { endpoint, handle, weight: self.replica.weight })
+    }
+
+    /// When and why its name is looked up next.
+    async fn next_trigger(&self) -> Trigger {
+        let pause = if self.address.get().is_some() { REFRESH } else { RETRY };
+        tokio::select! {
+            () = self.failed.notified() => Trigger::Failure,
+            () = sleep(pause) => Trigger::Refresh,
+        }
+    }
+}
+
+/// Follows the addresses of one server's name.
+struct NameWatch<R> {
+    resolver: Rc<R>,
+    /// The addresses that the name had last.
+    known: Vec<SocketAddr>,
+}
+
+impl<R: Resolver> NameWatch<R> {
+    async fn run(mut self, server: Rc<ListedServer>, events: UnboundedSender<RuntimeEvent>) {
+        loop {
+            let trigger = server.next_trigger().await;
+            let address = self.find(&server, trigger).await;
+            if let Some(address) = address.filter(|address| server.address.get() != Some(*address)) {
+                let why = format!("its name leads to {address} now");
+                let (spec, started) = server.locate_at(address);
+                let _ = events.send(RuntimeEvent::Joined { spec, started, why });
+            }
+            if trigger == Trigger::Failure {
+                sleep(RETRY).await;
+            }
+        }
+    }
+
+    /// Where the server is, if it is known. A server that accepts connections is not looked for elsewhere.
+    async fn find(&mut self, server: &ListedServer, trigger: Trigger) -> Option<SocketAddr> {
+        let here = server.address.get();
+        if trigger == Trigger::Failure
+            && let Some(address) = first_accepting(here.iter().chain(&self.known)).await
+        {
+            return Some(address);
+        }
+        let found = server.addresses(&*self.resolver).await;
+        if !found.is_empty() {
+            self.known = found;
+        }
+        match here {
+            Some(here) if trigger == Trigger::Refresh && self.known.contains(&here) => None,
+            Some(_) => first_accepting(&self.known).await,
+            None => first_accepting(&self.known).await.or(self.known.first().copied()),
+        }
+    }
+}
+
+async fn first_accepting(addresses: impl IntoIterator<Item = &SocketAddr>) -> Option<SocketAddr> {
+    for address in addresses {
+        if let Ok(Ok(_)) = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+            return Some(*address);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::TcpListener;
+
+    use tokio::sync::mpsc::unbounded_channel;
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// What every name leads to; empty: it cannot be looked up.
+    #[derive(Clone, Default)]
+    struct Zone(Rc<RefCell<Vec<SocketAddr>>>);
+
+    impl Resolver for Zone {
+        async fn look_up(&self, _host: &str, _port: u16) -> io::Result<Vec<SocketAddr>> {
+            let found = self.0.borrow().clone();
+            if found.is_empty() { Err(io::Error::other("no such name")) } else { Ok(found) }
+        }
+    }
+
+    fn listed() -> FixedReplica {
+        let address = HostPort::Name { host: "web".into(), port: 80 };
+        FixedReplica { name: "web:80".into(), address, weight: 1 }
+    }
+
+    fn listening() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    fn refusing() -> SocketAddr {
+        listening().1
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&tokio, test);
+    }
+
+    fn endpoint(event: RuntimeEvent) -> (Spec, Endpoint) {
+        let RuntimeEvent::Joined { spec, started, .. } = event else { panic!("{event:?}") };
+        (spec, started.endpoint)
+    }
+
+    #[test]
+    fn a_server_that_fails_moves_to_the_next_address_of_its_name() {
+        run(async {
+            let ((_listener, second), first) = (listening(), refusing());
+            let zone = Zone::default();
+            zone.0.replace(vec![first, second]);
+            let fixed = Fixed::with_resolver(vec![listed()], zone);
+            let (events, mut heard) = unbounded_channel();
+            let found = fixed.attach(events).await.unwrap();
+            assert_eq!((found[0].1.endpoint.clone(), &*found[0].0.name), (Endpoint::Tcp(first), "web:80"));
+            fixed.on_probe_failed(found[0].0.instance);
+            let (spec, moved) = endpoint(heard.recv().await.unwrap());
+            assert_eq!((moved, &*spec.name), (Endpoint::Tcp(second), "web:80"));
+            assert_ne!(spec.instance, found[0].0.instance, "an instance of its own");
+            fixed.stop(found[0].0.instance, Duration::ZERO).await.unwrap();
+            assert_eq!(heard.recv().await, None, "removed, although it moved while it drained");
+        });
+    }
+
+    #[test]
+    fn a_name_without_an_address_is_looked_up_until_it_has_one() {
+        run(async {
+            let (zone, address) = (Zone::default(), refusing());
+            let fixed = Fixed::with_resolver(vec![listed()], zone.clone());
+            let (events, mut heard) = unbounded_channel();
+            assert_eq!(fixed.attach(events).await.unwrap(), []);
+            zone.0.replace(vec![address]);
+            assert_eq!(endpoint(heard.recv().await.unwrap()).1, Endpoint::Tcp(address));
+        });
+    }
+
+    #[test]
+    fn a_removed_server_is_not_looked_for() {
+        run(async {
+            let zone = Zone::default();
+            zone.0.replace(vec![refusing()]);
+            let fixed = Fixed::with_resolver(vec![listed()], zone);
+            let (events, mut heard) = unbounded_channel();
+            let found = fixed.attach(events).await.unwrap();
+            fixed.stop(found[0].0.instance, Duration::ZERO).await.unwrap();
+            assert_eq!(heard.recv().await, None, "nothing sends events any more");
+        });
+    }
+
+    async fn found(
+        here: SocketAddr,
+        known: &[SocketAddr],
+        zone: &[SocketAddr],
+        trigger: Trigger,
+    ) -> Option<SocketAddr> {
+        let server = ListedServer::new(listed(), 0, 1);
+        server.locate_at(here);
+        let names = Zone::default();
+        names.0.replace(zone.to_vec());
+        NameWatch { resolver: Rc::new(names), known: known.to_vec() }.find(&server, trigger).await
+    }
+
+    #[test]
+    fn a_server_moves_only_when_its_name_has_another_address_or_it_accepts_no_connection() {
+        run(async {
+            let ((_here, here), (_there, there), dead) = (listening(), listening(), refusing());
+            let both = [there, here];
+            assert_eq!(
+                found(here, &both, &both, Trigger::Refresh).await,
+                None,
+                "the order of addresses changes nothing"
+            );
+            assert_eq!(found(here, &[here], &[there], Trigger::Refresh).await, Some(there), "its name left it");
+            assert_eq!(
+                found(here, &[here], &[dead], Trigger::Refresh).await,
+                None,
+                "nothing is better where it is to be"
+            );
+            assert_eq!(found(here, &both, &both, Trigger::Failure).await, Some(here), "slow, not gone");
+            assert_eq!(found(dead, &[dead, there], &[], Trigger::Failure).await, Some(there), "without a look-up");
+            assert_eq!(found(dead, &[dead], &[there], Trigger::Failure).await, Some(there), "after a look-up");
+            assert_eq!(found(dead, &[dead], &[], Trigger::Failure).await, None);
+        });
+    }
 }

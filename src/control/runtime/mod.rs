@@ -5,6 +5,7 @@ pub mod docker;
 pub mod fixed;
 pub mod process;
 mod process_state;
+pub mod resolver;
 
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
@@ -85,7 +86,8 @@ pub enum RuntimeEvent {
     /// It was signalled to stop, not by us: it leaves the ring now and finishes the requests in flight.
     /// `Exited` follows when it has ended; only then is its slot filled again.
     Stopping { instance: InstanceId, why: String },
-    /// Discovery found a server that we did not start; it is balanced under this instance number.
+    /// A server that we did not start was found; it is balanced under this instance number. Under a name that is known, it
+    /// is the same server at another address.
     Joined { spec: Spec, started: Started, why: String },
     /// A server that we did not start has ended.
     Left { instance: InstanceId, why: String },
@@ -133,6 +135,8 @@ pub trait Runtime {
     }
     /// False for a fixed list of servers.
     fn can_start(&self) -> bool;
+    /// A heartbeat failed at an instance. A runtime that knows names may find it elsewhere (`Joined` under the same name).
+    fn on_probe_failed(&self, _instance: InstanceId) {}
     /// True where replicas run on when the balancer ends.
     fn keeps_on_exit(&self) -> bool {
         false
