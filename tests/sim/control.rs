@@ -11,7 +11,7 @@ use ringway::control::registry::{
     ServiceConfig,
 };
 use ringway::control::runtime::{Failure, FailureKind, InstanceId, RuntimeEvent, Spec, Started};
-use ringway::core::limits::Limits;
+use ringway::core::limits::{AbortOn, Limits};
 use ringway::core::ring::{Member, Ring, RingKind};
 use ringway::core::snapshot::{
     Endpoint, KeyPolicy, Mode, Replica as Entry, ReplicaId, ReplicaLoad, Routes, Service, ServiceId, State,
@@ -81,6 +81,12 @@ impl Control {
         };
         // Not drawn: what a seed draws after it stays what it was.
         limits.min_body_rate = if limits.stall_timeout_ms.is_multiple_of(2) { 100 } else { 0 };
+        limits.abort_on = match limits.response_timeout_ms % 4 {
+            0 => AbortOn::Nothing,
+            1 => AbortOn::Close,
+            _ => AbortOn::Reset,
+        };
+        net.aborts_on_close = limits.abort_on == AbortOn::Close;
         let limits = Arc::new(limits);
         net.upstream_pipelining = limits.upstream_pipelining > 1;
         net.history.drain_ms = limits.drain_timeout_ms;

@@ -90,3 +90,16 @@ fn a_refusal_is_sent_to_a_client_that_half_closed() {
     rig.run();
     assert!(rig.to_client.starts_with(b"HTTP/1.1 400 "), "{}", String::from_utf8_lossy(&rig.to_client));
 }
+
+/// Without a length, the end of the connection is the end of the response.
+#[test]
+fn a_response_that_breaks_off_is_reset() {
+    let mut rig = Rig::new(Limits { abort_on: AbortOn::Close, ..Limits::DEFAULT });
+    let part = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nsome";
+    rig.client_sends(GET, Cut::Whole);
+    rig.replica_answers([Answer { bytes: part.to_vec(), ..Answer::default() }], Cut::Whole);
+    rig.run();
+    rig.with_context(|session, cx| session.on_ready(Leg::Client, Ready::HANGUP, cx));
+    rig.run();
+    assert_eq!(rig.closed, Some(Ending::Reset));
+}

@@ -173,8 +173,8 @@ impl Session {
         readiness.readable |= ready.may_read();
         readiness.writable |= ready.writable;
         readiness.hangup |= ready.hangup || ready.dead;
-        if leg == Leg::Client && self.client.hangup && self.is_abandoned(ready, cx) {
-            self.stage = Stage::Closing(Ending::Clean);
+        if leg == Leg::Client && self.client.hangup {
+            self.close_if_abandoned(ready, cx);
         }
     }
 
@@ -327,9 +327,17 @@ impl Session {
         Pick { service, key, tried, again, pipelinable: self.exchange.head.pipelinable }
     }
 
+    /// A client that only half-closed may still read: it must not take a response that breaks off for complete.
+    #[cold]
+    fn close_if_abandoned(&mut self, ready: Ready, cx: &Context) {
+        if self.is_abandoned(ready, cx) {
+            let breaks_off = !ready.dead && self.exchange.has_response();
+            self.stage = Stage::Closing(if breaks_off { Ending::Reset } else { Ending::Clean });
+        }
+    }
+
     /// The client does not wait for its response, as far as `ready` and `Limits::abort_on` tell. Whether it half-closed matters
     /// only once its request was read whole.
-    #[cold]
     fn is_abandoned(&self, ready: Ready, cx: &Context) -> bool {
         if self.stage != Stage::Serving || self.exchange.is_tunnel() {
             return false;

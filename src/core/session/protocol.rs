@@ -35,8 +35,8 @@ impl Session {
             }
             self.end_exchange(cx);
         }
-        if self.client.hangup && self.is_abandoned(Ready::HANGUP, cx) {
-            self.stage = Stage::Closing(Ending::Clean);
+        if self.client.hangup {
+            self.close_if_abandoned(Ready::HANGUP, cx);
         }
         if cx.snapshot.stopping {
             self.on_drain(cx);

@@ -15,6 +15,7 @@ impl Client {
         let request = &net.history.requests[id as usize];
         let excused = !net.faults.calm
             || self.behavior != Behavior::Correct
+            || (net.aborts_on_close && self.half_closed)
             || self.is_stopped(net, request)
             || (what == "got 504" && is_late_request(net, request))
             || self.is_idle_closed(net, request)

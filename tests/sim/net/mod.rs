@@ -97,6 +97,8 @@ pub struct Net {
     pub faults: Faults,
     /// Requests may be pipelined on a connection to a replica.
     pub upstream_pipelining: bool,
+    /// A client that half-closes gives its request up.
+    pub aborts_on_close: bool,
     pub history: History,
     pub resources: ResourceCounts,
     /// Rises with every byte, connection, FIN and RST.
@@ -146,6 +148,7 @@ impl Net {
             random,
             faults,
             upstream_pipelining: false,
+            aborts_on_close: false,
             history: History::default(),
             resources: ResourceCounts::default(),
             progress: 0,
