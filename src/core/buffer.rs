@@ -12,6 +12,11 @@ pub const HEADROOM: usize = 1024;
 
 /// Size of a buffer, in bytes.
 pub const STORE: usize = HEADROOM + CAPACITY;
+
+/// Size of the buffer that a head of up to `head_limit` bytes needs, in bytes: one byte more tells that it is longer.
+pub const fn store_for(head_limit: usize) -> usize {
+    if head_limit < CAPACITY { STORE } else { HEADROOM + head_limit + 1 }
+}
 /// Copies with a larger capacity, in bytes, are freed instead of kept.
 const COPY_KEPT: usize = 2 * 1024;
 
@@ -25,8 +30,8 @@ pub enum Store {
 }
 
 impl Store {
-    fn new() -> Store {
-        MmapMut::map_anon(STORE).map_or_else(|_| Store::Heap(vec![0; STORE].into()), Store::Mapped)
+    fn new(len: usize) -> Store {
+        MmapMut::map_anon(len).map_or_else(|_| Store::Heap(vec![0; len].into()), Store::Mapped)
     }
 }
 
@@ -67,12 +72,23 @@ impl BufferPool {
 
     pub fn take(&mut self) -> Store {
         self.lent += 1;
-        self.free.pop().unwrap_or_else(Store::new)
+        self.free.pop().unwrap_or_else(|| Store::new(STORE))
+    }
+
+    /// A buffer of `len` bytes that begins with the content of `store`. It is freed when it is given back.
+    pub fn exchange(&mut self, store: Store, len: usize) -> Store {
+        let mut large = Store::new(len);
+        if let Some(begin) = large.get_mut(..store.len()) {
+            begin.copy_from_slice(&store);
+        }
+        self.lent += 1;
+        self.give(store);
+        large
     }
 
     pub fn give(&mut self, store: Store) {
         self.lent = self.lent.saturating_sub(1);
-        if self.free.len() < self.keep {
+        if self.free.len() < self.keep && store.len() == STORE {
             self.free.push(store);
         }
     }

@@ -17,7 +17,7 @@
 //! | [`reply`] | responses that the balancer makes itself |
 //! | [`request`] | what a request head means to an intermediary |
 //! | [`response`] | what a response head means to an intermediary |
-//! | [`rewrite`] | what both heads have in common: framing fields, hop-by-hop fields, edits in place |
+//! | [`rewrite`] | what both heads have in common: framing fields, hop-by-hop fields, edits in place, repairs of responses |
 //! | [`ring`] | consistent hashing |
 //! | [`session`] | one client connection: the protocol engine over two lanes |
 //! | [`snapshot`] | the immutable state that a worker routes by |

@@ -403,10 +403,12 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
     }
 }
 
-/// HTTP/2 in the clear is not carried.
+/// HTTP/2 in the clear is not carried. A long list would be kept until the response comes.
 fn is_upgradable(protocols: &[u8]) -> bool {
+    const PROTOCOLS_MAX: usize = 256;
     let is_h2c = |protocol: &[u8]| protocol.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(b"h2c"));
-    head::tokens(protocols).next().is_some() && !head::tokens(protocols).any(is_h2c)
+    let has_some = protocols.len() <= PROTOCOLS_MAX && head::tokens(protocols).next().is_some();
+    has_some && !head::tokens(protocols).any(is_h2c)
 }
 
 const LOOKALIKE: Refusal = bad_request("a field that some servers read as framing");

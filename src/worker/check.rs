@@ -26,7 +26,7 @@ impl<K: Kernel> Worker<K> {
 
     fn check_client(&self, id: SessionId, client: &Client<K>) {
         let session = &client.session;
-        session.check();
+        session.check(&self.cx.snapshot);
         let holds = !client.pipes.is_empty() || session.buffers() > 0;
         assert!(!session.is_idle() || !holds, "idle, and holds memory: {session:?}");
         let agreed = (client.upstream != UpstreamIo::None) == session.replica().is_some();

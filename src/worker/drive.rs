@@ -114,7 +114,7 @@ impl<K: Kernel> Worker<K> {
         self.take_tally();
         let Some(client) = self.clients.get_mut(id) else { return };
         if cfg!(debug_assertions) {
-            client.session.check();
+            client.session.check(&self.cx.snapshot);
         }
         let pipelined = client.upstream.pipelined().is_some();
         if client.session.has_notice() {

@@ -3,17 +3,18 @@
 
 use proptest::prelude::*;
 
-use ringway::core::buffer::STORE;
+use ringway::core::buffer::{STORE, store_for};
 use ringway::core::exchange::REPLAY_LIMIT;
+use ringway::core::head::{FIELDS_MAX, HEAD_MAX};
 use ringway::core::limits::Limits;
-use ringway::core::session::{HELD_MAX, Session};
+use ringway::core::session::{Session, held_max};
 
 use crate::rig::{Answer, Cut, End, Rig};
 use crate::row::{GET, OK};
 
 /// The longest heads that the limits allow.
 fn widest() -> Limits {
-    Limits { line_limit: 32_000, head_limit: 32_767, field_limit: 128, ..Limits::DEFAULT }
+    Limits { line_limit: HEAD_MAX, head_limit: HEAD_MAX, field_limit: FIELDS_MAX, ..Limits::DEFAULT }
 }
 
 fn answer(bytes: Vec<u8>) -> Answer {
@@ -30,10 +31,29 @@ fn request(method: &str, len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn the_bound_is_132_kib() {
+fn the_bound_follows_the_head_limit() {
     // 2 buffers, a request twice, and a local response as large as a buffer.
-    assert!((131 << 10..133 << 10).contains(&HELD_MAX), "{HELD_MAX}");
+    let held_max_kib = |head_limit| held_max(head_limit) >> 10;
+    assert_eq!(held_max_kib(Limits::DEFAULT.head_limit), 131);
+    assert_eq!(held_max_kib(32 * 1024 - 1), 131, "a head that fits an ordinary buffer");
+    assert_eq!(held_max_kib(64 * 1024), 227, "three buffers, each as long as a head may be");
+    assert_eq!(held_max_kib(HEAD_MAX), 419);
     assert!(size_of::<Session>() <= 1024, "{} bytes for an idle session", size_of::<Session>());
+}
+
+/// Only a head that does not fit an ordinary buffer takes a larger one, and gives it back.
+#[test]
+fn a_short_head_costs_no_more_where_long_ones_are_allowed() {
+    let held_by = |len| {
+        let mut rig = Rig::new(widest());
+        rig.client_sends(&request("GET", len), Cut::Whole);
+        rig.replica_answers([answer(OK.to_vec())], Cut::Whole);
+        rig.run();
+        assert_eq!((rig.to_client.as_slice(), rig.session.held()), (OK, 0));
+        rig.held_most
+    };
+    assert_eq!(held_by(32_767), held_by(60));
+    assert_eq!(held_by(32_769) - held_by(60), store_for(HEAD_MAX) - STORE);
 }
 
 #[test]
@@ -50,24 +70,24 @@ fn an_idle_session_holds_no_memory() {
 fn a_trace_reflected_to_a_client_that_does_not_read() {
     let mut rig = Rig::new(widest());
     rig.client_takes(0);
-    rig.client_sends(&padded("TRACE / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n", 32_000), Cut::Whole);
+    rig.client_sends(&padded("TRACE / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n", 130_000), Cut::Whole);
     rig.run();
-    assert!(rig.held_most > 32_000, "{}", rig.held_most);
+    assert!(rig.held_most > 130_000, "{}", rig.held_most);
 }
 
 #[test]
 fn an_interim_response_to_a_client_that_does_not_read_and_then_garbage() {
     let mut rig = Rig::new(widest());
     rig.client_takes(0);
-    rig.client_sends(&request("GET", 30_000), Cut::Whole);
-    let interim = padded("HTTP/1.1 103 Early Hints\r\n", 30_000);
+    rig.client_sends(&request("GET", 130_000), Cut::Whole);
+    let interim = padded("HTTP/1.1 103 Early Hints\r\n", 130_000);
     rig.replica_answers(
         [Answer { end: Some(End::Reset), ..answer([&interim[..], b"garbage"].concat()) }],
-        Cut::At(30_000),
+        Cut::At(130_000),
     );
     rig.run();
     rig.time_out();
-    assert!(rig.held_most > STORE, "{}", rig.held_most);
+    assert!(rig.held_most > 130_000 + STORE, "{}", rig.held_most);
 }
 
 #[test]
@@ -88,8 +108,8 @@ fn a_large_request_that_is_retried() {
 fn client() -> impl Strategy<Value = Vec<u8>> {
     let chunk = |size: usize| format!("{size:x};{}\r\n{}\r\n", "e".repeat(size % 200), "x".repeat(size)).into_bytes();
     prop_oneof![
-        (60..32_700usize).prop_map(|len| request("GET", len)),
-        (60..32_700usize).prop_map(|len| request("OPTIONS", len)),
+        (60..131_000usize).prop_map(|len| request("GET", len)),
+        (60..131_000usize).prop_map(|len| request("OPTIONS", len)),
         Just(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec()),
         Just(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 70000\r\n\r\n".to_vec()),
         (1..40_000usize).prop_map(chunk),
@@ -103,8 +123,8 @@ fn client() -> impl Strategy<Value = Vec<u8>> {
 /// Input of hostile servers.
 fn server() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
-        (60..32_700usize).prop_map(|len| padded("HTTP/1.1 103 Early Hints\r\n", len)),
-        (60..32_700usize).prop_map(|len| padded("HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n", len)),
+        (60..131_000usize).prop_map(|len| padded("HTTP/1.1 103 Early Hints\r\n", len)),
+        (60..131_000usize).prop_map(|len| padded("HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n", len)),
         Just(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec()),
         Just(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(40)),
         Just(b"1\r\nx\r\n".repeat(3000)),
@@ -135,6 +155,6 @@ proptest! {
             rig.run();
         }
         rig.time_out();
-        prop_assert!(rig.held_most <= HELD_MAX);
+        prop_assert!(rig.held_most <= held_max(HEAD_MAX));
     }
 }

@@ -295,7 +295,7 @@ impl Rig {
             }
             Step::Close(ending) => return self.close(ending),
         }
-        self.session.check();
+        self.session.check(&self.cx.snapshot);
         self.held_most = self.held_most.max(self.session.held());
         while let Some(notice) = self.session.take_notice() {
             self.notices.push(notice);

@@ -102,7 +102,7 @@ pub fn session(bytes: &[u8]) {
                 }
                 Step::ReleaseUpstream => session.upstream_released(&mut cx),
             }
-            session.check();
+            session.check(&cx.snapshot);
             assert_eq!(cx.pool.lent(), session.buffers(), "buffers lent and held: {session:?}");
             while session.take_notice().is_some() {}
         }

@@ -1,6 +1,7 @@
 //! The grammar of targets, hosts, field names, lists and lengths (RFC 9110, RFC 9112, RFC 3986), stricter than httparse
 //! where implementations differ. Pure predicates and parsers: nothing is changed here.
 
+use std::cmp::Ordering;
 use std::net::Ipv6Addr;
 
 use httparse::Header;
@@ -23,6 +24,10 @@ pub fn field_line(head: &[u8], fields: Fields, i: usize) -> (usize, usize) {
 /// The elements of a comma-separated list, without empty ones (RFC 9110 section 5.6.1).
 pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|b| *b == b',').map(|token| token.trim_ascii()).filter(|token| !token.is_empty())
+}
+
+pub fn cmp_ignore_case(a: &[u8], b: &[u8]) -> Ordering {
+    a.iter().map(u8::to_ascii_lowercase).cmp(b.iter().map(u8::to_ascii_lowercase))
 }
 
 /// The value of the last field of that name, or an empty one.

@@ -7,20 +7,18 @@ mod parse;
 mod scan;
 
 pub use grammar::{
-    field_line, host_is_valid, is_among, is_canonical, is_token, offset, origin_form, parse_length, resembles,
-    target_is_safe, tokens, trailer_allowed, value,
+    cmp_ignore_case, field_line, host_is_valid, is_among, is_canonical, is_token, offset, origin_form, parse_length,
+    resembles, target_is_safe, tokens, trailer_allowed, value,
 };
 pub use parse::{FieldStorage, UNVERSIONED, field_storage, parse_request, parse_response};
 pub use scan::{EMPTY_LINES_MAX, HeadScan};
 
 use httparse::Header;
 
-use super::buffer::CAPACITY;
-
 /// The upper bound of `Limits::field_limit`.
-pub const FIELDS_MAX: usize = 128;
-/// The upper bound of `Limits::head_limit`, in bytes: a head has to fit a buffer.
-pub const HEAD_MAX: usize = CAPACITY - 1;
+pub const FIELDS_MAX: usize = 1000;
+/// The upper bound of `Limits::head_limit`, in bytes.
+pub const HEAD_MAX: usize = 128 * 1024;
 
 pub type Fields<'b> = &'b [Header<'b>];
 

@@ -7,11 +7,41 @@ use httparse::{Error, Header, ParserConfig, Status};
 use super::{FIELDS_MAX, Refusal, Request, Response, bad_request, refusal};
 use crate::core::limits::Limits;
 
-/// Storage for the fields of a head. It is not initialised: clearing 4 KiB would cost every head.
-pub type FieldStorage<'b> = [MaybeUninit<Header<'b>>; FIELDS_MAX];
+/// Fields of a head whose storage is on the stack.
+const FIELDS_FEW: usize = 128;
+
+type FieldSlots<'b> = [MaybeUninit<Header<'b>>];
+
+/// Storage for the fields of a head. It is not initialised: clearing 4 KiB would cost every head. Where more fields are
+/// allowed and come, they are parsed again into storage on the heap.
+pub struct FieldStorage<'b> {
+    few: [MaybeUninit<Header<'b>>; FIELDS_FEW],
+    many: Vec<MaybeUninit<Header<'b>>>,
+}
 
 pub fn field_storage<'b>() -> FieldStorage<'b> {
-    [const { MaybeUninit::uninit() }; FIELDS_MAX]
+    FieldStorage { few: [const { MaybeUninit::uninit() }; FIELDS_FEW], many: Vec::new() }
+}
+
+impl<'b> FieldStorage<'b> {
+    /// `parse` with storage for at most as many fields as `limits` allow. `too_many` is its error where they are not enough.
+    fn parse_with<T, E: PartialEq>(
+        &'b mut self,
+        parse: fn(&'b [u8], &'b mut FieldSlots<'b>) -> Result<T, E>,
+        head: &'b [u8],
+        limits: &Limits,
+        too_many: E,
+    ) -> Result<T, E> {
+        let most = limits.field_limit.min(FIELDS_MAX);
+        let few = self.few.get_mut(..most.min(FIELDS_FEW)).unwrap_or_default();
+        match parse(head, few) {
+            Err(error) if error == too_many && most > FIELDS_FEW => {
+                self.many.resize_with(most, MaybeUninit::uninit);
+                parse(head, &mut self.many)
+            }
+            result => result,
+        }
+    }
 }
 
 /// Parses a complete request head, as found by `HeadScan`.
@@ -20,7 +50,21 @@ pub fn parse_request<'b>(
     storage: &'b mut FieldStorage<'b>,
     limits: &Limits,
 ) -> Result<Request<'b>, Refusal> {
-    let storage = storage.get_mut(..limits.field_limit.min(FIELDS_MAX)).unwrap_or_default();
+    storage.parse_with(request, head, limits, TOO_MANY_FIELDS)
+}
+
+/// Parses a complete response head, as found by `HeadScan`.
+pub fn parse_response<'b>(
+    head: &'b [u8],
+    storage: &'b mut FieldStorage<'b>,
+    limits: &Limits,
+) -> Result<Response<'b>, &'static str> {
+    storage.parse_with(response, head, limits, TOO_MANY_FIELDS.why)
+}
+
+const TOO_MANY_FIELDS: Refusal = refusal(431, "too many fields");
+
+fn request<'b>(head: &'b [u8], storage: &'b mut FieldSlots<'b>) -> Result<Request<'b>, Refusal> {
     let mut parsed = httparse::Request::new(&mut []);
     match ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, head, storage) {
         Ok(Status::Complete(n)) if n == head.len() => {}
@@ -33,18 +77,12 @@ pub fn parse_request<'b>(
     }
 }
 
-/// Parses a complete response head, as found by `HeadScan`.
-pub fn parse_response<'b>(
-    head: &'b [u8],
-    storage: &'b mut FieldStorage<'b>,
-    limits: &Limits,
-) -> Result<Response<'b>, &'static str> {
-    let storage = storage.get_mut(..limits.field_limit.min(FIELDS_MAX)).unwrap_or_default();
+fn response<'b>(head: &'b [u8], storage: &'b mut FieldSlots<'b>) -> Result<Response<'b>, &'static str> {
     let mut parsed = httparse::Response::new(&mut []);
     match ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, head, storage) {
         Ok(Status::Complete(n)) if n == head.len() => {}
         Ok(_) => return Err("malformed response head"),
-        Err(Error::TooManyHeaders) => return Err("too many fields"),
+        Err(Error::TooManyHeaders) => return Err(TOO_MANY_FIELDS.why),
         Err(_) => return Err("malformed response head"),
     }
     let (Some(status), Some(minor)) = (parsed.code, parsed.version) else {
@@ -71,7 +109,7 @@ pub fn is_unversioned(head: &[u8]) -> bool {
 fn request_refusal(error: Error, head: &[u8]) -> Refusal {
     match error {
         Error::Token | Error::Version if is_unversioned(head) => UNVERSIONED,
-        Error::TooManyHeaders => refusal(431, "too many fields"),
+        Error::TooManyHeaders => TOO_MANY_FIELDS,
         Error::Version if has_supported_version(head) => bad_request("malformed request line"),
         Error::Version if has_http_version(head) => refusal(505, "HTTP version not supported"),
         Error::Version => bad_request("malformed HTTP version"),

@@ -166,12 +166,13 @@ impl<'h, 'e> Rewriter<'h, 'e> {
         if !self.connection.nominates {
             return;
         }
-        let is_nominated = |name: &str| {
-            let nominations = self.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("connection"));
-            nominations.flat_map(|field| head::tokens(field.value)).any(|t| t.eq_ignore_ascii_case(name.as_bytes()))
-        };
+        // Sorted, since a long head can name thousands of fields.
+        let nominations = self.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("connection"));
+        let mut names: Vec<&[u8]> = nominations.flat_map(|field| head::tokens(field.value)).collect();
+        names.sort_unstable_by(|a, b| head::cmp_ignore_case(a, b));
         for (i, field) in self.fields.iter().enumerate() {
-            if is_nominated(field.name) && !exempt(field.name) {
+            let found = names.binary_search_by(|name| head::cmp_ignore_case(name, field.name.as_bytes()));
+            if found.is_ok() && !exempt(field.name) {
                 self.cut(i);
             }
         }

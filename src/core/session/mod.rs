@@ -3,7 +3,7 @@
 //! outcome. Sockets, pools and the ring never enter.
 //!
 //! What one connection can hold has a ceiling, whatever its client and its replica send and however slowly they read:
-//! [`HELD_MAX`] bytes of memory, asserted by [`Session::check`], and two pipes of
+//! [`held_max`] bytes of memory, asserted by [`Session::check`], and two pipes of
 //! [`SPLICE_MAX`](super::lane::SPLICE_MAX) bytes each in the kernel, beside the socket buffers. At rest it holds nothing.
 //!
 //! | file | what it is |
@@ -21,7 +21,7 @@ mod protocol;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
-use super::buffer::{CAPACITY, STORE};
+use super::buffer::{CAPACITY, store_for};
 use super::context::Context;
 use super::exchange::{ClientEnd, Exchange, REPLAY_LIMIT, ResponseState};
 use super::ip::IpText;
@@ -36,10 +36,14 @@ use super::tick::Tick;
 /// A response head that is awaited for longer makes the control plane probe the replica.
 pub const SLOW_MS: u64 = 250;
 
-/// The most that one session holds in memory beside itself, in bytes: a buffer for each lane; before the upload's buffer
-/// a request that is sent again behind a PROXY header, and the copy of that request; before the download's buffer an
-/// interim response with a local reply behind it, or the request that a TRACE reply contains.
-pub const HELD_MAX: usize = 2 * STORE + (REPLAY_LIMIT + proxy::WRITTEN_MAX) + REPLAY_LIMIT + (STORE + reply::HEAD_MAX);
+/// The most that one session holds in memory beside itself, in bytes, where heads may have `head_limit` bytes: a buffer
+/// for each lane; before the upload's buffer a request that is sent again behind a PROXY header, and the copy of that
+/// request; before the download's buffer an interim response with a local reply behind it, or the request that a TRACE
+/// reply contains.
+pub const fn held_max(head_limit: usize) -> usize {
+    let store = store_for(head_limit);
+    2 * store + (REPLAY_LIMIT + proxy::WRITTEN_MAX) + REPLAY_LIMIT + (store + reply::HEAD_MAX)
+}
 
 #[derive(Debug)]
 pub struct Session {
@@ -312,8 +316,9 @@ impl Session {
     }
 
     /// Panics where an invariant is broken.
-    pub fn check(&self) {
-        assert!(self.held() <= HELD_MAX, "{} bytes held: {self:?}", self.held());
+    pub fn check(&self, snapshot: &Snapshot) {
+        let head_limit = snapshot.first_limits().head_limit.max(self.limits(snapshot).head_limit);
+        assert!(self.held() <= held_max(head_limit), "{} bytes held: {self:?}", self.held());
         self.upload.check();
         self.download.check();
         assert!(self.deadline < Tick::NEVER, "no deadline: {self:?}");

@@ -137,7 +137,10 @@ impl Session {
         }
         let whole = if HeadScan::may_be_empty_line(bytes) { None } else { scan.find(bytes, limits)? };
         self.upload.head = scan;
-        let Some(len) = whole else { return self.await_head(skipped, cx) };
+        let Some(len) = whole else {
+            self.upload.make_room(limits.head_limit, &mut cx.pool);
+            return self.await_head(skipped, cx);
+        };
         let head = self.upload.unscanned().get(..len).unwrap_or_default();
         let mut fields = head::field_storage();
         let request = head::parse_request(head, &mut fields, limits)?;
@@ -197,7 +200,10 @@ impl Session {
         let mut scan = self.download.head;
         let whole = scan.find_response(self.download.unscanned(), limits).map_err(|refusal| refusal.why)?;
         self.download.head = scan;
-        let Some(len) = whole else { return Ok(Next::Bytes) };
+        let Some(len) = whole else {
+            self.download.make_room(limits.head_limit, &mut cx.pool);
+            return Ok(Next::Bytes);
+        };
         if scan.has_bare_lf() {
             return self.read_canonical_response(len, "line ended by LF alone", cx);
         }
