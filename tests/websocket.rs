@@ -1,9 +1,10 @@
-//! The client and the server of a WebSocket library talk through the balancer, in http and in tcp mode.
+//! The client and the server of a WebSocket library talk through the balancer, in http and in tcp mode; and an upgrade of a
+//! request with content, as of `docker exec`.
 
 mod support;
 
 use std::io::{Cursor, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use support::{Process, connect, origin};
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -131,3 +132,31 @@ fn frames_sent_with_the_upgrade_reach_the_server() {
     assert_eq!(socket.read().expect("a greeting"), Message::text("hello from /chat"));
     assert_eq!(socket.read().expect("an echo"), Message::text("early"));
 }
+
+/// The server switches as soon as it has the head, and the client sends its tunnel's first bytes behind the content.
+#[test]
+fn a_request_with_content_switches_behind_it() {
+    let content = LARGE.to_string();
+    let exec = origin::start(|_, stream| {
+        stream.write_all(SWITCHED.as_bytes()).expect("it reads");
+        let content = std::io::copy(&mut stream.take(LARGE as u64), &mut std::io::sink()).expect("the content");
+        assert_eq!(content, LARGE as u64);
+        let mut writer = stream.try_clone().expect("a second handle");
+        std::io::copy(stream, &mut writer).expect("an echo until the end");
+        false
+    });
+    let balancer = Process::balancer(&[exec], &[]);
+    let mut stream = connect(balancer.address);
+    let head = format!(
+        "POST /exec HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: {content}\r\n\r\n"
+    );
+    stream.write_all(&[head.as_bytes(), &vec![b'c'; LARGE], b"GET / in the tunnel"].concat()).expect("it reads");
+    let head = support::read_head(&mut stream);
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    stream.shutdown(Shutdown::Write).expect("it is open");
+    let mut echoed = String::new();
+    stream.read_to_string(&mut echoed).expect("an echo");
+    assert_eq!(echoed, "GET / in the tunnel");
+}
+
+const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
