@@ -135,7 +135,18 @@ fn head(request: &Request, number: u64, fault: ResponseFault, net: &mut Net) -> 
     if net.random.replicas().one_in(2) {
         text += "Date: Sun, 22 Nov 2026 12:00:00 GMT\r\n";
     }
-    text + "\r\n"
+    text += "\r\n";
+    if net.random.replicas().one_in(8) { repairable(&text, net) } else { text }
+}
+
+/// The same head in a form that is made canonical on the way.
+fn repairable(head: &str, net: &mut Net) -> String {
+    match net.random.replicas().below(4) {
+        0 => head.replace("\r\n", "\n"),
+        1 => head.replace(": ", " \t: "),
+        2 => head.replace(": ", ":\r\n "),
+        _ => head.replacen("HTTP/1.1 ", "HTTP/1.7  ", 1),
+    }
 }
 
 fn invalid_head(which: u8, tag: &str) -> String {
