@@ -5,8 +5,10 @@
 const SIZE_DIGITS: u8 = 16;
 /// Bytes of extensions in one chunk. Extensions are dropped, so none needs to be long.
 const EXTENSION_LIMIT: u16 = 256;
-/// Bytes of extensions in one body: bounds the bytes that a peer can make us read and drop.
+/// Bytes of extensions in one body of a client: bounds the bytes that it can make us read and drop.
 const EXTENSION_TOTAL: u32 = 16 * 1024;
+/// Bytes of extensions in one chunk of a replica, whose body has no bound of them: a response would be cut in its middle.
+const REPLICA_EXTENSION_LIMIT: u16 = 16 * 1024;
 /// Bytes of the trailer section, all lines together.
 pub const TRAILER_LIMIT: usize = 8 * 1024;
 
@@ -39,6 +41,15 @@ impl Body {
     /// section 7.6.1).
     pub fn chunked_without_trailers() -> Body {
         Body::Chunked(Chunked::new(Forwarded::WithoutTrailers))
+    }
+
+    /// The body of a response.
+    #[must_use]
+    pub fn of_replica(mut self) -> Body {
+        if let Body::Chunked(chunked) = &mut self {
+            chunked.decoder.sender = Sender::Replica;
+        }
+        self
     }
 
     /// The coding is removed, as a client of HTTP/1.0 needs it: only the data is forwarded, delimited by close.
@@ -94,7 +105,7 @@ impl Body {
 }
 
 /// The chunked coding (RFC 9112 section 7.1), strictly: hexadecimal digits, CRLF, no bare LF; extensions are read and
-/// dropped.
+/// dropped. Of a replica, blanks behind a size are dropped, too, as every proxy does.
 ///
 /// The last chunk is forwarded only with its complete trailer section: a message that was cut must not look complete to
 /// a receiver that takes `0` and the end of the connection for its end.
@@ -114,8 +125,15 @@ enum Forwarded {
     Data,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sender {
+    Client,
+    Replica,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct ChunkDecoder {
+    sender: Sender,
     state: ChunkState,
     extension_bytes: u32,
     trailer_bytes: usize,
@@ -152,7 +170,8 @@ enum ChunkState {
 impl Chunked {
     fn new(forwarded: Forwarded) -> Chunked {
         let state = ChunkState::Size { digits: 0, size: 0 };
-        Chunked { forwarded, decoder: ChunkDecoder { state, extension_bytes: 0, trailer_bytes: 0 }, ahead: None }
+        let decoder = ChunkDecoder { sender: Sender::Client, state, extension_bytes: 0, trailer_bytes: 0 };
+        Chunked { forwarded, decoder, ahead: None }
     }
 
     fn credit(&self) -> u64 {
@@ -248,6 +267,7 @@ impl ChunkDecoder {
             (Size { .. }, _) => return Err(FramingError("bad byte after a chunk size")),
             (Blank { size, seen }, b' ' | b'\t') => (Blank { size, seen: self.extension_byte(seen)? }, false),
             (Blank { size, seen }, b';') => (Extension { size, seen }, false),
+            (Blank { size, .. }, b'\r') if self.sender == Sender::Replica => (SizeLf { size }, true),
             (Blank { .. }, _) => return Err(FramingError("blank after a chunk size")),
             (Extension { size, .. }, b'\r') => (SizeLf { size }, true),
             (Extension { size, seen }, b' '..=b'~' | b'\t' | 0x80..) => {
@@ -264,10 +284,14 @@ impl ChunkDecoder {
         })
     }
 
-    /// Counts a byte of an extension against both limits.
+    /// Counts a byte of an extension against the limits.
     fn extension_byte(&mut self, seen: u16) -> Result<u16, FramingError> {
-        self.extension_bytes += 1;
-        if seen == EXTENSION_LIMIT || self.extension_bytes > EXTENSION_TOTAL {
+        self.extension_bytes = self.extension_bytes.saturating_add(1);
+        let is_over = match self.sender {
+            Sender::Client => seen == EXTENSION_LIMIT || self.extension_bytes > EXTENSION_TOTAL,
+            Sender::Replica => seen == REPLICA_EXTENSION_LIMIT,
+        };
+        if is_over {
             return Err(FramingError("chunk extensions too long"));
         }
         Ok(seen + 1)
@@ -352,6 +376,20 @@ mod tests {
         assert_eq!(chunked(most.as_bytes()), Ok((b"1\r\na\r\n".repeat(64), most.len())));
         let more = format!("{most}1;x\r\na\r\n");
         assert_eq!(chunked(more.as_bytes()), Err(FramingError("chunk extensions too long")));
+    }
+
+    #[test]
+    fn a_replica_may_send_16_kib_of_extension_in_each_chunk_and_blanks_behind_a_size() {
+        let of_replica = |bytes: &[u8]| pass_all(&mut Body::chunked().of_replica(), bytes);
+        let chunk = |n| format!("1;{}\r\na\r\n", repeat(n));
+        let long = chunk(16 * 1024).repeat(3);
+        assert_eq!(of_replica(long.as_bytes()), Ok((b"1\r\na\r\n".repeat(3), long.len())));
+        assert_eq!(of_replica(chunk(16 * 1024 + 1).as_bytes()), Err(FramingError("chunk extensions too long")));
+        let many = "1;x=0123456789\r\na\r\n".repeat(10_000);
+        assert_eq!(of_replica(many.as_bytes()), Ok((b"1\r\na\r\n".repeat(10_000), many.len())));
+        let padded = b"1 \t\r\na\r\n0 \r\n\r\n";
+        assert_eq!(of_replica(padded), Ok((b"1\r\na\r\n0\r\n\r\n".to_vec(), padded.len())));
+        assert_eq!(chunked(padded), Err(FramingError("blank after a chunk size")));
     }
 
     #[test]

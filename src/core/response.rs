@@ -137,9 +137,9 @@ impl ResponseAnalyzer<'_, '_> {
             return Ok(Body::Empty);
         }
         if rewriter.is_chunked() && self.request.minor == 0 {
-            return Ok(Body::dechunked());
+            return Ok(Body::dechunked().of_replica());
         }
-        Ok(rewriter.framed_body().unwrap_or(Body::UntilClose))
+        Ok(rewriter.framed_body().map_or(Body::UntilClose, Body::of_replica))
     }
 
     /// Each framing field is sent in one spelling, or cut (RFC 9112 section 6, RFC 9110 section 8.6).
