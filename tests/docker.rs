@@ -19,3 +19,5 @@ mod lab;
 mod load;
 #[path = "docker/runtime.rs"]
 mod runtime;
+#[path = "docker/slow_engine.rs"]
+mod slow_engine;

@@ -70,6 +70,10 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
+            // Under live-restore they would run on, and their networks with them.
+            let host = self.host();
+            let remove = "docker -H $0 rm -fv $(docker -H $0 ps -aq); docker -H $0 network prune -f";
+            run("sh", &["-c", remove, &host]);
             self.end("-TERM");
         }
         run("ip", &["link", "delete", BRIDGE]);
