@@ -81,13 +81,32 @@ fn each_setting_of_a_container_reaches_it() {
     drop(image);
 }
 
+/// `docker stop` sends what the image names, and a server that ends gently serves no new connection from then on.
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn a_stop_signal_of_the_images_own_is_noticed() {
+    let lab = Lab::new("stopsignal");
+    let balancer = Balancer::spawn(&lab, &["--replicas", "0"]);
+    balancer.wait("the network", || lab.network_exists());
+    lab.run_foreign(
+        &lab.name(1),
+        &["--label", "ringway.enable=true", "--stop-signal", "SIGWINCH", "--stop-timeout", "60"],
+    );
+    balancer.wait("the container", || balancer.get("/home").is_some_and(|answer| answer.status == 200));
+    // The replica ignores it, so that nothing but the signal says that it is to stop.
+    docker(&["kill", "--signal", "WINCH", &lab.name(1)]);
+    balancer.wait("the stop", || balancer.get("/home").is_some_and(|answer| answer.status == 503));
+    assert!(balancer.log().contains("it was sent signal 28"), "{}", balancer.log());
+    docker(&["rm", "-f", &lab.name(1)]);
+}
+
 /// With an init process it is not the container's first.
 #[test]
 #[ignore = "needs a Docker engine: scripts/test_docker"]
 fn a_published_port_of_the_image_reaches_the_balancer() {
     let lab = Lab::new("published-run");
-    for init in ["--init=false", "--init=true"] {
-        let (name, owner) = (lab.name(1), format!("rwtest={}", lab.cluster));
+    for (n, init) in [(1, "--init=false"), (2, "--init=true")] {
+        let (name, owner) = (lab.name(n), format!("rwtest={}", lab.cluster));
         let flags = ["--name", &name, "--label", &owner, init, "-p", "127.0.0.1::8000", &lab.image, "run"];
         docker(&[&["run", "-d", "--rm"], &flags[..]].concat());
         let published: SocketAddr = docker(&["port", &name, "8000"]).parse().unwrap();

@@ -41,15 +41,36 @@ impl ContainerEvent {
         }
     }
 
-    /// Why the container is about to end, if it is.
-    pub fn stop_reason(&self) -> Option<String> {
+    /// Why the container is about to end, if it is. `own` is the signal that `docker stop` sends it.
+    pub fn stop_reason(&self, own: Option<u32>) -> Option<String> {
         match self {
-            ContainerEvent::Killed { signal } if STOP_SIGNALS.contains(signal) => {
+            ContainerEvent::Killed { signal } if STOP_SIGNALS.contains(signal) || own == Some(*signal) => {
                 Some(format!("it was sent signal {signal}"))
             }
             _ => None,
         }
     }
+}
+
+/// The number of a signal that an image names as its STOPSIGNAL: "SIGWINCH", "WINCH", "28" or "SIGRTMIN+3".
+pub fn signal_number(name: &str) -> Option<u32> {
+    const NAMES: [(&str, u32); 9] = [
+        ("HUP", 1),
+        ("INT", 2),
+        ("QUIT", 3),
+        ("KILL", 9),
+        ("USR1", 10),
+        ("USR2", 12),
+        ("TERM", 15),
+        ("WINCH", 28),
+        ("PWR", 30),
+    ];
+    /// The first real-time signal, as the engine counts them.
+    const RTMIN: u32 = 34;
+    let name = name.strip_prefix("SIG").unwrap_or(name);
+    let named = NAMES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
+    let real_time = || RTMIN.checked_add(name.strip_prefix("RTMIN+")?.parse().ok()?);
+    named.or_else(real_time).or_else(|| name.parse().ok())
 }
 
 /// A container's exit status in words. 128 and more is how an engine writes the signal that killed it.
@@ -112,6 +133,15 @@ mod tests {
         assert_eq!(event("kill", r#"{"signal":"18"}"#), container_aaa(ContainerEvent::Started), "SIGCONT");
         assert_eq!(event("die", r#"{"exitCode":"137"}"#), container_aaa(ContainerEvent::Died { status: 137 }));
         assert_eq!(event("exec_create: sh", "{}"), None);
+    }
+
+    #[test]
+    fn a_container_is_told_to_stop_by_the_usual_signals_and_its_own() {
+        let stops = |signal, own| ContainerEvent::Killed { signal }.stop_reason(own).is_some();
+        assert!(stops(15, None) && stops(9, Some(28)) && stops(28, Some(28)));
+        assert!(!stops(1, None) && !stops(28, None) && !stops(18, Some(28)));
+        let numbers = ["SIGWINCH", "USR1", "28", "SIGRTMIN+3", "SIGNONSENSE", ""].map(signal_number);
+        assert_eq!(numbers, [Some(28), Some(10), Some(28), Some(37), None, None]);
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct Candidate {
     /// The network that `address` is on. `None`: a port of the host.
     pub network: Option<String>,
     pub weight: u32,
+    /// What `docker stop` sends it.
+    pub stop_signal: Option<u32>,
     /// Why it is dialled there.
     pub why: String,
 }
@@ -82,8 +84,8 @@ impl ForeignTable {
     }
 
     fn signalled(&mut self, instance: u64, event: &ContainerEvent) -> Option<Action> {
-        let why = event.stop_reason()?;
         let balanced = self.balanced.get_mut(&instance)?;
+        let why = event.stop_reason(balanced.candidate.stop_signal)?;
         let was_stopping = std::mem::replace(&mut balanced.stopping, true);
         (!was_stopping).then_some(Action::Stopping { instance: InstanceId::Foreign(instance), why })
     }
@@ -211,7 +213,15 @@ mod tests {
     fn candidate(container: &str, name: &str, host: u8) -> Candidate {
         let address = SocketAddr::from(([10, 0, 0, host], 80));
         let (network, why) = (Some("net".into()), String::new());
-        Candidate { container: container.into(), name: name.into(), address, network, weight: 1, why }
+        Candidate {
+            container: container.into(),
+            name: name.into(),
+            address,
+            network,
+            weight: 1,
+            stop_signal: Some(28),
+            why,
+        }
     }
 
     /// What follows from an event that asks for an inspection, and from its result.
@@ -267,7 +277,7 @@ mod tests {
         assert_eq!(table.on_event("a", &ContainerEvent::Killed { signal: 1 }), []);
         let stopping = Action::Stopping { instance: InstanceId::Foreign(first), why: "it was sent signal 15".into() };
         assert_eq!(table.on_event("a", &TERM), [stopping]);
-        assert_eq!(table.on_event("a", &TERM), []);
+        assert_eq!(table.on_event("a", &ContainerEvent::Killed { signal: 28 }), [], "its own, and told already");
         let actions = table.outlived_its_stop(first, "it runs on".into());
         let [Action::Left { .. }, Action::Inspect { inspection, .. }] = actions[..] else { panic!("{actions:?}") };
         let again = table.on_inspected("a", inspection, Inspected::Fit(candidate("a", "s", 2)), |_| false);

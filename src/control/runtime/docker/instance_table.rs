@@ -16,8 +16,9 @@ use crate::control::runtime::{InstanceId, Spec};
 /// Managed instances (started by us) by their number, and foreign containers (started by others).
 #[derive(Debug)]
 pub struct InstanceTable {
-    /// The managed instances' network.
+    /// The managed instances' network, and what `docker stop` sends them.
     network: String,
+    stop_signal: Option<u32>,
     managed: BTreeMap<u64, ManagedInstance>,
     foreign: ForeignTable,
     /// Ringway ends: no instance will be replaced any more.
@@ -104,9 +105,9 @@ pub enum Action {
 }
 
 impl InstanceTable {
-    pub fn new(network: &str) -> InstanceTable {
+    pub fn new(network: &str, stop_signal: Option<u32>) -> InstanceTable {
         let (managed, foreign) = Default::default();
-        InstanceTable { network: network.to_owned(), managed, foreign, closing: false }
+        InstanceTable { network: network.to_owned(), stop_signal, managed, foreign, closing: false }
     }
 
     pub fn begin(&mut self, spec: &Spec) -> InitialName {
@@ -242,7 +243,13 @@ impl InstanceTable {
     pub fn on_event(&mut self, container: &str, event: &ContainerEvent) -> Vec<Action> {
         let is_it = |managed: &ManagedInstance| managed.container.as_deref() == Some(container);
         match self.managed.iter_mut().find(|(_, managed)| is_it(managed)) {
-            Some((instance, managed)) => managed.on_event(*instance, event, &self.network).into_iter().collect(),
+            Some((instance, managed)) => {
+                let action = match event.end_reason(Some(&self.network)) {
+                    Some(why) => managed.exit(*instance, why),
+                    None => event.stop_reason(self.stop_signal).and_then(|why| managed.signalled(*instance, why)),
+                };
+                action.into_iter().collect()
+            }
             None => self.foreign.on_event(container, event),
         }
     }
@@ -307,11 +314,7 @@ impl ManagedInstance {
         matches!(self.phase, InstancePhase::Ending | InstancePhase::Gone)
     }
 
-    fn on_event(&mut self, instance: u64, event: &ContainerEvent, network: &str) -> Option<Action> {
-        if let Some(why) = event.end_reason(Some(network)) {
-            return self.exit(instance, why);
-        }
-        let why = event.stop_reason()?;
+    fn signalled(&mut self, instance: u64, why: String) -> Option<Action> {
         let was_running = self.phase == InstancePhase::Running;
         was_running.then(|| {
             self.phase = InstancePhase::Stopping;

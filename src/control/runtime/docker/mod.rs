@@ -94,7 +94,7 @@ impl Docker {
         let cluster_lock = ClusterLock::acquire(&engine, &settings.cluster, &image.id, &run_id).await?;
         log::info!("Docker engine at {}, image {}, network {}", engine.host, settings.image, network.name);
         let stop_timeout = confinement::stop_timeout(&settings.container, image.kind);
-        let table = Mutex::new(InstanceTable::new(&network.name));
+        let table = Mutex::new(InstanceTable::new(&network.name, image.stop_signal));
         Ok(Docker {
             driver: Arc::new(Driver {
                 engine,
@@ -171,7 +171,11 @@ async fn suspension(engine: &Engine, container: &str) -> Option<String> {
 
 async fn image(engine: &Engine, image: &str) -> Result<Image, Failure> {
     match engine.client.inspect_image(image).await {
-        Ok(found) => Ok(Image { kind: ImageKind::of(&found), id: found.id.unwrap_or_default() }),
+        Ok(found) => {
+            let stop_signal = found.config.as_ref().and_then(|config| config.stop_signal.as_deref());
+            let stop_signal = stop_signal.and_then(container_event::signal_number);
+            Ok(Image { kind: ImageKind::of(&found), stop_signal, id: found.id.unwrap_or_default() })
+        }
         Err(error) if status(&error) == Some(404) => Err(no_image(engine, image)),
         Err(error) => Err(engine.failure(&format!("inspect the image {image}"), &error)),
     }

@@ -30,6 +30,8 @@ const LOG_SIZE: &str = "1m";
 pub struct Image {
     pub id: String,
     pub kind: ImageKind,
+    /// What `docker stop` sends its containers, if that is not SIGTERM.
+    pub stop_signal: Option<u32>,
 }
 
 /// All of the definition that the replicas have in common.
@@ -172,7 +174,7 @@ mod tests {
     }
 
     fn own(id: &str) -> Image {
-        Image { id: id.into(), kind: ImageKind::Own }
+        Image { id: id.into(), kind: ImageKind::Own, stop_signal: None }
     }
 
     fn spec(instance: u64) -> Spec {

@@ -245,8 +245,16 @@ impl Driver {
                 Inspected::Unfit("it is this balancer itself".into())
             }
             Ok(Dialled { address, network, why }) => {
-                let (container, name) = (container.to_owned(), wanted.name.into());
-                Inspected::Fit(Candidate { container, name, address, network, weight: wanted.weight, why })
+                let stop_signal = found.config.as_ref().and_then(|config| config.stop_signal.as_deref());
+                Inspected::Fit(Candidate {
+                    container: container.to_owned(),
+                    name: wanted.name.into(),
+                    address,
+                    network,
+                    weight: wanted.weight,
+                    stop_signal: stop_signal.and_then(container_event::signal_number),
+                    why,
+                })
             }
             Err(why) => Inspected::Unfit(why),
         }

@@ -19,7 +19,7 @@ fn spec(instance: u64, replaces: Option<u64>) -> Spec {
 
 /// Instance 1 in container "aaa".
 fn running() -> InstanceTable {
-    let mut table = InstanceTable::new("net");
+    let mut table = InstanceTable::new("net", Some(28));
     run(&mut table, spec(1, None), "aaa");
     table
 }
@@ -59,6 +59,7 @@ fn a_stop_signal_is_reported_unless_it_is_ours() {
     assert_eq!(table.on_event("aaa", &killed(9)), []);
     let died = ContainerEvent::Died { status: 0 };
     assert!(matches!(table.on_event("aaa", &died)[..], [Action::Exited { .. }]));
+    assert!(matches!(running().on_event("aaa", &killed(28))[..], [Action::Stopping { .. }]), "its own stop signal");
     let mut table = running();
     table.begin_stop(1, GRACE);
     assert_eq!(table.on_event("aaa", &killed(15)), []);
@@ -77,7 +78,7 @@ fn a_paused_stopped_or_disconnected_container_counts_as_ended() {
 
 #[test]
 fn an_instance_that_dies_while_it_starts_fails_its_start() {
-    let mut table = InstanceTable::new("net");
+    let mut table = InstanceTable::new("net", Some(28));
     table.begin(&spec(1, None));
     table.created(1, "aaa");
     assert_eq!(table.on_event("aaa", &ContainerEvent::Died { status: 1 }), []);
@@ -108,7 +109,7 @@ fn an_instance_missing_from_the_list_is_confirmed_and_an_unknown_one_removed() {
 
 #[test]
 fn an_adopted_container_is_managed_though_another_run_created_it() {
-    let mut table = InstanceTable::new("net");
+    let mut table = InstanceTable::new("net", Some(28));
     table.adopt(&spec(4, None), "aaa");
     assert_eq!(table.compare(&[serving("aaa", labels(4, "an earlier run"))], RUN_ID), []);
     let died = ContainerEvent::Died { status: 1 };
@@ -117,7 +118,7 @@ fn an_adopted_container_is_managed_though_another_run_created_it() {
 
 #[test]
 fn a_container_that_is_not_managed_is_inspected() {
-    let mut table = InstanceTable::new("net");
+    let mut table = InstanceTable::new("net", Some(28));
     let inspect = |inspection: u64| [Action::Inspect { container: "zzz".into(), inspection }];
     assert_eq!(table.on_event("zzz", &ContainerEvent::Died { status: 0 }), []);
     assert_eq!(table.on_event("zzz", &ContainerEvent::Started), inspect(1));
@@ -133,7 +134,7 @@ fn an_instance_that_outlives_a_stop_signal_has_ended() {
 
 #[test]
 fn how_an_instance_is_stopped_depends_on_its_phase_and_the_grace() {
-    let mut table = InstanceTable::new("net");
+    let mut table = InstanceTable::new("net", Some(28));
     assert_eq!(table.begin_stop(1, GRACE), StopPlan::Nothing);
     table.begin(&spec(1, None));
     assert_eq!(table.begin_stop(1, GRACE), StopPlan::AwaitStart, "no container is known");
