@@ -46,6 +46,8 @@ pub struct Lane {
     pub finished: bool,
     prefix: Bytes,
     store: Option<Store>,
+    /// Where the buffer ends.
+    end: usize,
     start: usize,
     released: usize,
     scanned: usize,
@@ -72,6 +74,7 @@ impl Lane {
             finished: false,
             prefix: Bytes::new(),
             store: None,
+            end: STORE,
             start: HEADROOM,
             released: HEADROOM,
             scanned: HEADROOM,
@@ -116,7 +119,7 @@ impl Lane {
         self.close_gap();
         if self.start == self.filled {
             self.rewind();
-        } else if self.filled == self.end() {
+        } else if self.filled == self.end {
             self.compact();
         }
         let store = self.store.get_or_insert_with(|| pool.take());
@@ -129,23 +132,24 @@ impl Lane {
 
     /// How many bytes `space` offers now.
     pub fn room(&self) -> usize {
-        if self.start == self.filled { self.end() - HEADROOM } else { self.end() - self.filled + self.slack() }
+        if self.start == self.filled { self.end - HEADROOM } else { self.end - self.filled + self.slack() }
     }
 
     /// A head of up to `limit` bytes that fills the buffer goes on in a larger one.
     pub fn make_room(&mut self, limit: usize, pool: &mut BufferPool) {
         let len = store_for(limit);
         if self.room() == 0
-            && len > self.end()
+            && len > self.end
             && let Some(store) = self.store.take()
         {
             self.store = Some(pool.exchange(store, len));
+            self.end = len;
         }
     }
 
     /// `n` bytes were read into `space`; true if that was all it had room for, so that more may be waiting.
     pub fn commit_read(&mut self, n: usize) -> bool {
-        let room = self.end() - self.filled;
+        let room = self.end - self.filled;
         self.full = n >= room;
         self.copies_next_read = false;
         self.filled += n.min(room);
@@ -357,6 +361,7 @@ impl Lane {
             && let Some(store) = self.store.take()
         {
             self.rewind();
+            self.end = STORE;
             pool.give(store);
         }
     }
@@ -377,15 +382,11 @@ impl Lane {
     /// Panics where an invariant is broken; tests and the simulation call it after every step.
     pub fn check(&self) {
         assert!(self.start <= self.released && self.released <= self.scanned, "invariant 1: {self:?}");
-        assert!(self.scanned <= self.filled && self.filled <= self.end(), "invariant 1: {self:?}");
+        assert!(self.scanned <= self.filled && self.filled <= self.end, "invariant 1: {self:?}");
+        assert!(self.store.as_ref().is_none_or(|store| store.len() == self.end), "another buffer: {self:?}");
         assert!(self.piped == 0 || !self.has_pending(), "invariant 3: {self:?}");
         assert!(self.store.is_some() || self.start == self.filled, "bytes without a buffer: {self:?}");
         assert!(!self.finished || self.is_drained(), "invariant 6: {self:?}");
-    }
-
-    /// Where the buffer ends.
-    fn end(&self) -> usize {
-        self.store.as_ref().map_or(STORE, |store| store.len())
     }
 
     fn stored(&self, from: usize, to: usize) -> &[u8] {
@@ -406,7 +407,7 @@ impl Lane {
 
     /// Bytes at the front that `compact` would free.
     fn slack(&self) -> usize {
-        if self.filled == self.end() { self.start.saturating_sub(HEADROOM) } else { 0 }
+        if self.filled == self.end { self.start.saturating_sub(HEADROOM) } else { 0 }
     }
 
     /// Moves the content to the front.

@@ -198,6 +198,7 @@ impl ResponseAnalyzer<'_, '_> {
 
 /// The media type, with or without parameters (RFC 9110 section 8.3.1).
 fn is_event_stream(content_type: &[u8]) -> bool {
-    let media_type = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
-    media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+    const EVENT_STREAM: &[u8] = b"text/event-stream";
+    let (media_type, rest) = content_type.split_at(content_type.len().min(EVENT_STREAM.len()));
+    media_type.eq_ignore_ascii_case(EVENT_STREAM) && !rest.first().is_some_and(|byte| !b"; \t".contains(byte))
 }

@@ -54,12 +54,14 @@ impl HeadScan {
             if lf >= head_limit {
                 return Err(refusal(431, "head too large"));
             }
-            let is_bare = lf == self.line_start || bytes.get(lf - 1) != Some(&b'\r');
-            if is_bare && end == LineEnd::Crlf {
-                return Err(bad_request("line ended by LF alone"));
+            let mut empty = lf == self.line_start + 1;
+            if lf == self.line_start || bytes.get(lf - 1) != Some(&b'\r') {
+                if end == LineEnd::Crlf {
+                    return Err(bad_request("line ended by LF alone"));
+                }
+                self.has_bare_lf = true;
+                empty = lf == self.line_start;
             }
-            self.has_bare_lf |= is_bare;
-            let empty = lf + usize::from(is_bare) == self.line_start + 1;
             (self.line_start, self.scanned) = (lf + 1, lf + 1);
             if empty {
                 return Ok(Some(lf + 1));
