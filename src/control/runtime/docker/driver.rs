@@ -32,7 +32,7 @@ const NAME_PAUSE: Duration = Duration::from_millis(50);
 const ADDRESS_HOLD: Duration = Duration::from_secs(3);
 /// How long an ended container is kept when no replacement begins to start: after a failed `/add`, say.
 const REPLACEMENT_WAIT: Duration = Duration::from_millis(500);
-/// How long removals under way may take when Ringway ends.
+/// How long removals under way may take when Ringway ends, and then what else is to be removed.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 pub struct Driver {
@@ -311,6 +311,13 @@ impl Driver {
         self.table().close();
         self.changed.notify_waiters();
         let _ = tokio::time::timeout(CLOSE_LIMIT, self.until(|table| !table.has_removals())).await;
+        if tokio::time::timeout(CLOSE_LIMIT, self.leave_engine()).await.is_err() {
+            let (network, host) = (&self.network.name, &self.engine.host);
+            log::warn!("the engine at {host} does not answer: the network {network} and the cluster's lock may stay");
+        }
+    }
+
+    async fn leave_engine(&self) {
         if self.network.is_managed && self.settings.on_exit == OnExit::Remove {
             match self.engine.client.remove_network(&self.network.id).await {
                 Ok(()) => log::info!("removed the network {}", self.network.name),
