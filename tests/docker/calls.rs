@@ -183,26 +183,47 @@ fn a_second_balancer_of_the_same_cluster_is_refused_while_the_first_runs() {
 fn kept_replicas_with_other_settings_are_replaced_without_a_failed_request() {
     for n in [1, 3] {
         let lab = Lab::new("rolling");
-        let mut first = Balancer::start(&lab, n, &["--on-exit", "keep"]);
-        let before = lab.identities();
-        assert_eq!(first.stop(), Some(0));
-        let count = n.to_string();
-        let flags = ["--replicas", &count, "--on-exit", "keep", "--docker-memory-mib", "64"];
-        let second = Balancer::spawn(&lab, &flags);
-        second.wait("an answer", || second.get("/home").is_some_and(|answer| answer.status == 200));
-        assert!(lab.identities().iter().any(|id| before.contains(id)), "they were removed first: {}", second.log());
-        let client = SteadyClient::start(second.data);
-        second.wait("the replacements", || {
-            let now = lab.identities();
-            now.len() == n && now.iter().all(|id| !before.contains(id)) && second.names() == lab.serving()
-        });
-        let samples = client.finish();
-        println!("| other settings, {n} kept | {} | {} | - | - |", samples.len(), failures(&samples));
-        assert_eq!(failures(&samples), 0, "{}", second.log());
+        let before = kept(&lab, n);
+        let replaced = replaced_while_they_serve(&lab, &["--docker-memory-mib", "64"], &before);
         for container in lab.identities() {
             assert_eq!(docker(&["inspect", "-f", "{{.HostConfig.Memory}}", &container]), (64 << 20).to_string());
         }
+        drop(replaced);
     }
+}
+
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn kept_replicas_on_another_network_are_replaced_without_a_failed_request() {
+    let (lab, mut other) = (Lab::new("rolling"), Lab::new("rolling-on"));
+    let before = kept(&lab, 2);
+    other.cluster.clone_from(&lab.cluster);
+    drop(replaced_while_they_serve(&other, &[], &before));
+}
+
+/// Replicas that a balancer left running, by identity.
+fn kept(lab: &Lab, n: usize) -> Vec<String> {
+    let mut first = Balancer::start(lab, n, &["--on-exit", "keep"]);
+    let before = lab.identities();
+    assert_eq!(first.stop(), Some(0));
+    before
+}
+
+fn replaced_while_they_serve(lab: &Lab, flags: &[&str], before: &[String]) -> Balancer {
+    let count = before.len().to_string();
+    let all = [&["--replicas", &count, "--on-exit", "keep"], flags].concat();
+    let second = Balancer::spawn(lab, &all);
+    second.wait("an answer", || second.get("/home").is_some_and(|answer| answer.status == 200));
+    assert!(lab.identities().iter().any(|id| before.contains(id)), "they were removed first: {}", second.log());
+    let client = SteadyClient::start(second.data);
+    second.wait("the replacements", || {
+        let now = lab.identities();
+        now.len() == before.len() && now.iter().all(|id| !before.contains(id)) && second.names() == lab.serving()
+    });
+    let samples = client.finish();
+    println!("| other settings, {count} kept | {} | {} | - | - |", samples.len(), failures(&samples));
+    assert_eq!(failures(&samples), 0, "{}", second.log());
+    second
 }
 
 /// A lock on this machine alone does not see a balancer in another network namespace, a container's, say.

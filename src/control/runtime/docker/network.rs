@@ -210,7 +210,11 @@ impl Addresses {
     pub fn endpoint(&self, network: &str, port: u16, reach: Reach, host: IpAddr) -> Option<SocketAddr> {
         match reach {
             Reach::Published => self.published.get(&port).map(|outside| SocketAddr::new(host, *outside)),
-            Reach::Bridge | Reach::Auto => self.bridge.get(network).map(|(ip, _)| SocketAddr::new(*ip, port)),
+            Reach::Bridge | Reach::Auto => {
+                // One that was kept from a run with another network is on that.
+                let on = self.bridge.get(network).or_else(|| self.bridge.values().next());
+                on.map(|(ip, _)| SocketAddr::new(*ip, port))
+            }
         }
     }
 }
@@ -254,7 +258,8 @@ mod tests {
         let (addresses, host) = (addresses(), IpAddr::from([127, 0, 0, 1]));
         assert_eq!(addresses.endpoint("net", 5000, Reach::Bridge, host), Some("10.1.2.3:5000".parse().unwrap()));
         assert_eq!(addresses.endpoint("net", 5000, Reach::Published, host), Some("127.0.0.1:49153".parse().unwrap()));
-        assert_eq!(addresses.endpoint("off", 5000, Reach::Bridge, host), None);
+        assert_eq!(addresses.endpoint("off", 5000, Reach::Bridge, host), Some("10.1.2.3:5000".parse().unwrap()));
+        assert_eq!(Addresses::default().endpoint("net", 5000, Reach::Bridge, host), None);
         assert_eq!(addresses.endpoint("net", 80, Reach::Published, host), None);
     }
 }
