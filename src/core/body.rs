@@ -78,6 +78,7 @@ impl Body {
 
     /// Reads framing up to the next data, or up to where forwarded bytes end and dropped ones begin, or the other way
     /// round. `read` is 0 if more bytes are needed.
+    #[inline(never)]
     pub fn scan(&mut self, bytes: &[u8]) -> Result<Scan, FramingError> {
         match self {
             Body::Chunked(chunked) => chunked.scan(bytes),

@@ -25,9 +25,10 @@ pub fn field_storage<'b>() -> FieldStorage<'b> {
 
 impl<'b> FieldStorage<'b> {
     /// `parse` with storage for at most as many fields as `limits` allow. `too_many` is its error where they are not enough.
+    #[inline]
     fn parse_with<T, E: PartialEq>(
         &'b mut self,
-        parse: fn(&'b [u8], &'b mut FieldSlots<'b>) -> Result<T, E>,
+        parse: impl Fn(&'b [u8], &'b mut FieldSlots<'b>) -> Result<T, E>,
         head: &'b [u8],
         limits: &Limits,
         too_many: E,

@@ -12,10 +12,11 @@ use crate::core::ip::IpText;
 use crate::core::lane::Phase;
 use crate::core::proxy::{self, Ends};
 use crate::core::request::{self, LocalReply, RequestSource, Scheme};
+use crate::core::response::{self, ResponseAnalysis};
 use crate::core::rewrite::canonicalize_response;
 use crate::core::snapshot::ServiceId;
 use crate::core::step::{Ending, Notice, Ready};
-use crate::core::{key, reply, response};
+use crate::core::{key, reply};
 
 impl Session {
     /// Moves both lanes on until only I/O can.
@@ -238,14 +239,21 @@ impl Session {
                 return Ok(Next::Head);
             }
         }
-        let edits = &cx.edits;
-        if edits.inserted() > self.download.headroom() {
+        if cx.edits.inserted() > self.download.headroom() {
             return Err("head too large once it is forwarded");
         }
+        let edits = &cx.edits;
         self.download.release_head(len, |store, from, to| edits.apply(store, from, to));
         if analysis.is_interim() {
             return Ok(Next::Head);
         }
+        self.begin_response(analysis, cx);
+        Ok(Next::Body)
+    }
+
+    /// The head of the final response is on its way to the client.
+    #[inline]
+    fn begin_response(&mut self, analysis: ResponseAnalysis, cx: &mut Context) {
         if let Retained::Copy(copy) = std::mem::take(&mut self.exchange.retained) {
             cx.pool.forget(copy);
         }
@@ -271,7 +279,6 @@ impl Session {
         }
         self.exchange.is_event_stream = analysis.is_event_stream;
         self.arm(cx.now, self.limits(&cx.snapshot).stall_timeout_ms);
-        Ok(Next::Body)
     }
 
     /// Makes a head that was refused canonical and reads it again. One that is canonical stays refused.
