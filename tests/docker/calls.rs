@@ -263,8 +263,12 @@ fn a_lock_that_was_removed_is_created_again_and_one_that_was_taken_over_is_given
     docker(&["rm", &lock[0]]);
     balancer.wait("the lock", || lab.locks() == lock);
     let label = format!("ringway.lock={}", lab.cluster);
-    docker(&["rm", &lock[0]]);
-    docker(&["create", "--name", &lock[0], "--label", &label, "--label", "ringway.run-id=another", &lab.image]);
+    // The balancer may create it again between the two; and the engine lists a container before it can be removed.
+    let another = ["create", "--name", &lock[0], "--label", &label, "--label", "ringway.run-id=another", &lab.image];
+    balancer.wait("the lock to be another's", || {
+        try_docker(&["rm", &lock[0]]);
+        try_docker(&another).status.success()
+    });
     balancer.wait("the loss", || balancer.log().contains("another Ringway runs the cluster"));
     let answer = balancer.admin("POST", "/add", r#"{"n":1}"#);
     assert_eq!(answer.status, 502, "{}", answer.body);
