@@ -1,11 +1,12 @@
 //! From argv to an exit status. It decides nothing else.
 
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use ringway::balancer;
 use ringway::config::{self, Config, EarlyExit, Invocation};
 use ringway::control::End;
-use ringway::experiment::{self, ExperimentSettings, RingQuery};
+use ringway::experiment::{self, ExperimentError, ExperimentSettings, RingQuery};
 use ringway::kernel::parent;
 use ringway::replica::{self, ReplicaError};
 
@@ -13,6 +14,8 @@ use ringway::replica::{self, ReplicaError};
 const USAGE: u8 = 2;
 /// Anything else.
 const FAILED: u8 = 1;
+/// The reader of stdout went away: what a shell shows for a program that SIGPIPE ended.
+const PIPE_CLOSED: u8 = 128 + 13;
 
 fn main() -> ExitCode {
     match config::read(std::env::args_os()) {
@@ -50,30 +53,41 @@ fn run(config: Config) -> ExitCode {
 /// A flaw that lint finds is an exit status of 1.
 fn ring(query: &RingQuery) -> ExitCode {
     match experiment::run_query(query) {
-        Ok(output) if output.has_flaws => {
-            println!("{}", output.text);
-            ExitCode::FAILURE
-        }
-        Ok(output) => show(&output.text),
+        Ok(output) => match writeln!(io::stdout(), "{}", output.text) {
+            Ok(()) => ExitCode::from(if output.has_flaws { FAILED } else { 0 }),
+            Err(why) => unwritable(&why),
+        },
         Err(why) => fail(USAGE, &why),
     }
 }
 
-/// An experiment fails for its folder, image or engine, which is bad usage; or for a signal, which is not.
+/// An experiment fails for its folder, image or engine, which is bad usage; or for a signal or stdout, which is not.
 fn experiment(settings: &ExperimentSettings) -> ExitCode {
     match experiment::run(settings) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) if experiment::is_interrupted() => fail(FAILED, &why),
-        Err(why) => fail(USAGE, &why),
+        Err(ExperimentError::Stdout(why)) => unwritable(&why),
+        Err(ExperimentError::Failed(why)) if experiment::is_interrupted() => fail(FAILED, &why),
+        Err(ExperimentError::Failed(why)) => fail(USAGE, &why),
     }
 }
 
 fn show(text: &str) -> ExitCode {
-    println!("{text}");
-    ExitCode::SUCCESS
+    match writeln!(io::stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => unwritable(&why),
+    }
+}
+
+/// A reader that has read enough, like `head`, is no failure to report.
+fn unwritable(why: &io::Error) -> ExitCode {
+    match why.kind() {
+        ErrorKind::BrokenPipe => ExitCode::from(PIPE_CLOSED),
+        _ => fail(FAILED, &format!("cannot write to stdout: {why}")),
+    }
 }
 
 fn fail(status: u8, why: &str) -> ExitCode {
-    eprintln!("ringway: {why}");
+    // Without a stderr the status has to say it.
+    let _ = writeln!(io::stderr(), "ringway: {why}");
     ExitCode::from(status)
 }

@@ -4,7 +4,7 @@ mod support;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use support::{Process, RINGWAY, run};
 
@@ -143,6 +143,48 @@ fn a_balancer_drains_on_sigterm_and_exits_with_0() {
     assert!(balancer.banner.contains(&format!("http://{}", balancer.address)), "{}", balancer.banner);
     balancer.signal("TERM");
     assert_eq!(balancer.wait().code(), Some(0));
+}
+
+/// Subcommands that print and end.
+const PRINTING: [&[&str]; 5] = [
+    &["--help"],
+    &["--version"],
+    &["run", "--help"],
+    &["ring", "show", "--replicas", "2000"],
+    &["ring", "lint", "--ring", "exercise"],
+];
+
+#[test]
+fn a_reader_of_stdout_that_goes_away_ends_the_command_quietly() {
+    for args in PRINTING {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output =
+            Command::new(RINGWAY).args(args).stdout(writer).stderr(Stdio::piped()).output().expect("it starts");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{args:?}");
+        assert_eq!(output.status.code(), Some(128 + 13), "{args:?}: as if SIGPIPE had ended it");
+    }
+}
+
+#[test]
+fn a_full_disk_behind_stdout_is_one_line() {
+    let file = File::new("full", "workers = 1");
+    for args in PRINTING.into_iter().chain([&["check", "--config", file.path()][..]]) {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+        let output = Command::new(RINGWAY).args(args).stdout(full).stderr(Stdio::piped()).output().expect("it starts");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
+        assert!(stderr.starts_with("ringway: cannot write to stdout: No space left"), "{args:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{args:?}: {stderr}");
+    }
+}
+
+#[test]
+fn mistakes_need_no_stderr() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = Command::new(RINGWAY).arg("runn").stderr(writer).status().expect("it starts");
+    assert_eq!(status.code(), Some(2));
 }
 
 fn assert_one_line(output: &Output, parts: &[&str], what: &str) {

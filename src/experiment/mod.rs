@@ -27,6 +27,7 @@ mod testbed;
 mod timeline;
 mod trial;
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -81,8 +82,21 @@ pub struct ExperimentSettings {
     replicas_max: usize,
 }
 
-/// `Err` is one line. Experiments that finished before it have left their files.
-pub fn run(settings: &ExperimentSettings) -> Result<(), String> {
+/// Why an experiment ended early. Those that finished before it have left their files.
+pub enum ExperimentError {
+    /// One line.
+    Failed(String),
+    /// The line about a finished experiment could not be written.
+    Stdout(io::Error),
+}
+
+impl From<String> for ExperimentError {
+    fn from(why: String) -> Self {
+        ExperimentError::Failed(why)
+    }
+}
+
+pub fn run(settings: &ExperimentSettings) -> Result<(), ExperimentError> {
     output::prepare(&settings.out)?;
     register_signals()?;
     for name in chosen(settings.name) {
@@ -90,7 +104,7 @@ pub fn run(settings: &ExperimentSettings) -> Result<(), String> {
         let report = perform(name, settings, &progress)?;
         check_interrupted()?;
         output::write(&settings.out, &report)?;
-        progress.done(&settings.out);
+        progress.done(&settings.out).map_err(ExperimentError::Stdout)?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The progress of an experiment: a bar on a terminal, and one line at its end.
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
 
@@ -33,14 +34,15 @@ impl Progress {
         self.bar.inc(1);
     }
 
-    pub fn done(self, folder: &Path) {
+    pub fn done(self, folder: &Path) -> io::Result<()> {
         self.bar.finish_and_clear();
         let place = folder.join(&self.name);
-        println!(
+        writeln!(
+            io::stdout(),
             "{:12} {:5.1} s  {}.{{svg,png,csv,md}}",
             self.name,
             self.begin.elapsed().as_secs_f64(),
             place.display()
-        );
+        )
     }
 }

@@ -14,6 +14,7 @@ mod connection;
 mod responses;
 mod server;
 
+use std::io::{self, Write};
 use std::net::SocketAddr;
 
 use crate::kernel::parent;
@@ -49,11 +50,12 @@ pub fn run(settings: &ReplicaSettings) -> Result<(), ReplicaError> {
         ReplicaError::Usage(format!("replica cannot listen on {}: {why}; choose another PORT", settings.listen))
     })?;
     let mut server = server::Server::new(&settings.id, listener).map_err(failed)?;
-    println!("{} listens on {}", settings.id, server.address().map_err(failed)?);
+    // Nothing depends on it: a closed stdout stops nothing.
+    let _ = writeln!(io::stdout(), "{} listens on {}", settings.id, server.address().map_err(failed)?);
     server.serve().map_err(failed)
 }
 
-fn failed(why: std::io::Error) -> ReplicaError {
+fn failed(why: io::Error) -> ReplicaError {
     ReplicaError::Failed(format!("replica: {why}"))
 }
 
