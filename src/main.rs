@@ -1,7 +1,9 @@
 //! From argv to an exit status. It decides nothing else.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use ringway::balancer;
 use ringway::config::{self, Config, EarlyExit, Invocation};
@@ -9,6 +11,7 @@ use ringway::control::End;
 use ringway::experiment::{self, ExperimentError, ExperimentSettings, RingQuery};
 use ringway::kernel::parent;
 use ringway::replica::{self, ReplicaError};
+use ringway::shared::log_writer::LogWriter;
 
 /// Bad usage or configuration, a port in use, a bad address.
 const USAGE: u8 = 2;
@@ -37,17 +40,47 @@ fn main() -> ExitCode {
     }
 }
 
-/// A first signal drains and ends with 0; a second one aborts what is in flight, which is not success.
+/// How long the end waits for a reader of the log.
+const LOG_LIMIT: Duration = Duration::from_secs(1);
+
+/// A first signal drains and ends with 0; a second one aborts what is in flight, which is not success. From here on only
+/// the log's own thread writes to stderr: it may be a pipe that is not read.
 fn run(config: Config) -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    if let Err(why) = parent::follow(parent::Signal::TERM) {
-        return fail(USAGE, &why);
-    }
-    match balancer::run(config) {
+    let mut log = match start_log() {
+        Ok(log) => log,
+        Err(why) => return fail(FAILED, &format!("the log cannot start: {why}")),
+    };
+    let end = parent::follow(parent::Signal::TERM).and_then(|()| balancer::run(config));
+    let status = match end {
         Ok(End::Drained) => ExitCode::SUCCESS,
         Ok(End::AtOnce) => ExitCode::from(FAILED),
-        Err(why) => fail(USAGE, &why),
+        Err(why) => fail_to(&mut log, USAGE, &why),
+    };
+    log.finish(LOG_LIMIT);
+    status
+}
+
+/// Panics are logged too: the default hook would write to stderr itself.
+fn start_log() -> io::Result<LogWriter> {
+    let stderr = std::fs::File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    let writer = LogWriter::start(stderr)?;
+    let mut logger = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"));
+    logger.target(env_logger::Target::Pipe(Box::new(writer.clone())));
+    if wants_colour() {
+        logger.write_style(env_logger::WriteStyle::Always);
     }
+    logger.init();
+    std::panic::set_hook(Box::new(|panic| {
+        log::error!(target: "ringway", "{panic}\n{}", std::backtrace::Backtrace::capture());
+    }));
+    Ok(writer)
+}
+
+/// What env_logger decides by itself for a stderr that it writes to.
+fn wants_colour() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    io::stderr().is_terminal() && !is_set("RUST_LOG_STYLE") && !is_set("NO_COLOR") && !is_dumb
 }
 
 /// A flaw that lint finds is an exit status of 1.
@@ -87,7 +120,11 @@ fn unwritable(why: &io::Error) -> ExitCode {
 }
 
 fn fail(status: u8, why: &str) -> ExitCode {
+    fail_to(&mut io::stderr(), status, why)
+}
+
+fn fail_to(out: &mut impl Write, status: u8, why: &str) -> ExitCode {
     // Without a stderr the status has to say it.
-    let _ = writeln!(io::stderr(), "ringway: {why}");
+    let _ = out.write_all(format!("ringway: {why}\n").as_bytes());
     ExitCode::from(status)
 }

@@ -26,6 +26,7 @@ use super::{metrics, questions};
 use crate::core::ring::RingKind;
 use crate::core::snapshot::Snapshot;
 use crate::shared::counters::Counters;
+use crate::shared::log_writer;
 use crate::shared::publish::SnapshotView;
 
 /// From the end of the head to the end of the body.
@@ -115,7 +116,7 @@ async fn show_metrics(State(state): State<AdminState>) -> Response {
     let snapshot = state.snapshots.current();
     let dropped = state.dropped.load(Ordering::Relaxed);
     let status = state.status().await.unwrap_or_default();
-    let page = metrics::page(&snapshot, &state.counters, &status, dropped);
+    let page = metrics::page(&snapshot, &state.counters, &status, dropped, log_writer::dropped_lines());
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response()
 }
 

@@ -10,7 +10,13 @@ use crate::shared::counters::Counters;
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The whole page. `dropped` is the number of worker events that were dropped because their channel was full.
-pub fn page(snapshot: &Snapshot, counters: &[Arc<Counters>], status: &Status, dropped: u64) -> String {
+pub fn page(
+    snapshot: &Snapshot,
+    counters: &[Arc<Counters>],
+    status: &Status,
+    dropped: u64,
+    log_lines_dropped: u64,
+) -> String {
     let mut page = String::new();
     for (name, help, total) in totals(counters) {
         let name = format!("ringway_{name}_total");
@@ -38,6 +44,13 @@ pub fn page(snapshot: &Snapshot, counters: &[Arc<Counters>], status: &Status, dr
         "counter",
         "worker events dropped because the channel was full",
         plain(dropped),
+    );
+    family(
+        &mut page,
+        "ringway_log_lines_dropped_total",
+        "counter",
+        "log lines dropped because stderr did not take them",
+        plain(log_lines_dropped),
     );
     family(&mut page, "ringway_epoch", "gauge", "number of the snapshot in force", plain(snapshot.epoch));
     family(&mut page, "ringway_workers", "gauge", "worker threads", plain(counters.len() as u64));
@@ -95,7 +108,7 @@ mod tests {
         counters[0].requests.add(3);
         counters[1].requests.add(4);
         let snapshot = Snapshot { epoch: 9, stopping: false, services: vec![], routes: Routes::default() };
-        let page = page(&snapshot, &counters, &Status::default(), 0);
+        let page = page(&snapshot, &counters, &Status::default(), 0, 0);
         assert!(page.contains("\nringway_requests_total 7\n"), "{page}");
         assert!(page.contains("\nringway_epoch 9\n"));
         for line in page.lines().filter(|line| !line.starts_with('#')) {

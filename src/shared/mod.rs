@@ -6,8 +6,10 @@
 //! | `events` | what workers report |
 //! | `counters` | what workers count |
 //! | `connection_limiter` | connections of each client address, over all workers |
+//! | `log_writer` | the log's queue and thread |
 
 pub mod connection_limiter;
 pub mod counters;
 pub mod events;
+pub mod log_writer;
 pub mod publish;

@@ -1,11 +1,12 @@
 //! A running balancer with replicas and an admin API on free ports, used over real sockets.
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Instant;
 
 use serde_json::Value;
 
-use super::{Process, TIMEOUT, exchange, until};
+use super::{Process, RINGWAY, TIMEOUT, exchange, until};
 
 pub struct Balancer {
     pub process: Process,
@@ -24,9 +25,13 @@ pub struct Response {
 impl Balancer {
     /// Starts `ringway run` with the flags `more`; returns once every replica is up.
     pub fn start(more: &[&str]) -> Balancer {
-        let mut args = vec!["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-        args.extend(more);
-        let process = Process::start(&args, &[]);
+        Balancer::start_as(Command::new(RINGWAY), more)
+    }
+
+    /// The same, of a `command` that runs our binary, with its environment and descriptors.
+    pub fn start_as(mut command: Command, more: &[&str]) -> Balancer {
+        command.args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(more);
+        let process = Process::spawn(command);
         let balancer = Balancer { data: process.address, admin: admin_address(&process), process };
         balancer.await_replicas();
         balancer
