@@ -43,7 +43,8 @@ fn main() -> ExitCode {
 /// How long the end waits for a reader of the log.
 const LOG_LIMIT: Duration = Duration::from_secs(1);
 
-/// A first signal drains and ends with 0; a second one aborts what is in flight, which is not success. From here on only
+/// A first signal drains and ends with 0, unless something is left behind; a second one aborts what is in flight, which is
+/// not success. From here on only
 /// the log's own thread writes to stderr: it may be a pipe that is not read.
 fn run(config: Config) -> ExitCode {
     let mut log = match start_log() {
@@ -53,7 +54,7 @@ fn run(config: Config) -> ExitCode {
     let end = parent::follow(parent::Signal::TERM).and_then(|()| balancer::run(config));
     let status = match end {
         Ok(End::Drained) => ExitCode::SUCCESS,
-        Ok(End::AtOnce) => ExitCode::from(FAILED),
+        Ok(End::AtOnce | End::LeftBehind) => ExitCode::from(FAILED),
         Err(why) => fail_to(&mut log, USAGE, &why),
     };
     log.finish(LOG_LIMIT);

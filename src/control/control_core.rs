@@ -3,10 +3,12 @@
 //!
 //! No clock, task, channel or runtime enters. `control_loop` drives it on the admin thread, `tests/sim` in virtual time.
 
+use std::time::Duration;
+
 use log::Level;
 
 use super::log_throttle::LogThrottle;
-use super::registry::{Command, Effect, Registry, Status};
+use super::registry::{Command, Effect, Registry, STOP_GRACE_MS, Status};
 use crate::core::tick::Tick;
 use crate::shared::events::{EventReceiver, WorkerEvent};
 use crate::shared::publish::SnapshotPublisher;
@@ -19,8 +21,16 @@ pub struct ControlCore {
     /// Workers that have not ended.
     workers: usize,
     stopping: bool,
+    /// How long an instance may take to end.
+    stop_limit_ms: u64,
+    /// Nothing is waited for any more from then on.
+    give_up_at: Tick,
     end: Option<End>,
 }
+
+/// What the end may take beyond the drain timeout and the time that instances get to end: for a worker or an engine that
+/// hangs.
+pub const END_GRACE_MS: u64 = 5_000;
 
 /// What the driver carries out, in order.
 #[derive(Debug)]
@@ -36,8 +46,10 @@ pub enum ControlAction {
 pub enum End {
     /// Every request and every managed replica ended.
     Drained,
-    /// A second signal, or every worker ended: nothing was waited for.
+    /// A second signal, every worker ended, or the end took too long: nothing was waited for.
     AtOnce,
+    /// Instances of ours run on, or are not cleaned up. The log names them.
+    LeftBehind,
 }
 
 /// How a worker thread ended.
@@ -56,12 +68,28 @@ impl ControlCore {
         workers: usize,
     ) -> ControlCore {
         let log_throttle = LogThrottle::default();
-        ControlCore { registry, publisher, worker_events, log_throttle, workers, stopping: false, end: None }
+        ControlCore {
+            registry,
+            publisher,
+            worker_events,
+            log_throttle,
+            workers,
+            stopping: false,
+            stop_limit_ms: STOP_GRACE_MS,
+            give_up_at: Tick::NEVER,
+            end: None,
+        }
+    }
+
+    /// For instances that may take longer to end than others.
+    pub fn with_stop_limit(mut self, limit: Duration) -> ControlCore {
+        self.stop_limit_ms = self.stop_limit_ms.max(limit.as_millis() as u64);
+        self
     }
 
     /// When `Command::Tick` is wanted next.
     pub fn due(&self) -> Tick {
-        self.registry.due()
+        self.registry.due().min(self.give_up_at)
     }
 
     /// When `flush_log` has lines next.
@@ -103,7 +131,22 @@ impl ControlCore {
                 _ => {}
             }
         }
-        effects.into_iter().map(ControlAction::Effect).collect()
+        let mut actions: Vec<ControlAction> = effects.into_iter().map(ControlAction::Effect).collect();
+        if self.end.is_none() && self.give_up_at <= now {
+            self.end = Some(End::AtOnce);
+            actions.push(ControlAction::Log(Level::Error, "the end took too long: stopping at once".into()));
+        }
+        actions
+    }
+
+    /// The workers have so long for their requests, and the instances to end after them.
+    fn give_up_after(&mut self, requests_ms: u64, now: Tick) {
+        self.give_up_at = self.give_up_at.min(now.after_ms(requests_ms + self.stop_limit_ms + END_GRACE_MS));
+    }
+
+    fn drain_timeout_ms(&self) -> u64 {
+        let snapshot = self.publisher.view().current();
+        snapshot.services.iter().map(|service| service.limits.drain_timeout_ms).max().unwrap_or(0)
     }
 
     /// Takes one event that a worker reported. `None`: there is none.
@@ -141,6 +184,7 @@ impl ControlCore {
             self.end = Some(End::AtOnce);
             return vec![ControlAction::Log(Level::Warn, format!("{signal} again: stopping at once"))];
         }
+        self.give_up_after(self.drain_timeout_ms(), now);
         let line = format!("{signal}: draining; a second signal stops at once");
         let mut actions = vec![ControlAction::Log(Level::Info, line)];
         actions.extend(self.apply(Command::Stop, now));
@@ -162,7 +206,10 @@ impl ControlCore {
             actions.push(ControlAction::Log(Level::Error, format!("a worker {how}; {} are left", self.workers)));
         }
         match (self.workers, self.stopping) {
-            (0, true) => actions.extend(self.apply(Command::WorkersEnded, now)),
+            (0, true) => {
+                self.give_up_after(0, now);
+                actions.extend(self.apply(Command::WorkersEnded, now));
+            }
             (0, false) => self.end = Some(End::AtOnce),
             _ => {}
         }
@@ -181,6 +228,7 @@ mod tests {
 
     use super::*;
     use crate::control::registry::tests::{SERVICE, add, config, started};
+    use crate::core::limits::Limits;
     use crate::core::snapshot::ReplicaId;
     use crate::core::step::{FaultKind, ReplicaFault};
     use crate::shared::events::{self, EventSender};
@@ -311,6 +359,33 @@ mod tests {
             }
         }
         assert_eq!(fixture.core.end(), Some(End::Drained));
+    }
+
+    /// An engine that hangs answers no stop.
+    #[test]
+    fn an_end_that_takes_too_long_is_given_up() {
+        let mut fixture = Fixture::new();
+        fixture.core.signal("SIGTERM", NOW);
+        fixture.core.worker_ended(WorkerEnd::Returned, NOW);
+        let due = fixture.core.due();
+        assert_eq!(due, NOW.after_ms(STOP_GRACE_MS + END_GRACE_MS));
+        let actions = fixture.core.apply(Command::Tick, due);
+        assert!(matches!(&actions[..], [ControlAction::Log(Level::Error, _)]), "{actions:?}");
+        assert_eq!(fixture.core.end(), Some(End::AtOnce));
+    }
+
+    /// A worker that hangs does not end after the drain timeout either.
+    #[test]
+    fn a_worker_that_does_not_end_is_given_up() {
+        let mut fixture = Fixture::new();
+        fixture.core.signal("SIGTERM", NOW);
+        let last = NOW.after_ms(Limits::default().drain_timeout_ms + STOP_GRACE_MS + END_GRACE_MS);
+        while fixture.core.end().is_none() {
+            let due = fixture.core.due();
+            assert!(due <= last, "the run never ends");
+            fixture.core.apply(Command::Tick, due);
+        }
+        assert_eq!(fixture.core.end(), Some(End::AtOnce));
     }
 
     #[test]

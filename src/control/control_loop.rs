@@ -9,11 +9,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use log::Level;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{LocalSet, spawn_blocking, spawn_local};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::admin::{AdminRequest, AdminState, router};
 use super::admin_listener::AdminListener;
@@ -22,6 +21,7 @@ use super::page::Recent;
 use super::probe::{Heartbeat, ProbeError, probe};
 use super::registry::{Answer, Command, Effect, ProbeFailure, ProbeFault};
 use super::runtime::{Failure, InstanceId, Runtime, RuntimeEvent, Spec};
+use super::signals::{SignalRequest, Signals};
 use crate::core::ring::RingKind;
 use crate::core::snapshot::{Endpoint, ServiceId};
 use crate::core::tick::Tick;
@@ -30,6 +30,9 @@ use crate::shared::publish::Wake;
 
 /// Worker events taken in between two looks at everything else.
 const EVENTS_PER_TURN: usize = 1024;
+
+/// How long the runtime may take to clean up when all is drained.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Wakes the admin thread from any other: workers call it when they report an event or acknowledge a snapshot.
 #[derive(Clone, Default)]
@@ -65,12 +68,32 @@ pub fn serve<R: Runtime + 'static>(
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let tokio = tokio.map_err(|error| format!("the admin thread cannot start: {error}"))?;
     let end = LocalSet::new().block_on(&tokio, async {
-        let runtime = open().await.map_err(|failure| failure.message)?;
-        Ok(ControlLoop::new(runtime, init).await?.run().await)
+        let mut signals = Signals::register().map_err(|error| format!("signals cannot be handled: {error}"))?;
+        let start = async {
+            let runtime = open().await.map_err(|failure| failure.message)?;
+            ControlLoop::new(runtime, init).await
+        };
+        tokio::select! {
+            begun = start => Ok(begun?.run(signals).await),
+            signal = stop_signal(&mut signals) => {
+                write(Level::Warn, &format!("{signal} during the start: stopping at once"));
+                Ok(End::AtOnce)
+            }
+        }
     });
     // A worker that hangs is not waited for.
     tokio.shutdown_background();
     end
+}
+
+/// The next signal that asks for the end.
+async fn stop_signal(signals: &mut Signals) -> &'static str {
+    loop {
+        match signals.next().await {
+            SignalRequest::Stop(name) => return name,
+            SignalRequest::Unsupported(why) => write(Level::Warn, why),
+        }
+    }
 }
 
 struct ControlLoop<R> {
@@ -86,7 +109,6 @@ struct ControlLoop<R> {
     /// Where the answers to calls go, by ticket.
     replies: HashMap<u64, oneshot::Sender<Answer>>,
     next_ticket: u64,
-    signals: [Signal; 2],
     worker_ends: UnboundedReceiver<WorkerEnd>,
 }
 
@@ -101,11 +123,6 @@ enum Turn {
 
 impl<R: Runtime + 'static> ControlLoop<R> {
     async fn new(runtime: R, init: ControlInit) -> Result<ControlLoop<R>, String> {
-        let no_signals = |error: std::io::Error| format!("signals cannot be handled: {error}");
-        let signals = [
-            signal(SignalKind::terminate()).map_err(no_signals)?,
-            signal(SignalKind::interrupt()).map_err(no_signals)?,
-        ];
         let (commands, inbox) = unbounded_channel();
         let (events, runtime_events) = unbounded_channel();
         spawn_local(forward(runtime_events, commands.clone()));
@@ -128,7 +145,7 @@ impl<R: Runtime + 'static> ControlLoop<R> {
             spawn_local(serve_admin(listener, state));
         }
         Ok(ControlLoop {
-            core: init.core,
+            core: init.core.with_stop_limit(runtime.stop_limit()),
             runtime: Rc::new(runtime),
             wakeup: init.wakeup,
             heartbeat: Rc::new(init.heartbeat),
@@ -139,30 +156,41 @@ impl<R: Runtime + 'static> ControlLoop<R> {
             requests,
             replies: HashMap::new(),
             next_ticket: 1,
-            signals,
             worker_ends: watch_workers(init.workers),
         })
     }
 
-    async fn run(mut self) -> End {
+    async fn run(mut self, mut signals: Signals) -> End {
         loop {
-            let turn = self.next_turn().await;
+            let turn = self.next_turn(&mut signals).await;
             self.turn(turn);
             if let Some(end) = self.core.end() {
-                if end == End::Drained {
-                    self.runtime.close().await;
-                }
-                return end;
+                return self.close(end).await;
             }
         }
     }
 
-    async fn next_turn(&mut self) -> Turn {
+    /// Bounded like everything before it: an engine that hangs is not waited for.
+    async fn close(&self, end: End) -> End {
+        if end == End::Drained && timeout(CLOSE_LIMIT, self.runtime.close()).await.is_err() {
+            write(Level::Error, "what the replicas ran on could not be cleaned up in time");
+            return End::LeftBehind;
+        }
+        let left = self.runtime.left_behind();
+        if left.is_empty() {
+            return end;
+        }
+        write(
+            Level::Error,
+            &format!("left behind, to be removed by hand or by the next balancer: {}", left.join(", ")),
+        );
+        End::LeftBehind
+    }
+
+    async fn next_turn(&mut self, signals: &mut Signals) -> Turn {
         let due = self.instant(self.core.due().min(self.core.log_due()));
-        let [terminate, interrupt] = &mut self.signals;
         tokio::select! {
-            _ = terminate.recv() => Turn::Signal("SIGTERM"),
-            _ = interrupt.recv() => Turn::Signal("SIGINT"),
+            name = stop_signal(signals) => Turn::Signal(name),
             Some(command) = self.inbox.recv() => Turn::Apply(command),
             Some(request) = self.requests.recv() => Turn::Request(request),
             () = self.wakeup.0.notified() => Turn::Workers,

@@ -8,6 +8,7 @@
 //! | `registry` | which replicas there are and what state they are in: a pure reducer of commands to effects |
 //! | `control_core` | publication, stops, worker ends and tickets around the registry: pure; the loop and the simulation drive it, and it returns actions (effects and log lines) |
 //! | `control_loop` | the admin thread: clock, tasks, channels, signals |
+//! | `signals` | which signals are handled, and what they ask for |
 //! | `log_throttle` | workers' events as log lines, few enough to read: pure |
 //! | `probe` | one health check of one replica |
 //! | `runtime` | what starts and stops replicas: child processes, Docker containers, a fixed list |
@@ -33,6 +34,7 @@ pub mod runtime;
 pub mod wire;
 
 mod control_loop;
+mod signals;
 mod socket_file;
 
 pub use control_core::{ControlCore, End};

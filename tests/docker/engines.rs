@@ -288,3 +288,25 @@ impl Drop for Certificates {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
+
+/// An engine that hangs removes nothing: the end is bounded, fails, and names what stays.
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn the_end_does_not_wait_for_an_engine_that_hangs() {
+    let engine = Engine::start("hang", &[]);
+    let lab = lab_on(&engine, "hang");
+    let mut balancer = Balancer::start(&lab, 2, &[]);
+    let daemon = engine.child.id().to_string();
+    assert!(run("kill", &["-STOP", &daemon]));
+    let (begun, status) = (Instant::now(), balancer.stop());
+    let (took, log) = (begun.elapsed(), balancer.log());
+    assert!(run("kill", &["-CONT", &daemon]));
+    println!("the end with a hung engine: {:.1} s", took.as_secs_f64());
+    assert_eq!(status, Some(1), "{log}");
+    for name in lab.containers() {
+        assert!(log.lines().any(|line| line.contains("left behind") && line.contains(&name)), "{name}: {log}");
+    }
+    for id in docker(&["-H", &engine.host(), "ps", "-aq"]).lines() {
+        docker(&["-H", &engine.host(), "rm", "-f", "-v", id]);
+    }
+}

@@ -141,8 +141,17 @@ pub trait Runtime {
     fn keeps_on_exit(&self) -> bool {
         false
     }
+    /// How long an instance may take to end after its stop signal.
+    fn stop_limit(&self) -> Duration {
+        Duration::ZERO
+    }
     /// Called last, when every instance was stopped or is to run on: waits for what is still under way.
     fn close(&self) -> impl Future<Output = ()> {
         async {}
+    }
+    /// Instances that should have ended and will run on, or are not cleaned up, when the balancer ends now; each as the
+    /// operator finds it.
+    fn left_behind(&self) -> Vec<String> {
+        Vec::new()
     }
 }

@@ -32,8 +32,8 @@ const NAME_PAUSE: Duration = Duration::from_millis(50);
 const ADDRESS_HOLD: Duration = Duration::from_secs(3);
 /// How long an ended container is kept when no replacement begins to start: after a failed `/add`, say.
 const REPLACEMENT_WAIT: Duration = Duration::from_millis(500);
-/// How long removals under way may take when Ringway ends, and then what else is to be removed.
-const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// How long removals under way may take when Ringway ends, and then again what else is to be removed.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 pub struct Driver {
     pub engine: Engine,

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::container_event::ContainerEvent;
+use super::driver::short;
 use super::foreign_table::{Candidate, ForeignTable, Inspected};
 use super::plan::ManagedLabels;
 use crate::control::runtime::{InstanceId, Spec};
+use crate::settings::OnExit;
 
 /// Managed instances (started by us) by their number, and foreign containers (started by others).
 #[derive(Debug)]
@@ -191,6 +193,16 @@ impl InstanceTable {
     /// True while a container of a managed instance is to be removed.
     pub fn has_removals(&self) -> bool {
         self.managed.values().any(ManagedInstance::has_ended)
+    }
+
+    /// Names and containers that exist still, of instances that should not run on when Ringway ends.
+    pub fn left_behind(&self, on_exit: OnExit) -> Vec<String> {
+        let stays = |managed: &&ManagedInstance| on_exit == OnExit::Remove || managed.has_ended();
+        let named = |managed: &ManagedInstance| {
+            let container = managed.container.as_deref()?;
+            Some(format!("{} (container {})", managed.name, short(container)))
+        };
+        self.managed.values().filter(stays).filter_map(named).collect()
     }
 
     /// The containers that `instance` replaces, one after another, each with its instance: one of them may have the name.

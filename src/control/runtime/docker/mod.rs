@@ -152,8 +152,16 @@ impl Runtime for Docker {
         self.driver.settings.on_exit == OnExit::Keep
     }
 
+    fn stop_limit(&self) -> Duration {
+        self.driver.stop_timeout
+    }
+
     async fn close(&self) {
         self.driver.close().await;
+    }
+
+    fn left_behind(&self) -> Vec<String> {
+        self.driver.table().left_behind(self.driver.settings.on_exit)
     }
 }
 

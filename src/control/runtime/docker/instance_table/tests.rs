@@ -50,6 +50,18 @@ fn an_exit_is_reported_once() {
 }
 
 #[test]
+fn what_stays_when_ringway_ends_is_named() {
+    let mut table = running();
+    assert_eq!(table.left_behind(OnExit::Remove), ["server1 (container aaa)"]);
+    assert!(table.left_behind(OnExit::Keep).is_empty(), "it is to run on");
+    table.begin_stop(1, GRACE);
+    table.removal_failed(1);
+    assert_eq!(table.left_behind(OnExit::Keep), ["server1 (container aaa)"], "it was to be removed");
+    table.removed(1);
+    assert!(table.left_behind(OnExit::Remove).is_empty());
+}
+
+#[test]
 fn a_stop_signal_is_reported_unless_it_is_ours() {
     let killed = |signal: u32| ContainerEvent::Killed { signal };
     let mut table = running();

@@ -1,0 +1,55 @@
+//! The signals that the admin thread handles. None of those that operators send by habit ends the balancer unasked.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignalRequest {
+    /// SIGTERM, SIGINT, and SIGQUIT as in nginx: drain and end. By the signal's name.
+    Stop(&'static str),
+    /// What other servers do at this signal does not exist here; why, in one line.
+    Unsupported(&'static str),
+}
+
+pub struct Signals([(SignalRequest, Signal); 6]);
+
+impl Signals {
+    /// Handled from now on, also before the first `next`.
+    pub fn register() -> io::Result<Signals> {
+        use SignalRequest::{Stop, Unsupported};
+        let handled = |request, kind| Ok::<_, io::Error>((request, signal(kind)?));
+        Ok(Signals([
+            handled(Stop("SIGTERM"), SignalKind::terminate())?,
+            handled(Stop("SIGINT"), SignalKind::interrupt())?,
+            handled(Stop("SIGQUIT"), SignalKind::quit())?,
+            handled(
+                Unsupported("SIGHUP: there is nothing to reload yet: settings are read at the start"),
+                SignalKind::hangup(),
+            )?,
+            handled(
+                Unsupported("SIGUSR1: there is no log file to open again: the log goes to stderr"),
+                SignalKind::user_defined1(),
+            )?,
+            handled(
+                Unsupported("SIGUSR2: there is no upgrade in place yet: start the new balancer instead"),
+                SignalKind::user_defined2(),
+            )?,
+        ]))
+    }
+
+    pub async fn next(&mut self) -> SignalRequest {
+        poll_fn(|context| {
+            for (request, signal) in &mut self.0 {
+                if signal.poll_recv(context).is_ready() {
+                    return Poll::Ready(*request);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
