@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::{Config, RuntimeKind};
+use crate::control::admin_access::AdminAccess;
 use crate::control::admin_listener::AdminListener;
 use crate::control::probe::{Heartbeat, HttpHeartbeat};
 use crate::control::registry::{HealthPolicy, Registry, RegistryConfig, ServiceConfig, add_limit_ms};
@@ -52,7 +53,7 @@ pub fn run(config: Config) -> Result<End, String> {
         core: ControlCore::new(registry, publisher, worker_events, workers.threads.len()),
         wakeup,
         listener,
-        token: config.admin.token.clone(),
+        access: AdminAccess { token: config.admin.token.clone(), hosts: config.admin.hosts.clone() },
         ring: config.hash.ring,
         heartbeat: heartbeat(&config),
         counters: workers.counters,

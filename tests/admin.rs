@@ -269,6 +269,29 @@ fn a_page_of_another_origin_is_refused() {
     assert!(request(&format!("Origin: http://{}\r\n", balancer.admin)).starts_with("HTTP/1.1 200 "));
 }
 
+/// The page of an attacker whose name resolves to this machine sends that name as Host.
+#[test]
+fn a_host_that_is_no_name_of_this_balancer_is_refused() {
+    let balancer = Balancer::start(&["--replicas", "1", "--admin-host", "balancer.internal"]);
+    let get = |address: SocketAddr, path: &str, host: &str| {
+        exchange(address, format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
+    };
+    let paths = ["/", "/rep", "/replicas", "/ring", "/explain?key=a", "/metrics", "/live", "/nothing"];
+    for path in paths {
+        let answer = get(balancer.admin, path, "evil.example");
+        assert!(answer.starts_with("HTTP/1.1 421 ") && answer.contains("--admin-host"), "{path}: {answer}");
+    }
+    for path in ["/rep", "/add", "/rm"] {
+        assert!(get(balancer.data, path, "evil.example:8000").starts_with("HTTP/1.1 421 "), "{path} on the data port");
+    }
+    assert!(get(balancer.data, "/home", "evil.example").starts_with("HTTP/1.1 200 "), "what is balanced has any Host");
+    for host in ["localhost", "127.0.0.1:8001", "[::1]", "Balancer.internal:8001"] {
+        for address in [balancer.admin, balancer.data] {
+            assert!(get(address, "/rep", host).starts_with("HTTP/1.1 200 "), "{host}");
+        }
+    }
+}
+
 #[test]
 fn a_configured_token_is_required() {
     let flags = ["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--admin-token", "s3cret"];

@@ -1,7 +1,6 @@
-//! The admin API over HTTP: it reads a call, passes it to the control loop and writes the answer. It decides nothing but
-//! who may call.
+//! The admin API over HTTP: it reads a call, passes it to the control loop and writes the answer. It decides
+//! nothing.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,9 +8,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Query, Request, State};
-use axum::http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER};
-use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any};
@@ -19,6 +17,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::admin_access::{AdminAccess, Denial, PAGE};
 use super::page::{self, Recent};
 use super::registry::{Answer, Call, Change, Rejection, Status};
 use super::wire::{self, BODY_LIMIT, ReplicaNames};
@@ -31,9 +30,6 @@ use crate::shared::publish::SnapshotView;
 
 /// From the end of the head to the end of the body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The document of the live page. It needs no token.
-const PAGE: &str = "/";
 
 /// What the admin API asks of the control loop.
 pub enum AdminRequest {
@@ -51,8 +47,7 @@ pub struct AdminState {
     pub dropped: Arc<AtomicU64>,
     pub ring: RingKind,
     pub recent: Recent,
-    /// Required as `Authorization: Bearer TOKEN`, if set.
-    pub token: Option<Arc<str>>,
+    pub access: Arc<AdminAccess>,
 }
 
 pub fn router(state: AdminState) -> Router {
@@ -229,71 +224,33 @@ fn is_too_long(error: &axum::Error) -> bool {
     source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
 }
 
-/// A call needs the token, if there is one, and must not come from a page of another origin. Browsers say which page calls
-/// (`Origin`); without this check any page that an operator opens could add and remove replicas.
+/// A call that is refused reaches no handler.
 async fn guard(State(state): State<AdminState>, request: Request, next: Next) -> Response {
-    if let Some(token) = &state.token
-        && request.uri().path() != PAGE
-        && !has_token(request.headers(), token)
-    {
-        let mut response =
-            reply(StatusCode::UNAUTHORIZED, wire::failure("a token is asked for: Authorization: Bearer TOKEN"));
-        response.headers_mut().insert("www-authenticate", HeaderValue::from_static("Bearer"));
-        return response;
+    match state.access.check(request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(denial) => denied(denial),
     }
-    if is_foreign_page(request.headers()) {
-        return reply(StatusCode::FORBIDDEN, wire::failure("a page of another origin may not call the admin API"));
+}
+
+fn denied(denial: Denial) -> Response {
+    let (status, why) = match denial {
+        Denial::UnknownHost => (
+            StatusCode::MISDIRECTED_REQUEST,
+            "this Host is no address, not localhost and no name of this balancer: allow a name with --admin-host",
+        ),
+        Denial::NoToken => (StatusCode::UNAUTHORIZED, "a token is asked for: Authorization: Bearer TOKEN"),
+        Denial::ForeignPage => (StatusCode::FORBIDDEN, "a page of another origin may not call the admin API"),
+    };
+    let mut response = reply(status, wire::failure(why));
+    if denial == Denial::NoToken {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    next.run(request).await
-}
-
-fn has_token(headers: &HeaderMap, token: &str) -> bool {
-    let given = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    given.is_some_and(|given| is_equal(given, token.as_bytes()))
-}
-
-/// In constant time for inputs of one length.
-fn is_equal(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
-}
-
-fn is_foreign_page(headers: &HeaderMap) -> bool {
-    let Some(origin) = headers.get(ORIGIN) else { return false };
-    let host = headers.get(HOST).map_or(&b""[..], |host| host.as_bytes());
-    let authority = origin.as_bytes().splitn(3, |byte| *byte == b'/').nth(2).unwrap_or_default();
-    // A name that an attacker points at this address (DNS rebinding) matches its own origin; an address or localhost does
-    // not.
-    authority != host || !is_local_name(host)
-}
-
-fn is_local_name(host: &[u8]) -> bool {
-    let Ok(host) = Authority::try_from(host) else { return false };
-    let name = host.host().trim_start_matches('[').trim_end_matches(']');
-    name == "localhost" || name.parse::<IpAddr>().is_ok()
+    response
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn page(origin: &str, host: &str) -> bool {
-        let mut headers = HeaderMap::new();
-        headers.insert(ORIGIN, origin.parse().unwrap());
-        headers.insert(HOST, host.parse().unwrap());
-        is_foreign_page(&headers)
-    }
-
-    #[test]
-    fn only_pages_of_this_listener_may_call() {
-        assert!(!is_foreign_page(&HeaderMap::new()), "curl sends no Origin");
-        assert!(!page("http://127.0.0.1:8001", "127.0.0.1:8001"));
-        assert!(!page("http://localhost:8001", "localhost:8001"));
-        assert!(!page("http://[::1]:8001", "[::1]:8001"));
-        assert!(page("http://evil.example", "127.0.0.1:8001"));
-        assert!(page("http://127.0.0.1:9000", "127.0.0.1:8001"));
-        assert!(page("http://evil.example:8001", "evil.example:8001"), "DNS rebinding");
-        assert!(page("null", "127.0.0.1:8001"));
-    }
 
     #[test]
     fn dry_run_is_the_only_parameter() {

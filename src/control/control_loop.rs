@@ -15,6 +15,7 @@ use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::admin::{AdminRequest, AdminState, router};
+use super::admin_access::AdminAccess;
 use super::admin_listener::AdminListener;
 use super::control_core::{ControlAction, ControlCore, End, WorkerEnd};
 use super::page::Recent;
@@ -52,7 +53,7 @@ pub struct ControlInit {
     pub core: ControlCore,
     pub wakeup: Wakeup,
     pub listener: Option<AdminListener>,
-    pub token: Option<String>,
+    pub access: AdminAccess,
     pub ring: RingKind,
     pub heartbeat: Heartbeat,
     pub counters: Vec<Arc<Counters>>,
@@ -139,7 +140,7 @@ impl<R: Runtime + 'static> ControlLoop<R> {
             dropped: init.core.worker_events().drop_count(),
             ring: init.ring,
             recent: recent.clone(),
-            token: init.token.map(Arc::from),
+            access: Arc::new(init.access),
         };
         if let Some(listener) = init.listener {
             spawn_local(serve_admin(listener, state));

@@ -14,6 +14,7 @@
 //! | `runtime` | what starts and stops replicas: child processes, Docker containers, a fixed list |
 //! | `admin_listener` | the socket of the admin API |
 //! | `admin` | the admin API over HTTP |
+//! | `admin_access` | who may call it: pure |
 //! | `wire` | its JSON |
 //! | `questions` | what it answers about the ring: pure |
 //! | `metrics` | its page for Prometheus: pure |
@@ -21,6 +22,7 @@
 //! | `fuzz` | the body of the fuzz target for the admin API |
 
 pub mod admin;
+pub mod admin_access;
 pub mod admin_listener;
 pub mod control_core;
 pub mod fuzz;

@@ -28,6 +28,10 @@ pub struct AdminSettings {
     #[arg(id = "admin-on-data-port", long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true")]
     pub on_data_port: Option<bool>,
+    /// A host name by which the admin API is called. A request whose Host is neither one of these nor localhost nor an IP
+    /// address is refused: a page of the web could point its own name here. Several are separated by commas
+    #[arg(id = "admin-host", long, value_name = "NAME", value_delimiter = ',', value_parser = values::host_name)]
+    pub hosts: Vec<String>,
     /// Required of every admin call, as `Authorization: Bearer TOKEN`. Needed where the admin API is not on loopback.
     /// Better given in the environment: every user of the machine can read a command line
     #[arg(id = "admin-token", long, value_name = "TOKEN", hide_env_values = true)]

@@ -25,6 +25,15 @@ pub fn admin(text: &str) -> Result<AdminListen, String> {
     }
 }
 
+/// A name without port, as it is in a Host field.
+pub fn host_name(text: &str) -> Result<String, String> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    match !text.is_empty() && text.chars().all(is_allowed) {
+        true => Ok(text.into()),
+        false => Err("want a host name without scheme and port, like balancer.internal".into()),
+    }
+}
+
 pub fn mode(text: &str) -> Result<Mode, String> {
     match text {
         "http" => Ok(Mode::Http),
