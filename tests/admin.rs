@@ -3,14 +3,14 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Instant;
 
 use serde_json::json;
 use support::balancer::{Balancer, admin_address, ask, names};
-use support::{Process, TIMEOUT, exchange, field, run, until};
+use support::{Process, TIMEOUT, connect, exchange, field, read_response, run, until};
 
 #[test]
 fn rep_add_and_rm_follow_the_contract() {
@@ -311,6 +311,25 @@ fn a_configured_token_is_required() {
     for path in ["/live", "/live?token=s3cret", "/rep", "//", "/metrics"] {
         assert!(get(path).starts_with("HTTP/1.1 401 "), "{path}");
     }
+}
+
+/// More than are served at once, each of which sends nothing.
+#[test]
+fn silent_connections_do_not_keep_the_holder_of_the_token_out() {
+    let flags = ["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--admin-token", "s3cret"];
+    let process = Process::start(&flags, &[]);
+    let admin = admin_address(&process);
+    let held = format!("GET /rep HTTP/1.1\r\nHost: {admin}\r\nAuthorization: Bearer s3cret\r\n\r\n");
+    let mut holder = connect(admin);
+    holder.write_all(held.as_bytes()).expect("it reads");
+    assert!(read_response(&mut holder).0.starts_with("HTTP/1.1 200 "));
+    let mut silent: Vec<TcpStream> = (0..300).map(|_| connect(admin)).collect();
+    assert!(call_with(admin, "Authorization: Bearer s3cret\r\n").starts_with("HTTP/1.1 200 "), "a new connection");
+    let newest = silent.last_mut().expect("300 of them");
+    newest.write_all(b"GET /rep HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it is open");
+    assert!(read_response(newest).0.starts_with("HTTP/1.1 401 "), "the newest was not closed to make room");
+    holder.write_all(held.as_bytes()).expect("it is open");
+    assert!(read_response(&mut holder).0.starts_with("HTTP/1.1 200 "), "nor was one that had shown the token");
 }
 
 fn call_with(admin: SocketAddr, more: &str) -> String {

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::admin_access::{AdminAccess, Denial, PAGE};
+use super::admin_seats::Seat;
 use super::page::{self, Recent};
 use super::registry::{Answer, Call, Change, Rejection, Status};
 use super::wire::{self, BODY_LIMIT, ReplicaNames};
@@ -224,12 +225,17 @@ fn is_too_long(error: &axum::Error) -> bool {
     source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
 }
 
-/// A call that is refused reaches no handler.
+/// A call that is denied reaches no handler, and its body is not read.
 async fn guard(State(state): State<AdminState>, request: Request, next: Next) -> Response {
-    match state.access.check(request.uri(), request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(denial) => denied(denial),
+    if let Err(denial) = state.access.check(request.uri(), request.headers()) {
+        return denied(denial);
     }
+    if let Some(seat) = request.extensions().get::<Arc<Seat>>()
+        && state.access.proves_itself(request.uri())
+    {
+        seat.keep();
+    }
+    next.run(request).await
 }
 
 fn denied(denial: Denial) -> Response {

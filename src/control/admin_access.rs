@@ -43,6 +43,11 @@ impl AdminAccess {
         if is_foreign_page(headers) { Err(Denial::ForeignPage) } else { Ok(()) }
     }
 
+    /// A call that passes has shown a token, or that none is required.
+    pub fn proves_itself(&self, uri: &Uri) -> bool {
+        self.token.is_none() || uri.path() != PAGE
+    }
+
     fn is_own(&self, host: &[u8]) -> bool {
         let Ok(host) = Authority::try_from(host) else { return false };
         let name = host.host().trim_start_matches('[').trim_end_matches(']');

@@ -7,22 +7,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
+use super::admin_seats::{AdminSeats, Seat};
 use super::socket_file::{self, SocketFile};
+use super::write_deadline::WriteDeadline;
 use crate::core::snapshot::Endpoint;
 use crate::settings::AdminListen;
 
-/// Connections served at once; the next waits in the listener's queue.
+/// Connections served at once.
 const CONNECTION_LIMIT: usize = 256;
-/// A head that takes longer, or a connection that is idle for longer, is closed.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// A head that takes longer, or a connection that is idle for longer, is closed. It bounds what comes before a token.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// A client that takes none of its response for longer is disconnected.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed accept (no descriptor left, say).
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -89,20 +95,13 @@ async fn accept<S>(router: Router, next: impl AsyncFn() -> io::Result<S>) -> io:
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let free = Arc::new(Semaphore::new(CONNECTION_LIMIT));
-    while let Ok(permit) = free.clone().acquire_owned().await {
+    let seats = AdminSeats::new(CONNECTION_LIMIT);
+    loop {
         match next().await {
             Ok(stream) => {
-                let connection = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_TIMEOUT)
-                    .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
-                tokio::spawn(async move {
-                    if let Err(error) = connection.await {
-                        log::debug!("admin connection: {error}");
-                    }
-                    drop(permit);
-                });
+                let Some(seat) = seats.take().await else { return Ok(()) };
+                let task = tokio::spawn(serve_connection(stream, router.clone(), seat.clone()));
+                seat.serve(task.abort_handle());
             }
             Err(error) => {
                 log::warn!("admin listener: cannot accept: {error}");
@@ -110,7 +109,25 @@ where
             }
         }
     }
-    Ok(())
+}
+
+/// Each request carries the seat of its connection.
+async fn serve_connection<S>(stream: S, router: Router, seat: Arc<Seat>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(seat.clone());
+        router.call(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(WriteDeadline::new(stream, WRITE_TIMEOUT)), service);
+    if let Err(error) = connection.await {
+        log::debug!("admin connection: {error}");
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@
 //! | `probe` | one health check of one replica |
 //! | `runtime` | what starts and stops replicas: child processes, Docker containers, a fixed list |
 //! | `admin_listener` | the socket of the admin API |
+//! | `admin_seats` | which of its connections are served: it knows no HTTP |
+//! | `write_deadline` | a stream whose peer must read |
 //! | `admin` | the admin API over HTTP |
 //! | `admin_access` | who may call it: pure |
 //! | `wire` | its JSON |
@@ -35,9 +37,11 @@ pub mod registry;
 pub mod runtime;
 pub mod wire;
 
+mod admin_seats;
 mod control_loop;
 mod signals;
 mod socket_file;
+mod write_deadline;
 
 pub use control_core::{ControlCore, End};
 pub use control_loop::{ControlInit, Wakeup, serve};
