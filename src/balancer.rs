@@ -60,7 +60,7 @@ pub fn run(config: Config) -> Result<End, String> {
         workers: workers.threads,
     };
     match config.runtime() {
-        RuntimeKind::Process => control::serve(async || Ok(Processes::default()), init),
+        RuntimeKind::Process => control::serve(async || Processes::new(config.program), init),
         RuntimeKind::Fixed => control::serve(async || Ok(Fixed::new(config.fixed_replicas)), init),
         RuntimeKind::Docker => control::serve(async || Docker::open(config.docker, SERVICE).await, init),
     }
@@ -145,10 +145,11 @@ fn health_policy(config: &Config) -> HealthPolicy {
     }
 }
 
-/// Servers that others started need not know our path: accepting a connection is enough, unless a path was given.
+/// Servers of others need not know our path: accepting a connection is enough, unless a path was given.
 fn heartbeat(config: &Config) -> Heartbeat {
     let health = &config.health;
-    let default_path = (config.runtime() != RuntimeKind::Fixed).then(|| HEARTBEAT_PATH.to_string());
+    let ours = config.runtime() != RuntimeKind::Fixed && config.program.is_empty();
+    let default_path = ours.then(|| HEARTBEAT_PATH.to_string());
     match health.path.clone().or(default_path) {
         Some(path) if config.mode == Mode::Http => Heartbeat::Http(HttpHeartbeat {
             method: health.method.clone(),

@@ -17,6 +17,8 @@ use ringway::shared::log_writer::LogWriter;
 const USAGE: u8 = 2;
 /// Anything else.
 const FAILED: u8 = 1;
+/// What a shell returns for a program that it cannot run.
+const CANNOT_RUN: u8 = 126;
 /// The reader of stdout went away: what a shell shows for a program that SIGPIPE ended.
 const PIPE_CLOSED: u8 = 128 + 13;
 
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
             Err(ReplicaError::Usage(why)) => fail(USAGE, &why),
             Err(ReplicaError::Failed(why)) => fail(FAILED, &why),
         },
+        Ok(Invocation::Exec(program)) => fail(CANNOT_RUN, &parent::exec(&program)),
         Ok(Invocation::ReplicaCheck(address)) => match replica::check(address) {
             Ok(()) => ExitCode::SUCCESS,
             Err(why) => fail(FAILED, &why),

@@ -1,6 +1,7 @@
 //! The command line: its subcommands and their flags. The flags of `run` are the fields of [`Config`], whose tables stand
 //! in [`settings`](crate::settings). `--help` is made from here.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -31,6 +32,12 @@ pub enum CliSubcommand {
     },
     /// Serve as a replica: answer /home and /heartbeat, and 404 to anything else
     Replica(ReplicaArgs),
+    /// Become a program that ends with the balancer: how `ringway run -- PROGRAM` starts it
+    #[command(hide = true)]
+    Exec {
+        #[arg(required = true, last = true, value_name = "PROGRAM")]
+        program: Vec<OsString>,
+    },
     /// Describe a ring: shares, explanations, what-ifs, flaws
     Ring(RingArgs),
     /// Measure a running balancer and draw the result beside what the ring predicts

@@ -20,6 +20,7 @@ mod read;
 mod resolve;
 mod ring_args;
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 
 use clap::builder::RangedU64ValueParser as Number;
@@ -55,6 +56,11 @@ pub struct Config {
     #[arg(id = "replica", long, value_name = "HOST:PORT", num_args = 1.., value_delimiter = ',',
         value_parser = values::replica)]
     pub fixed_replicas: Vec<FixedReplica>,
+    /// A program to start as each replica instead of the built-in one, with its arguments. It listens on 127.0.0.1 at the
+    /// port in PORT; SERVER_ID is its name. The rest of its environment is the balancer's, without RINGWAY_*. What it
+    /// prints goes to the log. A replica is healthy when it accepts a connection, unless --health-path is given
+    #[arg(id = "program", last = true, num_args = 1.., value_name = "PROGRAM", help_heading = None::<&str>)]
+    pub program: Vec<OsString>,
     /// Threads that serve connections [default: one per core]
     #[arg(long, value_name = "N", default_value_t = cores(), hide_default_value = true,
         value_parser = Number::<usize>::new().range(1..=1024))]

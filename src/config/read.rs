@@ -27,6 +27,8 @@ pub enum Invocation {
     Replica(ReplicaSettings),
     /// One heartbeat is requested of a replica, on the address it would listen on.
     ReplicaCheck(SocketAddr),
+    /// Becomes this program.
+    Exec(Vec<OsString>),
     Ring(RingQuery),
     Experiment(ExperimentSettings),
 }
@@ -52,6 +54,7 @@ pub fn read(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Earl
         },
         CliSubcommand::Check { config } => Ok(Invocation::Checked(check(&config)?)),
         CliSubcommand::Replica(replica) => Ok(replica.into()),
+        CliSubcommand::Exec { program } => Ok(Invocation::Exec(program)),
         CliSubcommand::Ring(ring) => Ok(Invocation::Ring(ring.into_query())),
         CliSubcommand::Experiment(experiment) => Ok(Invocation::Experiment(experiment)),
     }

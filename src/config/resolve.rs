@@ -16,7 +16,8 @@ impl RunArgs {
         admin.token = admin.token.take().filter(|token| !token.is_empty());
         let embedded = file.is_none() && config.mode == Mode::Http && is_loopback(config.listen.ip());
         // Servers of others may have such paths of their own, and behind a balancer every client seems to be on loopback.
-        let alone = config.fixed_replicas.is_empty() && config.proxy.accept_proxy_from.is_empty();
+        let ours = config.fixed_replicas.is_empty() && config.program.is_empty();
+        let alone = ours && config.proxy.accept_proxy_from.is_empty();
         admin.on_data_port.get_or_insert(embedded && alone && admin.listen != AdminListen::Off);
         check_replicas(&config)?;
         check_limits(&config.limits.service)?;
@@ -31,6 +32,9 @@ fn check_replicas(config: &Config) -> Result<(), String> {
         return Err(format!("--replicas {replicas} is over --max-replicas {max_replicas}"));
     }
     let fixed = &config.fixed_replicas;
+    if !config.program.is_empty() && config.runtime() != RuntimeKind::Process {
+        return Err("a program after `--` runs as processes: leave out --replica, or --runtime docker".into());
+    }
     match (config.runtime(), fixed.is_empty()) {
         (RuntimeKind::Process, true) if replicas == 0 => {
             Err("--replicas 0 needs --runtime docker, where containers of others can join".into())
@@ -96,7 +100,10 @@ impl Config {
     /// Listener, replicas and admin API, in one line.
     pub fn summary(&self) -> String {
         let replicas = match self.runtime() {
-            RuntimeKind::Process => format!("{} replicas as processes", self.replicas),
+            RuntimeKind::Process => match self.program.first() {
+                Some(program) => format!("{} replicas of {}", self.replicas, program.display()),
+                None => format!("{} replicas as processes", self.replicas),
+            },
             RuntimeKind::Docker => format!("{} replicas of image {}", self.replicas, self.docker.image),
             RuntimeKind::Fixed => format!("{} fixed replicas", self.fixed_replicas.len()),
         };

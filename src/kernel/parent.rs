@@ -1,5 +1,9 @@
 //! Ties the life of a child process to its parent: replicas to their balancer, a balancer to its experiment.
 
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
 use rustix::process::{Pid, getppid, set_parent_process_death_signal};
 
 pub use rustix::process::Signal;
@@ -17,4 +21,16 @@ pub fn follow(signal: Signal) -> Result<(), String> {
     let expected = expected.ok_or_else(|| format!("{PARENT}={parent} is not a process id: leave it unset"))?;
     set_parent_process_death_signal(Some(signal)).map_err(|why| format!("cannot follow process {parent}: {why}"))?;
     if getppid() == Some(expected) { Ok(()) } else { Err(format!("the parent {parent} is gone: nothing to run for")) }
+}
+
+/// Becomes `program` (execve(2)), which ends with the parent although it does not know of one: the kernel keeps the signal.
+/// Returns only where that fails, with the reason.
+pub fn exec(program: &[OsString]) -> String {
+    let [name, arguments @ ..] = program else { return "there is no program to run".into() };
+    match follow(Signal::KILL) {
+        Ok(()) => {
+            format!("cannot run {}: {}", name.display(), Command::new(name).args(arguments).env_remove(PARENT).exec())
+        }
+        Err(why) => why,
+    }
 }

@@ -13,7 +13,7 @@ use super::values;
 #[command(next_help_heading = "Health")]
 pub struct HealthSettings {
     /// Requested of every replica [default: /heartbeat of replicas that this balancer starts; where --replica names
-    /// servers, and in tcp mode, a replica is healthy when it accepts a connection]
+    /// servers, for a program of one's own, and in tcp mode, a replica is healthy when it accepts a connection]
     #[arg(id = "health-path", long, value_name = "PATH", value_parser = values::path)]
     pub path: Option<String>,
     /// Time between two heartbeats, in milliseconds
