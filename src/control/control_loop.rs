@@ -18,6 +18,7 @@ use super::admin::{AdminRequest, AdminState, router};
 use super::admin_access::AdminAccess;
 use super::admin_listener::AdminListener;
 use super::control_core::{ControlAction, ControlCore, End, WorkerEnd};
+use super::orphans;
 use super::page::Recent;
 use super::probe::{Heartbeat, ProbeError, probe};
 use super::registry::{Answer, Command, Effect, ProbeFailure, ProbeFault};
@@ -145,9 +146,12 @@ impl<R: Runtime + 'static> ControlLoop<R> {
         if let Some(listener) = init.listener {
             spawn_local(serve_admin(listener, state));
         }
+        let runtime = Rc::new(runtime);
+        let children = runtime.clone();
+        spawn_local(orphans::reap(move |child| children.is_own_child(child)));
         Ok(ControlLoop {
             core: init.core.with_stop_limit(runtime.stop_limit()),
-            runtime: Rc::new(runtime),
+            runtime,
             wakeup: init.wakeup,
             heartbeat: Rc::new(init.heartbeat),
             recent,

@@ -8,6 +8,7 @@
 //! | `registry` | which replicas there are and what state they are in: a pure reducer of commands to effects |
 //! | `control_core` | publication, stops, worker ends and tickets around the registry: pure; the loop and the simulation drive it, and it returns actions (effects and log lines) |
 //! | `control_loop` | the admin thread: clock, tasks, channels, signals |
+//! | `orphans` | what process 1 waits for beside its replicas |
 //! | `signals` | which signals are handled, and what they ask for |
 //! | `log_throttle` | workers' events as log lines, few enough to read: pure |
 //! | `probe` | one health check of one replica |
@@ -39,6 +40,7 @@ pub mod wire;
 
 mod admin_seats;
 mod control_loop;
+mod orphans;
 mod signals;
 mod socket_file;
 mod write_deadline;

@@ -11,6 +11,7 @@ use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Pid;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::core::snapshot::{Endpoint, ServiceId};
@@ -144,6 +145,10 @@ pub trait Runtime {
     /// How long an instance may take to end after its stop signal.
     fn stop_limit(&self) -> Duration {
         Duration::ZERO
+    }
+    /// Whether it waits for this child of ours itself.
+    fn is_own_child(&self, _process: Pid) -> bool {
+        false
     }
     /// Called last, when every instance was stopped or is to run on: waits for what is still under way.
     fn close(&self) -> impl Future<Output = ()> {

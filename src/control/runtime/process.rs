@@ -204,6 +204,10 @@ impl Runtime for Processes {
         process_state::suspension(pid.as_raw_nonzero().get())
     }
 
+    fn is_own_child(&self, process: Pid) -> bool {
+        self.children.borrow().values().any(|child| child.pid == process)
+    }
+
     fn can_start(&self) -> bool {
         true
     }
