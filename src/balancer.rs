@@ -40,6 +40,7 @@ const ADMIN_SLACK_MS: u64 = 10_000;
 
 /// Runs until a signal ends it. `Err` is bad usage, in one line: what, where, what to do.
 pub fn run(config: Config) -> Result<End, String> {
+    config.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let listener = AdminListener::bind(&config.admin.listen)?;
     let wakeup = Wakeup::default();
     let (events, worker_events) = events::channel(wakeup.wake());

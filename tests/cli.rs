@@ -10,7 +10,7 @@ use support::{Process, RINGWAY, run};
 
 #[test]
 fn every_mistake_is_one_line_with_exit_status_2() {
-    let mistakes: [(&[&str], &[&str]); 24] = [
+    let mistakes: [(&[&str], &[&str]); 27] = [
         (&[], &["no command", "ringway run"]),
         (&["runn"], &["runn", "'run'"]),
         (&["run", "--listn", "x"], &["--listn", "'--listen'"]),
@@ -33,6 +33,9 @@ fn every_mistake_is_one_line_with_exit_status_2() {
         (&["run", "--hash-key", "header:"], &["--hash-key", "header:NAME"]),
         (&["run", "--line-limit", "9000", "--head-limit", "8000"], &["--line-limit 9000", "--head-limit 8000"]),
         (&["run", "--health-path", "heartbeat"], &["--health-path", "/heartbeat"]),
+        (&["run", "--mode", "tcp", "--hash-key", "header:X"], &["--hash-key", "--mode http", "client-ip"]),
+        (&["run", "--docker-env", "PORT=80"], &["--docker-env", "PORT", "--docker-port"]),
+        (&["run", "--docker-env", "SERVER_ID=a"], &["--docker-env", "SERVER_ID"]),
         (&["check"], &["--config"]),
         (&["check", "--config", "/nowhere/ringway.toml"], &["/nowhere/ringway.toml", "No such file"]),
     ];
@@ -135,6 +138,45 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
     assert!(error_of(&[], &env).contains("RINGWAY_WORKERS"), "an invalid value is reported with its source");
     let env = [("RINGWAY_CONFIG", in_file.path())];
     assert!(error_of(&[], &env).contains("are both 127.0.0.1:3"), "the file can be named in the environment");
+}
+
+/// What `run` says of them before a taken port ends it.
+#[test]
+fn a_setting_without_effect_is_named_in_a_warning() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("bound").to_string();
+    for (args, env, warning) in [
+        ("--docker-image=x", "", "--docker-image has no effect without --runtime docker"),
+        ("--replica=127.0.0.1:1 --replicas=5", "", "--replicas has no effect with --replica"),
+        ("--mode=tcp --health-path=/a", "", "--health-path has no effect with --mode tcp"),
+        ("--mode=tcp --head-limit=9000", "", "--head-limit has no effect with --mode tcp"),
+        ("--mode=tcp --forwarded-via=off", "", "--forwarded-via has no effect with --mode tcp"),
+        ("--replica=127.0.0.1:1 --health-status=200", "", "--health-status has no effect without --health-path"),
+        ("--admin=off --admin-token=t", "", "--admin-token has no effect with --admin off"),
+        ("", "RINGWAY_LISTN", "RINGWAY_LISTN in the environment is no setting"),
+        ("", "RINGWAY_DOCKER_IMAGE", "RINGWAY_DOCKER_IMAGE: --docker-image has no effect without --runtime docker"),
+        ("--workers=2 --pin", "", ""),
+        ("", "RINGWAY_BIND", ""),
+    ] {
+        let env = Some((env, "127.0.0.1")).filter(|(name, _)| !name.is_empty());
+        let args = ["run", "--listen", &address].into_iter().chain(args.split_whitespace());
+        let output = Command::new(RINGWAY).args(args).env_clear().envs(env).output().expect("our own binary starts");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let warnings: Vec<&str> = stderr.lines().filter(|line| line.contains(" WARN ")).collect();
+        assert_eq!(warnings.len(), usize::from(!warning.is_empty()), "{stderr}");
+        assert!(warnings.iter().all(|line| line.contains(warning)), "{warning}: {stderr}");
+    }
+}
+
+#[test]
+fn settings_of_a_file_that_contradict_or_have_no_effect_are_named_with_their_line() {
+    let contradiction = File::new("contradiction", "mode = \"tcp\"\n[hash]\nkey = \"uri\"\n");
+    let place = format!("{}:3: --hash-key", contradiction.path());
+    assert_one_line(&run(&["check", "--config", contradiction.path()]), &[&place], "a contradiction");
+    let idle = File::new("idle", "replicas = 4\n\n[docker]\nimage = \"x\"\n");
+    let output = run(&["check", "--config", idle.path()]);
+    let warning = format!("{}:4: --docker-image has no effect", idle.path());
+    assert!(output.status.success() && stdout(&output).contains(&warning), "{output:?}");
 }
 
 #[test]

@@ -10,7 +10,9 @@ use super::error;
 
 /// One flag, as the file sets it.
 pub struct Setting {
-    id: String,
+    /// Of the flag.
+    pub id: String,
+    pub line: usize,
     values: Vec<String>,
 }
 
@@ -29,8 +31,8 @@ pub fn parse_as(path: &Path, text: &str, command: &Command) -> Result<Vec<Settin
 }
 
 /// The file's settings take the place of the flags' defaults.
-pub fn apply(run: Command, settings: Vec<Setting>) -> Command {
-    settings.into_iter().fold(run, |run, setting| run.mut_arg(setting.id, |arg| arg.default_values(setting.values)))
+pub fn apply(run: Command, settings: &[Setting]) -> Command {
+    settings.iter().fold(run, |run, setting| run.mut_arg(&setting.id, |arg| arg.default_values(setting.values.clone())))
 }
 
 struct FileError {
@@ -50,12 +52,12 @@ fn parse(text: &str, command: &Command) -> Result<Vec<Setting>, FileError> {
                 for (inner_name, value) in inner {
                     let table = Some(name.get_ref().as_ref());
                     let key = FileKey { table, name: inner_name.get_ref(), offset: inner_name.span().start };
-                    settings.push(setting(&key, value.get_ref(), command)?);
+                    settings.push(setting(&key, value.get_ref(), command, text)?);
                 }
             }
             value => {
                 let key = FileKey { table: None, name: name.get_ref(), offset: name.span().start };
-                settings.push(setting(&key, value, command)?);
+                settings.push(setting(&key, value, command, text)?);
             }
         }
     }
@@ -89,7 +91,7 @@ impl FileKey<'_> {
     }
 }
 
-fn setting(key: &FileKey, value: &DeValue, command: &Command) -> Result<Setting, FileError> {
+fn setting(key: &FileKey, value: &DeValue, command: &Command, text: &str) -> Result<Setting, FileError> {
     let run = command.find_subcommand("run").ok_or_else(|| key.error("there are no flags to compare with"))?;
     let arg = run
         .get_arguments()
@@ -104,7 +106,7 @@ fn setting(key: &FileKey, value: &DeValue, command: &Command) -> Result<Setting,
     };
     let values = values.ok_or_else(|| key.error("want one text, number, true or false here"))?;
     check(arg, &values, command).map_err(|why| key.error(why))?;
-    Ok(Setting { id: arg.get_id().to_string(), values })
+    Ok(Setting { id: arg.get_id().to_string(), line: line_of(text, key.offset), values })
 }
 
 fn scalar(value: &DeValue) -> Option<String> {

@@ -43,8 +43,9 @@ static BUILT: LazyLock<clap::Command> = LazyLock::new(|| {
 fn parse(text: &str) -> Result<Config, String> {
     let path = Path::new("fuzz.toml");
     let settings = file::parse_as(path, text, &BUILT)?;
-    match read::config_of_file(Cli::command(), path, settings) {
-        Ok(config) => Ok(config),
+    match read::config_of_file(Cli::command(), path, &settings) {
+        // A warning names a line.
+        Ok(config) => Ok(Config { warnings: Vec::new(), ..config }),
         Err(EarlyExit::Usage(why)) => Err(why),
         Err(EarlyExit::Help(text)) => panic!("a file requested help: {text}"),
     }

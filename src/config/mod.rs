@@ -9,6 +9,8 @@
 //! | `file` | reads the TOML file as values for the flags of `run` |
 //! | `read` | argv, environment and file to an [`Invocation`] |
 //! | `resolve` | checks settings against each other: [`RunArgs`](args::RunArgs) to [`Config`] |
+//! | `sources` | where each setting comes from |
+//! | `unused` | which settings have no effect beside the others |
 //! | `error` | clap's errors as one line |
 //! | `fuzz` | body of the fuzz target |
 
@@ -19,6 +21,8 @@ pub mod fuzz;
 mod read;
 mod resolve;
 mod ring_args;
+mod sources;
+mod unused;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -86,6 +90,9 @@ pub struct Config {
     pub forwarded: ForwardedSettings,
     #[command(flatten)]
     pub docker: DockerSettings,
+    /// Settings that have no effect, one line each.
+    #[arg(skip)]
+    pub warnings: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -9,12 +9,13 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use super::args::{Cli, CliSubcommand, ReplicaArgs, RunArgs};
 use super::file::{self, Setting};
+use super::sources::Sources;
 use super::{Config, error};
 use crate::experiment::{ExperimentSettings, RingQuery};
 use crate::replica::{ReplicaSettings, host_name};
 
 /// The address that listeners of this machine or container bind unless they are told; the Dockerfile sets it.
-const BIND: &str = "RINGWAY_BIND";
+pub const BIND: &str = "RINGWAY_BIND";
 /// Of the data listener, by default.
 const PORT: u16 = 8000;
 
@@ -47,9 +48,10 @@ pub fn read(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Earl
     let listen = default_listen(std::env::var(BIND).ok());
     let command = Cli::command().mut_subcommand("run", |run| run.mut_arg("listen", |arg| arg.default_value(listen)));
     let command = with_environment(command);
-    match parse(command.clone(), &argv)?.subcommand {
+    let matches = parse(command.clone(), &argv)?;
+    match cli(&matches)?.subcommand {
         CliSubcommand::Run(run) => match &run.file {
-            None => Ok(Invocation::Run(into_config(*run)?.into())),
+            None => Ok(Invocation::Run(into_config(*run, &sources(&command, &matches, None))?.into())),
             Some(path) => Ok(Invocation::Run(run_with_file(command, &argv, path)?.into())),
         },
         CliSubcommand::Check { config } => Ok(Invocation::Checked(check(&config)?)),
@@ -64,36 +66,53 @@ pub fn read(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Earl
 fn check(path: &Path) -> Result<String, EarlyExit> {
     let command = Cli::command();
     let settings = file::read(path, &command).map_err(EarlyExit::Usage)?;
-    let config = config_of_file(command, path, settings)?;
-    Ok(format!("{} is valid: {}", path.display(), config.summary()))
+    let config = config_of_file(command, path, &settings)?;
+    let warnings: String = config.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
+    Ok(format!("{} is valid: {}{warnings}", path.display(), config.summary()))
 }
 
 /// The configuration that a file's settings make by themselves.
-pub fn config_of_file(command: clap::Command, path: &Path, settings: Vec<Setting>) -> Result<Config, EarlyExit> {
-    run_with_settings(command, &["ringway".into(), "run".into(), "--config".into(), path.into()], settings)
+pub fn config_of_file(command: clap::Command, path: &Path, settings: &[Setting]) -> Result<Config, EarlyExit> {
+    run_with_settings(command, &["ringway".into(), "run".into(), "--config".into(), path.into()], path, settings)
 }
 
 /// Parses the command line again, with the file's settings in place of the defaults.
 fn run_with_file(command: clap::Command, argv: &[OsString], path: &Path) -> Result<Config, EarlyExit> {
     let settings = file::read(path, &command).map_err(EarlyExit::Usage)?;
-    run_with_settings(command, argv, settings)
+    run_with_settings(command, argv, path, &settings)
 }
 
-fn run_with_settings(command: clap::Command, argv: &[OsString], settings: Vec<Setting>) -> Result<Config, EarlyExit> {
+fn run_with_settings(
+    command: clap::Command,
+    argv: &[OsString],
+    path: &Path,
+    settings: &[Setting],
+) -> Result<Config, EarlyExit> {
     let command = command.mut_subcommand("run", |run| file::apply(run, settings));
-    match parse(command, argv)?.subcommand {
-        CliSubcommand::Run(run) => into_config(*run),
+    let matches = parse(command.clone(), argv)?;
+    match cli(&matches)?.subcommand {
+        CliSubcommand::Run(run) => into_config(*run, &sources(&command, &matches, Some((path, settings)))),
         _ => unreachable!("the same argv was `run` before"),
     }
 }
 
-fn into_config(run: RunArgs) -> Result<Config, EarlyExit> {
-    run.into_config().map_err(EarlyExit::Usage)
+fn into_config(run: RunArgs, sources: &Sources) -> Result<Config, EarlyExit> {
+    run.into_config(sources).map_err(EarlyExit::Usage)
 }
 
-fn parse(command: clap::Command, argv: &[OsString]) -> Result<Cli, EarlyExit> {
-    let matches: ArgMatches = command.try_get_matches_from(argv).map_err(early_exit)?;
-    Cli::from_arg_matches(&matches).map_err(early_exit)
+/// Of `run`, the subcommand of both.
+fn sources(command: &clap::Command, matches: &ArgMatches, file: Option<(&Path, &[Setting])>) -> Sources {
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let run = command.find_subcommand("run").zip(matches.subcommand_matches("run"));
+    run.map_or_else(Sources::default, |(run, matches)| Sources::read(run, matches, variables, file))
+}
+
+fn parse(command: clap::Command, argv: &[OsString]) -> Result<ArgMatches, EarlyExit> {
+    command.try_get_matches_from(argv).map_err(early_exit)
+}
+
+fn cli(matches: &ArgMatches) -> Result<Cli, EarlyExit> {
+    Cli::from_arg_matches(matches).map_err(early_exit)
 }
 
 fn early_exit(error: clap::Error) -> EarlyExit {

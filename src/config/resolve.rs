@@ -4,13 +4,21 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::args::RunArgs;
-use super::{Config, RuntimeKind, error};
+use super::sources::Sources;
+use super::{Config, RuntimeKind, error, unused};
 use crate::core::limits::Limits;
-use crate::core::snapshot::Mode;
+use crate::core::snapshot::{KeyPolicy, Mode};
 use crate::settings::{AdminListen, AdminSettings, FixedReplica, LimitSettings};
 
 impl RunArgs {
-    pub fn into_config(self) -> Result<Config, String> {
+    /// What contradicts, and what has no effect, is named with its place.
+    pub fn into_config(self, sources: &Sources) -> Result<Config, String> {
+        let mut config = self.resolved().map_err(|why| sources.locate(&why))?;
+        config.warnings = unused::warnings(&config, sources);
+        Ok(config)
+    }
+
+    fn resolved(self) -> Result<Config, String> {
         let RunArgs { mut config, file } = self;
         let admin = &mut config.admin;
         admin.token = admin.token.take().filter(|token| !token.is_empty());
@@ -20,6 +28,7 @@ impl RunArgs {
         let alone = ours && config.proxy.accept_proxy_from.is_empty();
         admin.on_data_port.get_or_insert(embedded && alone && admin.listen != AdminListen::Off);
         check_replicas(&config)?;
+        check_key(&config)?;
         check_limits(&config.limits.service)?;
         check_admin(&config.admin, config.listen, config.mode)?;
         Ok(config)
@@ -55,6 +64,16 @@ fn check_names(fixed: &[FixedReplica]) -> Result<(), String> {
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => Err(format!("--replica {} is given twice: give one of them a name, NAME=HOST:PORT", pair[0])),
         None => Ok(()),
+    }
+}
+
+/// A tcp connection has no request to take a key from.
+fn check_key(config: &Config) -> Result<(), String> {
+    match (config.mode, &config.hash.key) {
+        (Mode::Http, _) | (Mode::Tcp, KeyPolicy::Request | KeyPolicy::ClientIp) => Ok(()),
+        (Mode::Tcp, _) => {
+            Err("--hash-key needs --mode http here: a tcp connection has request or client-ip only".into())
+        }
     }
 }
 

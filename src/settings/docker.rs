@@ -76,7 +76,7 @@ pub struct DockerSettings {
     #[arg(id = "docker-cpus", long, value_name = "N", default_value = "0", value_parser = values::cpus)]
     pub cpu_milli: u32,
     /// More environment for each container, as NAME=VALUE; repeat it for several
-    #[arg(id = "docker-env", long, value_name = "NAME=VALUE", value_parser = values::pair)]
+    #[arg(id = "docker-env", long, value_name = "NAME=VALUE", value_parser = values::variable)]
     pub env: Vec<(String, String)>,
     /// More labels for each container, as NAME=VALUE; repeat it for several
     #[arg(id = "docker-label", long, value_name = "NAME=VALUE", value_parser = values::pair)]

@@ -161,11 +161,20 @@ fn host_port(text: &str) -> Result<HostPort, String> {
     }
 }
 
-/// `NAME=VALUE`: an environment variable or a label.
+/// `NAME=VALUE`: a label, say.
 pub fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
         _ => Err("want NAME=VALUE".into()),
+    }
+}
+
+/// `NAME=VALUE` in a container's environment, but not what each container is told by us.
+pub fn variable(text: &str) -> Result<(String, String), String> {
+    match pair(text)? {
+        (name, _) if name == "PORT" => Err("PORT is what --docker-port says".into()),
+        (name, _) if name == "SERVER_ID" => Err("SERVER_ID is the replica's name".into()),
+        pair => Ok(pair),
     }
 }
 

@@ -1,0 +1,58 @@
+//! Settings that have no effect beside the others: each is named in a warning.
+
+use super::sources::{SourcedSetting, Sources};
+use super::{Config, RuntimeKind, error};
+use crate::core::snapshot::Mode;
+use crate::settings::AdminListen;
+
+/// Limits that an HTTP connection has and a tunnel has not.
+const HTTP_LIMITS: [&str; 9] = [
+    "response-timeout-ms",
+    "stall-timeout-ms",
+    "min-body-rate",
+    "pool-size",
+    "pool-idle-timeout-ms",
+    "upstream-pipelining",
+    "line-limit",
+    "head-limit",
+    "field-limit",
+];
+/// What a heartbeat asks over HTTP.
+const HTTP_HEARTBEAT: [&str; 5] = ["health-path", "health-method", "health-host", "health-header", "health-status"];
+/// Settings about replicas that this balancer starts.
+const STARTS: [&str; 3] = ["replicas", "max-replicas", "health-replace-after-ms"];
+
+pub fn warnings(config: &Config, sources: &Sources) -> Vec<String> {
+    let unused =
+        |setting: &SourcedSetting| Some(format!("{} has no effect {}", setting.name(), reason(config, setting)?));
+    let unused = sources.set().iter().filter_map(unused);
+    let unknown = sources.unknown_variables().iter();
+    unused
+        .chain(
+            unknown.map(|name| {
+                format!("{} in the environment is no setting: see ringway run --help", error::visible(name))
+            }),
+        )
+        .collect()
+}
+
+fn reason(config: &Config, setting: &SourcedSetting) -> Option<&'static str> {
+    let SourcedSetting { long, table, .. } = setting;
+    let (runtime, is_tcp) = (config.runtime(), config.mode == Mode::Tcp);
+    let is_one_of = |longs: &[&str]| longs.contains(&long.as_str());
+    if table == "Docker" && runtime != RuntimeKind::Docker {
+        Some("without --runtime docker")
+    } else if is_one_of(&STARTS) && runtime == RuntimeKind::Fixed {
+        Some("with --replica: those servers are all there is")
+    } else if is_tcp && (table == "Forwarded" || is_one_of(&HTTP_LIMITS)) {
+        Some("with --mode tcp")
+    } else if is_tcp && is_one_of(&HTTP_HEARTBEAT) {
+        Some("with --mode tcp: a heartbeat is a connection that is accepted")
+    } else if is_one_of(&HTTP_HEARTBEAT) && runtime == RuntimeKind::Fixed && config.health.path.is_none() {
+        Some("without --health-path: a heartbeat is a connection that is accepted")
+    } else if table == "Admin" && long != "admin" && config.admin.listen == AdminListen::Off {
+        Some("with --admin off")
+    } else {
+        None
+    }
+}
