@@ -212,6 +212,24 @@ fn in_front_of_servers_of_others_the_data_port_answers_admin_calls_only_where_th
     assert_eq!(names(&ask(balancer.data, "GET", "/rep", "").json), [address]);
 }
 
+/// What a name of ours may be is no rule for those.
+#[test]
+fn rm_takes_every_name_that_rep_lists() {
+    let replica = Process::replica("theirs");
+    let address = replica.address.to_string();
+    let named = ["web:1", "x", "a/b", "ü"];
+    let listed = named.map(|name| format!("{name}={address}"));
+    let flags: Vec<&str> = ["--replica", &address].into_iter().chain(listed.iter().map(String::as_str)).collect();
+    let balancer = Balancer::start(&flags);
+    for name in named.into_iter().chain([address.as_str()]) {
+        assert!(balancer.replicas().contains(&name.to_string()), "{name}");
+        let body = json!({"n": 1, "hostnames": [name]}).to_string();
+        let answer = balancer.ask("DELETE", "/rm", &body);
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    assert!(balancer.replicas().is_empty());
+}
+
 #[test]
 fn a_unix_socket_serves_the_admin_api_to_its_owner_only() {
     let path = std::env::temp_dir().join(format!("ringway-admin-{}.sock", std::process::id()));
@@ -304,7 +322,9 @@ fn a_configured_token_is_required() {
             "{response}"
         );
     }
-    assert!(call_with(admin, "Authorization: Bearer s3cret\r\n").starts_with("HTTP/1.1 200 "));
+    for scheme in ["Bearer", "bearer", "BEARER"] {
+        assert!(call_with(admin, &format!("Authorization: {scheme} s3cret\r\n")).starts_with("HTTP/1.1 200 "));
+    }
     let get =
         |path: &str| exchange(admin, format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n"));
     assert!(get("/").starts_with("HTTP/1.1 200 "), "the page with the form for the token");

@@ -9,6 +9,8 @@ use axum::http::{HeaderMap, Uri};
 /// The document of the live page. It contains no data and needs no token.
 pub const PAGE: &str = "/";
 
+const BEARER: &[u8] = b"Bearer ";
+
 /// What a call must show.
 #[derive(Clone, Debug, Default)]
 pub struct AdminAccess {
@@ -57,8 +59,9 @@ impl AdminAccess {
 
     fn has_token(&self, headers: &HeaderMap) -> bool {
         let Some(token) = &self.token else { return true };
-        let given = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-        given.is_some_and(|given| is_equal(given, token.as_bytes()))
+        let given = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().split_at_checked(BEARER.len()));
+        // RFC 9110, 11.1: the scheme's name has no case.
+        given.is_some_and(|(scheme, given)| scheme.eq_ignore_ascii_case(BEARER) && is_equal(given, token.as_bytes()))
     }
 }
 

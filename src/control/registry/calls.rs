@@ -159,10 +159,10 @@ impl Registry {
         let count = within(*n, max.saturating_sub(running)).ok_or_else(|| {
             Rejection::bad_request(format!("n is {n}: {running} replicas run, and {max} is the most (--max-replicas)"))
         })?;
-        check_names(hostnames)?;
+        check_new_names(hostnames)?;
         for (at, name) in hostnames.iter().enumerate() {
             if self.is_member_name(name) {
-                return Err(Rejection::bad_request(format!("hostnames[{at}] is {name:?}: that name is taken")));
+                return Err(wrong_name(at, name, "that name is taken"));
             }
         }
         let named: BTreeSet<&str> = hostnames.iter().map(String::as_str).collect();
@@ -264,11 +264,11 @@ impl Registry {
         let max = self.service(service)?.members().len();
         let count =
             within(*n, max).ok_or_else(|| Rejection::bad_request(format!("n is {n}: there are {max} replicas")))?;
-        check_names(hostnames)?;
+        check_distinct(hostnames)?;
         let members: BTreeSet<Arc<str>> = self.member_names(service).collect();
         for (at, name) in hostnames.iter().enumerate() {
             if !members.contains(name.as_str()) {
-                return Err(Rejection::bad_request(format!("hostnames[{at}] is {name:?}: there is no such replica")));
+                return Err(wrong_name(at, name, "there is no such replica"));
             }
         }
         let named: BTreeSet<&str> = hostnames.iter().map(String::as_str).collect();
@@ -318,17 +318,21 @@ fn within(n: u64, max: usize) -> Option<usize> {
     usize::try_from(n).ok().filter(|n| *n <= max)
 }
 
-fn check_names(hostnames: &[String]) -> Result<(), Rejection> {
+/// Names that are to be given. Those of others, found or listed, have rules of their own: `web:1`, `127.0.0.1:9001`.
+fn check_new_names(hostnames: &[String]) -> Result<(), Rejection> {
+    let mut named = hostnames.iter().enumerate();
+    let fault = named.find_map(|(at, name)| Some(wrong_name(at, name, name_fault(name)?)));
+    fault.map_or_else(|| check_distinct(hostnames), Err)
+}
+
+fn check_distinct(hostnames: &[String]) -> Result<(), Rejection> {
     let mut seen = BTreeSet::new();
-    for (at, name) in hostnames.iter().enumerate() {
-        if let Some(fault) = name_fault(name) {
-            return Err(Rejection::bad_request(format!("hostnames[{at}] is {:?}: {fault}", shortened(name))));
-        }
-        if !seen.insert(name) {
-            return Err(Rejection::bad_request(format!("hostnames[{at}] is {name:?}: it is named twice")));
-        }
-    }
-    Ok(())
+    let twice = hostnames.iter().enumerate().find(|(_, name)| !seen.insert(*name));
+    twice.map_or(Ok(()), |(at, name)| Err(wrong_name(at, name, "it is named twice")))
+}
+
+fn wrong_name(at: usize, name: &str, fault: &str) -> Rejection {
+    Rejection::bad_request(format!("hostnames[{at}] is {:?}: {fault}", shortened(name)))
 }
 
 /// What keeps a name from being a container's name and a host's.
