@@ -12,6 +12,7 @@ use ringway::experiment::{self, ExperimentError, ExperimentSettings, RingQuery};
 use ringway::kernel::parent;
 use ringway::replica::{self, ReplicaError};
 use ringway::shared::log_writer::LogWriter;
+use ringway::shared::text;
 
 /// Bad usage or configuration, a port in use, a bad address.
 const USAGE: u8 = 2;
@@ -73,9 +74,15 @@ fn start_log() -> io::Result<LogWriter> {
     if wants_colour() {
         logger.write_style(env_logger::WriteStyle::Always);
     }
+    logger.format(|line, record| {
+        let style = line.default_level_style(record.level());
+        let level = format!("{style}{:<5}{style:#}", record.level());
+        writeln!(line, "{}", text::log_line(line.timestamp(), level, record.target(), &record.args().to_string()))
+    });
     logger.init();
     std::panic::set_hook(Box::new(|panic| {
-        log::error!(target: "ringway", "{panic}\n{}", std::backtrace::Backtrace::capture());
+        let report = format!("{panic}\n{}", std::backtrace::Backtrace::capture());
+        report.lines().for_each(|line| log::error!(target: "ringway", "{line}"));
     }));
     Ok(writer)
 }
@@ -129,6 +136,6 @@ fn fail(status: u8, why: &str) -> ExitCode {
 
 fn fail_to(out: &mut impl Write, status: u8, why: &str) -> ExitCode {
     // Without a stderr the status has to say it.
-    let _ = out.write_all(format!("ringway: {why}\n").as_bytes());
+    let _ = out.write_all(format!("ringway: {}\n", text::visible(why)).as_bytes());
     ExitCode::from(status)
 }

@@ -140,6 +140,14 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
     assert!(error_of(&[], &env).contains("are both 127.0.0.1:3"), "the file can be named in the environment");
 }
 
+#[test]
+fn an_error_cannot_control_the_terminal() {
+    let host = "unix:///nowhere\u{1b}[2J";
+    let output = run(&["run", "--listen=127.0.0.1:0", "--admin=off", "--runtime=docker", "--docker-host", host]);
+    assert_one_line(&output, &["nowhere\\u{1b}[2J"], "an engine's address");
+    assert!(!output.stderr.contains(&0x1b), "{output:?}");
+}
+
 /// What `run` says of them before a taken port ends it.
 #[test]
 fn a_setting_without_effect_is_named_in_a_warning() {

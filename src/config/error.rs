@@ -2,6 +2,8 @@
 
 use clap::error::{ContextKind, ContextValue};
 
+pub use crate::shared::text::visible;
+
 /// The environment variable that sets `--long`.
 pub fn variable(long: &str) -> String {
     format!("RINGWAY_{}", long.replace('-', "_").to_ascii_uppercase())
@@ -47,10 +49,4 @@ pub fn value(error: &clap::Error) -> String {
         (Some(value), Some((_, why))) => format!("`{}` is not allowed: {why}", visible(&value.to_string())),
         _ => line.into(),
     }
-}
-
-/// Control characters as escapes: a name or a value that is repeated can neither break the line nor control the terminal.
-pub fn visible(text: &str) -> String {
-    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(escaped).collect()
 }

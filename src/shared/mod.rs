@@ -5,6 +5,7 @@
 //! | `publish` | snapshots, and the acknowledgements of workers |
 //! | `events` | what workers report |
 //! | `counters` | what workers count |
+//! | `text` | text of others, made safe for a terminal |
 //! | `connection_limiter` | connections of each client address, over all workers |
 //! | `log_writer` | the log's queue and thread |
 
@@ -13,3 +14,4 @@ pub mod counters;
 pub mod events;
 pub mod log_writer;
 pub mod publish;
+pub mod text;
