@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use support::balancer::{Balancer, admin_address, ask, names};
-use support::{Process, TIMEOUT, connect, exchange, field, read_response, run, until};
+use support::{Process, TIMEOUT, connect, exchange, field, read_head, read_response, run, until};
 
 #[test]
 fn rep_add_and_rm_follow_the_contract() {
@@ -175,6 +175,35 @@ fn ring_explain_and_what_if_answer_from_the_ring() {
     for path in ["/explain", "/what-if", "/what-if?remove=server9", "/what-if?add=server1", "/ring?x=1"] {
         assert_eq!(balancer.get(path).status, 400, "{path}");
     }
+}
+
+#[test]
+fn the_work_of_one_call_is_bounded() {
+    let balancer = Balancer::start(&["--replicas", "1"]);
+    let what_if = |count: usize| {
+        let names: Vec<String> = (0..count).map(|number| format!("a{number}")).collect();
+        balancer.get(&format!("/what-if?add={}", names.join(",")))
+    };
+    assert_eq!(what_if(100).status, 200);
+    let refused = what_if(1_300);
+    let why = "<Error> remove and add name 1300 replicas: 100 is the most of one question";
+    assert_eq!((refused.status, &refused.json["message"]), (400, &json!(why)));
+}
+
+#[test]
+fn a_live_page_beyond_the_limit_is_refused_until_one_is_closed() {
+    let balancer = Balancer::start(&["--replicas", "1"]);
+    let open = || {
+        let mut page = connect(balancer.admin);
+        page.write_all(format!("GET /live HTTP/1.1\r\nHost: {}\r\n\r\n", balancer.admin).as_bytes()).expect("it reads");
+        (read_head(&mut page), page)
+    };
+    let mut pages: Vec<_> = (0..32).map(|_| open()).collect();
+    assert!(pages.iter().all(|(head, _)| head.starts_with("HTTP/1.1 200 ")));
+    let (refused, _) = open();
+    assert!(refused.starts_with("HTTP/1.1 503 ") && field(&refused, "retry-after").is_some(), "{refused}");
+    pages.pop();
+    until(Instant::now() + TIMEOUT, "a place", || open().0.starts_with("HTTP/1.1 200 ").then_some(()));
 }
 
 #[test]

@@ -14,7 +14,8 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any};
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::admin_access::{AdminAccess, Denial, PAGE};
@@ -54,14 +55,14 @@ pub struct AdminState {
 pub fn router(state: AdminState) -> Router {
     Router::new()
         .route(PAGE, only(&[Method::GET], any(async || page::document())))
-        .route("/live", only(&[Method::GET], any(async |State(state): State<AdminState>| page::stream(state))))
+        .route("/live", only(&[Method::GET], any(live)))
         .route("/rep", only(&[Method::GET], any(list)))
         .route("/add", only(&[Method::POST], any(add)))
         .route("/rm", only(&[Method::DELETE, Method::POST], any(remove)))
         .route("/replicas", only(&[Method::GET], any(replicas)))
-        .route("/ring", only(&[Method::GET], any(async |state, uri| question(state, uri, questions::ring))))
-        .route("/explain", only(&[Method::GET], any(async |state, uri| question(state, uri, questions::explain))))
-        .route("/what-if", only(&[Method::GET], any(async |state, uri| question(state, uri, questions::what_if))))
+        .route("/ring", only(&[Method::GET], any(async |state, uri| question(state, uri, questions::ring).await)))
+        .route("/explain", only(&[Method::GET], any(async |state, uri| question(state, uri, questions::explain).await)))
+        .route("/what-if", only(&[Method::GET], any(async |state, uri| question(state, uri, questions::what_if).await)))
         .route("/metrics", only(&[Method::GET], any(show_metrics)))
         .fallback(nothing_here)
         .layer(from_fn_with_state(state.clone(), guard))
@@ -86,6 +87,13 @@ fn only(methods: &'static [Method], route: MethodRouter<AdminState>) -> MethodRo
     }))
 }
 
+async fn live(State(state): State<AdminState>) -> Response {
+    page::stream(state).unwrap_or_else(|| {
+        let why = format!("{} live pages are open, which is the most", page::STREAMS_LIMIT);
+        answered(Answer::Rejected(Rejection::unavailable(why)))
+    })
+}
+
 async fn list(State(state): State<AdminState>) -> Response {
     state.ask(Call::List).await
 }
@@ -100,9 +108,12 @@ async fn remove(State(state): State<AdminState>, request: Request) -> Response {
 
 type RingQuestion = fn(&Snapshot, RingKind, &questions::Query) -> Result<String, String>;
 
-fn question(State(state): State<AdminState>, uri: Uri, answer: RingQuestion) -> Response {
-    let asked = query(&uri).and_then(|query| answer(&state.snapshots.current(), state.ring, &query));
-    match asked {
+/// Answered on a thread of its own, one at a time: with thousands of replicas it takes a while, and heartbeats must not wait.
+async fn question(State(state): State<AdminState>, uri: Uri, answer: RingQuestion) -> Response {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    let _turn = TURN.lock().await;
+    let answer = move || query(&uri).and_then(|query| answer(&state.snapshots.current(), state.ring, &query));
+    match spawn_blocking(answer).await.unwrap_or_else(|error| Err(error.to_string())) {
         Ok(json) => reply(StatusCode::OK, json),
         Err(why) => reply(StatusCode::BAD_REQUEST, wire::failure(&why)),
     }

@@ -10,6 +10,9 @@ use crate::core::snapshot::Snapshot;
 /// The parameters of a query string, decoded.
 pub type Query = [(String, String)];
 
+/// Replicas that one what-if adds and removes: the ring that it asks about is built for it.
+const NAMES_LIMIT: usize = 100;
+
 /// `GET /ring`
 pub fn ring(snapshot: &Snapshot, kind: RingKind, query: &Query) -> Result<String, String> {
     known(query, &[])?;
@@ -27,6 +30,10 @@ pub fn explain(snapshot: &Snapshot, kind: RingKind, query: &Query) -> Result<Str
 /// `GET /what-if?remove=NAME`, also `add=NAME`, each repeated or with several names between commas.
 pub fn what_if(snapshot: &Snapshot, kind: RingKind, query: &Query) -> Result<String, String> {
     known(query, &["remove", "add"])?;
+    let named: usize = query.iter().map(|(_, names)| names.split(',').count()).sum();
+    if named > NAMES_LIMIT {
+        return Err(format!("remove and add name {named} replicas: {NAMES_LIMIT} is the most of one question"));
+    }
     let before = members(snapshot);
     let mut after = before.clone();
     for (parameter, names) in query {

@@ -14,6 +14,7 @@ use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use hyper::body::{Bytes, Frame};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -23,6 +24,8 @@ const DOCUMENT: &str = include_str!("live.html");
 /// No resource of another origin, no injection through a replica's name, and no frame around the form for the token.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
     img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
+/// Streams at once: each costs the admin thread some work in every period, and a connection.
+pub const STREAMS_LIMIT: usize = 32;
 const PERIOD: Duration = Duration::from_secs(1);
 /// Events that wait for a slow reader before the stream waits too.
 const BACKLOG: usize = 8;
@@ -64,12 +67,17 @@ pub fn document() -> Response {
     (headers, DOCUMENT).into_response()
 }
 
-/// Ends when the client closes or the balancer ends.
-pub fn stream(state: AdminState) -> Response {
+/// Ends when the client closes or the balancer ends. `None`: as many are open as may be.
+pub fn stream(state: AdminState) -> Option<Response> {
+    static FREE: Semaphore = Semaphore::const_new(STREAMS_LIMIT);
+    let permit = FREE.try_acquire().ok()?;
     let (sender, events) = channel(BACKLOG);
-    tokio::spawn(feed(state, sender));
+    tokio::spawn(async move {
+        feed(state, sender).await;
+        drop(permit);
+    });
     let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
-    (headers, Body::new(EventBody(events))).into_response()
+    Some((headers, Body::new(EventBody(events))).into_response())
 }
 
 async fn feed(state: AdminState, events: Sender<Bytes>) {
