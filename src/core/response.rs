@@ -200,5 +200,5 @@ impl ResponseAnalyzer<'_, '_> {
 fn is_event_stream(content_type: &[u8]) -> bool {
     const EVENT_STREAM: &[u8] = b"text/event-stream";
     let (media_type, rest) = content_type.split_at(content_type.len().min(EVENT_STREAM.len()));
-    media_type.eq_ignore_ascii_case(EVENT_STREAM) && !rest.first().is_some_and(|byte| !b"; \t".contains(byte))
+    media_type.eq_ignore_ascii_case(EVENT_STREAM) && rest.first().is_none_or(|byte| b"; \t".contains(byte))
 }
