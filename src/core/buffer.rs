@@ -113,3 +113,27 @@ impl BufferPool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_keeps_so_many_buffers_and_copies_and_no_large_ones() {
+        let mut pool = BufferPool::new(1);
+        let (first, second) = (pool.take(), pool.take());
+        assert_eq!(pool.lent(), 2);
+        let large = pool.exchange(second, 2 * STORE);
+        assert_eq!((large.len(), pool.lent(), pool.free.len()), (2 * STORE, 2, 1));
+        pool.give(large);
+        pool.give(first);
+        assert_eq!((pool.lent(), pool.free.len()), (0, 1));
+        pool.forget(Vec::with_capacity(COPY_KEPT + 1));
+        pool.forget(Vec::new());
+        assert!(pool.copies.is_empty(), "too large, and nothing");
+        pool.forget(vec![1]);
+        pool.forget(vec![2]);
+        assert_eq!(pool.copies.len(), 1);
+        assert_eq!(pool.copy(b"new"), b"new", "a copy that is used again is empty before");
+    }
+}

@@ -78,3 +78,25 @@ impl Prng {
         (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tally_counts_requests_and_the_classes_of_responses() {
+        let mut tally = Tally::default();
+        assert!(!tally.is_counted());
+        tally.count_request();
+        tally.count_request();
+        [100, 204, 299, 500, 999, 0].into_iter().for_each(|status| tally.count_response(status));
+        assert_eq!((tally.requests, tally.responses, tally.is_counted()), (2, [1, 2, 0, 0, 1], true));
+    }
+
+    /// Computed with another implementation of xorshift64*.
+    #[test]
+    fn numbers_are_those_of_xorshift64_star() {
+        let mut prng = Prng::new(42);
+        assert_eq!([(); 4].map(|()| prng.next_u32()), [2662537474, 1947308540, 489662251, 2335330766]);
+    }
+}

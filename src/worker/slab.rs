@@ -114,3 +114,32 @@ impl<K: Key, T> Slab<K, T> {
         self.entries.iter().filter_map(|entry| entry.value.as_ref())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_is_used_again_under_another_generation() {
+        let mut slab: Slab<SessionId, &str> = Slab::new();
+        let (first, second) = (slab.insert("a"), slab.insert("b"));
+        assert_eq!((slab.len(), slab.generation(first)), (2, Some(0)));
+        assert_eq!((slab.remove(first), slab.remove(first), slab.len()), (Some("a"), None, 1));
+        assert_eq!(slab.key_of(first.index(), 0), None);
+        assert_eq!(slab.next_key(), (first, 1));
+        assert_eq!(slab.insert("c"), first);
+        assert_eq!((slab.key_of(first.index(), 1), slab.get(first), slab.len()), (Some(first), Some(&"c"), 2));
+        assert_eq!(slab.keys().collect::<Vec<_>>(), [first, second]);
+        assert_eq!(slab.values().copied().collect::<Vec<_>>(), ["c", "b"]);
+    }
+
+    #[test]
+    fn generations_wrap_where_tokens_do() {
+        let mut slab: Slab<SessionId, ()> = Slab::new();
+        let key = slab.insert(());
+        slab.entries[0].generation = GENERATION_MASK;
+        assert_eq!(GENERATION_MASK, 0x3fff_ffff, "30 bits");
+        slab.remove(key);
+        assert_eq!(slab.next_key(), (key, 0));
+    }
+}

@@ -69,7 +69,7 @@ pub fn start(
             own.push(BoundListener { socket, local: address, tunnel_to, proxies });
         }
     }
-    let share = share(descriptors, count);
+    let share = share(descriptors, linux::open_descriptors(), count);
     let cap = settings.max_connections_per_client;
     let limiter = (cap > 0).then(|| Arc::new(ConnectionLimiter::new(cap)));
     let mut workers = Workers { bound, counters: Vec::new(), threads: Vec::new(), descriptors };
@@ -109,15 +109,15 @@ fn bind(listen: &Listen, workers: usize) -> io::Result<(SocketAddr, Vec<OwnedFd>
     Ok((address, sockets))
 }
 
-/// Each worker's share of the process's descriptors: not for connections are those that are open by now, those of the
+/// Each worker's share of the process's descriptors: not for connections are those that are `open` by now, those of the
 /// event loops, and what heartbeats, admin calls and the runtime may need.
-fn share(descriptors: u64, workers: usize) -> usize {
+fn share(descriptors: u64, open: usize, workers: usize) -> usize {
     const OTHERS: usize = 256;
     const LOOP: usize = 2;
     /// A worker cannot serve with fewer than this.
     const LEAST: usize = 16;
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-    let others = linux::open_descriptors() + LOOP * (workers + 1) + OTHERS.min(descriptors / 8);
+    let others = open + LOOP * (workers + 1) + OTHERS.min(descriptors / 8);
     (descriptors.saturating_sub(others) / workers).max(LEAST)
 }
 
@@ -132,4 +132,16 @@ fn spawn(index: usize, core: Option<usize>, worker: Worker<Linux>) -> io::Result
             log::error!("worker {index} ended: {error}");
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_share_what_nothing_else_needs() {
+        assert_eq!(share(10_000, 20, 2), (10_000 - 20 - 2 * 3 - 256) / 2);
+        assert_eq!(share(1_024, 20, 4), (1_024 - 20 - 2 * 5 - 128) / 4);
+        assert_eq!(share(64, 60, 8), 16, "with fewer a worker cannot serve");
+    }
 }

@@ -218,6 +218,7 @@ mod tests {
         let sum: f64 = shown.replicas.iter().map(|row| row.share).sum();
         assert!((sum - 1.0).abs() < 1e-12);
         assert!(shown.to_string().contains("server1"));
+        assert_eq!((shown.ring, show(RingKind::Exercise, &members).ring), ("ketama", "exercise"));
     }
 
     #[test]
@@ -241,5 +242,15 @@ mod tests {
         let back = what_if(RingKind::Ketama, &after, &before);
         assert!((back.moved - moved.moved).abs() < 1e-12);
         assert_eq!(back.innocent, 0.0);
+    }
+
+    #[test]
+    fn the_exercise_moves_keys_between_members_that_stay() {
+        let (before, mut after) = (servers(20), servers(20));
+        after[1].weight = 0;
+        let moved = what_if(RingKind::Exercise, &before, &after);
+        let between = |flow: &&NamedFlow| flow.from != "server2" && flow.to != "server2";
+        let innocent: f64 = moved.flows.iter().filter(between).map(|flow| flow.share).sum();
+        assert!(innocent > 0.0 && (moved.innocent - innocent).abs() < 1e-12, "{innocent} {}", moved.innocent);
     }
 }
