@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use support::balancer::{admin_address, ask};
 use support::{Log, Process, RINGWAY, TIMEOUT, connect, origin, read_head, read_response, until};
 
 /// Descriptors of the balancer, its loops, listeners and pipes included.
@@ -96,6 +97,9 @@ fn idle_clients_that_send_again_at_once_are_all_answered() {
         let (head, body) = read_response(client);
         assert!(head.starts_with("HTTP/1.1 200 ") && body == b"xx", "{head}\n{}", log.read());
     }
+    drop((idle, waiting));
+    let page = ask(admin_address(&balancer), "GET", "/metrics", "").text;
+    assert!(!page.contains("\nringway_short_total 0\n") && page.contains("\nringway_short_total "), "{page}");
 }
 
 fn requesting_client(balancer: SocketAddr) -> TcpStream {
@@ -108,7 +112,7 @@ fn limited_balancer(replica: &str, log: &Log) -> Process {
     let mut command = Command::new("sh");
     command
         .args(["-c", &format!("ulimit -n {DESCRIPTORS} && exec \"$0\" \"$@\""), RINGWAY])
-        .args(["run", "--listen", "127.0.0.1:0", "--admin", "off", "--workers", "1", "--replica", replica])
+        .args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--workers", "1", "--replica", replica])
         .env("RUST_LOG", "info")
         .stderr(log.file());
     Process::spawn(command)

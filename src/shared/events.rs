@@ -121,3 +121,19 @@ impl EventReceiver {
         self.dropped.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `ringway_worker_events_dropped_total`.
+    #[test]
+    fn an_event_that_finds_the_channel_full_is_counted() {
+        let (sender, receiver) = channel(Arc::new(|| {}));
+        let event = || WorkerEvent::AcceptResumed { worker: 0, after_ms: 1 };
+        (0..CAPACITY).for_each(|_| sender.send(event()));
+        assert_eq!(receiver.dropped(), 0);
+        sender.send(event());
+        assert_eq!((receiver.dropped(), receiver.drop_count().load(Ordering::Relaxed)), (1, 1));
+    }
+}
