@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::control::admin::AdminState;
 use crate::control::registry::Status;
-use crate::core::ring::{RingKind, SLOTS};
+use crate::core::ring::RingKind;
 use crate::core::snapshot::Snapshot;
 use crate::shared::counters::{Counter, Counters};
 
@@ -48,12 +48,9 @@ struct ReplicaEvent<'a> {
 pub fn ring(snapshot: &Snapshot, kind: RingKind) -> String {
     let Some(service) = snapshot.services.first() else { return String::new() };
     let members = service.replicas.iter().take(service.ring.members());
-    let size = match kind {
-        RingKind::Ketama => 1 << u32::BITS,
-        RingKind::Exercise => SLOTS as u64,
-    };
+    let points = service.ring.points().map(|(position, member)| (kind.place(position), member));
     let names = members.map(|replica| &*replica.name).collect();
-    event("ring", &RingEvent { size, names, points: service.ring.points().collect() })
+    event("ring", &RingEvent { size: kind.size(), names, points: points.collect() })
 }
 
 /// A log line with its time in milliseconds since the Unix epoch.

@@ -41,6 +41,10 @@ impl Functions {
     }
 }
 
+pub(super) fn slot_of(position: u32) -> u32 {
+    position >> SLOT_SHIFT
+}
+
 fn h(i: u64) -> u64 {
     i.wrapping_mul(i).wrapping_add(2 * i).wrapping_add(17)
 }

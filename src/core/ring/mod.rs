@@ -70,6 +70,24 @@ enum KeySpace {
     Slotted(Functions),
 }
 
+impl RingKind {
+    /// How many places there are on the circle.
+    pub fn size(self) -> u64 {
+        match self {
+            RingKind::Ketama => 1 << u32::BITS,
+            RingKind::Exercise => SLOTS.into(),
+        }
+    }
+
+    /// The place of a position: of the ring of the exercise, a slot.
+    pub fn place(self, position: u32) -> u32 {
+        match self {
+            RingKind::Ketama => position,
+            RingKind::Exercise => exercise::slot_of(position),
+        }
+    }
+}
+
 impl Ring {
     pub fn build(kind: RingKind, members: &[Member]) -> Ring {
         match kind {

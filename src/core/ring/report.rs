@@ -34,6 +34,8 @@ pub struct KeyReport {
     pub key: String,
     /// The CRC-32 of the key; on the ring of the exercise, the number of a request.
     pub hash: u32,
+    /// Places on the circle: `position` and `point` are two of them.
+    pub size: u64,
     pub position: u32,
     /// The first point at or after the position.
     pub point: u32,
@@ -79,8 +81,9 @@ pub fn explain(kind: RingKind, members: &[Member], key: &str) -> Option<KeyRepor
         ring: name(kind),
         key: key.into(),
         hash,
-        position: found.position,
-        point: found.point,
+        size: kind.size(),
+        position: kind.place(found.position),
+        point: kind.place(found.point),
         replica: named(found.member),
         fallbacks: found.fallbacks.into_iter().map(named).collect(),
     })
@@ -165,9 +168,15 @@ impl Display for RingReport {
 impl Display for KeyReport {
     fn fmt(&self, f: &mut Formatter) -> Result {
         writeln!(f, "key       {}", self.key)?;
-        writeln!(f, "hash      {:#010x}", self.hash)?;
-        writeln!(f, "position  {:#010x}", self.position)?;
-        writeln!(f, "point     {:#010x}, the first at or after it", self.point)?;
+        if self.size > u64::from(u32::MAX) {
+            writeln!(f, "hash      {:#010x}", self.hash)?;
+            writeln!(f, "position  {:#010x}", self.position)?;
+            writeln!(f, "point     {:#010x}, the first at or after it", self.point)?;
+        } else {
+            writeln!(f, "request   {}", self.hash)?;
+            writeln!(f, "slot      {} of {}", self.position, self.size)?;
+            writeln!(f, "point     {}, the first at or after it", self.point)?;
+        }
         writeln!(f, "replica   {}", self.replica)?;
         let fallbacks = self.fallbacks.join(", ");
         write!(f, "fallbacks {}", if fallbacks.is_empty() { "none" } else { &fallbacks })
@@ -228,6 +237,15 @@ mod tests {
         assert_eq!(found.fallbacks.len(), 2);
         assert_eq!(explain(RingKind::Ketama, &[], "k0"), None);
         assert_eq!(explain(RingKind::Exercise, &servers(3), "1000").unwrap().hash, 1000);
+    }
+
+    /// H(7) = 49 + 14 + 17.
+    #[test]
+    fn the_ring_of_the_exercise_is_explained_by_its_slots() {
+        let found = explain(RingKind::Exercise, &servers(3), "7").unwrap();
+        assert_eq!((found.size, found.position, found.point), (512, 80, 82));
+        let text = found.to_string();
+        assert!(text.contains("request   7\nslot      80 of 512\npoint     82, "), "{text}");
     }
 
     #[test]
