@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -36,7 +37,7 @@ fn every_mistake_is_one_line_with_exit_status_2() {
         (&["run", "--mode", "tcp", "--hash-key", "header:X"], &["--hash-key", "--mode http", "client-ip"]),
         (&["run", "--docker-env", "PORT=80"], &["--docker-env", "PORT", "--docker-port"]),
         (&["run", "--docker-env", "SERVER_ID=a"], &["--docker-env", "SERVER_ID"]),
-        (&["check"], &["--config"]),
+        (&["check"], &["FILE"]),
         (&["check", "--config", "/nowhere/ringway.toml"], &["/nowhere/ringway.toml", "No such file"]),
     ];
     for (args, parts) in mistakes {
@@ -83,15 +84,39 @@ fn help_states_defaults_and_units() {
 }
 
 #[test]
+fn short_help_is_shorter_than_long_help() {
+    let [short, long] = ["-h", "--help"].map(|flag| stdout(&run(&["run", flag])));
+    assert!(short.lines().count() * 2 < long.lines().count(), "{short}");
+    let listed = |help: &str| -> BTreeSet<String> {
+        let flags = help.lines().filter_map(|line| line.trim_start().strip_prefix("--")?.split([' ', '[']).next());
+        flags.map(str::to_owned).collect()
+    };
+    assert_eq!(listed(&short), listed(&long), "each flag is in both");
+    assert!(joined(&long).contains("A host name is looked up again") && !joined(&short).contains("is looked up again"));
+}
+
+#[test]
+fn each_shell_gets_a_script_that_knows_the_flags() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = run(&["completions", shell]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(stdout(&output).contains("hash-key"), "{shell}");
+    }
+    assert_one_line(&run(&["completions", "cmd"]), &["cmd", "bash", "zsh"], "no such shell");
+}
+
+#[test]
 fn a_valid_file_is_summarised() {
     let file = File::new(
         "valid",
         "listen = \"127.0.0.1:9999\"\nreplica = [\"127.0.0.1:1\", \"big=127.0.0.1:2@3\"]\n\
          [admin]\nlisten = \"off\"\n[hash]\nkey = \"uri\"\n[limits]\nhead_timeout_ms = 5_000\nmax_connections = 7\n",
     );
-    let output = run(&["check", "--config", file.path()]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert!(stdout(&output).contains("http on 127.0.0.1:9999, 2 fixed replicas, no admin"), "{output:?}");
+    for args in [["check", "--config", file.path()].as_slice(), &["check", file.path()]] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(stdout(&output).contains("http on 127.0.0.1:9999, 2 fixed replicas, no admin"), "{output:?}");
+    }
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, Command, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use super::Config;
 use super::ring_args::RingArgs;
@@ -19,16 +20,38 @@ pub struct Cli {
     pub subcommand: CliSubcommand,
 }
 
+/// The command line, with one sentence for each flag under `-h` and all of them under `--help`.
+pub fn command() -> Command {
+    Cli::command().mut_subcommands(|subcommand| subcommand.mut_args(with_short_help))
+}
+
+fn with_short_help(arg: Arg) -> Arg {
+    let Some(help) = arg.get_help().map(ToString::to_string) else { return arg };
+    match help.split_once(". ") {
+        Some((first, _)) => arg.help(first.to_owned()).long_help(help),
+        None => arg,
+    }
+}
+
 #[derive(Subcommand)]
 pub enum CliSubcommand {
     /// Start replicas and balance requests over them
-    #[command(after_help = RUN_NOTES)]
+    #[command(after_help = "Use --help for all that there is to say about each.", after_long_help = RUN_NOTES)]
     Run(Box<RunArgs>),
     /// Read a configuration file and say what is wrong with it, or that nothing is
     Check {
-        /// The file, as `ringway run` would read it
-        #[arg(short, long, value_name = "FILE")]
-        config: PathBuf,
+        /// The file, as `ringway run` would read it; -c is not needed
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+        #[arg(
+            short,
+            long,
+            value_name = "FILE",
+            hide = true,
+            required_unless_present = "file",
+            conflicts_with = "file"
+        )]
+        config: Option<PathBuf>,
     },
     /// Serve as a replica: answer /home and /heartbeat, and 404 to anything else
     Replica(ReplicaArgs),
@@ -42,6 +65,11 @@ pub enum CliSubcommand {
     Ring(RingArgs),
     /// Measure a running balancer and draw the result beside what the ring predicts
     Experiment(ExperimentSettings),
+    /// Print a script that completes these commands in a shell: `source <(ringway completions bash)`
+    Completions {
+        #[arg(value_enum, value_name = "SHELL")]
+        shell: Shell,
+    },
 }
 
 const RUN_NOTES: &str = "\

@@ -3,10 +3,7 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
-use clap::CommandFactory;
-
-use super::args::Cli;
-use super::{Config, EarlyExit, RuntimeKind, file, read};
+use super::{Config, EarlyExit, RuntimeKind, args, file, read};
 use crate::settings::AdminListen;
 
 /// What a message adds to the value that it repeats, in bytes.
@@ -35,7 +32,7 @@ pub fn config(bytes: &[u8]) {
 /// Built once, since that takes longer than checking a value by it. A built command must not be changed: clap finds its
 /// arguments by position.
 static BUILT: LazyLock<clap::Command> = LazyLock::new(|| {
-    let mut command = Cli::command();
+    let mut command = args::command();
     command.build();
     command
 });
@@ -43,7 +40,7 @@ static BUILT: LazyLock<clap::Command> = LazyLock::new(|| {
 fn parse(text: &str) -> Result<Config, String> {
     let path = Path::new("fuzz.toml");
     let settings = file::parse_as(path, text, &BUILT)?;
-    match read::config_of_file(Cli::command(), path, &settings) {
+    match read::config_of_file(args::command(), path, &settings) {
         // A warning names a line.
         Ok(config) => Ok(Config { warnings: Vec::new(), ..config }),
         Err(EarlyExit::Usage(why)) => Err(why),

@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use clap::error::ErrorKind;
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, FromArgMatches};
 
-use super::args::{Cli, CliSubcommand, ReplicaArgs, RunArgs};
+use super::args::{self, Cli, CliSubcommand, ReplicaArgs, RunArgs};
 use super::file::{self, Setting};
 use super::sources::Sources;
 use super::{Config, error};
@@ -25,6 +25,8 @@ pub enum Invocation {
     Run(Box<Config>),
     /// A configuration file was read and is valid; this is its summary.
     Checked(String),
+    /// A shell's script that completes our commands.
+    Completions(String),
     Replica(ReplicaSettings),
     /// One heartbeat is requested of a replica, on the address it would listen on.
     ReplicaCheck(SocketAddr),
@@ -46,7 +48,7 @@ pub enum EarlyExit {
 pub fn read(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, EarlyExit> {
     let argv: Vec<OsString> = argv.into_iter().collect();
     let listen = default_listen(std::env::var(BIND).ok());
-    let command = Cli::command().mut_subcommand("run", |run| run.mut_arg("listen", |arg| arg.default_value(listen)));
+    let command = args::command().mut_subcommand("run", |run| run.mut_arg("listen", |arg| arg.default_value(listen)));
     let command = with_environment(command);
     let matches = parse(command.clone(), &argv)?;
     match cli(&matches)?.subcommand {
@@ -54,17 +56,24 @@ pub fn read(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Earl
             None => Ok(Invocation::Run(into_config(*run, &sources(&command, &matches, None))?.into())),
             Some(path) => Ok(Invocation::Run(run_with_file(command, &argv, path)?.into())),
         },
-        CliSubcommand::Check { config } => Ok(Invocation::Checked(check(&config)?)),
+        CliSubcommand::Check { file, config } => Ok(Invocation::Checked(check(&file.or(config).unwrap_or_default())?)),
         CliSubcommand::Replica(replica) => Ok(replica.into()),
         CliSubcommand::Exec { program } => Ok(Invocation::Exec(program)),
         CliSubcommand::Ring(ring) => Ok(Invocation::Ring(ring.into_query())),
         CliSubcommand::Experiment(experiment) => Ok(Invocation::Experiment(experiment)),
+        CliSubcommand::Completions { shell } => Ok(Invocation::Completions(completions(shell))),
     }
+}
+
+fn completions(shell: clap_complete::Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut args::command(), "ringway", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
 }
 
 /// Neither flags nor the environment take part: the file is judged by itself.
 fn check(path: &Path) -> Result<String, EarlyExit> {
-    let command = Cli::command();
+    let command = args::command();
     let settings = file::read(path, &command).map_err(EarlyExit::Usage)?;
     let config = config_of_file(command, path, &settings)?;
     let warnings: String = config.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
