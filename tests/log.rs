@@ -2,12 +2,13 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
+use std::io::{BufRead, BufReader, ErrorKind, PipeReader, PipeWriter, Read, Write};
+use std::net::TcpListener;
 use std::process::Command;
 use std::time::Instant;
 
 use support::balancer::Balancer;
-use support::{RINGWAY, TIMEOUT, until};
+use support::{Log, Process, RINGWAY, TIMEOUT, connect, until};
 
 /// A pipe in which there is no room.
 fn full_pipe() -> (PipeReader, PipeWriter) {
@@ -68,4 +69,21 @@ fn a_reader_that_is_gone_ends_nothing_and_its_lines_are_counted() {
     until(Instant::now() + TIMEOUT, "lines to be counted", counted);
     balancer.process.signal("TERM");
     assert_eq!(balancer.process.wait().code(), Some(0));
+}
+
+/// No status can be said to a client of a tcp port.
+#[test]
+fn a_tunnel_that_no_replica_takes_is_logged_as_it_ends() {
+    let refusing = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").to_string();
+    let log = Log::new("tcp-refused");
+    let mut command = Command::new(RINGWAY);
+    command
+        .args(["run", "--listen=127.0.0.1:0", "--admin=off", "--mode=tcp", "--replica", &refusing])
+        .stderr(log.file());
+    let balancer = Process::spawn(command);
+    let mut client = connect(balancer.address);
+    let end = client.read(&mut [0]);
+    assert!(end.as_ref().is_ok_and(|n| *n == 0) || end.is_err_and(|why| why.kind() == ErrorKind::ConnectionReset));
+    until(Instant::now() + TIMEOUT, "a line", || log.read().contains("127.0.0.1: connection reset: ").then_some(()));
+    assert!(!log.read().contains("answered 5"), "{}", log.read());
 }

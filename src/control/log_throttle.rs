@@ -104,8 +104,8 @@ impl LogThrottle {
             WorkerEvent::Retried { from, to } => {
                 format!("{}: a request was retried on {}", self.name(*from), self.name(*to))
             }
-            WorkerEvent::Refused { client, status: 0, why } => format!("{client}: closed without an answer: {why}"),
             WorkerEvent::Refused { client, status, why } => format!("{client}: answered {status}: {why}"),
+            WorkerEvent::Reset { client, why, .. } => format!("{client}: connection reset: {why}"),
             WorkerEvent::Capped { client, cap: Cap::All } => format!("{client}: refused: --max-connections are open"),
             WorkerEvent::Capped { client, cap: Cap::PerClient } => {
                 format!("{client}: refused: --max-connections-per-client of this client are open")
@@ -166,8 +166,10 @@ fn kind_of(event: &WorkerEvent) -> (Kind, Level) {
         }
         WorkerEvent::Fault(fault) => ((group(fault.kind), fault.replica), Level::Warn),
         WorkerEvent::Retried { from, .. } => (("retried", *from), Level::Info),
-        WorkerEvent::Refused { status: 500.., why, .. } => ((why, NO_REPLICA), Level::Warn),
-        WorkerEvent::Refused { why, .. } => ((why, NO_REPLICA), Level::Info),
+        WorkerEvent::Refused { status: 500.., why, .. } | WorkerEvent::Reset { status: 500.., why, .. } => {
+            ((why, NO_REPLICA), Level::Warn)
+        }
+        WorkerEvent::Refused { why, .. } | WorkerEvent::Reset { why, .. } => ((why, NO_REPLICA), Level::Info),
         WorkerEvent::Capped { cap: Cap::All, .. } => (("capped", NO_REPLICA), Level::Warn),
         WorkerEvent::Capped { cap: Cap::PerClient, .. } => (("capped per client", NO_REPLICA), Level::Warn),
         WorkerEvent::Exhausted { replica, .. } => (("short", *replica), Level::Warn),

@@ -181,8 +181,14 @@ pub enum Notice {
         client: IpAddr,
     },
     Fault(ReplicaFault),
-    /// The balancer answered by itself, or closed without an answer (status 0).
+    /// The balancer answered by itself.
     Refused {
+        status: u16,
+        why: &'static str,
+    },
+    /// The same, but this status cannot be said, since this is a tunnel, a response is under way or no request was read: the
+    /// connection is reset.
+    Reset {
         status: u16,
         why: &'static str,
     },

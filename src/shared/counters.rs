@@ -65,7 +65,7 @@ counters! {
     responses_4xx,
     /// server error
     responses_5xx,
-    /// answers of the balancer itself (400 to 505)
+    /// answers of the balancer itself (400 to 505), and connections that it reset instead
     refused,
     /// connections opened to replicas
     dialled,

@@ -20,8 +20,14 @@ pub enum WorkerEvent {
         from: ReplicaId,
         to: ReplicaId,
     },
-    /// The balancer answered by itself, or closed without an answer (status 0).
+    /// The balancer answered by itself.
     Refused {
+        client: IpAddr,
+        status: u16,
+        why: &'static str,
+    },
+    /// It reset a connection to which it could not say this status.
+    Reset {
         client: IpAddr,
         status: u16,
         why: &'static str,

@@ -206,6 +206,10 @@ impl<K: Kernel> Worker<K> {
                 self.counters.refused.count();
                 WorkerEvent::Refused { client, status, why }
             }
+            Notice::Reset { status, why } => {
+                self.counters.refused.count();
+                WorkerEvent::Reset { client, status, why }
+            }
         };
         self.events.send(event);
     }

@@ -163,11 +163,12 @@ impl Session {
             self.exchange.upstream_end = UpstreamEnd::Close;
             return;
         }
-        self.refusal = Some(Notice::Refused { status, why });
         if self.exchange.is_tunnel() || self.download.phase == Phase::Body || self.download.piped() > 0 {
+            self.refusal = Some(Notice::Reset { status, why });
             self.stage = Stage::Closing(Ending::Reset);
             return;
         }
+        self.refusal = Some(Notice::Refused { status, why });
         if !self.exchange.is_active() {
             self.exchange.head.is_head = self.upload.unscanned().starts_with(b"HEAD ");
         }

@@ -85,7 +85,7 @@ impl Session {
             if self.upload.has_unscanned()
                 && let Err(why) = self.read_proxy_header(tunnel_to, cx)
             {
-                self.refusal = Some(Notice::Refused { status: 0, why });
+                self.refusal = Some(Notice::Reset { status: 400, why });
                 self.stage = Stage::Closing(Ending::Reset);
             }
             if self.proxy_header != ProxyHeader::Done {
