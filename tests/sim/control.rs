@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use ringway::control::control_core::{ControlAction, ControlCore, WorkerEnd};
+use ringway::control::control_core::{ControlAction, ControlCore, End, WorkerEnd};
 use ringway::control::registry::{
     Answer, Call, Change, Command, Effect, HealthPolicy, ProbeFailure, ProbeFault, Registry, RegistryConfig,
     ServiceConfig,
@@ -43,7 +43,6 @@ enum Coming {
 
 pub struct Control {
     core: ControlCore,
-    workers: usize,
     coming: BTreeMap<u64, Coming>,
     number: u64,
     /// By instance; the TCP service's first.
@@ -132,7 +131,6 @@ impl Control {
         net.history.snapshots.push((now_us, Arc::new(first.clone())));
         let mut control = Control {
             core: ControlCore::new(registry, SnapshotPublisher::new(first), worker_events, workers),
-            workers,
             coming: BTreeMap::new(),
             number: 0,
             replicas: Vec::new(),
@@ -405,12 +403,10 @@ impl Control {
         }
     }
 
-    /// The workers are gone.
-    pub fn workers_ended(&mut self, net: &mut Net) {
-        for _ in 0..self.workers {
-            let actions = self.core.worker_ended(WorkerEnd::Returned, Control::tick_of(net));
-            self.carry_out(net, actions);
-        }
+    /// One worker is gone.
+    pub fn worker_ended(&mut self, net: &mut Net) {
+        let actions = self.core.worker_ended(WorkerEnd::Returned, Control::tick_of(net));
+        self.carry_out(net, actions);
     }
 
     pub fn has_ended(&self) -> bool {
@@ -421,8 +417,9 @@ impl Control {
         self.core.publisher_mut().reader(wake)
     }
 
-    /// Oracle: nothing is under way any more, and every call was answered.
+    /// Oracle: nothing was given up, nothing is under way any more, and every call was answered.
     pub fn check_end(&self) {
+        assert_eq!(self.core.end(), Some(End::Drained));
         for load in &self.load {
             assert_eq!(load.in_flight(), 0, "requests in flight of {} after the end", load.total());
         }

@@ -170,7 +170,6 @@ impl World {
             self.step();
             assert!(self.net.borrow().now_us < by, "a worker does not stop");
         }
-        self.control.workers_ended(&mut self.net.borrow_mut());
         while !self.control.has_ended() {
             self.step();
             assert!(self.net.borrow().now_us < by + STOP_SLACK_US, "the control plane does not finish");
@@ -235,6 +234,7 @@ impl World {
             Ok(false) => {
                 net.note("w.over", index as u64, 0, 0);
                 _stopped = self.workers[index].take();
+                self.control.worker_ended(net);
             }
             Err(error) if would_wait(&error) => worker.block(net),
             Err(error) => panic!("worker {index}: {error}"),
