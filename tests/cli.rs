@@ -120,6 +120,13 @@ fn a_valid_file_is_summarised() {
 }
 
 #[test]
+fn a_program_of_ones_own_can_be_set_in_a_file() {
+    let file = File::new("program", "replicas = 2\nprogram = [\"./app\", \"--flag\"]\n");
+    let output = run(&["check", "--config", file.path()]);
+    assert!(stdout(&output).contains("http on 127.0.0.1:8000, 2 replicas of ./app, admin"), "{output:?}");
+}
+
+#[test]
 fn a_mistake_in_a_file_is_reported_with_its_line() {
     let mistakes: [(&str, &[&str]); 14] = [
         ("foo = 1", &[":1: foo", "no such setting"]),

@@ -85,6 +85,8 @@ impl FileKey<'_> {
         let heading = arg.get_help_heading().map(str::to_ascii_lowercase);
         let mut names = arg.get_long_and_visible_aliases().unwrap_or_default();
         names.extend(arg.get_all_aliases().unwrap_or_default());
+        // The program behind `--`.
+        names.extend(arg.is_positional().then_some(arg.get_id().as_str()));
         heading.as_deref() == self.table
             && !self.name.contains('-')
             && names.into_iter().any(|name| full.as_deref() == Some(name) || (name == bare && !is_prefixed))
@@ -121,8 +123,10 @@ fn scalar(value: &DeValue) -> Option<String> {
 
 /// The flag's own parser judges the values: what is allowed is stated in one place.
 fn check(arg: &Arg, values: &[String], command: &Command) -> Result<(), String> {
-    let long = arg.get_long().unwrap_or_default();
-    let flags = values.iter().map(|value| format!("--{long}={value}"));
+    let flags: Vec<String> = match arg.get_long() {
+        Some(long) => values.iter().map(|value| format!("--{long}={value}")).collect(),
+        None => std::iter::once("--".into()).chain(values.iter().cloned()).collect(),
+    };
     let argv = ["ringway".to_string(), "run".into()].into_iter().chain(flags);
     command.clone().try_get_matches_from(argv).map(drop).map_err(|error| error::value(&error))
 }

@@ -62,7 +62,8 @@ pub struct Config {
     pub fixed_replicas: Vec<FixedReplica>,
     /// A program to start as each replica instead of the built-in one, with its arguments. It listens on 127.0.0.1 at the
     /// port in PORT; SERVER_ID is its name. The rest of its environment is the balancer's, without RINGWAY_*. What it
-    /// prints goes to the log. A replica is healthy when it accepts a connection, unless --health-path is given
+    /// prints goes to the log. A replica is healthy when it accepts a connection, unless --health-path is given. In a file:
+    /// program = ["./app", "--flag"]
     #[arg(id = "program", last = true, num_args = 1.., value_name = "PROGRAM", help_heading = None::<&str>)]
     pub program: Vec<OsString>,
     /// Threads that serve connections [default: one per core]
