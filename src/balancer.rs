@@ -149,8 +149,7 @@ fn health_policy(config: &Config) -> HealthPolicy {
 /// Servers of others need not know our path: accepting a connection is enough, unless a path was given.
 fn heartbeat(config: &Config) -> Heartbeat {
     let health = &config.health;
-    let ours = config.runtime() != RuntimeKind::Fixed && config.program.is_empty();
-    let default_path = ours.then(|| HEARTBEAT_PATH.to_string());
+    let default_path = config.replicas_are_ours().then(|| HEARTBEAT_PATH.to_string());
     match health.path.clone().or(default_path) {
         Some(path) if config.mode == Mode::Http => Heartbeat::Http(HttpHeartbeat {
             method: health.method.clone(),

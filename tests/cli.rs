@@ -192,6 +192,7 @@ fn a_setting_without_effect_is_named_in_a_warning() {
         ("--mode=tcp --head-limit=9000", "", "--head-limit has no effect with --mode tcp"),
         ("--mode=tcp --forwarded-via=off", "", "--forwarded-via has no effect with --mode tcp"),
         ("--replica=127.0.0.1:1 --health-status=200", "", "--health-status has no effect without --health-path"),
+        ("--health-status=200 -- sh", "", "--health-status has no effect without --health-path"),
         ("--admin=off --admin-token=t", "", "--admin-token has no effect with --admin off"),
         ("", "RINGWAY_LISTN", "RINGWAY_LISTN in the environment is no setting"),
         ("", "RINGWAY_DOCKER_IMAGE", "RINGWAY_DOCKER_IMAGE: --docker-image has no effect without --runtime docker"),

@@ -20,12 +20,12 @@ impl RunArgs {
 
     fn resolved(self) -> Result<Config, String> {
         let RunArgs { mut config, file } = self;
-        let admin = &mut config.admin;
-        admin.token = admin.token.take().filter(|token| !token.is_empty());
+        let token = config.admin.token.take();
+        config.admin.token = token.filter(|token| !token.is_empty());
         let embedded = file.is_none() && config.mode == Mode::Http && is_loopback(config.listen.ip());
         // Servers of others may have such paths of their own, and behind a balancer every client seems to be on loopback.
-        let ours = config.fixed_replicas.is_empty() && config.program.is_empty();
-        let alone = ours && config.proxy.accept_proxy_from.is_empty();
+        let alone = config.replicas_are_ours() && config.proxy.accept_proxy_from.is_empty();
+        let admin = &mut config.admin;
         admin.on_data_port.get_or_insert(embedded && alone && admin.listen != AdminListen::Off);
         check_replicas(&config)?;
         check_key(&config)?;
@@ -114,6 +114,11 @@ impl Config {
     pub fn runtime(&self) -> RuntimeKind {
         let default = if self.fixed_replicas.is_empty() { RuntimeKind::Process } else { RuntimeKind::Fixed };
         self.runtime.unwrap_or(default)
+    }
+
+    /// Our own program or image, which answers our heartbeat and has no admin paths of its own.
+    pub fn replicas_are_ours(&self) -> bool {
+        self.runtime() != RuntimeKind::Fixed && self.program.is_empty()
     }
 
     /// Listener, replicas and admin API, in one line.

@@ -48,7 +48,7 @@ fn reason(config: &Config, setting: &SourcedSetting) -> Option<&'static str> {
         Some("with --mode tcp")
     } else if is_tcp && is_one_of(&HTTP_HEARTBEAT) {
         Some("with --mode tcp: a heartbeat is a connection that is accepted")
-    } else if is_one_of(&HTTP_HEARTBEAT) && runtime == RuntimeKind::Fixed && config.health.path.is_none() {
+    } else if is_one_of(&HTTP_HEARTBEAT) && !config.replicas_are_ours() && config.health.path.is_none() {
         Some("without --health-path: a heartbeat is a connection that is accepted")
     } else if table == "Admin" && long != "admin" && config.admin.listen == AdminListen::Off {
         Some("with --admin off")
