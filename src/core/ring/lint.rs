@@ -148,7 +148,11 @@ mod tests {
         let row = |name: &str, ideal, share| ReplicaShare { name: name.into(), weight: 1, points: 1, ideal, share };
         let rows = [row("large", 0.5, 0.8), row("small", 0.05, 0.17), row("none", 0.0, 0.0), row("fair", 0.45, 0.03)];
         let found = skew(&rows).expect("two are over");
-        assert!(found.says.starts_with("small gets 17.0 % of requests, its weight entitles it to 5.0 %"), "{}", found.says);
+        assert!(
+            found.says.starts_with("small gets 17.0 % of requests, its weight entitles it to 5.0 %"),
+            "{}",
+            found.says
+        );
         assert_eq!(skew(&rows[2..]), None);
     }
 
