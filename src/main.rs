@@ -25,7 +25,7 @@ const PIPE_CLOSED: u8 = 128 + 13;
 
 fn main() -> ExitCode {
     match config::read(std::env::args_os()) {
-        Ok(Invocation::Checked(text) | Invocation::Completions(text)) => show(text.trim_end()),
+        Ok(Invocation::Shown(text)) => show(text.trim_end()),
         Ok(Invocation::Ring(query)) => ring(&query),
         Ok(Invocation::Experiment(settings)) => experiment(&settings),
         Ok(Invocation::Run(config)) => run(*config),

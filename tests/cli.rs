@@ -106,6 +106,27 @@ fn each_shell_gets_a_script_that_knows_the_flags() {
 }
 
 #[test]
+fn the_effective_configuration_is_a_file_with_a_comment_for_every_key() {
+    let flags = ["--replicas=5", "--hash-key=header:X", "--ejection-max-share=0.25", "--admin-token=s3cret"];
+    let printed = stdout(&run(&[["config"].as_slice(), &flags].concat()));
+    for line in ["replicas = 5", "[hash]", "key = \"header:X\"", "max_share = 0.25", "# token is set, and not shown"] {
+        assert!(printed.lines().any(|printed| printed == line), "{line} is missing from:\n{printed}");
+    }
+    assert!(!printed.contains("s3cret"));
+    let entries = printed.split("\n\n").filter(|entry| !entry.trim().is_empty() && !entry.starts_with('['));
+    assert!(entries.clone().count() > 60 && entries.into_iter().all(|entry| entry.trim().lines().count() >= 2));
+    let file = File::new("effective", &printed);
+    let checked = run(&["check", file.path()]);
+    assert!(checked.status.success(), "{checked:?}");
+    let again = stdout(&run(&["config", "-c", file.path(), "--admin-token=s3cret"]));
+    assert_eq!(again, printed, "it says what it was read from");
+    let printed = stdout(&run(&["config", "--", "./app", "--port", "80"]));
+    assert!(printed.contains("\nprogram = [\"./app\", \"--port\", 80]\n"), "{printed}");
+    let file = File::new("effective-program", &printed);
+    assert_eq!(stdout(&run(&["config", "-c", file.path()])), printed);
+}
+
+#[test]
 fn a_valid_file_is_summarised() {
     let file = File::new(
         "valid",

@@ -38,6 +38,9 @@ pub enum CliSubcommand {
     /// Start replicas and balance requests over them
     #[command(after_help = "Use --help for all that there is to say about each.", after_long_help = RUN_NOTES)]
     Run(Box<RunArgs>),
+    /// Print every setting with what it is for and its value, as a file that `run` reads
+    #[command(after_help = "It takes the flags, the environment and the file of `run`.")]
+    Config(Box<RunArgs>),
     /// Read a configuration file and say what is wrong with it, or that nothing is
     Check {
         /// The file, as `ringway run` would read it; -c is not needed

@@ -93,11 +93,25 @@ impl FileKey<'_> {
     }
 }
 
+pub fn is_setting(arg: &Arg) -> bool {
+    !["config", "help"].contains(&arg.get_id().as_str())
+}
+
+/// How a file calls a flag, in its table; the program behind `--` goes by its id.
+pub fn key_of(arg: &Arg) -> String {
+    let long = arg.get_long().unwrap_or(arg.get_id().as_str());
+    let prefix = arg.get_help_heading().map(|table| format!("{}-", table.to_ascii_lowercase()));
+    let in_table = |name: &str| name.strip_prefix(prefix.as_deref()?).map(str::to_owned);
+    let aliases = arg.get_all_aliases().unwrap_or_default();
+    let bare = in_table(long).or_else(|| aliases.into_iter().find_map(in_table));
+    bare.unwrap_or_else(|| long.into()).replace('-', "_")
+}
+
 fn setting(key: &FileKey, value: &DeValue, command: &Command, text: &str) -> Result<Setting, FileError> {
     let run = command.find_subcommand("run").ok_or_else(|| key.error("there are no flags to compare with"))?;
     let arg = run
         .get_arguments()
-        .filter(|arg| !["config", "help"].contains(&arg.get_id().as_str()))
+        .filter(|arg| is_setting(arg))
         .find(|arg| key.is_flag(arg))
         .ok_or_else(|| key.error("no such setting; `ringway run --help` lists them under their tables"))?;
     let values = match value {

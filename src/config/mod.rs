@@ -9,6 +9,7 @@
 //! | `file` | reads the TOML file as values for the flags of `run` |
 //! | `read` | argv, environment and file to an [`Invocation`] |
 //! | `resolve` | checks settings against each other: [`RunArgs`](args::RunArgs) to [`Config`] |
+//! | `show` | the effective settings as a file |
 //! | `sources` | where each setting comes from |
 //! | `unused` | which settings have no effect beside the others |
 //! | `error` | clap's errors as one line |
@@ -21,6 +22,7 @@ pub mod fuzz;
 mod read;
 mod resolve;
 mod ring_args;
+mod show;
 mod sources;
 mod unused;
 

@@ -5,12 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use clap::error::ErrorKind;
-use clap::{ArgMatches, FromArgMatches};
+use clap::{ArgMatches, Command, FromArgMatches};
 
 use super::args::{self, Cli, CliSubcommand, ReplicaArgs, RunArgs};
 use super::file::{self, Setting};
 use super::sources::Sources;
-use super::{Config, error};
+use super::{Config, error, show};
 use crate::experiment::{ExperimentSettings, RingQuery};
 use crate::replica::{ReplicaSettings, host_name};
 
@@ -23,10 +23,8 @@ const PORT: u16 = 8000;
 #[derive(Debug)]
 pub enum Invocation {
     Run(Box<Config>),
-    /// A configuration file was read and is valid; this is its summary.
-    Checked(String),
-    /// A shell's script that completes our commands.
-    Completions(String),
+    /// A file's summary, the effective settings, or a shell's script: it is printed.
+    Shown(String),
     Replica(ReplicaSettings),
     /// One heartbeat is requested of a replica, on the address it would listen on.
     ReplicaCheck(SocketAddr),
@@ -48,20 +46,18 @@ pub enum EarlyExit {
 pub fn read(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, EarlyExit> {
     let argv: Vec<OsString> = argv.into_iter().collect();
     let listen = default_listen(std::env::var(BIND).ok());
-    let command = args::command().mut_subcommand("run", |run| run.mut_arg("listen", |arg| arg.default_value(listen)));
-    let command = with_environment(command);
+    let with_listen = |run: Command| run.mut_arg("listen", |arg| arg.default_value(listen.clone()));
+    let command = configurable(args::command(), |run| with_environment(with_listen(run)));
     let matches = parse(command.clone(), &argv)?;
     match cli(&matches)?.subcommand {
-        CliSubcommand::Run(run) => match &run.file {
-            None => Ok(Invocation::Run(into_config(*run, &sources(&command, &matches, None))?.into())),
-            Some(path) => Ok(Invocation::Run(run_with_file(command, &argv, path)?.into())),
-        },
-        CliSubcommand::Check { file, config } => Ok(Invocation::Checked(check(&file.or(config).unwrap_or_default())?)),
+        CliSubcommand::Run(run) => Ok(Invocation::Run(configure(command, &argv, matches, *run)?.config.into())),
+        CliSubcommand::Config(run) => Ok(Invocation::Shown(configure(command, &argv, matches, *run)?.shown())),
+        CliSubcommand::Check { file, config } => Ok(Invocation::Shown(check(&file.or(config).unwrap_or_default())?)),
         CliSubcommand::Replica(replica) => Ok(replica.into()),
         CliSubcommand::Exec { program } => Ok(Invocation::Exec(program)),
         CliSubcommand::Ring(ring) => Ok(Invocation::Ring(ring.into_query())),
         CliSubcommand::Experiment(experiment) => Ok(Invocation::Experiment(experiment)),
-        CliSubcommand::Completions { shell } => Ok(Invocation::Completions(completions(shell))),
+        CliSubcommand::Completions { shell } => Ok(Invocation::Shown(completions(shell))),
     }
 }
 
@@ -81,42 +77,75 @@ fn check(path: &Path) -> Result<String, EarlyExit> {
 }
 
 /// The configuration that a file's settings make by themselves.
-pub fn config_of_file(command: clap::Command, path: &Path, settings: &[Setting]) -> Result<Config, EarlyExit> {
-    run_with_settings(command, &["ringway".into(), "run".into(), "--config".into(), path.into()], path, settings)
+pub fn config_of_file(command: Command, path: &Path, settings: &[Setting]) -> Result<Config, EarlyExit> {
+    let argv = ["ringway".into(), "run".into(), "--config".into(), path.into()];
+    Ok(configure_with_settings(command, &argv, path, settings)?.config)
 }
 
-/// Parses the command line again, with the file's settings in place of the defaults.
-fn run_with_file(command: clap::Command, argv: &[OsString], path: &Path) -> Result<Config, EarlyExit> {
-    let settings = file::read(path, &command).map_err(EarlyExit::Usage)?;
-    run_with_settings(command, argv, path, &settings)
+/// A configuration, and the flags that it was read from.
+struct Configured {
+    config: Config,
+    matches: ArgMatches,
 }
 
-fn run_with_settings(
-    command: clap::Command,
+impl Configured {
+    fn shown(&self) -> String {
+        // Changing an argument moves it: these are in the order of their definition.
+        let definitions = args::command();
+        let used = subcommand(&definitions, &self.matches);
+        used.map_or_else(String::new, |(command, matches)| show::effective(command, matches))
+    }
+}
+
+/// Where there is a file, the command line is parsed again, with its settings in place of the defaults.
+fn configure(command: Command, argv: &[OsString], matches: ArgMatches, run: RunArgs) -> Result<Configured, EarlyExit> {
+    if let Some(path) = run.file.clone() {
+        let settings = file::read(&path, &command).map_err(EarlyExit::Usage)?;
+        return configure_with_settings(command, argv, &path, &settings);
+    }
+    let config = into_config(run, &sources(&command, &matches, None))?;
+    Ok(Configured { config, matches })
+}
+
+fn configure_with_settings(
+    command: Command,
     argv: &[OsString],
     path: &Path,
     settings: &[Setting],
-) -> Result<Config, EarlyExit> {
-    let command = command.mut_subcommand("run", |run| file::apply(run, settings));
+) -> Result<Configured, EarlyExit> {
+    let command = configurable(command, |run| file::apply(run, settings));
     let matches = parse(command.clone(), argv)?;
     match cli(&matches)?.subcommand {
-        CliSubcommand::Run(run) => into_config(*run, &sources(&command, &matches, Some((path, settings)))),
-        _ => unreachable!("the same argv was `run` before"),
+        CliSubcommand::Run(run) | CliSubcommand::Config(run) => {
+            let config = into_config(*run, &sources(&command, &matches, Some((path, settings))))?;
+            Ok(Configured { config, matches })
+        }
+        _ => unreachable!("the same argv had these flags before"),
     }
+}
+
+/// Changes the subcommands that have the flags of `run`.
+fn configurable(command: Command, change: impl Fn(Command) -> Command) -> Command {
+    ["run", "config"].into_iter().fold(command, |command, name| command.mut_subcommand(name, &change))
+}
+
+/// The one that was given.
+fn subcommand<'a>(command: &'a Command, matches: &'a ArgMatches) -> Option<(&'a Command, &'a ArgMatches)> {
+    let (name, matches) = matches.subcommand()?;
+    Some((command.find_subcommand(name)?, matches))
 }
 
 fn into_config(run: RunArgs, sources: &Sources) -> Result<Config, EarlyExit> {
     run.into_config(sources).map_err(EarlyExit::Usage)
 }
 
-/// Of `run`, the subcommand of both.
-fn sources(command: &clap::Command, matches: &ArgMatches, file: Option<(&Path, &[Setting])>) -> Sources {
+fn sources(command: &Command, matches: &ArgMatches, file: Option<(&Path, &[Setting])>) -> Sources {
     let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    let run = command.find_subcommand("run").zip(matches.subcommand_matches("run"));
-    run.map_or_else(Sources::default, |(run, matches)| Sources::read(run, matches, variables, file))
+    let used = subcommand(command, matches);
+    used.map_or_else(Sources::default, |(run, matches)| Sources::read(run, matches, variables, file))
 }
 
-fn parse(command: clap::Command, argv: &[OsString]) -> Result<ArgMatches, EarlyExit> {
+fn parse(command: Command, argv: &[OsString]) -> Result<ArgMatches, EarlyExit> {
     command.try_get_matches_from(argv).map_err(early_exit)
 }
 
@@ -135,15 +164,13 @@ fn early_exit(error: clap::Error) -> EarlyExit {
 }
 
 /// Each flag of `run` can be set as `RINGWAY_` and its name.
-fn with_environment(command: clap::Command) -> clap::Command {
-    command.mut_subcommand("run", |run| {
-        run.mut_args(|arg| match arg.get_long() {
-            Some(long) => {
-                let name = error::variable(long);
-                arg.env(name).hide_env(true)
-            }
-            None => arg,
-        })
+fn with_environment(run: Command) -> Command {
+    run.mut_args(|arg| match arg.get_long() {
+        Some(long) => {
+            let name = error::variable(long);
+            arg.env(name).hide_env(true)
+        }
+        None => arg,
     })
 }
 
