@@ -230,8 +230,19 @@ impl Session {
                     self.upstream_failed(UpstreamError::TimedOut, cx);
                 }
             }
-            UpstreamState::None | UpstreamState::Open { .. } => self.stage = Stage::Closing(Ending::Reset),
+            UpstreamState::None | UpstreamState::Open { .. } => self.stalled(),
         }
+    }
+
+    /// No byte of a response moves any more: where it stands still is reported.
+    fn stalled(&mut self) {
+        let is_unread = self.download.has_pending() || self.download.piped() > 0;
+        let (status, why) = match is_unread {
+            true => (408, "the client did not read the response in time"),
+            false => (504, "the replica sent no more of its response in time"),
+        };
+        self.refusal = Some(Notice::Reset { status, why });
+        self.stage = Stage::Closing(Ending::Reset);
     }
 
     /// A response head is overdue: it is reported to the control plane once; at the response deadline the client gets 504.
