@@ -151,7 +151,7 @@ impl Drop for Balancer {
 }
 
 fn command() -> Command {
-    let binary = std::env::var("RINGWAY_TEST_BINARY").expect("run these tests through scripts/test_docker");
+    let binary = std::env::var("RWTEST_BINARY").expect("run these tests through scripts/test_docker");
     let mut command = Command::new(binary);
     command.arg("run").env("RUST_LOG", "ringway=debug").stdin(Stdio::null()).stdout(Stdio::null());
     command
@@ -182,7 +182,8 @@ pub fn call(to: SocketAddr, method: &str, path: &str, body: &str) -> Option<Answ
     let mut stream = TcpStream::connect_timeout(&to, TIMEOUT).ok()?;
     stream.set_read_timeout(Some(TIMEOUT)).ok()?;
     let length = body.len();
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
     stream.write_all((head + body).as_bytes()).ok()?;
     answer(&mut BufReader::new(stream))
 }

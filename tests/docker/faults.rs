@@ -122,3 +122,48 @@ fn drop_packets() {
 fn reject_packets() {
     no_get_fails("reject", |victim| Rule::add(&victim.address, &["REJECT", "--reject-with", "tcp-reset"]));
 }
+
+/// The request of a heartbeat is lost, while the connection stands and other requests pass: so it looks where a server
+/// works on one request at a time.
+fn lose_heartbeats(victim: &Victim) -> Rule {
+    Rule::add(&victim.address, &["DROP", "-m", "string", "--algo", "bm", "--string", "ringway-heartbeat"])
+}
+
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn late_heartbeats_of_a_replica_that_answers_change_nothing() {
+    let lab = Lab::new("busy");
+    let balancer = Balancer::start(&lab, 3, &["--health-replace-after-ms", "2000"]);
+    let (before, victim) = (lab.identities(), Victim::of(&balancer, &lab));
+    let client = SteadyClient::start(balancer.data);
+    let rule = lose_heartbeats(&victim);
+    let missed = || balancer.log().matches("heartbeat missed, but it sends").count();
+    balancer.wait("ten heartbeats to be missed", || missed() >= 10);
+    drop(rule);
+    let samples = client.finish();
+    let id = format!("Server ID: {}", victim.name);
+    let answered = samples.iter().rev().take(50).any(|sample| sample.body.as_ref() == Some(&id));
+    assert_eq!((failures(&samples), lab.identities()), (0, before), "{}", balancer.log());
+    assert!(answered, "it takes requests all the time: {}", balancer.log());
+}
+
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn a_silent_replica_is_passed_over_and_replaced_late_and_gently() {
+    let lab = Lab::new("silent");
+    let balancer = Balancer::start(&lab, 3, &["--health-replace-after-ms", "4000"]);
+    let (before, victim) = (lab.identities(), Victim::of(&balancer, &lab));
+    let rule = lose_heartbeats(&victim);
+    let slow = format!("{}: slow: no answer within 500 ms", victim.name);
+    balancer.wait("it to be slow", || balancer.log().contains(&slow));
+    assert_eq!(lab.identities(), before, "nothing is ended for that");
+    let others = (0..20).filter_map(|_| balancer.get("/home")).filter(|answer| !answer.body.ends_with(&victim.name));
+    assert_eq!(others.count(), 20, "{}", balancer.log());
+    balancer.wait("its end", || balancer.log().contains("it is stopped and replaced; 2 of 3 live"));
+    drop(rule);
+    balancer.wait("its replacement", || {
+        balancer.replicas_answering(3) && !lab.identities().iter().any(|id| victim.container.starts_with(id))
+    });
+    let kept = before.iter().filter(|identity| lab.identities().contains(identity)).count();
+    assert_eq!(kept, 2, "one, and no other: {}", balancer.log());
+}

@@ -11,7 +11,7 @@ struct OwnImage(String);
 
 impl OwnImage {
     fn import(lab: &mut Lab) -> OwnImage {
-        let binary = std::env::var("RINGWAY_TEST_BINARY").expect("run these tests through scripts/test_docker");
+        let binary = std::env::var("RWTEST_BINARY").expect("run these tests through scripts/test_docker");
         let image = format!("{}-own", lab.image);
         let change = r#"--change 'ENTRYPOINT ["/serve"]'"#;
         let import = format!("tar -C / --transform 's,.*,serve,' -cP {binary} | docker import {change} - {image}");

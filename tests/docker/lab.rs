@@ -20,7 +20,7 @@ static NEXT_SUBNET: AtomicU8 = AtomicU8::new(1);
 
 impl Lab {
     pub fn new(topic: &str) -> Lab {
-        let image = std::env::var("RINGWAY_TEST_IMAGE").expect("run these tests through scripts/test_docker");
+        let image = std::env::var("RWTEST_IMAGE").expect("run these tests through scripts/test_docker");
         let cluster = format!("{PREFIX}-{topic}");
         let subnet = format!("10.231.{}.0/24", NEXT_SUBNET.fetch_add(1, Ordering::Relaxed));
         let lab = Lab { image, network: cluster.clone(), cluster, subnet, host: None };

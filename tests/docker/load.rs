@@ -115,7 +115,7 @@ fn get_home(to: SocketAddr, connection: &mut Option<BufReader<TcpStream>>) -> Op
         *connection = Some(BufReader::new(stream));
     }
     let stream = connection.as_mut()?;
-    let sent = stream.get_mut().write_all(b"GET /home HTTP/1.1\r\nHost: t\r\n\r\n");
+    let sent = stream.get_mut().write_all(b"GET /home HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let answer = sent.ok().and_then(|()| answer(stream));
     if answer.is_none() {
         *connection = None;
