@@ -404,3 +404,20 @@ fn replicas_tells_who_is_up_and_why_another_is_not() {
     let known = ["name", "service", "address", "weight", "why", "requests", "in_flight"].map(|key| up[key].clone());
     assert_eq!(known, [json!(address), json!("default"), json!(address), json!(1), json!(null), json!(0), json!(0)]);
 }
+
+#[test]
+fn a_server_that_rm_took_from_a_fixed_list_is_put_back_by_add() {
+    let (one, two) = (Process::replica("one"), Process::replica("two"));
+    let servers = [&one, &two].map(|process| process.address.to_string());
+    let flags = ["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--replica", &servers[0], &servers[1]];
+    let process = Process::start(&flags, &[]);
+    let admin = admin_address(&process);
+    let up = |at: usize| ask(admin, "GET", "/replicas", "").json["message"][at]["state"] == "up";
+    until(Instant::now() + TIMEOUT, "both to be up", || (up(0) && up(1)).then_some(()));
+    let call = format!(r#"{{"n":1,"hostnames":["{}"]}}"#, servers[0]);
+    assert_eq!(names(&ask(admin, "DELETE", "/rm", &call).json), [&*servers[1]]);
+    let refused = ask(admin, "POST", "/add", r#"{"n":1,"hostnames":["another:1"]}"#);
+    assert_eq!(refused.status, 400, "{}", refused.text);
+    assert_eq!(names(&ask(admin, "POST", "/add", &call).json), [&*servers[1], &*servers[0]]);
+    until(Instant::now() + TIMEOUT, "it to be up again", || up(1).then_some(()));
+}

@@ -289,7 +289,7 @@ impl Control {
                 net.log(|| format!("    {answer:?}"));
             }
             Effect::Log(_, line) => net.log(|| format!("log: {line}")),
-            Effect::Finished => {}
+            Effect::Resume { .. } | Effect::Finished => {}
         }
     }
 

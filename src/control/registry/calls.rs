@@ -121,12 +121,15 @@ impl Registry {
         Answer::Replicas(self.member_names(service).collect())
     }
 
-    fn member_names(&self, service: ServiceId) -> impl Iterator<Item = Arc<str>> + '_ {
+    pub(super) fn member_names(&self, service: ServiceId) -> impl Iterator<Item = Arc<str>> + '_ {
         let members = self.services.get(&service).into_iter().flat_map(ServiceState::members);
         members.filter_map(|id| Some(self.slots.slot(*id)?.name.clone()))
     }
 
     fn add(&mut self, ticket: u64, service: ServiceId, change: &Change, now: Tick) -> Result<(), Rejection> {
+        if !self.service(service)?.config.can_start {
+            return self.put_back(ticket, service, change, now);
+        }
         let names = self.names_to_add(service, change)?;
         if change.dry_run {
             let answer = Answer::Replicas(self.member_names(service).chain(names).collect());
@@ -147,10 +150,6 @@ impl Registry {
     fn names_to_add(&self, id: ServiceId, change: &Change) -> Result<Vec<Arc<str>>, Rejection> {
         let Change { n, hostnames, .. } = change;
         let service = self.service(id)?;
-        if !service.config.can_start {
-            let message = format!("n is {n}: the replicas are a fixed list (--replica), none can be started");
-            return Err(Rejection::bad_request(message));
-        }
         if hostnames.len() as u64 > *n {
             let message = "Length of hostname list is more than newly added instances";
             return Err(Rejection::bad_request(message.into()));
@@ -241,6 +240,7 @@ impl Registry {
         let slots: Vec<Slot> = ids.into_iter().filter_map(|id| self.remove(id)).collect();
         let running = slots.iter().filter_map(Slot::instance).collect();
         for slot in slots {
+            self.remember_removed(&slot);
             self.begin_drain(slot, NameUse::Held, now);
         }
         self.end_orphaned_succession();
@@ -282,7 +282,13 @@ impl Registry {
     }
 
     /// The answer is what `/rep` says now; it is sent when every worker acts on the next snapshot.
-    fn reply_when_acked(&mut self, ticket: u64, service: ServiceId, running: BTreeSet<InstanceId>, now: Tick) {
+    pub(super) fn reply_when_acked(
+        &mut self,
+        ticket: u64,
+        service: ServiceId,
+        running: BTreeSet<InstanceId>,
+        now: Tick,
+    ) {
         let epoch = self.publication.next_epoch();
         let (deadline, stopped_deadline) = (now.after_ms(ACK_TIMEOUT_MS), now.after_ms(STOPPED_TIMEOUT_MS));
         let answer = self.member_list(service);
@@ -325,13 +331,13 @@ fn check_new_names(hostnames: &[String]) -> Result<(), Rejection> {
     fault.map_or_else(|| check_distinct(hostnames), Err)
 }
 
-fn check_distinct(hostnames: &[String]) -> Result<(), Rejection> {
+pub(super) fn check_distinct(hostnames: &[String]) -> Result<(), Rejection> {
     let mut seen = BTreeSet::new();
     let twice = hostnames.iter().enumerate().find(|(_, name)| !seen.insert(*name));
     twice.map_or(Ok(()), |(at, name)| Err(wrong_name(at, name, "it is named twice")))
 }
 
-fn wrong_name(at: usize, name: &str, fault: &str) -> Rejection {
+pub(super) fn wrong_name(at: usize, name: &str, fault: &str) -> Rejection {
     Rejection::bad_request(format!("hostnames[{at}] is {:?}: {fault}", shortened(name)))
 }
 
@@ -359,6 +365,6 @@ fn shortened(name: &str) -> String {
     short
 }
 
-fn join(names: &[Arc<str>]) -> String {
+pub(super) fn join(names: &[Arc<str>]) -> String {
     names.join(", ")
 }

@@ -99,6 +99,10 @@ pub enum Effect {
         instance: InstanceId,
         grace_ms: u64,
     },
+    /// A server that was stopped, and that Ringway does not start, is a replica again.
+    Resume {
+        instance: InstanceId,
+    },
     /// Answered by `ProbeOk`, `ProbeFailed` or `ProbeSkipped`. At most one of an instance is in flight.
     Probe {
         instance: InstanceId,

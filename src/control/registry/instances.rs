@@ -56,7 +56,7 @@ impl Registry {
     }
 
     /// A slot for an instance that runs already.
-    fn insert_filled(&mut self, spec: Spec, started: Started, now: Tick) {
+    pub(super) fn insert_filled(&mut self, spec: Spec, started: Started, now: Tick) {
         let replica = self.replica_id(spec.instance);
         let Some(policy) = self.services.get(&spec.service).map(|service| service.config.health) else { return };
         let mut slot = Slot::vacant(spec.service, spec.name, self.workers, now);

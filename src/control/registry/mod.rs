@@ -20,6 +20,7 @@
 //! | `calls` | `/rep`, `/add`, `/rm` |
 //! | `instances` | starts, deaths, discovery |
 //! | `verdicts` | what follows from probes and from faults that workers report |
+//! | `removed` | servers of a fixed list that `/rm` took and `/add` puts back |
 //! | `drain` | the drain of a replica, and of the balancer |
 //! | `publication` | snapshots |
 //! | `succession` | outdated instances: replaced one at a time, while they run |
@@ -34,6 +35,7 @@ mod health;
 mod instances;
 mod leaving;
 mod publication;
+mod removed;
 mod service;
 mod slot;
 mod slots;
@@ -60,6 +62,7 @@ use crate::core::tick::Tick;
 use calls::{Addition, DeferredReply, QueuedCall};
 use leaving::LeavingTable;
 use publication::Publication;
+use removed::RemovedServers;
 use service::ServiceState;
 use slot::Slot;
 use slots::{SlotId, Slots};
@@ -77,6 +80,7 @@ pub struct Registry {
     publication: Publication,
     slots: Slots,
     leaving: LeavingTable,
+    removed: RemovedServers,
     /// The `/add` under way: its slots are no members until all of them answer.
     addition: Option<Addition>,
     successions: Successions,
@@ -112,6 +116,7 @@ impl Registry {
             publication: Publication::first(),
             slots: Slots::new(),
             leaving: LeavingTable::new(),
+            removed: RemovedServers::new(),
             addition: None,
             successions: Successions::default(),
             calls: VecDeque::new(),

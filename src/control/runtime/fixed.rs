@@ -5,7 +5,7 @@
 //! connections; then it moves to the first of the name's addresses that does. A name that has no address yet is no error:
 //! its replica joins when it has one.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,6 +30,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Fixed<R = SystemResolver> {
     servers: Vec<Rc<ListedServer>>,
     resolver: Rc<R>,
+    events: OnceCell<UnboundedSender<RuntimeEvent>>,
 }
 
 /// A listed server, and where it is.
@@ -64,7 +65,18 @@ impl<R: Resolver + 'static> Fixed<R> {
     fn with_resolver(replicas: Vec<FixedReplica>, resolver: R) -> Fixed<R> {
         let step = replicas.len() as u64;
         let servers = replicas.into_iter().zip(0..).map(|(replica, first)| ListedServer::new(replica, first, step));
-        Fixed { servers: servers.map(Rc::new).collect(), resolver: Rc::new(resolver) }
+        Fixed { servers: servers.map(Rc::new).collect(), resolver: Rc::new(resolver), events: OnceCell::new() }
+    }
+
+    /// Follows the addresses of a server that was given by name.
+    fn watch(&self, server: &Rc<ListedServer>, known: Vec<SocketAddr>) {
+        if let HostPort::Name { .. } = server.replica.address
+            && let Some(events) = self.events.get()
+        {
+            let names = NameWatch { resolver: self.resolver.clone(), known };
+            let watch = spawn_local(names.run(server.clone(), events.clone()));
+            server.watch.replace(Some(watch.abort_handle()));
+        }
     }
 
     /// The server whose instance this is or was.
@@ -89,6 +101,7 @@ impl<R: Resolver + 'static> Runtime for Fixed<R> {
     }
 
     async fn attach(&self, events: UnboundedSender<RuntimeEvent>) -> Result<Vec<(Spec, Started)>, Failure> {
+        let _ = self.events.set(events);
         let lookups: Vec<_> = self
             .servers
             .iter()
@@ -101,13 +114,15 @@ impl<R: Resolver + 'static> Runtime for Fixed<R> {
         for (server, lookup) in self.servers.iter().zip(lookups) {
             let known = lookup.await.unwrap_or_default();
             found.extend(known.first().map(|address| server.locate_at(*address)));
-            if let HostPort::Name { .. } = server.replica.address {
-                let names = NameWatch { resolver: self.resolver.clone(), known };
-                let watch = spawn_local(names.run(server.clone(), events.clone()));
-                server.watch.replace(Some(watch.abort_handle()));
-            }
+            self.watch(server, known);
         }
         Ok(found)
+    }
+
+    fn resume(&self, instance: InstanceId) {
+        if let Some(server) = self.server_of(instance) {
+            self.watch(server, server.address.get().into_iter().collect());
+        }
     }
 
     fn can_start(&self) -> bool {
@@ -286,6 +301,7 @@ mod tests {
             assert_eq!((moved, &*spec.name), (Endpoint::Tcp(second), "web:80"));
             assert_ne!(spec.instance, found[0].0.instance, "an instance of its own");
             fixed.stop(found[0].0.instance, Duration::ZERO).await.unwrap();
+            drop(fixed);
             assert_eq!(heard.recv().await, None, "removed, although it moved while it drained");
         });
     }
@@ -311,6 +327,7 @@ mod tests {
             let (events, mut heard) = unbounded_channel();
             let found = fixed.attach(events).await.unwrap();
             fixed.stop(found[0].0.instance, Duration::ZERO).await.unwrap();
+            drop(fixed);
             assert_eq!(heard.recv().await, None, "nothing sends events any more");
         });
     }

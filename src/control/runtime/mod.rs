@@ -130,6 +130,8 @@ pub trait Runtime {
         &self,
         events: UnboundedSender<RuntimeEvent>,
     ) -> impl Future<Output = Result<Vec<(Spec, Started)>, Failure>>;
+    /// A server that was stopped, and that cannot be started, is a replica again.
+    fn resume(&self, _instance: InstanceId) {}
     /// Why an instance that has not ended cannot run now: its process is stopped, say. `None`: it can, or that is not known.
     fn suspension(&self, _instance: InstanceId) -> impl Future<Output = Option<String>> {
         async { None }

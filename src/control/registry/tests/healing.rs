@@ -140,6 +140,27 @@ fn a_fixed_replica_that_stops_answering_stays_a_member_and_comes_back() {
 }
 
 #[test]
+fn a_fixed_replica_that_was_removed_is_put_back_by_its_name() {
+    let mut world = World::empty(config_with(|service| service.can_start = false));
+    let fixed = InstanceId::Foreign;
+    let found = |number: u64, name: &str| (spec(fixed(number), name), started(fixed(number)));
+    let alive = [(fixed(1), Arc::from("a:1")), (fixed(2), Arc::from("b:2"))];
+    world.alive.extend(alive.clone());
+    world.tell(Command::Found(vec![found(1, "a:1"), found(2, "b:2")]));
+    world.pass(100);
+    assert!(rejected(world.answer(add(1, &["a:1"]))).1.contains("no server of that name was removed"));
+    assert_eq!(listed(world.answer(remove(1, &["a:1"]))), ["b:2"]);
+    world.pass(5_000);
+    assert_eq!(rejected(world.answer(add(1, &[]))).0, 400, "it has to be named");
+    assert_eq!(listed(world.answer(dry(add(1, &["a:1"])))), ["b:2", "a:1"]);
+    assert_eq!(world.names(), ["b:2"]);
+    world.alive.extend(alive);
+    assert_eq!(listed(world.answer(add(1, &["a:1"]))), ["b:2", "a:1"]);
+    world.pass(100);
+    assert_eq!((world.up_names(), &world.resumed[..]), (vec!["b:2".into(), "a:1".into()], &[fixed(1)][..]));
+}
+
+#[test]
 fn a_fixed_replica_that_answers_late_comes_up() {
     let only = InstanceId::Foreign(1);
     let mut world = World::empty(config_with(|service| service.can_start = false));

@@ -75,6 +75,7 @@ pub struct World {
     pub starts: Vec<(Tick, Spec)>,
     pub stops: Vec<(Tick, InstanceId, u64)>,
     pub replies: BTreeMap<u64, Answer>,
+    pub resumed: Vec<InstanceId>,
     pub log: Vec<String>,
     /// Of these, what an operator sees by default.
     pub log_at_info: Vec<String>,
@@ -110,6 +111,7 @@ impl World {
             starts: Vec::new(),
             stops: Vec::new(),
             replies: BTreeMap::new(),
+            resumed: Vec::new(),
             log: Vec::new(),
             log_at_info: Vec::new(),
             finished: false,
@@ -144,6 +146,10 @@ impl World {
                 self.stops.push((self.now, instance, grace_ms));
                 let exited = self.alive.remove(&instance).map(|_| exited(instance, "told to"));
                 exited.into_iter().chain([Command::Stopped { instance, result: Ok(()) }]).collect()
+            }
+            Effect::Resume { instance } => {
+                self.resumed.push(instance);
+                Vec::new()
             }
             Effect::Probe { instance, .. } if self.exhausted => {
                 vec![Command::ProbeSkipped { instance, why: "too many open files".into() }]
