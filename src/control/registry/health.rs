@@ -252,16 +252,14 @@ impl Health {
         let was_suspected = self.suspected;
         let failures = self.miss(fault);
         let silent_ms = now.ms_since(self.answered_at);
-        if silent_ms >= policy.replace_after_ms {
-            return Verdict::Expired(silent_ms);
-        }
         let counts = failures >= policy.fall;
         match fault {
-            _ if self.exclusion.is_some() => Verdict::Missed(failures),
-            ProbeFault::Unhealthy if counts => {
+            ProbeFault::Unhealthy if counts && self.exclusion.is_none() => {
                 self.exclusion = Some(Exclusion::Unhealthy);
                 Verdict::Excluded(Exclusion::Unhealthy)
             }
+            _ if counts && silent_ms >= policy.replace_after_ms => Verdict::Expired(silent_ms),
+            _ if self.exclusion.is_some() => Verdict::Missed(failures),
             ProbeFault::Silent if counts || was_suspected => Verdict::Slow,
             _ => Verdict::Missed(failures),
         }

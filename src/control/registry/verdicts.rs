@@ -163,6 +163,10 @@ impl Registry {
             || self.stopping
             || service.members().iter().filter_map(|id| self.slots.slot(*id)).any(is_replaced)
         {
+            // It stays, and is at least passed over.
+            if self.slots.slot(id).is_some_and(|slot| slot.shown().1 == State::Up) {
+                self.eject_if_spare(id, why);
+            }
             return;
         }
         let limit_ms = service.config.limits.drain_timeout_ms;

@@ -218,6 +218,26 @@ fn a_silent_replica_of_others_is_not_ended() {
 }
 
 #[test]
+fn heartbeats_that_are_far_apart_still_need_fall_failures() {
+    let fixed = InstanceId::Foreign;
+    let mut world = World::empty(config_with(|service| {
+        service.can_start = false;
+        service.health.interval_ms = 40_000;
+    }));
+    let found = |number: u64, name: &str| (spec(fixed(number), name), started(fixed(number)));
+    world.alive.extend([(fixed(1), "a:1".into()), (fixed(2), "b:2".into()), (fixed(3), "c:3".into())]);
+    world.tell(Command::Found(vec![found(1, "a:1"), found(2, "b:2"), found(3, "c:3")]));
+    world.pass(100);
+    world.unhealthy.insert(fixed(1));
+    world.silent.insert(fixed(2));
+    world.pass(40_000);
+    assert_eq!(world.up_names().len(), 3, "one failure is no verdict");
+    world.pass(40_000);
+    assert_eq!((world.state("a:1"), world.state("b:2")), (Some(State::Draining), Some(State::Ejected)));
+    assert!(world.stops.is_empty());
+}
+
+#[test]
 fn an_unhealthy_answer_takes_new_requests_away_and_replaces_late() {
     let mut world = World::up();
     let unhealthy = world.instance("server2");
