@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 use divan::Bencher;
 use ringway::control::registry::{
-    Answer, Call, Change, Command, Effect, HealthPolicy, Registry, RegistryConfig, ServiceConfig,
+    Answer, Call, Change, Command, Effect, HealthPolicy, Registry, RegistryConfig, ServiceConfig, Topology,
 };
 use ringway::control::runtime::{InstanceId, RuntimeEvent, Started};
 use ringway::core::limits::Limits;
 use ringway::core::ring::RingKind;
-use ringway::core::snapshot::{Endpoint, KeyPolicy, Mode, ReplicaId, Routes, ServiceId};
+use ringway::core::snapshot::{Endpoint, KeyPolicy, Mode, ReplicaId, ServiceId};
 use ringway::core::step::{FaultKind, ReplicaFault};
 use ringway::core::tick::Tick;
 use ringway::shared::events::WorkerEvent;
@@ -64,13 +64,7 @@ fn up(replicas: usize) -> Running {
         keeps_on_exit: false,
         health: HealthPolicy { interval_ms: INTERVAL_MS, ..HealthPolicy::default() },
     };
-    let config = RegistryConfig {
-        services: vec![service],
-        static_services: Vec::new(),
-        routes: Routes::default(),
-        workers: 2,
-        seed: 7,
-    };
+    let config = RegistryConfig { topology: Topology::of_services([service]), workers: 2, seed: 7 };
     let step_ms = (INTERVAL_MS / replicas as u64).max(1);
     let (registry, _) = Registry::new(config);
     let (probed, started, stopped, answers) = Default::default();

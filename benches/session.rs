@@ -13,7 +13,7 @@ use ringway::core::head::{self, HeadScan};
 use ringway::core::limits::Limits;
 use ringway::core::ring::{Member, Ring, RingKind};
 use ringway::core::session::{Arrival, Session};
-use ringway::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, Snapshot};
+use ringway::core::snapshot::{KeyPolicy, ListenerId, Mode, ReplicaId, Service, Snapshot};
 use ringway::core::step::{Connect, Connection, Io, Leg, Ready, Step};
 use ringway::core::tick::Tick;
 use ringway::shared::publish::SnapshotPublisher;
@@ -73,7 +73,7 @@ fn request_through_a_session(bencher: Bencher, request: &[u8]) {
     let mut cx = Context::new(Tick(1), Arc::new(snapshot()), BufferPool::new(4), 7);
     cx.date_line = DATE_LINE.into();
     let address = ([127, 0, 0, 1], 8000).into();
-    let arrival = Arrival { peer: address, local: address, proxied: false, tunnel_to: None };
+    let arrival = Arrival { peer: address, local: address, proxied: false, listener: ListenerId(0) };
     let mut session = Session::new(arrival, &mut cx);
     let readable = Ready { readable: true, ..Ready::default() };
     bencher.counter(ItemsCount::new(1_usize)).bench_local(|| {
@@ -116,5 +116,5 @@ fn snapshot() -> Snapshot {
         replicas: Vec::new(),
         ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new("server1", 1)])),
     };
-    Snapshot { epoch: 1, stopping: false, services: vec![Arc::new(service)], routes: Routes::default() }
+    Snapshot::of_service(1, service)
 }

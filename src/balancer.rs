@@ -10,20 +10,26 @@ use crate::config::{Config, RuntimeKind};
 use crate::control::admin_access::AdminAccess;
 use crate::control::admin_listener::AdminListener;
 use crate::control::probe::{Heartbeat, HttpHeartbeat};
-use crate::control::registry::{HealthPolicy, Registry, RegistryConfig, ServiceConfig, add_limit_ms};
+use crate::control::registry::{
+    HealthPolicy, Registry, RegistryConfig, ServiceConfig, ServiceSource, Topology, add_limit_ms,
+};
 use crate::control::runtime::docker::Docker;
 use crate::control::runtime::fixed::Fixed;
 use crate::control::runtime::process::Processes;
 use crate::control::{self, ControlCore, ControlInit, End, Wakeup};
 use crate::core::limits::Limits;
 use crate::core::ring::{Member, Ring, RingKind};
+use crate::core::routes::Routes;
 use crate::core::snapshot::{
-    Endpoint, KeyPolicy, Mode, Replica, ReplicaId, ReplicaLoad, Routes, Service, ServiceId, State,
+    Endpoint, KeyPolicy, Listener as DataListener, ListenerId, Mode, Replica, ReplicaId, ReplicaLoad, Service,
+    ServiceId, State,
 };
+use crate::kernel::linux::SendsFirst;
+use crate::kernel::listening::{BindError, ListeningSockets};
 use crate::settings::OnExit;
 use crate::shared::events;
 use crate::shared::publish::SnapshotPublisher;
-use crate::worker::{self, Listen, WorkerSettings};
+use crate::worker::{self, WorkerSettings};
 
 /// The name of the replicas' service: in messages, and in the label `ringway.service`.
 const SERVICE: &str = "default";
@@ -44,13 +50,15 @@ pub fn run(config: Config) -> Result<End, String> {
     let listener = AdminListener::bind(&config.admin.listen)?;
     let wakeup = Wakeup::default();
     let (events, worker_events) = events::channel(wakeup.wake());
+    let sockets = Arc::new(ListeningSockets::new(config.workers));
+    bind(&config, &sockets)?;
     let (registry, first) = Registry::new(registry_config(&config, listener.as_ref().map(AdminListener::endpoint)));
     let mut publisher = SnapshotPublisher::with_ack_wake(first, wakeup.wake());
-    let workers = worker::start(&worker_settings(&config), &mut publisher, &events)?;
+    let workers = worker::start(&worker_settings(&config), &sockets, &mut publisher, &events)?;
     warn_if_few_descriptors(workers.descriptors);
     say_how_to_open_the_admin_api(&config, listener.as_ref());
     let init = ControlInit {
-        banner: banner(&config, &workers.bound, listener.as_ref()),
+        banner: banner(&config, sockets.local(config.listen), listener.as_ref()),
         core: ControlCore::new(registry, publisher, worker_events, workers.threads.len()),
         wakeup,
         listener,
@@ -95,9 +103,7 @@ fn warn_if_few_descriptors(descriptors: u64) {
 }
 
 fn worker_settings(config: &Config) -> WorkerSettings {
-    let tunnel_to = (config.mode == Mode::Tcp).then_some(ServiceId(0));
     WorkerSettings {
-        listen: vec![Listen { address: config.listen, tunnel_to, proxies: config.proxy.accept_proxy_from.clone() }],
         workers: config.workers,
         pin: config.pin,
         max_connections: config.limits.max_connections,
@@ -108,13 +114,33 @@ fn worker_settings(config: &Config) -> WorkerSettings {
 fn registry_config(config: &Config, admin: Option<&Endpoint>) -> RegistryConfig {
     let admin = admin.filter(|_| config.admin.is_on_data_port() && config.mode == Mode::Http);
     let direct = admin.iter().flat_map(|_| ADMIN_PATHS.map(|path| (path.to_string(), ServiceId(1)))).collect();
-    RegistryConfig {
-        services: vec![service_config(config)],
-        static_services: admin.map(|endpoint| Arc::new(admin_service(config, endpoint))).into_iter().collect(),
-        routes: Routes { direct, default: ServiceId(0) },
-        workers: config.workers,
-        seed: fastrand::u64(..),
+    let admin = admin.map(|endpoint| ServiceSource::Static(Arc::new(admin_service(config, endpoint))));
+    let services = [ServiceSource::Runtime(service_config(config))].into_iter().chain(admin);
+    let topology = Topology {
+        services: (0..).map(ServiceId).zip(services).collect(),
+        listeners: [(ListenerId(0), Arc::new(data_listener(config)))].into(),
+        routes: Arc::new(Routes::default().with_direct(direct)),
+    };
+    RegistryConfig { topology, workers: config.workers, seed: fastrand::u64(..) }
+}
+
+fn data_listener(config: &Config) -> DataListener {
+    DataListener {
+        name: SERVICE.into(),
+        bind: vec![config.listen],
+        mode: config.mode,
+        service: Some(ServiceId(0)),
+        redirect: None,
+        proxies: config.proxy.accept_proxy_from.clone(),
+        limits: Arc::new(limits(config)),
     }
+}
+
+fn bind(config: &Config, sockets: &ListeningSockets) -> Result<(), String> {
+    let sends_first = if config.mode == Mode::Tcp { SendsFirst::Either } else { SendsFirst::Client };
+    sockets
+        .bind(&[(config.listen, sends_first)])
+        .map_err(|BindError { address, error }| format!("cannot listen on {address}: {error}; choose another --listen"))
 }
 
 fn service_config(config: &Config) -> ServiceConfig {
@@ -196,9 +222,9 @@ fn admin_service(config: &Config, endpoint: &Endpoint) -> Service {
 }
 
 /// The first line on stdout: the addresses for clients and for admin calls.
-fn banner(config: &Config, bound: &[SocketAddr], admin_listener: Option<&AdminListener>) -> String {
+fn banner(config: &Config, bound: Option<SocketAddr>, admin_listener: Option<&AdminListener>) -> String {
     let listeners: Vec<String> = bound
-        .iter()
+        .into_iter()
         .map(|address| match config.mode {
             Mode::Http => format!("http://{address}"),
             Mode::Tcp => format!("{address} (tcp)"),

@@ -272,7 +272,9 @@ impl<R: Runtime + 'static> ControlLoop<R> {
             Effect::Start(spec) => self.start(spec),
             Effect::Stop { instance, grace_ms } => self.stop(instance, grace_ms),
             Effect::Resume { instance } => self.runtime.resume(instance),
-            Effect::Probe { instance, name, endpoint, timeout_ms } => self.probe(instance, name, endpoint, timeout_ms),
+            Effect::Probe { instance, name, endpoint, timeout_ms, .. } => {
+                self.probe(instance, name, endpoint, timeout_ms)
+            }
             Effect::Reply { ticket, answer } => {
                 if let Some(reply) = self.replies.remove(&ticket) {
                     let _ = reply.send(answer);

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::registry::{
-    Answer, Call, Change, Command, Effect, HealthPolicy, Registry, RegistryConfig, Rejection, ServiceConfig,
+    Answer, Call, Change, Command, Effect, HealthPolicy, Registry, RegistryConfig, Rejection, ServiceConfig, Topology,
 };
 use super::runtime::{InstanceId, Spec, Started};
 use super::wire;
 use crate::core::limits::Limits;
 use crate::core::ring::RingKind;
-use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Routes, ServiceId};
+use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, ServiceId};
 use crate::core::tick::Tick;
 
 const REPLICAS: u64 = 3;
@@ -107,13 +107,7 @@ fn running() -> Registry {
         keeps_on_exit: false,
         health: HealthPolicy::default(),
     };
-    let config = RegistryConfig {
-        services: vec![service],
-        static_services: Vec::new(),
-        routes: Routes::default(),
-        workers: 1,
-        seed: 7,
-    };
+    let config = RegistryConfig { topology: Topology::of_services([service]), workers: 1, seed: 7 };
     let (mut registry, _) = Registry::new(config);
     let found = first_names().zip(1..).map(|(name, instance)| {
         let endpoint = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 9000 + instance as u16)));

@@ -183,7 +183,7 @@ mod tests {
     use super::*;
     use crate::core::limits::Limits;
     use crate::core::ring::{Ring, RingKind};
-    use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Replica, ReplicaLoad, Routes, Service, State};
+    use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Replica, ReplicaLoad, Service, State};
 
     fn hungup(n: u64) -> WorkerEvent {
         WorkerEvent::Fault(ReplicaFault { replica: ReplicaId(n), kind: FaultKind::ConnectionClosed })
@@ -219,8 +219,7 @@ mod tests {
                 replicas: vec![replica(1), replica(id)],
                 ring,
             };
-            let services = vec![Arc::new(service)];
-            log_throttle.learn(&Snapshot { epoch: id, stopping: false, services, routes: Routes::default() });
+            log_throttle.learn(&Snapshot::of_service(id, service));
         }
         assert_eq!(log_throttle.names.len(), FORMER_NAMES_LIMIT + 2);
         assert_eq!(log_throttle.name(ReplicaId(1)), "server1", "the oldest, but shown");

@@ -100,14 +100,13 @@ fn escape(label: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::snapshot::Routes;
 
     #[test]
     fn workers_are_summed_and_every_family_is_described_once() {
         let counters = [Arc::new(Counters::default()), Arc::new(Counters::default())];
         counters[0].requests.add(3);
         counters[1].requests.add(4);
-        let snapshot = Snapshot { epoch: 9, stopping: false, services: vec![], routes: Routes::default() };
+        let snapshot = Snapshot::empty(9);
         let page = page(&snapshot, &counters, &Status::default(), 0, 0);
         assert!(page.contains("\nringway_requests_total 7\n"), "{page}");
         assert!(page.contains("\nringway_epoch 9\n"));

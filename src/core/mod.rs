@@ -19,6 +19,7 @@
 //! | [`response`] | what a response head means to an intermediary |
 //! | [`rewrite`] | what both heads have in common: framing fields, hop-by-hop fields, edits in place, repairs of responses |
 //! | [`ring`] | consistent hashing |
+//! | [`routes`] | which service a request goes to: hosts, path prefixes, methods, splits, redirects |
 //! | [`session`] | one client connection: the protocol engine over two lanes |
 //! | [`snapshot`] | the immutable state that a worker routes by |
 //! | [`step`] | the steps a session asks for, and their outcomes |
@@ -41,6 +42,7 @@ pub mod request;
 pub mod response;
 pub mod rewrite;
 pub mod ring;
+pub mod routes;
 pub mod session;
 pub mod snapshot;
 pub mod step;

@@ -57,9 +57,24 @@ pub fn trace(request: &[u8], date_line: &str) -> Bytes {
     .into()
 }
 
+/// Sends the client to another URL (RFC 9110 section 15.4).
+pub fn redirect(status: u16, location: &str, date_line: &str) -> Bytes {
+    let reason = reason(status);
+    format!(
+        "HTTP/1.1 {status} {reason}\r\nLocation: {location}\r\nContent-Length: 0\r\nConnection: close\r\n{date_line}\r\n"
+    )
+    .into()
+}
+
 fn reason(status: u16) -> &'static str {
     match status {
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
         400 => "Bad Request",
+        404 => "Not Found",
         408 => "Request Timeout",
         413 => "Content Too Large",
         414 => "URI Too Long",
@@ -104,6 +119,7 @@ mod tests {
     fn each_status_has_its_reason_phrase() {
         let phrases = [
             (400, "Bad Request"),
+            (404, "Not Found"),
             (408, "Request Timeout"),
             (413, "Content Too Large"),
             (414, "URI Too Long"),

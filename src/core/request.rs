@@ -3,7 +3,7 @@
 
 use super::body::Body;
 use super::buffer::HEADROOM;
-use super::head::{self, Refusal, Request, bad_request, refusal};
+use super::head::{self, Fields, Refusal, Request, bad_request, refusal};
 use super::limits::{Limits, Trust, Via};
 use super::rewrite::{CodingError, Edits, Rewriter};
 
@@ -139,10 +139,9 @@ fn is_forwarding(name: &str) -> bool {
 }
 
 /// A proxy says that it passed the request on (RFC 9110 section 7.6.3, RFC 7239).
-pub fn is_forwarded(request: &Request) -> bool {
+pub fn is_forwarded(fields: Fields) -> bool {
     let names = ["via", "forwarded"];
-    request
-        .fields
+    fields
         .iter()
         .any(|field| is_forwarding(field.name) || names.iter().any(|name| field.name.eq_ignore_ascii_case(name)))
 }

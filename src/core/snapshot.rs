@@ -1,14 +1,15 @@
-//! The immutable state that a worker routes by: services, rings, replicas, limits. The registry builds it; workers read it.
+//! The immutable state that a worker routes by: listeners, services, rings, replicas, limits. The registry builds it; workers read it.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::key;
 use super::limits::Limits;
+use super::net::Net;
 use super::proxy::Version;
 use super::ring::Ring;
+use super::routes::{Redirect, RouteKey, RouteTarget, Routes};
 
 /// The address of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +27,11 @@ pub struct ReplicaId(pub u64);
 /// refer to it, so that an id never means another service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceId(pub u32);
+
+impl ServiceId {
+    /// No service has this id.
+    pub const NONE: ServiceId = ServiceId(u32::MAX);
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -154,26 +160,39 @@ pub struct Service {
     pub ring: Arc<Ring>,
 }
 
-/// Which service serves a path.
-#[derive(Clone, Debug, Default)]
-pub struct Routes {
-    /// Exact paths, of requests that came from their client without a proxy.
-    pub direct: Vec<(String, ServiceId)>,
-    pub default: ServiceId,
+/// A listener, by its place in `Snapshot::listeners`. Like a service it keeps its id for as long as anything may refer to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerId(pub u32);
+
+/// Addresses that clients connect to, and what becomes of what they send.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub name: Arc<str>,
+    /// Empty: it was removed, and its connections finish.
+    pub bind: Vec<SocketAddr>,
+    pub mode: Mode,
+    /// Where bytes of a tcp listener go, and requests that no route is for. `None`: those are answered 404.
+    pub service: Option<ServiceId>,
+    /// Instead of any route.
+    pub redirect: Option<Redirect>,
+    /// Balancers that must name their client by a PROXY header.
+    pub proxies: Vec<Net>,
+    /// Of clients that have not sent a request yet, and of heads.
+    pub limits: Arc<Limits>,
 }
 
-impl Routes {
-    /// The service of a request target in origin-form.
-    pub fn service(&self, target: &[u8], is_forwarded: impl FnOnce() -> bool) -> ServiceId {
-        if self.direct.is_empty() {
-            return self.default;
-        }
-        let path = key::path(target);
-        match self.direct.iter().find(|(direct, _)| direct.as_bytes() == path) {
-            Some((_, service)) if !is_forwarded() => *service,
-            _ => self.default,
-        }
+impl Listener {
+    /// Where all bytes go, as they are.
+    pub fn tunnel_to(&self) -> Option<ServiceId> {
+        self.service.filter(|_| self.mode == Mode::Tcp)
     }
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug)]
+pub enum Destination<'a> {
+    Service(ServiceId),
+    Redirect(&'a Redirect),
 }
 
 #[derive(Clone, Debug)]
@@ -183,10 +202,30 @@ pub struct Snapshot {
     /// Never unset: stop accepting, finish what is in flight, exit.
     pub stopping: bool,
     pub services: Vec<Arc<Service>>,
-    pub routes: Routes,
+    pub listeners: Vec<Arc<Listener>>,
+    pub routes: Arc<Routes>,
 }
 
 impl Snapshot {
+    pub fn empty(epoch: u64) -> Snapshot {
+        Snapshot { epoch, stopping: false, services: Vec::new(), listeners: Vec::new(), routes: Arc::default() }
+    }
+
+    /// A service and a listener that sends it everything.
+    pub fn of_service(epoch: u64, service: Service) -> Snapshot {
+        let listener = Listener {
+            name: service.name.clone(),
+            bind: Vec::new(),
+            mode: service.mode,
+            service: Some(ServiceId(0)),
+            redirect: None,
+            proxies: Vec::new(),
+            limits: service.limits.clone(),
+        };
+        let (services, listeners) = (vec![Arc::new(service)], vec![Arc::new(listener)]);
+        Snapshot { services, listeners, ..Snapshot::empty(epoch) }
+    }
+
     pub fn service(&self, id: ServiceId) -> Option<&Service> {
         self.services.get(id.0 as usize).map(|service| &**service)
     }
@@ -196,9 +235,30 @@ impl Snapshot {
         self.service(service).map_or(&Limits::DEFAULT, |service| &service.limits)
     }
 
+    /// Where a request goes. `None`: no route is for it. `random` is drawn where services share a route.
+    pub fn destination(&self, request: &RouteKey, random: impl FnOnce() -> u32) -> Option<Destination<'_>> {
+        if let Some(service) = self.routes.direct(request) {
+            return Some(Destination::Service(service));
+        }
+        let listener = self.listener(request.listener)?;
+        if let Some(redirect) = &listener.redirect {
+            return Some(Destination::Redirect(redirect));
+        }
+        match self.routes.find(request) {
+            Some(RouteTarget::Service(service)) => Some(Destination::Service(*service)),
+            Some(RouteTarget::Split(split)) => split.choose(random()).map(Destination::Service),
+            Some(RouteTarget::Redirect(redirect)) => Some(Destination::Redirect(redirect)),
+            None => listener.service.map(Destination::Service),
+        }
+    }
+
+    pub fn listener(&self, id: ListenerId) -> Option<&Listener> {
+        self.listeners.get(id.0 as usize).map(|listener| &**listener)
+    }
+
     /// The limits of a client that has not sent a request yet.
-    pub fn first_limits(&self) -> &Limits {
-        self.limits(self.routes.default)
+    pub fn listener_limits(&self, listener: ListenerId) -> &Limits {
+        self.listener(listener).map_or(&Limits::DEFAULT, |listener| &listener.limits)
     }
 }
 

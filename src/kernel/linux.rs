@@ -16,6 +16,7 @@ use rustix::pipe::{PipeFlags, SpliceFlags};
 use rustix::time::ClockId;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::listening::ListeningSockets;
 use super::{Flush, Kernel, SocketEvent, Token, Wake};
 use crate::core::lane::SPLICE_MAX;
 use crate::core::snapshot::Endpoint;
@@ -34,11 +35,13 @@ const WAKER: mio::Token = mio::Token(usize::MAX);
 pub struct Linux {
     poll: Poll,
     events: Events,
+    sockets: Arc<ListeningSockets>,
+    worker: usize,
 }
 
 impl Linux {
     /// A kernel for one worker, and the function that wakes it from another thread.
-    pub fn new() -> io::Result<(Linux, Wake)> {
+    pub fn new(sockets: Arc<ListeningSockets>, worker: usize) -> io::Result<(Linux, Wake)> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         let wake: Wake = Arc::new(move || {
@@ -46,7 +49,7 @@ impl Linux {
                 log::error!("a worker could not be woken: {error}");
             }
         });
-        Ok((Linux { poll, events: Events::with_capacity(EVENTS) }, wake))
+        Ok((Linux { poll, events: Events::with_capacity(EVENTS), sockets, worker }, wake))
     }
 }
 
@@ -148,6 +151,10 @@ impl Kernel for Linux {
             },
         }));
         Ok(())
+    }
+
+    fn listener(&mut self, address: SocketAddr) -> Option<(OwnedFd, SocketAddr)> {
+        self.sockets.take(address, self.worker)
     }
 
     fn now(&mut self) -> Tick {
@@ -272,7 +279,7 @@ mod tests {
         let mut events = Events::with_capacity(1);
         poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), WAKER, Interest::READABLE).expect("a socket");
         let mut accepted = Vec::new();
-        let (mut kernel, _) = Linux::new().expect("two descriptors");
+        let (mut kernel, _) = Linux::new(Arc::new(ListeningSockets::new(1)), 0).expect("two descriptors");
         while accepted.len() < 2 {
             match kernel.accept(&listener) {
                 Ok((_, peer)) => accepted.push(peer),

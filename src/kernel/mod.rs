@@ -2,6 +2,7 @@
 //! implements the same trait.
 
 pub mod linux;
+pub mod listening;
 pub mod parent;
 
 use std::io;
@@ -42,6 +43,9 @@ pub trait Kernel {
     /// A monotonic clock.
     fn now(&mut self) -> Tick;
     fn unix_seconds(&mut self) -> u64;
+    /// The listening socket that was bound for this worker at a configured address, and the address that it really has.
+    /// `None`: there is none, or it was taken.
+    fn listener(&mut self, address: SocketAddr) -> Option<(Self::Listener, SocketAddr)>;
     /// The next connection and its peer. `WouldBlock`: none is waiting.
     fn accept(&mut self, listener: &Self::Listener) -> io::Result<(Self::Socket, SocketAddr)>;
     /// The address that the client connected to.

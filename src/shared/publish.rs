@@ -123,10 +123,9 @@ impl SnapshotReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::snapshot::Routes;
 
     fn snapshot(epoch: u64) -> Snapshot {
-        Snapshot { epoch, stopping: false, services: Vec::new(), routes: Routes::default() }
+        Snapshot::empty(epoch)
     }
 
     /// A publisher of two readers, and how often it was woken by them.

@@ -2,125 +2,91 @@
 //! is a session's business.
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use crate::core::net::Net;
 use crate::core::session::{Arrival, Session};
-use crate::core::snapshot::ServiceId;
-use crate::core::tick::Tick;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Token};
 use crate::shared::events::{Cap, Resource, WorkerEvent};
 
 use super::Worker;
 use super::clients::Client;
+use super::listeners::Pause;
 use super::resources::exhausted;
 use super::slab::SessionId;
 
 /// Connections accepted from one listener in one turn.
 const BATCH: usize = 64;
+/// Batches accepted from a listener that is closed: more than its queue can hold.
+const CLOSING_BATCHES: usize = 128;
 /// How long accepting pauses when the system has no room for another connection.
 const PAUSE_MS: u64 = 100;
 /// Pauses are reported at most this often.
 const REPORT_MS: u64 = 1_000;
 
-/// A bound listener and what its connections are.
-pub struct BoundListener<K: Kernel> {
-    pub socket: K::Listener,
-    pub local: SocketAddr,
-    /// `None`: HTTP, routed by `Routes`. Otherwise all bytes go to this service.
-    pub tunnel_to: Option<ServiceId>,
-    /// Balancers that must name their client by a PROXY header.
-    pub proxies: Vec<Net>,
-}
-
-/// A listener and whether connections wait in its queue.
-pub struct Listener<K: Kernel> {
-    bound: BoundListener<K>,
-    readable: bool,
-    pause: Option<Pause>,
-    /// When a pause was last reported.
-    reported: Option<Tick>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Pause {
-    since: Tick,
-    until: Tick,
-    reported: bool,
-}
-
-impl<K: Kernel> Listener<K> {
-    pub fn new(bound: BoundListener<K>) -> Listener<K> {
-        Listener { bound, readable: false, pause: None, reported: None }
-    }
-
-    fn arrival(&self, peer: SocketAddr) -> Arrival {
-        let proxied = self.bound.proxies.iter().any(|net| net.contains(peer.ip()));
-        Arrival { peer, local: self.bound.local, proxied, tunnel_to: self.bound.tunnel_to }
-    }
-
-    /// An edge. It stands until accept finds the queue empty.
-    pub fn set_readable(&mut self) {
-        self.readable = true;
-    }
-
-    pub fn is_ready(&self, now: Tick) -> bool {
-        self.readable && self.pause.is_none_or(|pause| pause.until <= now)
-    }
-
-    /// What was exhausted may be available again.
-    pub fn retry_now(&mut self, now: Tick) {
-        if let Some(pause) = &mut self.pause {
-            pause.until = now;
-        }
-    }
-
-    pub fn paused_until(&self) -> Option<Tick> {
-        self.pause.map(|pause| pause.until)
-    }
-}
-
 impl<K: Kernel> Worker<K> {
     pub(super) fn accept(&mut self) {
-        for number in 0..self.listeners.len() {
-            for _ in 0..BATCH {
-                let ready = self.listeners.get(number).filter(|listener| listener.is_ready(self.cx.now));
-                let Some(listener) = ready else { break };
-                if !self.has_room_for_client() {
-                    self.pause(number, Resource::Descriptors);
-                    break;
+        (0..self.listeners.len()).for_each(|place| self.accept_from(place));
+    }
+
+    fn accept_from(&mut self, place: usize) {
+        for _ in 0..BATCH {
+            let ready = self.listeners.get(place).filter(|listener| listener.is_ready(self.cx.now));
+            let Some(listener) = ready else { break };
+            if !self.has_room_for_client() {
+                self.pause(place, Resource::Descriptors);
+                break;
+            }
+            match self.kernel.accept(&listener.socket) {
+                Ok((socket, peer)) => {
+                    let arrival = listener.arrival(peer, &self.cx.snapshot);
+                    self.resume(place);
+                    self.admit(socket, arrival);
                 }
-                match self.kernel.accept(&listener.bound.socket) {
-                    Ok((socket, peer)) => {
-                        let arrival = listener.arrival(peer);
-                        self.resume(number);
-                        self.admit(socket, arrival);
-                    }
-                    Err(error) => self.accept_failed(number, &error),
-                }
+                Err(error) => self.accept_failed(place, &error),
             }
         }
     }
 
-    fn accept_failed(&mut self, number: usize, error: &io::Error) {
+    /// Opens the listening sockets that the snapshot names, and closes others once their queues are empty.
+    pub(super) fn follow_listeners(&mut self) {
+        let changes = self.listeners.follow(&self.cx.snapshot);
+        for place in changes.closed {
+            if let Some(listener) = self.listeners.get_mut(place) {
+                listener.readable = true;
+            }
+            for _ in 0..CLOSING_BATCHES {
+                self.accept_from(place);
+            }
+            self.listeners.remove(place);
+        }
+        for (id, address) in changes.opened {
+            let Some((socket, local)) = self.kernel.listener(address) else { continue };
+            match self.kernel.watch_listener(&socket, Token::Listener(self.listeners.next_number())) {
+                Ok(()) => self.listeners.insert(id, address, socket, local),
+                Err(error) => self.report_unwatched(&error),
+            }
+        }
+    }
+
+    fn accept_failed(&mut self, place: usize, error: &io::Error) {
         match error.kind() {
             ErrorKind::WouldBlock => {
-                self.resume(number);
-                if let Some(listener) = self.listeners.get_mut(number) {
+                self.resume(place);
+                if let Some(listener) = self.listeners.get_mut(place) {
                     listener.readable = false;
                 }
             }
             // The client closed before it was accepted; the next one may be fine (accept(2), "Error handling").
             ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
             _ if exhausted(error) == Some(Resource::Descriptors) && self.evict() => {}
-            kind => self.pause(number, exhausted(error).unwrap_or(Resource::Other(kind))),
+            kind => self.pause(place, exhausted(error).unwrap_or(Resource::Other(kind))),
         }
     }
 
-    fn pause(&mut self, number: usize, resource: Resource) {
+    fn pause(&mut self, place: usize, resource: Resource) {
         let now = self.cx.now;
         self.resources.await_next();
-        let Some(listener) = self.listeners.get_mut(number) else { return };
+        let Some(listener) = self.listeners.get_mut(place) else { return };
         let before = listener.pause;
         let due = listener.reported.is_none_or(|reported| now.ms_since(reported) >= REPORT_MS);
         listener.pause = Some(Pause {
@@ -134,8 +100,8 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    fn resume(&mut self, number: usize) {
-        let pause = self.listeners.get_mut(number).and_then(|listener| listener.pause.take());
+    fn resume(&mut self, place: usize) {
+        let pause = self.listeners.get_mut(place).and_then(|listener| listener.pause.take());
         if let Some(pause) = pause.filter(|pause| pause.reported) {
             let after_ms = self.cx.now.ms_since(pause.since);
             self.events.send(WorkerEvent::AcceptResumed { worker: self.index, after_ms });

@@ -4,8 +4,9 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `workers` | binds the listeners and starts one thread for each worker |
-//! | `accept` | listeners, caps, and the session of a new connection |
+//! | `workers` | starts one thread for each worker, with its share of the descriptors |
+//! | `listeners` | the listening sockets that are open, as the snapshot names them |
+//! | `accept` | accepts connections in batches, caps, and the session of a new connection |
 //! | `clients` | client connections, their sessions, and which of them can go on |
 //! | `drive` | takes a session's steps within its budget |
 //! | `transfer` | steps that move bytes |
@@ -25,6 +26,7 @@ mod check;
 mod clients;
 mod connect;
 mod drive;
+mod listeners;
 mod pipeline;
 mod pipes;
 mod pool;
@@ -36,8 +38,7 @@ mod transport;
 mod upstreams;
 mod workers;
 
-pub use accept::BoundListener;
-pub use workers::{Listen, WorkerSettings, Workers, start};
+pub use workers::{WorkerSettings, Workers, start};
 
 use std::io;
 use std::sync::Arc;
@@ -53,8 +54,8 @@ use crate::shared::connection_limiter::ConnectionLimiter;
 use crate::shared::counters::Counters;
 use crate::shared::events::EventSender;
 use crate::shared::publish::SnapshotReader;
-use accept::Listener;
 use clients::Clients;
+use listeners::{Listeners, OpenListener};
 use pipes::PipePool;
 use resources::ResourceLimits;
 use slab::UpstreamId;
@@ -71,7 +72,7 @@ const SWEEP_MS: u64 = 1_000;
 pub struct Worker<K: Kernel> {
     index: usize,
     kernel: K,
-    listeners: Vec<Listener<K>>,
+    listeners: Listeners<K::Listener>,
     clients: Clients<K>,
     upstreams: Upstreams<K>,
     pipes: PipePool<K::Pipe>,
@@ -98,7 +99,6 @@ pub struct Worker<K: Kernel> {
 pub struct WorkerInit<K: Kernel> {
     pub index: usize,
     pub kernel: K,
-    pub listeners: Vec<BoundListener<K>>,
     pub reader: SnapshotReader,
     pub counters: Arc<Counters>,
     pub events: EventSender,
@@ -112,19 +112,14 @@ pub struct WorkerInit<K: Kernel> {
 }
 
 impl<K: Kernel> Worker<K> {
-    pub fn new(init: WorkerInit<K>) -> io::Result<Worker<K>> {
-        let WorkerInit { index, mut kernel, listeners: bound, mut reader, counters, events, seed, .. } = init;
-        let mut listeners = Vec::with_capacity(bound.len());
-        for (number, bound) in bound.into_iter().enumerate() {
-            kernel.watch_listener(&bound.socket, Token::Listener(number as u32))?;
-            listeners.push(Listener::new(bound));
-        }
+    pub fn new(init: WorkerInit<K>) -> Worker<K> {
+        let WorkerInit { index, mut kernel, mut reader, counters, events, seed, .. } = init;
         let snapshot = reader.load().clone();
         let now = kernel.now();
         let mut worker = Worker {
             index,
             kernel,
-            listeners,
+            listeners: Listeners::new(),
             clients: Clients::new(),
             upstreams: Upstreams::new(init.index),
             pipes: PipePool::new(),
@@ -143,7 +138,7 @@ impl<K: Kernel> Worker<K> {
         };
         worker.read_clocks();
         worker.adopt_snapshot();
-        Ok(worker)
+        worker
     }
 
     /// Turns until the snapshot says stop and everything in progress is over.
@@ -200,7 +195,7 @@ impl<K: Kernel> Worker<K> {
             return Some(0);
         }
         let sweep = (self.upstreams.len() > 0).then(|| self.swept.after_ms(SWEEP_MS));
-        let listeners = self.listeners.iter().filter_map(Listener::paused_until);
+        let listeners = self.listeners.iter().filter_map(OpenListener::paused_until);
         let next =
             listeners.chain(self.timers.next()).chain(sweep).chain(self.stop_by).chain(self.resources.due()).min()?;
         Some(next.ms_since(self.cx.now).max(1))
@@ -230,7 +225,9 @@ impl<K: Kernel> Worker<K> {
             self.discard_upstream(id);
         }
         self.leave_down_replicas(&snapshot);
-        if snapshot.stopping && self.stop_by.is_none() {
+        if !snapshot.stopping {
+            self.follow_listeners();
+        } else if self.stop_by.is_none() {
             self.begin_drain(&snapshot);
         }
         self.reader.ack(snapshot.epoch);
@@ -268,11 +265,7 @@ impl<K: Kernel> Worker<K> {
 
     fn mark(&mut self, event: &SocketEvent) {
         match event.token {
-            Token::Listener(number) => {
-                if let Some(listener) = self.listeners.get_mut(number as usize) {
-                    listener.set_readable();
-                }
-            }
+            Token::Listener(number) => self.listeners.set_readable(number),
             Token::Client { index, generation } => {
                 if let Some(id) = self.clients.key_of(index, generation) {
                     self.clients.on_ready(id, Leg::Client, event.ready, &self.cx);

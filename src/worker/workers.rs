@@ -1,34 +1,20 @@
-//! The workers of one process: bound here, so that a port in use is an error before anything runs, then one thread each.
+//! The workers of one process: one thread each. Their listening sockets are bound before.
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crate::core::net::Net;
-use crate::core::snapshot::ServiceId;
-use crate::kernel::linux::{self, Linux, SendsFirst};
+use crate::kernel::linux::{self, Linux};
+use crate::kernel::listening::ListeningSockets;
 use crate::shared::connection_limiter::ConnectionLimiter;
 use crate::shared::counters::Counters;
 use crate::shared::events::EventSender;
 use crate::shared::publish::SnapshotPublisher;
 
-use super::{BoundListener, Worker, WorkerInit};
-
-/// An address that workers accept on.
-#[derive(Clone, Debug)]
-pub struct Listen {
-    pub address: SocketAddr,
-    /// `None`: HTTP, routed by `Routes`. `Some(n)`: bytes, all to service n of the snapshot.
-    pub tunnel_to: Option<ServiceId>,
-    /// Balancers that name their client by a PROXY header, and must.
-    pub proxies: Vec<Net>,
-}
+use super::{Worker, WorkerInit};
 
 #[derive(Clone, Debug)]
 pub struct WorkerSettings {
-    pub listen: Vec<Listen>,
     pub workers: usize,
     /// Pin worker i to core i.
     pub pin: bool,
@@ -40,47 +26,34 @@ pub struct WorkerSettings {
 
 /// The workers of this process, bound and running.
 pub struct Workers {
-    /// The addresses bound, in the order of `WorkerSettings::listen` (port 0 made real).
-    pub bound: Vec<SocketAddr>,
     pub counters: Vec<Arc<Counters>>,
     pub threads: Vec<JoinHandle<()>>,
     /// How many descriptors this process may have open: connections of clients and to replicas, mostly.
     pub descriptors: u64,
 }
 
-/// Binds every listener in every worker (so that a port in use is an error here), gives each worker a reader at
-/// `publisher`, and starts the threads. They end by themselves once a snapshot says `stopping` and their
-/// sessions have finished (or the drain deadline has passed).
+/// Gives each worker a reader at `publisher` and its share of `sockets`, and starts the threads. They end by themselves once
+/// a snapshot says `stopping` and their sessions have finished (or the drain deadline has passed).
 pub fn start(
     settings: &WorkerSettings,
+    sockets: &Arc<ListeningSockets>,
     publisher: &mut SnapshotPublisher,
     events: &EventSender,
 ) -> Result<Workers, String> {
     let descriptors = linux::raise_descriptor_limit();
     let count = settings.workers.max(1);
-    let mut bound = Vec::new();
-    let mut listeners: Vec<Vec<BoundListener<Linux>>> = (0..count).map(|_| Vec::new()).collect();
-    for listen in &settings.listen {
-        let (address, sockets) = bind(listen, count)
-            .map_err(|error| format!("cannot listen on {}: {error}; choose another --listen", listen.address))?;
-        bound.push(address);
-        for (own, socket) in listeners.iter_mut().zip(sockets) {
-            let (tunnel_to, proxies) = (listen.tunnel_to, listen.proxies.clone());
-            own.push(BoundListener { socket, local: address, tunnel_to, proxies });
-        }
-    }
     let share = share(descriptors, linux::open_descriptors(), count);
     let cap = settings.max_connections_per_client;
     let limiter = (cap > 0).then(|| Arc::new(ConnectionLimiter::new(cap)));
-    let mut workers = Workers { bound, counters: Vec::new(), threads: Vec::new(), descriptors };
-    for (index, listeners) in listeners.into_iter().enumerate() {
+    let mut workers = Workers { counters: Vec::new(), threads: Vec::new(), descriptors };
+    for index in 0..count {
         let counters = Arc::new(Counters::default());
         workers.counters.push(counters.clone());
-        let (kernel, wake) = Linux::new().map_err(|error| format!("worker {index} cannot start: {error}"))?;
+        let cannot_start = |error: io::Error| format!("worker {index} cannot start: {error}");
+        let (kernel, wake) = Linux::new(sockets.clone(), index).map_err(cannot_start)?;
         let worker = Worker::new(WorkerInit {
             index,
             kernel,
-            listeners,
             reader: publisher.reader(wake),
             counters,
             events: events.clone(),
@@ -89,24 +62,10 @@ pub fn start(
             connection_limiter: limiter.clone(),
             descriptors: share,
         });
-        let thread = worker.and_then(|worker| spawn(index, settings.pin.then_some(index), worker));
-        workers.threads.push(thread.map_err(|error| format!("worker {index} cannot start: {error}"))?);
+        let thread = spawn(index, settings.pin.then_some(index), worker);
+        workers.threads.push(thread.map_err(cannot_start)?);
     }
     Ok(workers)
-}
-
-fn bind(listen: &Listen, workers: usize) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
-    if listen.address.port() != 0 {
-        linux::probe_free(listen.address)?;
-    }
-    let sends_first = if listen.tunnel_to.is_some() { SendsFirst::Either } else { SendsFirst::Client };
-    let first = linux::listen(listen.address, sends_first)?;
-    let address = linux::local_address(&first)?;
-    let mut sockets = vec![first];
-    for _ in 1..workers {
-        sockets.push(linux::listen(address, sends_first)?);
-    }
-    Ok((address, sockets))
 }
 
 /// Each worker's share of the process's descriptors: not for connections are those that are `open` by now, those of the

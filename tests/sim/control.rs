@@ -8,18 +8,20 @@ use std::sync::Arc;
 use ringway::control::control_core::{ControlAction, ControlCore, End, WorkerEnd};
 use ringway::control::registry::{
     Answer, Call, Change, Command, Effect, HealthPolicy, ProbeFailure, ProbeFault, Registry, RegistryConfig,
-    ServiceConfig,
+    ServiceConfig, ServiceSource, Topology,
 };
 use ringway::control::runtime::{Failure, FailureKind, InstanceId, RuntimeEvent, Spec, Started};
 use ringway::core::limits::{AbortOn, Limits};
 use ringway::core::ring::{Member, Ring, RingKind};
 use ringway::core::snapshot::{
-    Endpoint, KeyPolicy, Mode, Replica as Entry, ReplicaId, ReplicaLoad, Routes, Service, ServiceId, State,
+    Endpoint, KeyPolicy, Listener, ListenerId, Mode, Replica as Entry, ReplicaId, ReplicaLoad, Service, ServiceId,
+    State,
 };
 use ringway::core::tick::Tick;
 use ringway::shared::events::EventReceiver;
 use ringway::shared::publish::{SnapshotPublisher, SnapshotReader, Wake};
 
+use super::kernel::listening_addresses;
 use super::net::{Actor, Event, Net};
 use super::replica::Replica;
 
@@ -59,6 +61,27 @@ pub struct Control {
     reuse_addresses: bool,
     names: u64,
     has_been_up: BTreeSet<ReplicaId>,
+}
+
+/// A listener of HTTP and one of bytes, each with the addresses of all workers.
+fn topology(http: ServiceConfig, tcp: Service, workers: usize) -> Topology {
+    let limits = http.limits.clone();
+    let listener = |(at, mode): (usize, Mode)| Listener {
+        name: "listener".into(),
+        bind: (0..workers).map(|worker| listening_addresses(worker)[at]).collect(),
+        mode,
+        service: Some(ServiceId(at as u32)),
+        redirect: None,
+        proxies: Vec::new(),
+        limits: limits.clone(),
+    };
+    let listeners = [Mode::Http, Mode::Tcp].into_iter().enumerate().map(listener).map(Arc::new);
+    Topology {
+        listeners: (0..).map(ListenerId).zip(listeners).collect(),
+        services: [(ServiceId(0), ServiceSource::Runtime(http)), (ServiceId(1), ServiceSource::Static(Arc::new(tcp)))]
+            .into(),
+        routes: Arc::default(),
+    }
 }
 
 impl Control {
@@ -118,13 +141,8 @@ impl Control {
             },
         };
         let http = with_slowness(http, net);
-        let config = RegistryConfig {
-            services: vec![http],
-            static_services: vec![Arc::new(tcp)],
-            routes: Routes { direct: Vec::new(), default: ServiceId(0) },
-            workers,
-            seed: net.random.control().draw(),
-        };
+        let config =
+            RegistryConfig { topology: topology(http, tcp, workers), workers, seed: net.random.control().draw() };
         let reuse_addresses = net.random.control().one_in(2);
         let (registry, first) = Registry::new(config);
         let now_us = net.now_us;

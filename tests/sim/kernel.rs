@@ -56,11 +56,12 @@ impl SimKernel {
     pub fn new(net: SharedNet, worker: usize, wait_until_us: WaitDeadline, wake: Arc<AtomicBool>) -> SimKernel {
         SimKernel { net, worker, wait_until_us, wake }
     }
+}
 
-    pub fn listener(net: &SharedNet, worker: usize) -> SimListener {
-        let number = net.borrow_mut().add_listener(worker);
-        SimListener { net: net.clone(), worker, number }
-    }
+/// Where clients connect to a worker: for HTTP, and for bytes. Each worker has addresses of its own.
+pub fn listening_addresses(worker: usize) -> [SocketAddr; 2] {
+    let ip = Ipv4Addr::new(10, 0, worker as u8, 1);
+    [(ip, 80).into(), (ip, 81).into()]
 }
 
 /// `wait` cannot block a world of one thread: it returns this error, and the world repeats the turn at the deadline or
@@ -73,6 +74,14 @@ impl Kernel for SimKernel {
     type Socket = SimSocket;
     type Listener = SimListener;
     type Pipe = SimPipe;
+
+    fn listener(&mut self, address: SocketAddr) -> Option<(SimListener, SocketAddr)> {
+        let own = listening_addresses(self.worker).contains(&address);
+        own.then(|| {
+            let number = self.net.borrow_mut().add_listener(self.worker);
+            (SimListener { net: self.net.clone(), worker: self.worker, number }, address)
+        })
+    }
 
     /// Oracle: a worker does not wait while bytes sent with MSG_MORE are held back.
     fn wait(&mut self, timeout_ms: Option<u64>, events: &mut Vec<SocketEvent>) -> io::Result<()> {

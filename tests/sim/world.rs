@@ -3,22 +3,21 @@
 //! here.
 
 use std::cell::RefCell;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ringway::core::snapshot::{Mode, ServiceId};
+use ringway::core::snapshot::Mode;
 use ringway::kernel::Wake;
 use ringway::shared::counters::Counters;
 use ringway::shared::events;
-use ringway::worker::{BoundListener, Worker, WorkerInit};
+use ringway::worker::{Worker, WorkerInit};
 
 use super::client::Client;
 use super::control::Control;
 use super::faults::Faults;
 use super::history::Totals;
-use super::kernel::{SimKernel, WaitDeadline, would_wait};
+use super::kernel::{SimKernel, WaitDeadline, listening_addresses, would_wait};
 use super::net::{Bound, Event, Net, Owner, SharedNet, SocketId, Trace};
 use super::regressions;
 
@@ -118,7 +117,6 @@ impl World {
             let init = WorkerInit {
                 index,
                 kernel: SimKernel::new(shared.clone(), index, wait_until_us.clone(), wake.clone()),
-                listeners: vec![listener(&shared, index, None), listener(&shared, index, Some(ServiceId(1)))],
                 reader: control.reader(wake_reader),
                 counters: counters.clone(),
                 events: events.clone(),
@@ -127,7 +125,7 @@ impl World {
                 connection_limiter: None,
                 descriptors,
             };
-            let worker = Worker::new(init).unwrap_or_else(|error| panic!("worker {index} cannot begin: {error}"));
+            let worker = Worker::new(init);
             shared.borrow_mut().after(1, Event::Turn(index, 0));
             Some(SimWorker::new(worker, index, wait_until_us, wake))
         });
@@ -296,17 +294,12 @@ fn clients_ended(net: &Net, clients: &[Client]) -> bool {
     false
 }
 
-fn listener(net: &SharedNet, worker: usize, tunnel_to: Option<ServiceId>) -> BoundListener<SimKernel> {
-    let local = SocketAddr::from((Ipv4Addr::new(10, 0, worker as u8, 1), 80));
-    BoundListener { socket: SimKernel::listener(net, worker), local, tunnel_to, proxies: Vec::new() }
-}
-
 /// Each worker has a listener for HTTP and one for TCP. Half of the clients drawn for TCP use HTTP.
 fn draw_clients(net: &mut Net, workers: usize, count: usize) -> Vec<Client> {
     let mut addresses = Vec::new();
     for worker in 0..workers {
-        for (listener, mode) in [Mode::Http, Mode::Tcp].into_iter().enumerate() {
-            let address = SocketAddr::from((Ipv4Addr::new(10, 0, worker as u8, 1), 80 + listener as u16));
+        let modes = [Mode::Http, Mode::Tcp];
+        for (listener, (address, mode)) in listening_addresses(worker).into_iter().zip(modes).enumerate() {
             net.bound.insert(address, Bound::Listener { worker, listener });
             addresses.push((address, mode));
         }

@@ -10,7 +10,7 @@ use ringway::core::context::Context;
 use ringway::core::limits::Limits;
 use ringway::core::ring::{Member, Ring, RingKind};
 use ringway::core::session::{Arrival, Session};
-use ringway::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, Snapshot};
+use ringway::core::snapshot::{KeyPolicy, ListenerId, Mode, ReplicaId, Service, Snapshot};
 use ringway::core::step::{Connect, Connection, Ending, Io, Leg, Notice, Ready, SpliceIn, Step};
 use ringway::core::tick::Tick;
 
@@ -146,12 +146,15 @@ impl Rig {
             send_proxy: None,
             ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new("a", 1)])),
         };
-        let services = vec![Arc::new(service)];
-        let snapshot = Snapshot { epoch: 1, stopping: false, services, routes: Routes::default() };
+        let snapshot = Snapshot::of_service(1, service);
         let mut cx = Context::new(Tick(1), Arc::new(snapshot), BufferPool::new(4), 1);
         cx.date_line = DATE_LINE.into();
-        let arrival =
-            Arrival { peer: SocketAddr::from(CLIENT), local: SocketAddr::from(OURS), proxied: false, tunnel_to: None };
+        let arrival = Arrival {
+            peer: SocketAddr::from(CLIENT),
+            local: SocketAddr::from(OURS),
+            proxied: false,
+            listener: ListenerId(0),
+        };
         let session = Session::new(arrival, &mut cx);
         Rig {
             session,

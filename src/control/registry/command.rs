@@ -6,22 +6,19 @@ use log::Level;
 
 use super::answer::{Answer, Call};
 use super::health::{HealthPolicy, ProbeFailure};
+use super::topology::Topology;
 use crate::control::runtime::{Failure, InstanceId, RuntimeEvent, Spec, Started};
 use crate::core::limits::Limits;
 use crate::core::proxy::Version;
 use crate::core::ring::RingKind;
-use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Routes, Service, ServiceId, Snapshot};
+use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, ServiceId, Snapshot};
 use crate::core::tick::Tick;
 use crate::shared::events::WorkerEvent;
 
 /// What is decided once, at the start.
 #[derive(Clone, Debug)]
 pub struct RegistryConfig {
-    /// `ServiceId(n)` is the n-th of these, counted from 0; so it stands in snapshots.
-    pub services: Vec<ServiceConfig>,
-    /// Services whose replicas never change, behind the others in snapshots: the admin API's, say.
-    pub static_services: Vec<Arc<Service>>,
-    pub routes: Routes,
+    pub topology: Topology,
     /// How many cells a `ReplicaLoad` has.
     pub workers: usize,
     /// Chooses what an `/rm` without names takes.
@@ -105,6 +102,7 @@ pub enum Effect {
     },
     /// Answered by `ProbeOk`, `ProbeFailed` or `ProbeSkipped`. At most one of an instance is in flight.
     Probe {
+        service: ServiceId,
         instance: InstanceId,
         /// Who has to answer, if it is managed. A foreign server may call itself what it likes.
         name: Option<Arc<str>>,

@@ -25,6 +25,7 @@
 //! | `publication` | snapshots |
 //! | `succession` | outdated instances: replaced one at a time, while they run |
 //! | `status` | what the live page and the metrics show |
+//! | `topology` | services, listeners and routes as a configuration gives them, at the start and at a reload |
 
 mod answer;
 mod calls;
@@ -43,6 +44,7 @@ mod status;
 mod succession;
 #[cfg(test)]
 pub(super) mod tests;
+mod topology;
 mod verdicts;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -56,8 +58,10 @@ pub use command::{Command, Effect, RegistryConfig, ServiceConfig, readable};
 pub use drain::STOP_GRACE_MS;
 pub use health::{HealthPolicy, ProbeFailure, ProbeFault};
 pub use status::{ReplicaStatus, Status};
+pub use topology::{ServiceSource, Topology};
 
-use crate::core::snapshot::{Routes, Service, ServiceId, Snapshot};
+use crate::core::routes::Routes;
+use crate::core::snapshot::{Listener, ListenerId, Service, ServiceId, Snapshot};
 use crate::core::tick::Tick;
 use calls::{Addition, DeferredReply, QueuedCall};
 use leaving::LeavingTable;
@@ -72,8 +76,9 @@ use succession::Successions;
 /// instance is in one slot or leaving.
 pub struct Registry {
     services: BTreeMap<ServiceId, ServiceState>,
-    static_services: Vec<Arc<Service>>,
-    routes: Routes,
+    static_services: BTreeMap<ServiceId, Arc<Service>>,
+    listeners: BTreeMap<ListenerId, Arc<Listener>>,
+    routes: Arc<Routes>,
     /// How many cells a `ReplicaLoad` has.
     workers: usize,
     random: fastrand::Rng,
@@ -106,11 +111,11 @@ pub struct Registry {
 impl Registry {
     /// Also the first snapshot, epoch 1, with no replica in it: they come with `Command::Found`.
     pub fn new(config: RegistryConfig) -> (Registry, Snapshot) {
-        let services = config.services.into_iter().map(ServiceState::new);
         let mut registry = Registry {
-            services: (0..).map(ServiceId).zip(services).collect(),
-            static_services: config.static_services,
-            routes: config.routes,
+            services: BTreeMap::new(),
+            static_services: BTreeMap::new(),
+            listeners: config.topology.listeners,
+            routes: config.topology.routes,
             workers: config.workers,
             random: fastrand::Rng::with_seed(config.seed),
             publication: Publication::first(),
@@ -129,8 +134,18 @@ impl Registry {
             log_skipped_at: Tick::ZERO,
             effects: Vec::new(),
         };
+        for (id, source) in config.topology.services {
+            registry.insert_service(id, source);
+        }
         let first = registry.snapshot();
         (registry, first)
+    }
+
+    fn insert_service(&mut self, id: ServiceId, source: ServiceSource) {
+        match source {
+            ServiceSource::Runtime(config) => drop(self.services.insert(id, ServiceState::new(config))),
+            ServiceSource::Static(service) => drop(self.static_services.insert(id, service)),
+        }
     }
 
     /// Takes one command in. The effects are to be carried out in their order.

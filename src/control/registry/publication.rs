@@ -1,13 +1,14 @@
 //! Turns the registry's state into snapshots. A new one appears exactly when workers can tell a difference; services
 //! that did not change are shared with the last one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Registry;
 use super::command::Effect;
 use super::leaving::Leaving;
 use super::service::ServiceState;
-use crate::core::snapshot::Snapshot;
+use crate::core::snapshot::{Service, ServiceId, Snapshot};
 
 /// Which snapshot is in force.
 #[derive(Debug)]
@@ -43,10 +44,12 @@ impl Registry {
         let (slots, leaving) = (&self.slots, &self.leaving);
         let services = self.services.iter_mut().map(|(id, service)| {
             let own = leaving.iter().filter(|leaving| leaving.service == *id);
-            service.publish(slots, own.filter_map(Leaving::replica))
+            (*id, service.publish(slots, own.filter_map(Leaving::replica)))
         });
-        let services = services.chain(self.static_services.iter().cloned()).collect();
+        let fixed = self.static_services.iter().map(|(id, service)| (*id, service.clone()));
+        let services: BTreeMap<ServiceId, Arc<Service>> = services.chain(fixed).collect();
+        let (services, listeners) = (services.into_values().collect(), self.listeners.values().cloned().collect());
         let Publication { epoch, stopping } = self.publication;
-        Snapshot { epoch, stopping, services, routes: self.routes.clone() }
+        Snapshot { epoch, stopping, services, listeners, routes: self.routes.clone() }
     }
 }

@@ -12,7 +12,7 @@ use crate::core::limits::Limits;
 use crate::core::proxy::Version;
 use crate::core::ring::{Member, Ring, RingKind};
 use crate::core::session::{Arrival, Session};
-use crate::core::snapshot::{KeyPolicy, Mode, ReplicaId, Routes, Service, ServiceId, Snapshot};
+use crate::core::snapshot::{KeyPolicy, ListenerId, Mode, ReplicaId, Service, Snapshot};
 use crate::core::step::{Connect, Connection, Ending, Flush, Io, Leg, Ready, SpliceIn, Step};
 use crate::core::tick::Tick;
 
@@ -27,14 +27,13 @@ pub fn session(bytes: &[u8]) {
     let mut input = Input { bytes, at: 0, legs: [Source::default(), Source::default()], pipes: [0, 0], dials: 0 };
     let kind = input.byte().unwrap_or(0);
     let introduced = (kind & INTRODUCED != 0).then_some(Version::V2);
-    let service = Arc::new(service(introduced));
-    let snapshot = Snapshot { epoch: 1, stopping: false, services: vec![service], routes: Routes::default() };
+    let mode = if kind & TUNNEL != 0 { Mode::Tcp } else { Mode::Http };
+    let snapshot = Snapshot::of_service(1, service(mode, introduced));
     let mut cx = Context::new(Tick(1), Arc::new(snapshot), BufferPool::new(2), 1);
     cx.date_line = DATE_LINE.into();
     let mut sent = Sent::default();
     let local = SocketAddr::from(([127, 0, 0, 1], 80));
-    let tunnel_to = (kind & TUNNEL != 0).then_some(ServiceId(0));
-    let arrival = Arrival { peer: local, local, proxied: kind & PROXIED == PROXIED, tunnel_to };
+    let arrival = Arrival { peer: local, local, proxied: kind & PROXIED == PROXIED, listener: ListenerId(0) };
     let mut session = Session::new(arrival, &mut cx);
     while let Some(event) = input.event() {
         match event {
@@ -116,10 +115,10 @@ fn closed(session: &mut Session, cx: &mut Context) {
     assert_eq!(cx.pool.lent(), 0, "a buffer went with its session: {session:?}");
 }
 
-fn service(send_proxy: Option<Version>) -> Service {
+fn service(mode: Mode, send_proxy: Option<Version>) -> Service {
     Service {
         name: "service".into(),
-        mode: Mode::Http,
+        mode,
         key: KeyPolicy::Uri,
         limits: Arc::new(Limits::DEFAULT),
         replicas: Vec::new(),

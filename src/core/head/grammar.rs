@@ -50,6 +50,15 @@ pub fn origin_form(target: &str) -> &str {
     rest.find(['/', '?']).and_then(|i| rest.get(i..)).unwrap_or("/")
 }
 
+/// The authority of a target in absolute-form (RFC 9112 section 3.2.2).
+pub fn authority(target: &str) -> Option<&str> {
+    if target.starts_with('/') {
+        return None;
+    }
+    let (_, rest) = target.split_once("://")?;
+    rest.get(..rest.find(['/', '?']).unwrap_or(rest.len()))
+}
+
 /// `1*DIGIT` within a u64, as in `Content-Length` (RFC 9110 section 8.6).
 pub fn parse_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() {

@@ -7,8 +7,8 @@ mod parse;
 mod scan;
 
 pub use grammar::{
-    cmp_ignore_case, field_line, host_is_valid, is_among, is_canonical, is_token, offset, origin_form, parse_length,
-    resembles, target_is_safe, tokens, trailer_allowed, value,
+    authority, cmp_ignore_case, field_line, host_is_valid, is_among, is_canonical, is_token, offset, origin_form,
+    parse_length, resembles, target_is_safe, tokens, trailer_allowed, value,
 };
 pub use parse::{FieldStorage, UNVERSIONED, field_storage, parse_request, parse_response};
 pub use scan::{EMPTY_LINES_MAX, HeadScan};

@@ -163,7 +163,7 @@ impl Session {
                     self.exchange.retained.leave_buffer();
                 } else if !self.head_begun {
                     self.head_begun = true;
-                    self.arm(cx.now, cx.snapshot.first_limits().head_timeout_ms);
+                    self.arm(cx.now, cx.snapshot.listener_limits(self.listener).head_timeout_ms);
                 }
                 self.extend_by_rate(n, cx);
             }

@@ -29,7 +29,7 @@ use super::lane::{Lane, Phase};
 use super::limits::{AbortOn, Limits};
 use super::proxy::{self, Ends};
 use super::reply;
-use super::snapshot::{ReplicaId, ServiceId, Snapshot};
+use super::snapshot::{ListenerId, ReplicaId, Snapshot};
 use super::step::{Connection, Ending, Leg, Notice, Pick, Ready};
 use super::tick::Tick;
 
@@ -47,6 +47,7 @@ pub const fn held_max(head_limit: usize) -> usize {
 
 #[derive(Debug)]
 pub struct Session {
+    listener: ListenerId,
     upload: Lane,
     download: Lane,
     client: Readiness,
@@ -73,8 +74,7 @@ pub struct Arrival {
     pub local: SocketAddr,
     /// The peer is a trusted balancer and must begin with a PROXY header.
     pub proxied: bool,
-    /// The service that the bytes of this connection go to; `None`: HTTP.
-    pub tunnel_to: Option<ServiceId>,
+    pub listener: ListenerId,
 }
 
 /// A leg's readiness, as far as edges and short transfers tell.
@@ -118,9 +118,7 @@ enum Stage {
 enum ProxyHeader {
     /// It was read, or none is due.
     Done,
-    Awaited {
-        tunnel_to: Option<ServiceId>,
-    },
+    Awaited,
 }
 
 /// Why an upstream connection cannot be used any more.
@@ -135,8 +133,9 @@ enum UpstreamError {
 
 impl Session {
     pub fn new(arrival: Arrival, cx: &mut Context) -> Session {
-        let Arrival { peer, local, proxied, tunnel_to } = arrival;
+        let Arrival { peer, local, proxied, listener } = arrival;
         let mut session = Session {
+            listener,
             upload: Lane::new(Phase::Head),
             download: Lane::new(Phase::Done),
             // The first bytes often come with the connection: a read costs less than waiting for its edge.
@@ -149,14 +148,14 @@ impl Session {
             deadline: Tick::NEVER,
             notice: None,
             refusal: None,
-            proxy_header: if proxied { ProxyHeader::Awaited { tunnel_to } } else { ProxyHeader::Done },
+            proxy_header: if proxied { ProxyHeader::Awaited } else { ProxyHeader::Done },
             held_back: false,
             ends: Ends { source: peer, destination: local },
             client_ip: IpText::new(peer.ip()),
         };
-        session.arm(cx.now, cx.snapshot.first_limits().idle_timeout_ms);
-        if let Some(service) = tunnel_to.filter(|_| !proxied) {
-            session.begin_tunnel(service, cx);
+        session.arm(cx.now, cx.snapshot.listener_limits(listener).idle_timeout_ms);
+        if !proxied {
+            session.begin_tunnel_if_tcp(cx);
         }
         session
     }
@@ -317,7 +316,7 @@ impl Session {
 
     /// Panics where an invariant is broken.
     pub fn check(&self, snapshot: &Snapshot) {
-        let head_limit = snapshot.first_limits().head_limit.max(self.limits(snapshot).head_limit);
+        let head_limit = snapshot.listener_limits(self.listener).head_limit.max(self.limits(snapshot).head_limit);
         assert!(self.held() <= held_max(head_limit), "{} bytes held: {self:?}", self.held());
         self.upload.check();
         self.download.check();

@@ -14,9 +14,12 @@ use crate::core::proxy::{self, Ends};
 use crate::core::request::{self, LocalReply, RequestSource, Scheme};
 use crate::core::response::{self, ResponseAnalysis};
 use crate::core::rewrite::canonicalize_response;
-use crate::core::snapshot::ServiceId;
+use crate::core::routes::RouteKey;
+use crate::core::snapshot::{Destination, Listener, ServiceId};
 use crate::core::step::{Ending, Notice, Ready};
 use crate::core::{key, reply};
+
+const NO_ROUTE: Refusal = head::refusal(404, "no route leads from here to a service");
 
 impl Session {
     /// Moves both lanes on until only I/O can.
@@ -46,8 +49,10 @@ impl Session {
         self.download.reclaim(&mut cx.pool);
     }
 
-    /// The bytes of the client go to its service as they are.
-    pub(super) fn begin_tunnel(&mut self, service: ServiceId, cx: &mut Context) {
+    /// The bytes of a client of a tcp listener go to its service as they are.
+    pub(super) fn begin_tunnel_if_tcp(&mut self, cx: &mut Context) {
+        let listener = cx.snapshot.listener(self.listener);
+        let Some(service) = listener.and_then(Listener::tunnel_to) else { return };
         let fresh = cx.prng.next_u32();
         let key = cx.snapshot.service(service);
         let key = key.map_or(fresh, |s| key::of(&s.key, b"", &[], self.client_ip.text(), fresh));
@@ -68,22 +73,20 @@ impl Session {
     }
 
     /// Takes the PROXY header off the front if it is here whole.
-    fn read_proxy_header(&mut self, tunnel_to: Option<ServiceId>, cx: &mut Context) -> Result<(), &'static str> {
+    fn read_proxy_header(&mut self, cx: &mut Context) -> Result<(), &'static str> {
         let Some((len, ends)) = proxy::read(self.upload.unscanned())? else { return Ok(()) };
         self.upload.skip(len);
         self.proxy_header = ProxyHeader::Done;
         self.head_begun = self.upload.has_unscanned();
         self.introduce(ends);
-        if let Some(service) = tunnel_to {
-            self.begin_tunnel(service, cx);
-        }
+        self.begin_tunnel_if_tcp(cx);
         Ok(())
     }
 
     fn advance_upload(&mut self, cx: &mut Context) {
-        if let ProxyHeader::Awaited { tunnel_to } = self.proxy_header {
+        if self.proxy_header == ProxyHeader::Awaited {
             if self.upload.has_unscanned()
-                && let Err(why) = self.read_proxy_header(tunnel_to, cx)
+                && let Err(why) = self.read_proxy_header(cx)
             {
                 self.refusal = Some(Notice::Reset { status: 400, why });
                 self.stage = Stage::Closing(Ending::Reset);
@@ -128,7 +131,7 @@ impl Session {
     /// head to read, because of the stack space of a head's fields.
     #[inline(never)]
     fn read_request(&mut self, cx: &mut Context) -> Result<(), Refusal> {
-        let limits = cx.snapshot.first_limits();
+        let limits = cx.snapshot.listener_limits(self.listener);
         let mut scan: HeadScan = self.upload.head;
         let skipped = scan.skip_empty_lines(self.upload.unscanned())?;
         self.upload.skip(skipped);
@@ -146,13 +149,21 @@ impl Session {
         let mut fields = head::field_storage();
         let request = head::parse_request(head, &mut fields, limits)?;
         let target = head::origin_form(request.target).as_bytes();
-        let id = cx.snapshot.routes.service(target, || request::is_forwarded(&request));
-        let service = cx.snapshot.service(id).ok_or(head::refusal(503, "no service is configured"))?;
+        let route = RouteKey { listener: self.listener, request: &request };
+        let destination = cx.snapshot.destination(&route, || cx.prng.next_u32()).ok_or(NO_ROUTE)?;
+        let (id, redirect) = match destination {
+            Destination::Service(id) => (id, None),
+            Destination::Redirect(redirect) => (ServiceId::NONE, Some(redirect)),
+        };
+        let service = cx.snapshot.service(id);
         let client_ip = self.client_ip.text();
-        let origin = RequestSource { client_ip, service: &service.name, scheme: Scheme::Http };
+        let name = service.map_or("", |service| &service.name);
+        let origin = RequestSource { client_ip, service: name, scheme: Scheme::Http };
         cx.edits.clear();
         let analysis = request::analyze(head, &request, limits, origin, &mut cx.edits)?;
-        let key = key::of(&service.key, target, request.fields, client_ip, cx.prng.next_u32());
+        let fresh = cx.prng.next_u32();
+        let key = service.map_or(fresh, |s| key::of(&s.key, target, request.fields, client_ip, fresh));
+        let location = redirect.map(|redirect| (redirect.status, redirect.location_of(&route)));
         let pipelinable = analysis.safe && !analysis.upgrade && len <= PIPELINED_HEAD_MAX && analysis.body.is_done();
         let facts = RequestFacts {
             minor: analysis.minor,
@@ -172,12 +183,13 @@ impl Session {
         self.exchange.head = facts;
         self.exchange.client_end = if analysis.keep_alive { ClientEnd::KeepAlive } else { ClientEnd::Close };
         self.exchange.retained = Retained::InBuffer(self.upload.mark());
-        match analysis.local_reply {
-            Some(LocalReply::Options) => self.answer_with(reply::options(&cx.date_line)),
-            Some(LocalReply::Trace(request)) => self.answer_with(reply::trace(&request, &cx.date_line)),
-            None => self.link = UpstreamState::Wanted { again: None, waits: false },
+        match (analysis.local_reply, location) {
+            (Some(LocalReply::Options), _) => self.answer_with(reply::options(&cx.date_line)),
+            (Some(LocalReply::Trace(request)), _) => self.answer_with(reply::trace(&request, &cx.date_line)),
+            (None, Some((status, location))) => self.answer_with(reply::redirect(status, &location, &cx.date_line)),
+            (None, None) => self.link = UpstreamState::Wanted { again: None, waits: false },
         }
-        self.arm(cx.now, service.limits.connect_timeout_ms);
+        self.arm(cx.now, cx.snapshot.limits(id).connect_timeout_ms);
         Ok(())
     }
 
@@ -189,7 +201,7 @@ impl Session {
         if skipped > 0 && !self.upload.has_unscanned() {
             // Empty lines behind a request do not begin another one (RFC 9112 section 2.2).
             self.head_begun = false;
-            self.arm(cx.now, cx.snapshot.first_limits().idle_timeout_ms);
+            self.arm(cx.now, cx.snapshot.listener_limits(self.listener).idle_timeout_ms);
         }
         Ok(())
     }
@@ -357,7 +369,7 @@ impl Session {
     fn await_request(&mut self, cx: &Context) {
         self.upload.restart(Phase::Head);
         self.download.restart(Phase::Done);
-        let limits = cx.snapshot.first_limits();
+        let limits = cx.snapshot.listener_limits(self.listener);
         if self.upload.has_unscanned() {
             self.head_begun = true;
             self.arm(cx.now, limits.head_timeout_ms);

@@ -15,18 +15,16 @@ use super::*;
 use crate::control::runtime::{Failure, FailureKind, InstanceId, Origin, RuntimeEvent, Spec, Started};
 use crate::core::limits::Limits;
 use crate::core::ring::RingKind;
-use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, ReplicaLoad, Routes, Service, ServiceId, State};
+use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, ReplicaLoad, Service, ServiceId, State};
 
 pub const SERVICE: ServiceId = ServiceId(0);
 
 pub fn config() -> RegistryConfig {
-    RegistryConfig {
-        services: vec![service_config()],
-        static_services: Vec::new(),
-        routes: Routes::default(),
-        workers: 1,
-        seed: 7,
-    }
+    config_of([service_config()])
+}
+
+pub fn config_of(services: impl IntoIterator<Item = ServiceConfig>) -> RegistryConfig {
+    RegistryConfig { topology: Topology::of_services(services), workers: 1, seed: 7 }
 }
 
 pub fn service_config() -> ServiceConfig {
@@ -49,7 +47,7 @@ pub fn service_config() -> ServiceConfig {
 pub fn config_with(change: impl FnOnce(&mut ServiceConfig)) -> RegistryConfig {
     let mut service = service_config();
     change(&mut service);
-    RegistryConfig { services: vec![service], ..config() }
+    config_of([service])
 }
 
 pub struct World {

@@ -9,7 +9,7 @@ const BLOG: ServiceId = ServiceId(1);
 /// Two services: three replicas of the first, two of the second.
 fn two_services() -> World {
     let blog = ServiceConfig { name: "blog".into(), replicas: 2, ..service_config() };
-    let mut world = World::empty(RegistryConfig { services: vec![service_config(), blog], ..config() });
+    let mut world = World::empty(config_of([service_config(), blog]));
     world.tell(Command::Found(Vec::new()));
     world.pass(100);
     world
@@ -62,7 +62,7 @@ fn a_death_is_counted_and_healed_in_its_own_service() {
 #[test]
 fn a_stop_ends_the_instances_of_every_service_that_does_not_keep_them() {
     let keeps = ServiceConfig { name: "keeps".into(), keeps_on_exit: true, ..service_config() };
-    let mut world = World::empty(RegistryConfig { services: vec![keeps, service_config()], ..config() });
+    let mut world = World::empty(config_of([keeps, service_config()]));
     world.tell(Command::Found(Vec::new()));
     world.pass(100);
     world.tell(Command::Stop);
