@@ -130,12 +130,14 @@ fn unwritable(why: &io::Error) -> ExitCode {
     }
 }
 
+/// Each mistake is a line of its own.
 fn fail(status: u8, why: &str) -> ExitCode {
     fail_to(&mut io::stderr(), status, why)
 }
 
 fn fail_to(out: &mut impl Write, status: u8, why: &str) -> ExitCode {
     // Without a stderr the status has to say it.
-    let _ = out.write_all(format!("ringway: {}\n", text::visible(why)).as_bytes());
+    let lines: String = why.lines().map(|line| format!("ringway: {}\n", text::visible(line))).collect();
+    let _ = out.write_all(lines.as_bytes());
     ExitCode::from(status)
 }

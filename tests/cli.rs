@@ -150,19 +150,19 @@ fn a_program_of_ones_own_can_be_set_in_a_file() {
 #[test]
 fn a_mistake_in_a_file_is_reported_with_its_line() {
     let mistakes: [(&str, &[&str]); 14] = [
-        ("foo = 1", &[":1: foo", "no such setting"]),
-        ("\n\n[limits]\ntimeout = 5", &[":4: limits.timeout", "no such setting"]),
-        ("[limits]\nhead_timeout_ms = -5", &[":2: limits.head_timeout_ms", "-5"]),
+        ("foo = 1", &[":1:1: foo", "no such setting"]),
+        ("\n\n[limits]\ntimeout = 5", &[":4:1: limits.timeout", "no such setting"]),
+        ("[limits]\nhead_timeout_ms = -5", &[":2:1: limits.head_timeout_ms", "-5"]),
         ("[limits]\nhead-timeout-ms = 5", &["head-timeout-ms", "no such setting"]),
-        ("workers = \"many\"", &[":1: workers", "many"]),
-        ("workers = 0", &[":1: workers", "1..="]),
+        ("workers = \"many\"", &[":1:1: workers", "many"]),
+        ("workers = 0", &[":1:1: workers", "1..="]),
         ("workers = 2\nworkers = 3", &[":2:", "duplicate"]),
-        ("listen = [\"127.0.0.1:1\", \"127.0.0.1:2\"]", &[":1: listen", "want one"]),
-        ("listen = 1.5", &[":1: listen", "IP:PORT"]),
+        ("listen = [\"127.0.0.1:1\", \"127.0.0.1:2\"]", &[":1:1: listen", "want one"]),
+        ("listen = 1.5", &[":1:1: listen", "IP:PORT"]),
         ("x = ", &[":1:"]),
-        ("config = \"other.toml\"", &[":1: config", "no such setting"]),
-        ("[forwarded]\ntrust = \"all\"", &[":2: forwarded.trust", "append, replace or keep"]),
-        ("[forwarded]\nvia = \"no\"", &[":2: forwarded.via", "on or off"]),
+        ("config = \"other.toml\"", &[":1:1: config", "no such setting"]),
+        ("[forwarded]\ntrust = \"all\"", &[":2:1: forwarded.trust", "append, replace or keep"]),
+        ("[forwarded]\nvia = \"no\"", &[":2:1: forwarded.via", "on or off"]),
         ("[hash.key]\nname = \"uri\"", &["hash.key"]),
     ];
     for (at, (text, parts)) in mistakes.into_iter().enumerate() {
@@ -233,11 +233,11 @@ fn a_setting_without_effect_is_named_in_a_warning() {
 #[test]
 fn settings_of_a_file_that_contradict_or_have_no_effect_are_named_with_their_line() {
     let contradiction = File::new("contradiction", "mode = \"tcp\"\n[hash]\nkey = \"uri\"\n");
-    let place = format!("{}:3: --hash-key", contradiction.path());
+    let place = format!("{}:3:1: --hash-key", contradiction.path());
     assert_one_line(&run(&["check", "--config", contradiction.path()]), &[&place], "a contradiction");
     let idle = File::new("idle", "replicas = 4\n\n[docker]\nimage = \"x\"\n");
     let output = run(&["check", "--config", idle.path()]);
-    let warning = format!("{}:4: --docker-image has no effect", idle.path());
+    let warning = format!("{}:4:1: --docker-image has no effect", idle.path());
     assert!(output.status.success() && stdout(&output).contains(&warning), "{output:?}");
 }
 

@@ -1,38 +1,76 @@
-//! The configuration file: TOML whose keys are flags of `run`. A key that is no flag's is refused. A table is the heading
-//! that its flags stand under in the help.
+//! The configuration file: TOML whose keys are flags. Flat keys and tables are flags of `run`; a table is the heading that
+//! its flags stand under in the help. `[services.NAME]` and `[listeners.NAME]` hold the same keys and tables for one service
+//! or listener, `[[routes]]` the keys of a route. A key that is none of these is refused. What contradicts is found elsewhere.
 
 use std::path::Path;
 
 use clap::{Arg, ArgAction, Command};
-use toml::de::{DeTable, DeValue};
+use toml::Spanned;
+use toml::de::{DeArray, DeTable, DeValue};
 
 use super::error;
+use super::named;
 
 /// One flag, as the file sets it.
+#[derive(Clone, Debug)]
 pub struct Setting {
     /// Of the flag.
     pub id: String,
+    pub place: Place,
+    pub values: Vec<String>,
+}
+
+/// Where something stands in the file, both counted from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
     pub line: usize,
-    values: Vec<String>,
+    pub column: usize,
+}
+
+/// A table with a name, or a route.
+#[derive(Clone, Debug)]
+pub struct NamedSettings {
+    /// `services.shop`, `routes[0]`.
+    pub title: String,
+    /// `shop`; empty for a route.
+    pub name: String,
+    pub place: Place,
+    pub settings: Vec<Setting>,
+}
+
+/// All that a file sets.
+#[derive(Clone, Debug, Default)]
+pub struct FileSettings {
+    pub flat: Vec<Setting>,
+    pub listeners: Vec<NamedSettings>,
+    pub services: Vec<NamedSettings>,
+    pub routes: Vec<NamedSettings>,
 }
 
 /// Reads the file, checking each setting by itself against the flags of `command`'s `run`.
-pub fn read(path: &Path, command: &Command) -> Result<Vec<Setting>, String> {
+pub fn read(path: &Path, command: &Command) -> Result<FileSettings, String> {
     let text = std::fs::read_to_string(path).map_err(|why| format!("{}: cannot be read: {why}", path.display()))?;
     parse_as(path, &text, command)
 }
 
-/// Parses `text`, the contents of `path`. An error begins with path and line.
-pub fn parse_as(path: &Path, text: &str, command: &Command) -> Result<Vec<Setting>, String> {
-    parse(text, command).map_err(|error| {
-        let line = format!("{}:{}: {}", path.display(), line_of(text, error.offset), error.message);
-        error::visible(&line)
-    })
+/// Parses `text`, the contents of `path`. An error has a line for each mistake, which begins with path, line and column.
+pub fn parse_as(path: &Path, text: &str, command: &Command) -> Result<FileSettings, String> {
+    let mut reader = Reader { text, command, errors: Vec::new() };
+    let settings = reader.read();
+    reader.errors.sort_by_key(|error| error.offset);
+    let lines = reader.errors.iter().map(|error| {
+        let Place { line, column } = place(text, error.offset);
+        error::visible(&format!("{}:{line}:{column}: {}", path.display(), error.message))
+    });
+    let lines: Vec<String> = lines.collect();
+    if lines.is_empty() { Ok(settings) } else { Err(lines.join("\n")) }
 }
 
 /// The file's settings take the place of the flags' defaults.
-pub fn apply(run: Command, settings: &[Setting]) -> Command {
-    settings.iter().fold(run, |run, setting| run.mut_arg(&setting.id, |arg| arg.default_values(setting.values.clone())))
+pub fn apply<'a>(run: Command, settings: impl IntoIterator<Item = &'a Setting>) -> Command {
+    settings
+        .into_iter()
+        .fold(run, |run, setting| run.mut_arg(&setting.id, |arg| arg.default_values(setting.values.clone())))
 }
 
 struct FileError {
@@ -40,57 +78,174 @@ struct FileError {
     message: String,
 }
 
-fn parse(text: &str, command: &Command) -> Result<Vec<Setting>, FileError> {
-    let root = DeTable::parse(text).map_err(|error| FileError {
-        offset: error.span().map_or(0, |span| span.start),
-        message: error.message().replace('\n', ": "),
-    })?;
-    let mut settings = Vec::new();
-    for (name, value) in root.get_ref() {
-        match value.get_ref() {
-            DeValue::Table(inner) => {
-                for (inner_name, value) in inner {
-                    let table = Some(name.get_ref().as_ref());
-                    let key = FileKey { table, name: inner_name.get_ref(), offset: inner_name.span().start };
-                    settings.push(setting(&key, value.get_ref(), command, text)?);
-                }
-            }
-            value => {
-                let key = FileKey { table: None, name: name.get_ref(), offset: name.span().start };
-                settings.push(setting(&key, value, command, text)?);
+type TomlKey<'t> = Spanned<std::borrow::Cow<'t, str>>;
+
+/// Which keys a table may hold.
+#[derive(Clone, Copy)]
+struct TableKeys<'c> {
+    /// Its arguments are the keys.
+    command: &'c Command,
+    is_allowed: fn(&Arg) -> bool,
+    /// A key outside of any table may be a flag under this heading too.
+    heading: Option<&'static str>,
+}
+
+struct Reader<'t> {
+    text: &'t str,
+    command: &'t Command,
+    errors: Vec<FileError>,
+}
+
+impl Reader<'_> {
+    fn read(&mut self) -> FileSettings {
+        let (root, errors) = DeTable::parse_recoverable(self.text);
+        self.errors.extend(errors.iter().map(|error| FileError {
+            offset: error.span().map_or(0, |span| span.start),
+            message: error.message().replace('\n', ": "),
+        }));
+        let mut settings = FileSettings::default();
+        if !errors.is_empty() {
+            // What it means is not known.
+            return settings;
+        }
+        let Some(run) = self.command.find_subcommand("run") else { return settings };
+        let flat = TableKeys { command: run, is_allowed: is_setting, heading: None };
+        let service = TableKeys { is_allowed: named::is_of_service, heading: Some(named::PROXY), ..flat };
+        let (listener_keys, route_keys) = (named::listener_command(), named::route_command());
+        let listener = TableKeys { command: &listener_keys, is_allowed: named::is_of_listener, ..service };
+        let route = TableKeys { command: &route_keys, is_allowed: is_setting, heading: None };
+        let mut rest = DeTable::new();
+        for (key, value) in root.get_ref() {
+            match (key.get_ref().as_ref(), value.get_ref()) {
+                ("services", DeValue::Table(tables)) => settings.services = self.named("services", tables, service),
+                ("listeners", DeValue::Table(tables)) => settings.listeners = self.named("listeners", tables, listener),
+                ("routes", DeValue::Array(routes)) => settings.routes = self.routes(routes, route),
+                ("services" | "listeners", _) => self.error(key, "", "want tables here, as [services.NAME]"),
+                ("routes", _) => self.error(key, "", "want a list of tables here, each as [[routes]]"),
+                _ => drop(rest.insert(key.clone(), value.clone())),
             }
         }
+        settings.flat = self.table("", &rest, flat);
+        settings
     }
-    Ok(settings)
+
+    fn named(&mut self, kind: &str, tables: &DeTable, keys: TableKeys) -> Vec<NamedSettings> {
+        let mut named = Vec::new();
+        for (key, value) in tables {
+            let (name, title) = (key.get_ref().to_string(), format!("{kind}.{}", key.get_ref()));
+            if let Some(fault) = named::name_fault(&name) {
+                self.error(key, &format!("{kind}."), fault);
+            }
+            let DeValue::Table(table) = value.get_ref() else {
+                self.error(key, &format!("{kind}."), "want a table here, as [services.NAME]");
+                continue;
+            };
+            let settings = self.table(&format!("{title}."), table, keys);
+            named.push(NamedSettings { title, name, place: place(self.text, key.span().start), settings });
+        }
+        named.sort_by_key(|named| (named.place.line, named.place.column));
+        named
+    }
+
+    fn routes(&mut self, routes: &DeArray, keys: TableKeys) -> Vec<NamedSettings> {
+        let mut read = Vec::new();
+        for (number, value) in routes.iter().enumerate() {
+            let title = format!("routes[{number}]");
+            let place = place(self.text, value.span().start);
+            match value.get_ref() {
+                DeValue::Table(table) => {
+                    let settings = self.table(&format!("{title}."), table, keys);
+                    read.push(NamedSettings { title, name: String::new(), place, settings });
+                }
+                _ => self.errors.push(FileError {
+                    offset: value.span().start,
+                    message: format!("{title}: want a table here, as [[routes]]"),
+                }),
+            }
+        }
+        read
+    }
+
+    /// The settings of one table and of the tables in it. `prefix` names it in messages.
+    fn table(&mut self, prefix: &str, table: &DeTable, keys: TableKeys) -> Vec<Setting> {
+        let mut settings = Vec::new();
+        for (key, value) in table {
+            let is_list = is_map(keys.command, key.get_ref());
+            match value.get_ref() {
+                DeValue::Table(inner) if !is_list => {
+                    let outer = key.get_ref().as_ref();
+                    let prefix = format!("{prefix}{outer}.");
+                    let inner = inner.iter().map(|(key, value)| (key, value.get_ref()));
+                    inner
+                        .for_each(|(key, value)| settings.extend(self.setting(&prefix, Some(outer), key, value, keys)));
+                }
+                value => settings.extend(self.setting(prefix, None, key, value, keys)),
+            }
+        }
+        settings
+    }
+
+    fn setting(
+        &mut self,
+        prefix: &str,
+        table: Option<&str>,
+        key: &TomlKey,
+        value: &DeValue,
+        keys: TableKeys,
+    ) -> Option<Setting> {
+        let mut all = keys.command.get_arguments().filter(|arg| (keys.is_allowed)(arg));
+        let Some(arg) = all.find(|arg| is_flag(arg, table, key.get_ref(), keys.heading)) else {
+            self.error(key, prefix, "no such setting here; `ringway config` prints all of them in their tables");
+            return None;
+        };
+        let values = match value {
+            DeValue::Array(values) if matches!(arg.get_action(), ArgAction::Append) => {
+                values.iter().map(|value| scalar(value.get_ref())).collect::<Option<Vec<_>>>()
+            }
+            DeValue::Table(pairs) => {
+                let pair = |(name, value): (&TomlKey, &Spanned<DeValue>)| {
+                    Some(format!("{}={}", name.get_ref(), scalar(value.get_ref())?))
+                };
+                pairs.iter().map(pair).collect()
+            }
+            value => scalar(value).map(|value| vec![value]),
+        };
+        let Some(values) = values else {
+            self.error(key, prefix, "want one text, number, true or false here");
+            return None;
+        };
+        if let Err(why) = check(arg, &values, keys.command) {
+            self.error(key, prefix, &why);
+            return None;
+        }
+        Some(Setting { id: arg.get_id().to_string(), place: place(self.text, key.span().start), values })
+    }
+
+    fn error(&mut self, key: &TomlKey, prefix: &str, why: &str) {
+        let message = format!("{prefix}{}: {why}", key.get_ref());
+        self.errors.push(FileError { offset: key.span().start, message });
+    }
 }
 
-/// A key of the file, and where it stands.
-struct FileKey<'t> {
-    table: Option<&'t str>,
-    name: &'t str,
-    offset: usize,
+/// In table `[hash]`, `key` is `--hash-key` and `ring` is `--ring`, since that stands under the heading Hash.
+fn is_flag(arg: &Arg, table: Option<&str>, name: &str, other_heading: Option<&str>) -> bool {
+    let bare = name.replace('_', "-");
+    let full = table.map(|table| format!("{table}-{bare}"));
+    let is_prefixed = table.is_some_and(|table| bare.starts_with(&format!("{table}-")));
+    let heading = arg.get_help_heading().map(str::to_ascii_lowercase);
+    let mut names = arg.get_long_and_visible_aliases().unwrap_or_default();
+    names.extend(arg.get_all_aliases().unwrap_or_default());
+    // The program behind `--`.
+    names.extend(arg.is_positional().then_some(arg.get_id().as_str()));
+    let has_heading = heading.as_deref() == table || (table.is_none() && heading.as_deref() == other_heading);
+    has_heading
+        && !name.contains('-')
+        && names.into_iter().any(|name| full.as_deref() == Some(name) || (name == bare && !is_prefixed))
 }
 
-impl FileKey<'_> {
-    fn error(&self, why: impl std::fmt::Display) -> FileError {
-        let table = self.table.map(|table| format!("{table}.")).unwrap_or_default();
-        FileError { offset: self.offset, message: format!("{table}{}: {why}", self.name) }
-    }
-
-    /// In table `[hash]`, `key` is `--hash-key` and `ring` is `--ring`, since that stands under the heading Hash.
-    fn is_flag(&self, arg: &Arg) -> bool {
-        let bare = self.name.replace('_', "-");
-        let full = self.table.map(|table| format!("{table}-{bare}"));
-        let is_prefixed = self.table.is_some_and(|table| bare.starts_with(&format!("{table}-")));
-        let heading = arg.get_help_heading().map(str::to_ascii_lowercase);
-        let mut names = arg.get_long_and_visible_aliases().unwrap_or_default();
-        names.extend(arg.get_all_aliases().unwrap_or_default());
-        // The program behind `--`.
-        names.extend(arg.is_positional().then_some(arg.get_id().as_str()));
-        heading.as_deref() == self.table
-            && !self.name.contains('-')
-            && names.into_iter().any(|name| full.as_deref() == Some(name) || (name == bare && !is_prefixed))
-    }
+/// Its value is a table of names and numbers.
+fn is_map(command: &Command, name: &str) -> bool {
+    command.get_arguments().any(|arg| arg.get_id() == name && named::is_map(arg))
 }
 
 pub fn is_setting(arg: &Arg) -> bool {
@@ -105,24 +260,6 @@ pub fn key_of(arg: &Arg) -> String {
     let aliases = arg.get_all_aliases().unwrap_or_default();
     let bare = in_table(long).or_else(|| aliases.into_iter().find_map(in_table));
     bare.unwrap_or_else(|| long.into()).replace('-', "_")
-}
-
-fn setting(key: &FileKey, value: &DeValue, command: &Command, text: &str) -> Result<Setting, FileError> {
-    let run = command.find_subcommand("run").ok_or_else(|| key.error("there are no flags to compare with"))?;
-    let arg = run
-        .get_arguments()
-        .filter(|arg| is_setting(arg))
-        .find(|arg| key.is_flag(arg))
-        .ok_or_else(|| key.error("no such setting; `ringway run --help` lists them under their tables"))?;
-    let values = match value {
-        DeValue::Array(values) if matches!(arg.get_action(), ArgAction::Append) => {
-            values.iter().map(|value| scalar(value.get_ref())).collect::<Option<Vec<_>>>()
-        }
-        value => scalar(value).map(|value| vec![value]),
-    };
-    let values = values.ok_or_else(|| key.error("want one text, number, true or false here"))?;
-    check(arg, &values, command).map_err(|why| key.error(why))?;
-    Ok(Setting { id: arg.get_id().to_string(), line: line_of(text, key.offset), values })
 }
 
 fn scalar(value: &DeValue) -> Option<String> {
@@ -141,10 +278,13 @@ fn check(arg: &Arg, values: &[String], command: &Command) -> Result<(), String> 
         Some(long) => values.iter().map(|value| format!("--{long}={value}")).collect(),
         None => std::iter::once("--".into()).chain(values.iter().cloned()).collect(),
     };
-    let argv = ["ringway".to_string(), "run".into()].into_iter().chain(flags);
+    let argv = std::iter::once(command.get_name().to_owned()).chain(flags);
     command.clone().try_get_matches_from(argv).map(drop).map_err(|error| error::value(&error))
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
-    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+fn place(text: &str, offset: usize) -> Place {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
+    Place { line, column: 1 + before.get(line_start..).unwrap_or_default().chars().count() }
 }

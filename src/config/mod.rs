@@ -7,6 +7,7 @@
 //! | `args` | subcommands and their flags |
 //! | `ring_args` | flags of `ringway ring` |
 //! | `file` | reads the TOML file as values for the flags of `run` |
+//! | `named` | `[services.NAME]`, `[listeners.NAME]`, `[[routes]]`: their keys, their defaults, what contradicts |
 //! | `read` | argv, environment and file to an [`Invocation`] |
 //! | `resolve` | checks settings against each other: [`RunArgs`](args::RunArgs) to [`Config`] |
 //! | `show` | the effective settings as a file |
@@ -19,6 +20,7 @@ mod args;
 mod error;
 mod file;
 pub mod fuzz;
+pub mod named;
 mod read;
 mod resolve;
 mod ring_args;
@@ -37,6 +39,7 @@ use crate::settings::{
     LimitSettings, ProxySettings, values,
 };
 
+pub use named::Named;
 pub use read::{EarlyExit, Invocation, read};
 
 /// Everything that `ringway run` is configured with: the settings outside of any table, and the tables.
@@ -96,6 +99,9 @@ pub struct Config {
     /// Settings that have no effect, one line each.
     #[arg(skip)]
     pub warnings: Vec<String>,
+    /// Listeners, services and routes: those that a file names, or those that the settings here are.
+    #[arg(skip)]
+    pub named: Named,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

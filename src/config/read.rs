@@ -8,9 +8,10 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, Command, FromArgMatches};
 
 use super::args::{self, Cli, CliSubcommand, ReplicaArgs, RunArgs};
-use super::file::{self, Setting};
+use super::file::{self, FileSettings};
+use super::named::NamedResolver;
 use super::sources::Sources;
-use super::{Config, error, show};
+use super::{Config, Named, error, show};
 use crate::experiment::{ExperimentSettings, RingQuery};
 use crate::replica::{ReplicaSettings, host_name};
 
@@ -77,7 +78,7 @@ fn check(path: &Path) -> Result<String, EarlyExit> {
 }
 
 /// The configuration that a file's settings make by themselves.
-pub fn config_of_file(command: Command, path: &Path, settings: &[Setting]) -> Result<Config, EarlyExit> {
+pub fn config_of_file(command: Command, path: &Path, settings: &FileSettings) -> Result<Config, EarlyExit> {
     let argv = ["ringway".into(), "run".into(), "--config".into(), path.into()];
     Ok(configure_with_settings(command, &argv, path, settings)?.config)
 }
@@ -86,6 +87,8 @@ pub fn config_of_file(command: Command, path: &Path, settings: &[Setting]) -> Re
 struct Configured {
     config: Config,
     matches: ArgMatches,
+    /// Empty where there is none.
+    file: FileSettings,
 }
 
 impl Configured {
@@ -93,7 +96,8 @@ impl Configured {
         // Changing an argument moves it: these are in the order of their definition.
         let definitions = args::command();
         let used = subcommand(&definitions, &self.matches);
-        used.map_or_else(String::new, |(command, matches)| show::effective(command, matches))
+        let flat = used.map_or_else(String::new, |(command, matches)| show::effective(command, matches));
+        flat + &show::named(&self.file)
     }
 }
 
@@ -103,22 +107,35 @@ fn configure(command: Command, argv: &[OsString], matches: ArgMatches, run: RunA
         let settings = file::read(&path, &command).map_err(EarlyExit::Usage)?;
         return configure_with_settings(command, argv, &path, &settings);
     }
-    let config = into_config(run, &sources(&command, &matches, None))?;
-    Ok(Configured { config, matches })
+    let mut config = into_config(run, &sources(&command, &matches, None))?;
+    config.named = Named::of_flat(&config);
+    // What contradicts in one listener and one service was found before.
+    let _ = config.named.complete();
+    Ok(Configured { config, matches, file: FileSettings::default() })
 }
 
 fn configure_with_settings(
     command: Command,
     argv: &[OsString],
     path: &Path,
-    settings: &[Setting],
+    settings: &FileSettings,
 ) -> Result<Configured, EarlyExit> {
-    let command = configurable(command, |run| file::apply(run, settings));
+    let command = configurable(command, |run| file::apply(run, &settings.flat));
     let matches = parse(command.clone(), argv)?;
     match cli(&matches)?.subcommand {
         CliSubcommand::Run(run) | CliSubcommand::Config(run) => {
-            let config = into_config(*run, &sources(&command, &matches, Some((path, settings))))?;
-            Ok(Configured { config, matches })
+            let mut config = into_config(*run, &sources(&command, &matches, Some((path, &settings.flat))))?;
+            let used = matches.subcommand().map_or(&matches, |(_, used)| used);
+            let (errors, warnings) = (Vec::new(), Vec::new());
+            let mut resolver = NamedResolver { path, file: settings, config: &config, matches: used, errors, warnings };
+            let named = resolver.named();
+            let NamedResolver { errors, warnings, .. } = resolver;
+            if !errors.is_empty() {
+                return Err(EarlyExit::Usage(errors.join("\n")));
+            }
+            config.named = named;
+            config.warnings.extend(warnings);
+            Ok(Configured { config, matches, file: settings.clone() })
         }
         _ => unreachable!("the same argv had these flags before"),
     }
@@ -139,7 +156,7 @@ fn into_config(run: RunArgs, sources: &Sources) -> Result<Config, EarlyExit> {
     run.into_config(sources).map_err(EarlyExit::Usage)
 }
 
-fn sources(command: &Command, matches: &ArgMatches, file: Option<(&Path, &[Setting])>) -> Sources {
+fn sources(command: &Command, matches: &ArgMatches, file: Option<(&Path, &[file::Setting])>) -> Sources {
     let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let used = subcommand(command, matches);
     used.map_or_else(Sources::default, |(run, matches)| Sources::read(run, matches, variables, file))

@@ -4,8 +4,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::args::RunArgs;
+use super::named::mode_name;
 use super::sources::Sources;
 use super::{Config, RuntimeKind, error, unused};
+
+/// A service listens nowhere itself.
+const SERVICE_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
 use crate::core::limits::Limits;
 use crate::core::snapshot::{KeyPolicy, Mode};
 use crate::settings::{AdminListen, AdminSettings, FixedReplica, LimitSettings};
@@ -14,6 +19,17 @@ impl RunArgs {
     /// What contradicts, and what has no effect, is named with its place.
     pub fn into_config(self, sources: &Sources) -> Result<Config, String> {
         let mut config = self.resolved().map_err(|why| sources.locate(&why))?;
+        config.warnings = unused::warnings(&config, sources);
+        Ok(config)
+    }
+
+    /// The settings of one service among others. Each has containers of its own: a cluster of its own, unless it names one.
+    pub fn into_service(mut self, sources: &Sources, name: &str) -> Result<Config, String> {
+        if !sources.set().iter().any(|setting| setting.long == "docker-cluster") {
+            self.config.docker.cluster = format!("{}-{name}", self.config.docker.cluster);
+        }
+        self.config.listen = SERVICE_LISTEN;
+        let mut config = self.resolved()?;
         config.warnings = unused::warnings(&config, sources);
         Ok(config)
     }
@@ -136,7 +152,11 @@ impl Config {
             AdminListen::Unix(path) => format!("admin on {}", path.display()),
             AdminListen::Off => "no admin".into(),
         };
-        let mode = if self.mode == Mode::Http { "http" } else { "tcp" };
-        error::visible(&format!("{mode} on {}, {replicas}, {admin}", self.listen))
+        let mode = mode_name(self.mode);
+        let text = match self.named.is_flat() {
+            true => format!("{mode} on {}, {replicas}, {admin}", self.listen),
+            false => format!("{}, {admin}", self.named.summary()),
+        };
+        error::visible(&text)
     }
 }

@@ -3,7 +3,8 @@
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::file;
+use super::file::{self, FileSettings, NamedSettings, Setting};
+use super::{args, named};
 
 /// Of a line, in characters.
 const WIDTH: usize = 100;
@@ -40,12 +41,9 @@ fn entry(arg: &Arg, matches: &ArgMatches) -> String {
 }
 
 fn value(arg: &Arg, matches: &ArgMatches) -> Option<String> {
-    let values: Vec<String> =
-        matches.get_raw(arg.get_id().as_str())?.map(|raw| literal(&raw.to_string_lossy())).collect();
-    match arg.get_action() {
-        ArgAction::Append => Some(format!("[{}]", values.join(", "))),
-        _ => values.into_iter().next(),
-    }
+    let raw = matches.get_raw(arg.get_id().as_str())?;
+    let values: Vec<String> = raw.map(|raw| raw.to_string_lossy().into_owned()).collect();
+    Some(assigned(arg, &values))
 }
 
 /// A number or a truth value as it is, anything else in quotation marks.
@@ -67,4 +65,96 @@ fn comment(help: &str) -> String {
         }
     }
     lines.join("\n") + "\n"
+}
+
+/// `[listeners.NAME]`, `[services.NAME]` and `[[routes]]`: those of a file, or else what can stand in them, as comments.
+pub fn named(file: &FileSettings) -> String {
+    let FileSettings { listeners, services, routes, .. } = file;
+    let (listener, route) = (named::listener_command(), named::route_command());
+    let run = args::command();
+    let run = run.find_subcommand("run");
+    let table = |kind: &'static str| move |settings: &NamedSettings| format!("{kind}.{}", settings.name);
+    let listeners: String = if listeners.is_empty() {
+        reference("[listeners.NAME]", LISTENERS, &listener, named::is_of_listener)
+    } else {
+        listeners.iter().map(|settings| named_table(&table("listeners")(settings), settings, &listener)).collect()
+    };
+    let services: String = if services.is_empty() {
+        commented(SERVICES)
+    } else {
+        let run = |settings| Some(named_table(&table("services")(settings), settings, run?));
+        services.iter().filter_map(run).collect()
+    };
+    let routes: String = if routes.is_empty() {
+        reference("[[routes]]", ROUTES, &route, |_| true)
+    } else {
+        routes.iter().map(|settings| format!("[[routes]]\n\n{}", assignments(settings, &route, None))).collect()
+    };
+    listeners + &services + &routes
+}
+
+const LISTENERS: &str = "A listener. Without any, --listen is the only one. What it does not set of [forwarded] and of the \
+limits of heads and idle clients is as above.";
+const SERVICES: &str = "A service, as [services.NAME]. Without any, the settings above describe the only one, called default. \
+It may hold mode, runtime, replicas, replica, program and send_proxy, and the tables hash, health, ejection, limits and \
+docker (as [services.NAME.hash]). What it does not set is as above.";
+const ROUTES: &str = "A route. The most specific one that is for a request decides: an exact host before a wildcard before \
+none, then the longer path, then the order here. A request that no route is for goes to the listener's service, or is \
+answered 404.";
+
+/// Every key of a table with what it is for, all as comments.
+fn reference(header: &str, about: &str, command: &Command, is_allowed: fn(&Arg) -> bool) -> String {
+    let keys = command.get_arguments().filter(|arg| is_allowed(arg) && arg.get_help_heading().is_none());
+    let entries = keys.map(|arg| {
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        format!("{}#   {} =\n", comment(&help), file::key_of(arg))
+    });
+    format!("{}# {header}\n{}\n", comment(about), entries.collect::<String>())
+}
+
+fn commented(about: &str) -> String {
+    comment(about) + "\n"
+}
+
+/// The settings of a table, and of the tables in it.
+fn named_table(title: &str, settings: &NamedSettings, command: &Command) -> String {
+    let mut headings: Vec<Option<String>> = settings.settings.iter().map(|setting| heading(setting, command)).collect();
+    headings.sort();
+    headings.dedup();
+    headings.insert(0, None);
+    headings.dedup();
+    let section = |heading: Option<String>| {
+        let title = heading.as_ref().map_or_else(|| title.to_owned(), |heading| format!("{title}.{heading}"));
+        format!("[{title}]\n\n{}", assignments(settings, command, Some(heading)))
+    };
+    headings.into_iter().map(section).collect()
+}
+
+/// The table within a named table that a setting stands in.
+fn heading(setting: &Setting, command: &Command) -> Option<String> {
+    let arg = command.get_arguments().find(|arg| arg.get_id() == setting.id.as_str())?;
+    arg.get_help_heading().map(str::to_ascii_lowercase).filter(|heading| heading != named::PROXY)
+}
+
+/// Those under one heading, or all.
+fn assignments(settings: &NamedSettings, command: &Command, only: Option<Option<String>>) -> String {
+    let is_shown = |setting: &&Setting| only.as_ref().is_none_or(|only| heading(setting, command) == *only);
+    let entry = |setting: &Setting| {
+        let arg = command.get_arguments().find(|arg| arg.get_id() == setting.id.as_str())?;
+        let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
+        Some(format!("{}{} = {}\n\n", comment(&help), file::key_of(arg), assigned(arg, &setting.values)))
+    };
+    settings.settings.iter().filter(is_shown).filter_map(entry).collect()
+}
+
+fn assigned(arg: &Arg, values: &[String]) -> String {
+    if named::is_map(arg) {
+        let pair = |value: &String| value.replacen('=', " = ", 1);
+        return format!("{{ {} }}", values.iter().map(pair).collect::<Vec<_>>().join(", "));
+    }
+    let literals: Vec<String> = values.iter().map(|value| literal(value)).collect();
+    match arg.get_action() {
+        ArgAction::Append => format!("[{}]", literals.join(", ")),
+        _ => literals.into_iter().next().unwrap_or_default(),
+    }
 }

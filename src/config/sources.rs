@@ -6,7 +6,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
 use super::error;
-use super::file::Setting;
+use super::file::{Place, Setting};
 
 /// The settings that are not left at their defaults.
 #[derive(Default)]
@@ -28,7 +28,7 @@ enum Source {
     Flag,
     /// The variable's name.
     Environment(String),
-    /// Its path and line.
+    /// Its path, line and column.
     File(String),
 }
 
@@ -78,7 +78,8 @@ impl SourcedSetting {
             _ => {
                 let (path, settings) = file?;
                 let setting = settings.iter().find(|setting| setting.id == id)?;
-                Source::File(format!("{}:{}", path.display(), setting.line))
+                let Place { line, column } = setting.place;
+                Source::File(format!("{}:{line}:{column}", path.display()))
             }
         };
         Some(SourcedSetting { long: long.into(), table: arg.get_help_heading().unwrap_or_default().into(), source })

@@ -8,6 +8,7 @@ use crate::core::limits::{AbortOn, Trust, Via};
 use crate::core::net::Net;
 use crate::core::proxy::Version;
 use crate::core::ring::{Member, RingKind};
+use crate::core::routes::HostPattern;
 use crate::core::snapshot::{KeyPolicy, Mode};
 
 pub fn address(text: &str) -> Result<SocketAddr, String> {
@@ -32,6 +33,64 @@ pub fn host_name(text: &str) -> Result<String, String> {
         true => Ok(text.into()),
         false => Err("want a host name without scheme and port, like balancer.internal".into()),
     }
+}
+
+/// `example.com`, or `*.example.com` for every name below it.
+pub fn host_pattern(text: &str) -> Result<HostPattern, String> {
+    let (name, is_below) = text.strip_prefix("*.").map_or((text, false), |name| (name, true));
+    let is_name = host_name(name).is_ok() && !name.starts_with('.') && !name.ends_with('.');
+    match (is_name || head::host_is_valid(name.as_bytes()) && name.starts_with('['), is_below) {
+        (true, true) if !name.starts_with('[') => Ok(HostPattern::Below(name.to_ascii_lowercase())),
+        (true, false) => Ok(HostPattern::Exact(name.to_ascii_lowercase())),
+        _ => Err("want a host without scheme and port, like example.com or *.example.com".into()),
+    }
+}
+
+/// The beginning of a path, without query.
+pub fn path_prefix(text: &str) -> Result<String, String> {
+    const SEGMENTS_MAX: usize = 32;
+    let is_path = path(text).is_ok() && !text.contains('?');
+    match is_path && text.matches('/').count() <= SEGMENTS_MAX {
+        true => Ok(text.into()),
+        false => Err("want the beginning of a path, like /api, with at most 32 segments and no query".into()),
+    }
+}
+
+pub fn method_name(text: &str) -> Result<String, String> {
+    match head::is_token(text.as_bytes()) && text.bytes().all(|byte| !byte.is_ascii_lowercase()) {
+        true => Ok(text.into()),
+        false => Err("want a method in upper case, like GET".into()),
+    }
+}
+
+/// `NAME=WEIGHT`, as a table of names and numbers is read.
+pub fn share_of_split(text: &str) -> Result<(String, u32), String> {
+    const WEIGHT_MAX: u32 = 1_000_000;
+    let parsed = text.split_once('=').and_then(|(name, weight)| Some((name.to_owned(), weight.parse().ok()?)));
+    parsed
+        .filter(|(_, weight)| *weight <= WEIGHT_MAX)
+        .ok_or_else(|| "want services with weights from 0 to 1000000, as { a = 95, b = 5 }".into())
+}
+
+/// A URL or a path; it is written into a `Location` unchanged but for its placeholders.
+pub fn location(text: &str) -> Result<String, String> {
+    const LENGTH_MAX: usize = 256;
+    let bare = text.replacen("{host}", "", 1).replacen("{uri}", "", 1);
+    let is_url = text.starts_with('/') || text.starts_with("http://") || text.starts_with("https://");
+    let is_safe = bare.bytes().all(|byte| byte.is_ascii_graphic() && !b"{}\"<>\\^`|".contains(&byte));
+    match is_url && is_safe && text.len() <= LENGTH_MAX {
+        true => Ok(text.into()),
+        false => {
+            Err("want a URL or a path of at most 256 characters, like https://{host}{uri}; {host} and {uri} stand \
+                      for the request's, each once at most"
+                .into())
+        }
+    }
+}
+
+pub fn redirect_status(text: &str) -> Result<u16, String> {
+    let status = text.parse().ok().filter(|status| [301, 302, 303, 307, 308].contains(status));
+    status.ok_or_else(|| "want 301, 302, 303, 307 or 308".into())
 }
 
 pub fn mode(text: &str) -> Result<Mode, String> {

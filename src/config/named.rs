@@ -1,0 +1,448 @@
+//! `[services.NAME]`, `[listeners.NAME]` and `[[routes]]`: which keys each may hold, and from what a file sets in them to
+//! listeners, services and routes that refer to each other by name. The flat settings are the defaults of each. Where a file
+//! has none of them, the flat settings are one listener and one service, both called `default`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+
+use super::args::{self, Cli, CliSubcommand};
+use super::file::{self, FileSettings, NamedSettings, Place, Setting};
+use super::sources::Sources;
+use super::{Config, error};
+use crate::core::limits::Limits;
+use crate::core::routes::{HostPattern, Redirect};
+use crate::core::snapshot::Mode;
+use crate::settings::{ForwardedSettings, ProxySettings, values};
+
+/// The name of what the flat settings describe.
+pub const DEFAULT: &str = "default";
+/// The heading whose settings stand outside of any table in a service or listener.
+pub const PROXY: &str = "proxy protocol";
+/// Limits of a listener: those of heads and of clients that have not sent a request yet.
+const LISTENER_LIMITS: [&str; 5] = ["head_timeout_ms", "idle_timeout_ms", "line_limit", "head_limit", "field_limit"];
+
+/// Listeners, services and routes, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    pub listeners: Vec<NamedListener>,
+    pub services: Vec<NamedService>,
+    pub routes: Vec<NamedRoute>,
+}
+
+#[derive(Clone, Debug)]
+pub struct NamedListener {
+    pub name: String,
+    pub place: Place,
+    pub settings: ListenerSettings,
+}
+
+#[derive(Clone, Debug)]
+pub struct NamedService {
+    pub name: String,
+    pub place: Place,
+    /// What of it belongs to a service is this service's.
+    pub config: Box<Config>,
+}
+
+#[derive(Clone, Debug)]
+pub struct NamedRoute {
+    pub title: String,
+    pub place: Place,
+    pub settings: RouteSettings,
+}
+
+/// One table `[listeners.NAME]`.
+#[derive(Args, Clone, Debug)]
+pub struct ListenerSettings {
+    /// Addresses that clients connect to, each as IP:PORT
+    #[arg(long, value_name = "IP:PORT", value_parser = values::address)]
+    pub bind: Vec<SocketAddr>,
+    /// What comes in: `http` requests, or `tcp` connections
+    #[arg(long, value_name = "MODE", default_value = "http", value_parser = values::mode)]
+    pub mode: Mode,
+    /// The service of all connections in tcp mode, and of requests that no route is for in http mode [default: the only
+    /// service of that mode, where there are no routes]
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Send every client to the same URL with https instead
+    #[arg(long, value_name = "BOOL", default_value = "false", action = clap::ArgAction::Set)]
+    pub redirect_to_https: bool,
+    #[command(flatten)]
+    pub proxy: ProxySettings,
+    #[command(flatten)]
+    pub forwarded: ForwardedSettings,
+    #[command(flatten)]
+    pub limits: Limits,
+}
+
+/// One table `[[routes]]`.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = None::<&str>)]
+pub struct RouteSettings {
+    /// The host of the request: a name, or `*.example.com` for every name below it. Without it the route is for all hosts
+    #[arg(long, value_name = "HOST", value_parser = values::host_pattern)]
+    pub host: Option<HostPattern>,
+    /// A prefix of the path by whole segments: /api is for /api and /api/x, and not for /apis
+    #[arg(long, value_name = "PATH", value_parser = values::path_prefix)]
+    pub path: Option<String>,
+    /// Methods, in upper case; without it all
+    #[arg(long, value_name = "METHOD", value_parser = values::method_name)]
+    pub methods: Vec<String>,
+    /// Listeners by name; without it all
+    #[arg(long, value_name = "NAME")]
+    pub listeners: Vec<String>,
+    /// The service that the requests go to
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Services that share the requests by weight: { a = 95, b = 5 }
+    #[arg(long, value_name = "NAME=WEIGHT", value_parser = values::share_of_split)]
+    pub split: Vec<(String, u32)>,
+    /// A URL that clients are sent to instead; {host} and {uri} in it stand for the request's
+    #[arg(long, value_name = "URL", value_parser = values::location)]
+    pub redirect: Option<String>,
+    /// The status of `redirect`: 301, 302, 303, 307 or 308
+    #[arg(long, value_name = "CODE", default_value = "308", value_parser = values::redirect_status)]
+    pub status: u16,
+}
+
+/// Where the requests of a route go, by name.
+#[derive(Clone, Debug)]
+pub enum NamedTarget<'a> {
+    Service(&'a str),
+    Split(&'a [(String, u32)]),
+    Redirect(Redirect),
+}
+
+impl RouteSettings {
+    /// `None`: not exactly one of service, split and redirect is given.
+    pub fn target(&self) -> Option<NamedTarget<'_>> {
+        match (&self.service, &self.split[..], &self.redirect) {
+            (Some(service), [], None) => Some(NamedTarget::Service(service)),
+            (None, split @ [_, ..], None) => Some(NamedTarget::Split(split)),
+            (None, [], Some(location)) => {
+                Some(NamedTarget::Redirect(Redirect { status: self.status, location: location.clone() }))
+            }
+            _ => None,
+        }
+    }
+}
+
+pub fn is_of_service(arg: &Arg) -> bool {
+    let id = arg.get_id().as_str();
+    match arg.get_help_heading() {
+        None => ["mode", "runtime", "replicas", "replica", "program"].contains(&id),
+        Some("Hash" | "Health" | "Ejection" | "Docker") => true,
+        Some("Limits") => !["max_connections", "max_connections_per_client"].contains(&id),
+        Some("Proxy protocol") => id == "send_proxy",
+        Some(_) => false,
+    }
+}
+
+pub fn is_of_listener(arg: &Arg) -> bool {
+    let id = arg.get_id().as_str();
+    match arg.get_help_heading() {
+        Some("Limits") => LISTENER_LIMITS.contains(&id),
+        Some("Proxy protocol") => id == "accept_proxy_from",
+        _ => file::is_setting(arg),
+    }
+}
+
+/// A table of names and numbers.
+pub fn is_map(arg: &Arg) -> bool {
+    arg.get_id() == "split"
+}
+
+pub fn listener_command() -> Command {
+    ListenerSettings::augment_args(Command::new("listener"))
+}
+
+pub fn route_command() -> Command {
+    RouteSettings::augment_args(Command::new("route"))
+}
+
+/// What keeps a name from standing in labels, metrics and container names.
+pub fn name_fault(name: &str) -> Option<&'static str> {
+    const NAME_MAX: usize = 63;
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if name.is_empty() || name.len() > NAME_MAX {
+        Some("a name has 1 to 63 characters")
+    } else if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) || !name.chars().all(is_allowed) {
+        Some("a name has letters, digits, '_' and '-' only, and begins with a letter or a digit")
+    } else {
+        None
+    }
+}
+
+/// Makes [`Named`] of a file's settings; mistakes are collected.
+pub struct NamedResolver<'a> {
+    pub path: &'a Path,
+    pub file: &'a FileSettings,
+    /// The flat settings, and what they are as values of flags.
+    pub config: &'a Config,
+    pub matches: &'a ArgMatches,
+    pub errors: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+impl NamedResolver<'_> {
+    pub fn named(&mut self) -> Named {
+        let FileSettings { listeners, services, routes, .. } = self.file;
+        let mut named = Named::of_flat(self.config);
+        if !services.is_empty() {
+            named.services = services.iter().filter_map(|settings| self.service(settings)).collect();
+        }
+        if !listeners.is_empty() {
+            named.listeners = listeners.iter().filter_map(|settings| self.listener(settings)).collect();
+        }
+        named.routes = routes.iter().filter_map(|settings| self.route(settings)).collect();
+        if self.errors.is_empty() {
+            self.errors = named.complete().into_iter().map(|(place, why)| self.line(place, &why)).collect();
+        }
+        named
+    }
+
+    /// The flat settings as defaults, then the service's own.
+    fn service(&mut self, settings: &NamedSettings) -> Option<NamedService> {
+        let command = args::command();
+        let run = command.find_subcommand("run")?;
+        let flat = flat_values(run, self.matches, is_of_service);
+        let with_defaults = file::apply(file::apply(run.clone(), &flat), &settings.settings);
+        let command = command.mut_subcommand("run", |_| with_defaults);
+        let parsed = command.clone().try_get_matches_from(["ringway", "run"]);
+        let matches = self.checked(settings, parsed.map_err(|wrong| error::one_line(&wrong)))?;
+        let run = self.checked(settings, run_args(&matches))?;
+        let used = matches.subcommand_matches("run")?;
+        let own = Some((self.path, &settings.settings[..]));
+        let sources = Sources::read(command.find_subcommand("run")?, used, std::iter::empty(), own);
+        let resolved = run.into_service(&sources, &settings.name);
+        let mut config = self.checked(settings, resolved)?;
+        self.warnings.append(&mut config.warnings);
+        Some(NamedService { name: settings.name.clone(), place: settings.place, config: config.into() })
+    }
+
+    fn listener(&mut self, settings: &NamedSettings) -> Option<NamedListener> {
+        let flat = args::command();
+        let flat = flat_values(flat.find_subcommand("run")?, self.matches, |arg| {
+            is_of_listener(arg) && arg.get_id() != "program"
+        });
+        let known = listener_command();
+        let is_known = |setting: &&Setting| known.get_arguments().any(|arg| arg.get_id() == setting.id.as_str());
+        let command = file::apply(file::apply(known.clone(), flat.iter().filter(is_known)), &settings.settings);
+        let parsed = command.try_get_matches_from(["listener"]);
+        let parsed = parsed.and_then(|matches| ListenerSettings::from_arg_matches(&matches));
+        let own = self.checked(settings, parsed.map_err(|wrong| error::one_line(&wrong)))?;
+        Some(NamedListener { name: settings.name.clone(), place: settings.place, settings: own })
+    }
+
+    fn route(&mut self, settings: &NamedSettings) -> Option<NamedRoute> {
+        let command = file::apply(route_command(), &settings.settings);
+        let parsed = command.try_get_matches_from(["route"]);
+        let parsed = parsed.and_then(|matches| RouteSettings::from_arg_matches(&matches));
+        let own = self.checked(settings, parsed.map_err(|wrong| error::one_line(&wrong)))?;
+        Some(NamedRoute { title: settings.title.clone(), place: settings.place, settings: own })
+    }
+
+    /// A mistake is noted, at the first setting of the table that the message names.
+    fn checked<T>(&mut self, settings: &NamedSettings, result: Result<T, String>) -> Option<T> {
+        result
+            .map_err(|why| {
+                let is_named = |setting: &&Setting| why.contains(&format!("--{}", setting.id.replace('_', "-")));
+                let place = settings.settings.iter().find(is_named).map_or(settings.place, |setting| setting.place);
+                let line = self.line(place, &format!("{}: {why}", settings.title));
+                self.errors.push(line);
+            })
+            .ok()
+    }
+
+    fn line(&self, Place { line, column }: Place, why: &str) -> String {
+        error::visible(&format!("{}:{line}:{column}: {why}", self.path.display()))
+    }
+}
+
+fn run_args(matches: &ArgMatches) -> Result<args::RunArgs, String> {
+    match Cli::from_arg_matches(matches).map(|cli| cli.subcommand) {
+        Ok(CliSubcommand::Run(run)) => Ok(*run),
+        Ok(_) => Err("the settings are not those of run".into()),
+        Err(wrong) => Err(error::one_line(&wrong)),
+    }
+}
+
+/// The flat settings that are defaults of a table, as values of its flags.
+fn flat_values(run: &Command, matches: &ArgMatches, is_of_table: impl Fn(&Arg) -> bool) -> Vec<Setting> {
+    let setting = |arg: &Arg| {
+        let id = arg.get_id().as_str();
+        let values = matches.get_raw(id)?.map(|value| value.to_string_lossy().into_owned()).collect();
+        Some(Setting { id: id.into(), place: Place::default(), values })
+    };
+    run.get_arguments().filter(|arg| is_of_table(arg)).filter_map(setting).collect()
+}
+
+/// A mistake, and the table that it is in.
+type Fault = (Place, String);
+
+impl Named {
+    /// What the flat settings are by themselves.
+    pub fn of_flat(config: &Config) -> Named {
+        let listener = ListenerSettings {
+            bind: vec![config.listen],
+            mode: config.mode,
+            service: None,
+            redirect_to_https: false,
+            proxy: config.proxy.clone(),
+            forwarded: config.forwarded.clone(),
+            limits: config.limits.service.clone(),
+        };
+        let place = Place::default();
+        let config = Config { named: Named::default(), ..config.clone() };
+        Named {
+            listeners: vec![NamedListener { name: DEFAULT.into(), place, settings: listener }],
+            services: vec![NamedService { name: DEFAULT.into(), place, config: config.into() }],
+            routes: Vec::new(),
+        }
+    }
+
+    /// Nothing has a name of its own.
+    pub fn is_flat(&self) -> bool {
+        let is_default = |name: &String| name == DEFAULT;
+        self.routes.is_empty()
+            && self.listeners.iter().map(|listener| &listener.name).all(is_default)
+            && self.services.iter().map(|service| &service.name).all(is_default)
+    }
+
+    /// In one line.
+    pub fn summary(&self) -> String {
+        let Named { listeners, services, routes } = self;
+        let listener = |listener: &NamedListener| {
+            let bind: Vec<String> = listener.settings.bind.iter().map(SocketAddr::to_string).collect();
+            format!("{} on {}", listener.name, bind.join(" and "))
+        };
+        let addresses: Vec<String> = listeners.iter().map(listener).collect();
+        let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
+        let (addresses, names) = (addresses.join("; "), names.join(", "));
+        let counts = [(listeners.len(), "listener"), (services.len(), "service"), (routes.len(), "route")];
+        let [listeners, services, routes] = counts.map(|(n, of)| format!("{n} {of}{}", if n == 1 { "" } else { "s" }));
+        format!("{listeners} ({addresses}), {services} ({names}), {routes}")
+    }
+
+    /// Fills in the services of listeners that need not name one, and finds what contradicts.
+    pub fn complete(&mut self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let has_routes = !self.routes.is_empty();
+        let modes: BTreeMap<String, Mode> =
+            self.services.iter().map(|service| (service.name.clone(), service.config.mode)).collect();
+        for listener in &mut self.listeners {
+            faults.extend(listener.complete(&modes, has_routes).map(|why| listener.fault(&why)));
+        }
+        faults.extend(self.addresses_given_twice());
+        faults.extend(self.replicas_given_twice());
+        let listeners: Vec<&str> = self.listeners.iter().map(|listener| listener.name.as_str()).collect();
+        let check = |route: &NamedRoute| {
+            let why = route.fault(&modes, &listeners)?;
+            Some((route.place, format!("{}: {why}", route.title)))
+        };
+        faults.extend(self.routes.iter().filter_map(check));
+        faults
+    }
+
+    fn addresses_given_twice(&self) -> Vec<Fault> {
+        let mut seen: BTreeMap<SocketAddr, &str> = BTreeMap::new();
+        let mut faults = Vec::new();
+        for listener in &self.listeners {
+            for address in &listener.settings.bind {
+                if let Some(other) = seen.insert(*address, &listener.name) {
+                    faults.push(listener.fault(&format!("bind: {address} is in listeners.{other} already")));
+                }
+            }
+        }
+        faults
+    }
+
+    /// A replica is known by its name alone: in the log, in metrics, to the admin API.
+    fn replicas_given_twice(&self) -> Vec<Fault> {
+        let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut faults = Vec::new();
+        for service in &self.services {
+            for replica in &service.config.fixed_replicas {
+                let other = seen.insert(&replica.name, &service.name);
+                if let Some(other) = other.filter(|other| *other != service.name) {
+                    let why = format!(
+                        "services.{}: replica {} is in services.{other} too: give one of them a name of its own, \
+                         NAME=HOST:PORT",
+                        service.name, replica.name
+                    );
+                    faults.push((service.place, why));
+                }
+            }
+        }
+        faults
+    }
+}
+
+impl NamedListener {
+    fn fault(&self, why: &str) -> Fault {
+        (self.place, format!("listeners.{}: {why}", self.name))
+    }
+
+    /// The service that it needs, where only one can be meant. Otherwise what is wrong.
+    fn complete(&mut self, modes: &BTreeMap<String, Mode>, has_routes: bool) -> Option<String> {
+        let ListenerSettings { bind, mode, service, redirect_to_https, .. } = &mut self.settings;
+        if bind.is_empty() {
+            return Some("bind is missing: want one address or more, as [\"0.0.0.0:80\"]".into());
+        }
+        let mut fit = modes.iter().filter(|(_, its)| **its == *mode).map(|(name, _)| name);
+        match (service.as_ref(), &mode) {
+            (Some(name), mode) => return wrong_service(name, **mode, modes),
+            (None, Mode::Http) if has_routes || *redirect_to_https => return None,
+            (None, _) => {}
+        }
+        match (fit.next(), fit.next()) {
+            (Some(only), None) => {
+                *service = Some(only.clone());
+                None
+            }
+            (None, _) => Some(format!("no service has mode {}", mode_name(*mode))),
+            (Some(_), Some(_)) => Some("service is missing: say which one its clients want, or add [[routes]]".into()),
+        }
+    }
+}
+
+impl NamedRoute {
+    fn fault(&self, modes: &BTreeMap<String, Mode>, listeners: &[&str]) -> Option<String> {
+        if let Some(unknown) = self.settings.listeners.iter().find(|name| !listeners.contains(&name.as_str())) {
+            return Some(format!("listeners: there is no listener {unknown}; there are {}", listeners.join(", ")));
+        }
+        match self.settings.target() {
+            None => Some("want exactly one of service, split and redirect".into()),
+            Some(NamedTarget::Service(name)) => wrong_service(name, Mode::Http, modes),
+            Some(NamedTarget::Split(split)) => {
+                let wrong = split.iter().find_map(|(name, _)| wrong_service(name, Mode::Http, modes));
+                let has_weight = split.iter().any(|(_, weight)| *weight > 0);
+                wrong.or_else(|| (!has_weight).then(|| "split: want a weight above 0".into()))
+            }
+            Some(NamedTarget::Redirect(_)) => None,
+        }
+    }
+}
+
+fn wrong_service(name: &str, mode: Mode, modes: &BTreeMap<String, Mode>) -> Option<String> {
+    match modes.get(name) {
+        None => {
+            let names: Vec<&str> = modes.keys().map(String::as_str).collect();
+            Some(format!("there is no service {name}; there are {}", names.join(", ")))
+        }
+        Some(its) if *its != mode => {
+            Some(format!("service {name} has mode {}: want one with mode {}", mode_name(*its), mode_name(mode)))
+        }
+        Some(_) => None,
+    }
+}
+
+pub fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Http => "http",
+        Mode::Tcp => "tcp",
+    }
+}

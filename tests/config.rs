@@ -1,0 +1,246 @@
+//! The configuration file: listeners, services and routes, judged by `ringway check` and printed by `ringway config`.
+
+mod support;
+
+use std::path::PathBuf;
+
+use support::run;
+
+const SHOP: &str = r#"
+replicas = 2
+
+[listeners.web]
+bind = ["127.0.0.1:8080", "127.0.0.2:8080"]
+limits = { head_timeout_ms = 5000 }
+
+[listeners.database]
+bind = ["127.0.0.1:5432"]
+mode = "tcp"
+
+[services.shop]
+hash = { key = "cookie:session" }
+limits = { attempts = 2 }
+
+[services.canary]
+replicas = 1
+
+[services.postgres]
+mode = "tcp"
+replica = ["10.0.0.5:5432", "10.0.0.6:5432"]
+
+[[routes]]
+host = "shop.example.com"
+path = "/api"
+methods = ["GET", "POST"]
+split = { shop = 95, canary = 5 }
+
+[[routes]]
+host = "*.example.com"
+listeners = ["web"]
+service = "shop"
+
+[[routes]]
+host = "old.example.com"
+redirect = "https://shop.example.com{uri}"
+status = 301
+"#;
+
+/// A file of this test, removed at its end.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, text: &str) -> File {
+        let path =
+            PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("config-{}-{name}.toml", std::process::id()));
+        std::fs::write(&path, text).expect("the folder of this test can be written");
+        File(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("a path of text")
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Exit status, stdout and the lines of stderr.
+fn check(file: &File) -> (Option<i32>, String, Vec<String>) {
+    let output = run(&["check", file.path()]);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let lines = text(&output.stderr).lines().map(str::to_owned).collect();
+    (output.status.code(), text(&output.stdout), lines)
+}
+
+#[test]
+fn listeners_services_and_routes_are_summarised() {
+    let file = File::new("shop", SHOP);
+    let (status, summary, errors) = check(&file);
+    assert_eq!((status, errors.len()), (Some(0), 0), "{errors:?}");
+    for part in ["2 listeners", "3 services", "3 routes", "web on 127.0.0.1:8080", "postgres"] {
+        assert!(summary.contains(part), "{part} is missing from {summary}");
+    }
+}
+
+/// `ringway config` prints a file that means the same.
+#[test]
+fn the_effective_configuration_names_listeners_services_and_routes() {
+    let file = File::new("effective", SHOP);
+    let printed = run(&["config", "-c", file.path()]).stdout;
+    let printed = String::from_utf8(printed).expect("text");
+    for line in [
+        "[listeners.web]",
+        "bind = [\"127.0.0.1:8080\", \"127.0.0.2:8080\"]",
+        "[services.shop.hash]",
+        "key = \"cookie:session\"",
+        "split = { canary = 5, shop = 95 }",
+        "host = \"*.example.com\"",
+        "status = 301",
+    ] {
+        assert!(printed.lines().any(|printed| printed == line), "{line} is missing from:\n{printed}");
+    }
+    let again = File::new("again", &printed);
+    let summary = |file: &File| {
+        let summary = check(file).1;
+        summary.lines().next().and_then(|line| Some(line.split_once(" is valid")?.1.to_owned()))
+    };
+    assert_eq!(summary(&again), summary(&file));
+    let reprinted = run(&["config", "-c", again.path()]).stdout;
+    assert_eq!(String::from_utf8_lossy(&reprinted), printed);
+}
+
+#[test]
+fn every_mistake_is_named_with_line_and_column() {
+    let file = File::new(
+        "wrong",
+        r#"replicas = "many"
+colour = "red"
+
+[listeners.web]
+bind = ["localhost:80"]
+  mode = "udp"
+
+[services."a b"]
+hash = { key = "cookies:x" }
+
+[services.shop]
+limits = { max_connections = 5, attempts = 0 }
+docker = { image = 7, nothing = 1 }
+
+[[routes]]
+path = "api"
+methods = ["get"]
+split = { shop = -1 }
+
+[[routes]]
+redirect = "shop.example.com"
+status = 200
+"#,
+    );
+    let (status, _, errors) = check(&file);
+    assert_eq!(status, Some(2));
+    let expected = [
+        (":1:1: replicas", "many"),
+        (":2:1: colour", "no such setting"),
+        (":5:1: listeners.web.bind", "IP:PORT"),
+        (":6:3: listeners.web.mode", "http or tcp"),
+        (":8:11: services.a b", "letters"),
+        (":9:10: services.a b.hash.key", "header:NAME"),
+        (":12:12: services.shop.limits.max_connections", "no such setting"),
+        (":12:33: services.shop.limits.attempts", "1..="),
+        (":13:23: services.shop.docker.nothing", "no such setting"),
+        (":16:1: routes[0].path", "like /api"),
+        (":17:1: routes[0].methods", "upper case"),
+        (":18:1: routes[0].split", "weights"),
+        (":21:1: routes[1].redirect", "a URL"),
+        (":22:1: routes[1].status", "308"),
+    ];
+    for (at, (place, allowed)) in expected.iter().enumerate() {
+        let line = errors.get(at).map_or("", String::as_str);
+        assert!(line.contains(place) && line.contains(allowed), "want {place} ... {allowed}, got {line}");
+    }
+    assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+}
+
+#[test]
+fn what_contradicts_is_named_too() {
+    let file = File::new(
+        "contradiction",
+        r#"
+[listeners.web]
+bind = ["127.0.0.1:80"]
+
+[listeners.again]
+bind = ["127.0.0.1:80"]
+service = "database"
+
+[listeners.bytes]
+bind = ["127.0.0.1:90"]
+mode = "tcp"
+service = "shop"
+
+[listeners.none]
+service = "shop"
+
+[services.shop]
+replica = ["10.0.0.1:80"]
+
+[services.database]
+mode = "tcp"
+replica = ["10.0.0.1:80"]
+
+[[routes]]
+service = "nowhere"
+
+[[routes]]
+listeners = ["inside"]
+service = "shop"
+
+[[routes]]
+path = "/x"
+
+[[routes]]
+service = "database"
+"#,
+    );
+    let (status, _, errors) = check(&file);
+    assert_eq!(status, Some(2));
+    let expected = [
+        "listeners.again: service database has mode tcp: want one with mode http",
+        "listeners.again: bind: 127.0.0.1:80 is in listeners.",
+        "listeners.bytes: service shop has mode http: want one with mode tcp",
+        "listeners.none: bind is missing",
+        "replica 10.0.0.1:80 is in services.",
+        "routes[0]: there is no service nowhere; there are database, shop",
+        "routes[1]: listeners: there is no listener inside",
+        "routes[2]: want exactly one of service, split and redirect",
+        "routes[3]: service database has mode tcp",
+    ];
+    for part in expected {
+        assert!(errors.iter().any(|line| line.contains(part)), "{part} is missing from {errors:#?}");
+    }
+    assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+}
+
+#[test]
+fn a_mistake_among_a_services_settings_is_found_at_its_line() {
+    let file = File::new(
+        "service",
+        "[services.shop]\nreplicas = 70\n\n[services.blog]\nmode = \"tcp\"\nhash = { key = \"uri\" }\n",
+    );
+    let (_, _, errors) = check(&file);
+    assert!(errors.iter().any(|line| line.contains(":2:1: services.shop: --replicas 70")), "{errors:?}");
+    assert!(errors.iter().any(|line| line.contains(":6:10: services.blog: --hash-key")), "{errors:?}");
+}
+
+#[test]
+fn which_service_a_listener_means_must_be_clear() {
+    let two = "[services.a]\n[services.b]\n";
+    assert!(check(&File::new("unclear", two)).2.iter().any(|line| line.contains("service is missing")));
+    let routed = format!("{two}[[routes]]\nservice = \"a\"\n");
+    assert_eq!(check(&File::new("routed", &routed)).0, Some(0));
+    assert_eq!(check(&File::new("only", "[services.a]\n")).0, Some(0));
+}
