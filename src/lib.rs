@@ -29,6 +29,30 @@
 //!
 //! Within layer 4, `main` imports [`balancer`], which imports [`config`].
 //!
+//! # Where to look
+//!
+//! The index table of each module's documentation has one row for each file of its folder. The files of the top folder:
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `main.rs` | from argv to an exit status: dispatches the subcommands, starts the log, prints what `config`, `ring` and `experiment` return, a closed stdout |
+//! | `balancer.rs` | `ringway run`: binds, starts workers and the control plane; translates [`Config`](config::Config) to `WorkerSettings`, `RegistryConfig`, `HealthPolicy`, `Heartbeat` and [`Limits`](core::limits::Limits); the admin API as a service on the data port; the banner; a warning of few descriptors |
+//! | `lib.rs` | this text |
+//!
+//! Words that several folders share:
+//!
+//! | what is looked for | where it is defined | where it is read, judged or written |
+//! |---|---|---|
+//! | a timeout or size of a service | `core/limits`: default and range | `settings/limits`: flag; `core/session`: deadlines; `core/head/scan`: sizes |
+//! | health of a replica | `settings/health`: flags | `control/probe`: one answer; `registry/health`: one instance; `registry/verdicts`: what follows |
+//! | drain | `core/snapshot`: the state | `registry/drain`, `registry/leaving`: of a replica; `worker/mod.rs`, `core/session`: of connections; `control_core`: of the balancer |
+//! | start and stop of an instance | `control/runtime`: the trait | `registry/instances`: decides; `control_loop`: spawns; `runtime/process`, `docker/driver`: carry out |
+//! | a request is sent again | `core/exchange`: the rule | `core/session/failure`: the redial; `worker/connect`: the next replica; `worker/pipeline`: those queued behind |
+//! | a connection to a replica | `core/step`: `Connect` | `worker/connect`: one session's; `worker/upstreams`: all; `worker/pool`: idle ones |
+//! | a head field | `core/head`: syntax | `core/request`, `core/response`: meaning; `core/rewrite`: change |
+//! | a response of the balancer itself | `core/reply`: its bytes | `core/session/failure`: when; `control/admin`, `control/wire`: of the admin API |
+//! | a log line | `shared/text`, `shared/log_writer`: format, queue | `control/log_throttle`: of workers; `registry`: of replicas; `config/unused`: of settings |
+//!
 //! # The path of a request
 //!
 //! 1. A [`worker`] waits for edges, reads the clock once and loads the [snapshot](core::snapshot) once. One such pass is
@@ -90,6 +114,21 @@
 //!   `worker::pipeline`. Sessions whose responses are not due yet wait in the connection's **queue**.
 //! - **mux**: how sessions share an upstream connection (idle, exclusive, pipelined): `worker::upstreams`.
 //! - **transport**: the byte stream of one connection over its socket: `worker::transport`.
+//! - **arrival**: how a connection came: peer, local address, whether a PROXY header is due, which service a tunnel goes to:
+//!   [`Arrival`](core::session::Arrival).
+//! - **notice**: what a session has to report (a fault, a refusal, the client's name): [`Notice`](core::step::Notice). The
+//!   worker makes a **worker event** of it: `worker::drive`.
+//! - **fault**: how a request failed at a replica: [`FaultKind`](core::step::FaultKind). Of a probe: `ProbeFault`.
+//! - **refusal**: a status and a reason for a message that is not passed on: [`Refusal`](core::head::Refusal).
+//! - **cap**: a limit of connections, checked at accept: `worker::accept`. **exhausted**: a resource of this machine ran
+//!   out: `worker::resources`.
+//! - **edits**: cuts and insertions in a head: [`Edits`](core::rewrite::Edits).
+//! - **interim**: a 1xx response before the final one: [`core::response`].
+//! - **store**, **headroom**: a buffer's memory, and the free part in front of a head: [`core::buffer`].
+//! - **phase**: where in a message a lane is (head, body, done): [`Phase`](core::lane::Phase).
+//! - **token**: which socket an edge is for: [`kernel::Token`]. **wake**: ends the wait of another thread:
+//!   [`kernel::Wake`].
+//! - **tally**: requests and responses of one call of a session, for the counters: [`core::context`].
 //! - **redial**: sending a failed request again, to the next replica:
 //!   [`Exchange::may_redial`](core::exchange::Exchange::may_redial).
 //! - **linger**: reading on after a final response, so that the client can receive it before the close:
@@ -102,6 +141,14 @@
 //!
 //! - **service**: a set of replicas with their ring, limits and key policy: [`Service`](core::snapshot::Service).
 //! - **replica**: one server that requests go to: [`snapshot::Replica`](core::snapshot::Replica).
+//! - **member**: a slot that is on its service's ring: `registry/service`. On a ring itself, a name and a weight:
+//!   [`ring::Member`](core::ring::Member). An `/add` under way and a successor have slots that are no members.
+//! - **weight**, **share**: points of a member relative to others; its part of all keys: [`core::ring::report`].
+//! - **key**, **key policy**: the 32-bit hash that a request is routed by, and what it is made of: [`core::key`].
+//! - **route**: which service a request's target belongs to: [`Routes`](core::snapshot::Routes).
+//! - **load**: requests in flight at a replica, and how often it sent something, counted by workers:
+//!   [`ReplicaLoad`](core::snapshot::ReplicaLoad).
+//! - **endpoint**: where a replica is dialled, an address or a Unix socket: [`Endpoint`](core::snapshot::Endpoint).
 //! - **instance**: one run of a replica (a process, a container). A replacement is a new instance under the same name;
 //!   its number is the [`ReplicaId`](core::snapshot::ReplicaId).
 //! - **managed**, **foreign**: an instance that we start and stop, or one that others do: [`control::runtime`]. Foreign
@@ -116,6 +163,23 @@
 //! - **effect**: what the registry asks for; **action**: an effect or a log line that the control core asks its driver for.
 //! - **slot**: a replica's name in the registry and the instance that fills it: `control::registry::slot`.
 //! - **runtime**: what starts and stops instances (process, docker, fixed): [`control::runtime`].
+//! - **fixed**: the runtime of servers given by address or name (`--replica`); it starts nothing: `runtime/fixed`.
+//! - **spec**, **started**: what the registry asks a runtime to start, and what came of it: [`control::runtime`].
+//! - **cluster**: the name that the containers of one Ringway are labelled with, locked for one process:
+//!   `docker/cluster_lock`.
+//! - **claim**: a container by which a second Ringway asks whether the holder of that lock lives: `docker/cluster_lock`.
+//! - **plan**: the definition of a replica's container. Its checksum tells whether one is **outdated**: `docker/plan`.
+//! - **outdated**: an instance that runs with other settings than now; a **successor** replaces it: `registry/succession`.
+//! - **ticket**: the number by which the answer to an admin call finds its caller: `control_core`, `registry/calls`.
+//! - **rejection**: the error that answers an admin call: `registry/answer`. **denial**: one that may not call:
+//!   `admin_access`.
+//! - **failure**: a start or stop that a runtime could not do: [`control::runtime`].
+//! - **command**: what the registry takes in: an admin call, a runtime event, a probe's result, an ack: `registry/command`.
+//! - **verdict**: what a failed probe means for its instance: `registry/health`. What follows: `registry/verdicts`.
+//! - **exclusion**: why an instance that is up gets no new requests (unreachable, slow, unhealthy): `registry/health`.
+//! - **suspect**: a replica that a worker's fault points at; its next probe comes at once: `registry/health`.
+//! - **silent**: nothing came from an instance for so long that it is replaced: `registry/verdicts`.
+//! - **leaving**: an instance without a slot that drains or stops: `registry/leaving`.
 //! - **heartbeat**, **probe**: the periodic health request to a replica: [`control::probe`].
 //! - **ejection**: a slow replica gets new requests only where no other can take them, until it answers a heartbeat:
 //!   `control::registry::health`.

@@ -4,17 +4,18 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `args` | subcommands and their flags |
-//! | `ring_args` | flags of `ringway ring` |
-//! | `file` | reads the TOML file as values for the flags of `run` |
-//! | `named` | `[services.NAME]`, `[listeners.NAME]`, `[[routes]]`: their keys, their defaults, what contradicts |
-//! | `read` | argv, environment and file to an [`Invocation`] |
-//! | `resolve` | checks settings against each other: [`RunArgs`](args::RunArgs) to [`Config`] |
-//! | `show` | the effective settings as a file |
-//! | `sources` | where each setting comes from |
-//! | `unused` | which settings have no effect beside the others |
-//! | `error` | clap's errors as one line |
-//! | `fuzz` | body of the fuzz target |
+//! | `mod.rs` | [`Config`]: the settings outside of any table (`listen`, `mode`, `runtime`, `replicas`, `program`, `workers`, `pin`) and one field for each table; `RuntimeKind` |
+//! | `args` | clap's command line: the subcommands (`run`, `config`, `check`, `replica`, `exec`, `ring`, `experiment`, `completions`), `Cli`, [`RunArgs`](args::RunArgs), `ReplicaArgs`, texts of `--help` |
+//! | `ring_args` | clap's flags of `ringway ring`, made into a `RingQuery` of [`experiment`](crate::experiment); members, repeated `--remove` and `--add`, JSON |
+//! | `file` | parses the TOML file: each key and table to a flag of `run`, unknown keys refused, errors with line numbers; values become defaults of clap's arguments |
+//! | `named` | `[services.NAME]`, `[listeners.NAME]`, `[[routes]]`: `ListenerSettings`, `RouteSettings`, which flags each table may hold, defaults from the flat settings; services, listeners and replicas that are named and missing, or given twice |
+//! | `read` | the order: argv, environment (`RINGWAY_*`), file; to an [`Invocation`] or an [`EarlyExit`] (help, version, usage error); `ringway check`, shell completions; defaults that `RINGWAY_BIND` changes |
+//! | `resolve` | checks settings against each other (names twice, ports, limits, key and mode, admin on the data port without a token) and fills in what depends on others: [`RunArgs`](args::RunArgs) to [`Config`] |
+//! | `show` | `ringway config`: prints the effective settings as a TOML file with each flag's help as comments; literals, sections, lines commented out, wrapped text |
+//! | `sources` | where each setting comes from (flag, environment variable, line of the file), so that an error or warning names that place; unknown variables |
+//! | `unused` | warnings of settings that have no effect beside the others: HTTP limits in TCP mode, heartbeat settings without a path, settings of starts where nothing is started |
+//! | `error` | turns a `clap::Error` into one line: what, where, what to do; the environment variable or flag, its invalid value, upper case of names |
+//! | `fuzz` | body of the fuzz target for the configuration file: the bytes are the file; asserts what holds for every accepted file: sizes fit, no admin API exposed without a token |
 
 mod args;
 mod error;

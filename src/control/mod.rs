@@ -5,24 +5,26 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `mod.rs` | nothing but this text and the re-exports |
 //! | `registry` | which replicas there are and what state they are in: a pure reducer of commands to effects |
-//! | `control_core` | publication, stops, worker ends and tickets around the registry: pure; the loop and the simulation drive it, and it returns actions (effects and log lines) |
-//! | `control_loop` | the admin thread: clock, tasks, channels, signals |
-//! | `orphans` | what process 1 waits for beside its replicas |
-//! | `signals` | which signals are handled, and what they ask for |
-//! | `log_throttle` | workers' events as log lines, few enough to read: pure |
-//! | `probe` | one health check of one replica |
+//! | `control_core` | publication, stops, worker ends and tickets around the registry: pure; the loop and the simulation drive it, and it returns `ControlAction`s (effects and log lines); level and words of log lines about signals and workers; the second signal; how it ends (`End`) |
+//! | `control_loop` | the admin thread: tokio's select over clock, channels, signals and requests; spawns the tasks of starts, stops and probes, answers tickets; runtime events forwarded as commands, watches the worker threads, closes the runtime |
+//! | `orphans` | waits for zombies that process 1 of a container inherits: waitpid without hanging, children of others than ours |
+//! | `signals` | which signals are handled (TERM, INT, QUIT; HUP, USR1, USR2 answered by a log line), and what they ask for |
+//! | `log_throttle` | workers' events as log lines: the first of a kind at once, then a count for each second; names of former replicas; pure; windows by kind; words for a fault, a cap, a shortage |
+//! | `probe` | one health check of one replica: connect or HTTP request with a timeout, the answer judged (status, X-Server-Id), the fault of a failure; I/O errors as `ProbeFault`s (dead, connect timed out, silent, unhealthy); TCP and Unix streams under one deadline |
 //! | `runtime` | what starts and stops replicas: child processes, Docker containers, a fixed list |
-//! | `admin_listener` | the socket of the admin API |
-//! | `admin_seats` | which of its connections are served: it knows no HTTP |
-//! | `write_deadline` | a stream whose peer must read |
-//! | `admin` | the admin API over HTTP |
-//! | `admin_access` | who may call it: pure |
-//! | `wire` | its JSON |
-//! | `questions` | what it answers about the ring: pure |
-//! | `metrics` | its page for Prometheus: pure |
-//! | `page` | its live page |
-//! | `fuzz` | the body of the fuzz target for the admin API |
+//! | `admin_listener` | the socket of the admin API, TCP or Unix: bind, accept, hyper connections with head and write timeouts |
+//! | `admin_seats` | how many admin connections are served at once: seats, strangers evicted, oldest first; it knows no HTTP; a permit each, the task to abort, kept once its caller is known |
+//! | `socket_file` | the file of a Unix listener: bound with its mode, a dead one replaced, removed at the end; its type, permissions and identity (device, inode) checked |
+//! | `write_deadline` | `AsyncRead` and `AsyncWrite` around a stream whose peer must read in time: polls of writes, flushes and shutdown bounded by a timer |
+//! | `admin` | the admin API over HTTP: axum router and handlers, methods, query strings, dry runs, body limits, status codes; each call becomes an `AdminRequest` with a channel for its answer |
+//! | `admin_access` | who may call it: Host, bearer token, Origin; the denial; pure |
+//! | `wire` | its JSON: strict parsing of `{"n", "hostnames"}` (serde visitor), the envelope of successes and failures, quoted values in errors; pure |
+//! | `questions` | what it answers about the ring (`/ring`, explain, what-if) from the snapshot and a query string; pure; parameters known, names added and removed |
+//! | `metrics` | its page for Prometheus: families, labels, sums over the workers' counters; pure |
+//! | `page` | its live page and the stream of events |
+//! | `fuzz` | the body of the fuzz target for the admin API: bodies of `/add` and `/rm` on a registry: predicts what a call does by a dry run, and compares; the text of a refusal |
 
 pub mod admin;
 pub mod admin_access;

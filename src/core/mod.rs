@@ -2,28 +2,29 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | [`body`] | message framing: bytes that may pass unexamined, and the chunked coding |
-//! | [`buffer`] | buffers that lanes borrow, and their pool |
-//! | [`context`] | what a session borrows for one call: time, snapshot, buffers, random numbers |
-//! | [`exchange`] | one request and its response, and the rule of when a request may be sent again |
+//! | `mod.rs` | nothing but this text |
+//! | [`body`] | message framing: [`Body`](body::Body) by length, chunked, until close or tunnel; `ChunkDecoder` byte by byte (size digits, extensions, trailers), dechunked or forwarded, credit remaining, `FramingError` |
+//! | [`buffer`] | memory of the lanes: `Store` with headroom in front (heap, or mapped by memmap2 when large), [`BufferPool`](buffer::BufferPool) of one worker, stores lent, copies kept; no meaning of bytes |
+//! | [`context`] | what a session borrows for one call: time, snapshot, buffer pool, `Prng`, `Date` line, and its `Tally` (requests and responses by class, for the counters) |
+//! | [`exchange`] | one request and its response, or one tunnel: the facts kept of its head (`RequestFacts`: service, key, idempotent, pipelinable, upgrade, 100-continue), states of request, response, client's end and upstream's end, event stream, timed out; replicas tried (`Attempts`), the request retained, the rule of when it may be sent again; `InterimBudget` |
 //! | [`fuzz`] | bodies of the fuzz targets |
-//! | [`head`] | heads: finding their end (`scan`), parsing (`parse`), and the grammar of their parts (`grammar`) |
-//! | [`ip`] | an IP address as text |
-//! | [`key`] | the routing key of a request: its path, query parameter, cookie, field or address, hashed |
-//! | [`lane`] | one direction of traffic between two legs |
-//! | [`limits`] | timeouts and sizes of a service |
-//! | [`net`] | address ranges |
-//! | [`proxy`] | the PROXY protocol |
-//! | [`reply`] | responses that the balancer makes itself |
-//! | [`request`] | what a request head means to an intermediary |
-//! | [`response`] | what a response head means to an intermediary |
-//! | [`rewrite`] | what both heads have in common: framing fields, hop-by-hop fields, edits in place, repairs of responses |
-//! | [`ring`] | consistent hashing |
-//! | [`routes`] | which service a request goes to: hosts, path prefixes, methods, splits, redirects |
-//! | [`session`] | one client connection: the protocol engine over two lanes |
-//! | [`snapshot`] | the immutable state that a worker routes by |
-//! | [`step`] | the steps a session asks for, and their outcomes |
-//! | [`tick`] | a point in time |
+//! | [`head`] | HTTP heads: find their end, parse them, the grammar of their parts; a refusal is a status and a reason |
+//! | [`ip`] | an IP address formatted once as text, without an allocation |
+//! | [`key`] | the routing key: CRC-32 of a request's path, query parameter, cookie, field or client address, by the key policy |
+//! | [`lane`] | one direction of traffic between two legs: prefix, buffer (start, released, scanned, filled), pipe; its phase; when to splice and when to copy (lulls), compaction, headroom for a rewritten head, resend from a mark, bytes held; the lane's invariants |
+//! | [`limits`] | [`Limits`](limits::Limits) of a service: each timeout and size with meaning, default, unit and range; `Trust`, `Via`, `AbortOn`; enforced elsewhere |
+//! | [`net`] | address ranges (CIDR), and the block that counts as one client (an IPv6 /64): prefix and mask bits, mapped addresses |
+//! | [`proxy`] | the PROXY protocol, versions 1 (a line) and 2 (signature, address block), read and written: source and destination of a connection |
+//! | [`reply`] | bytes of the responses that the balancer makes itself: errors with a JSON body, reason phrases, Retry-After, OPTIONS and TRACE |
+//! | [`request`] | one request head judged: target, Host, Expect, Max-Forwards, X-Forwarded-* and Via, Upgrade, look-alikes of framing fields; to `RequestAnalysis` (body, keep-alive, idempotent, safe, local reply) and edits, or a refusal |
+//! | [`response`] | one response head judged: status, framing without a body (HEAD, 204, 304), interim (1xx), 101, event streams; to `ResponseAnalysis` and edits (status line, `Date`), or 502; `RequestSummary`, what was asked |
+//! | [`rewrite`] | what both heads have in common: Content-Length, Transfer-Encoding, Connection, hop-by-hop fields; edits in place; repairs of responses |
+//! | [`ring`] | consistent hashing: members with weights to points, key to members in order; reports on it |
+//! | [`routes`] | which service a request goes to: hosts, wildcards, path prefixes by segments, methods, listeners, weighted splits, redirects and their `Location` |
+//! | [`session`] | one client connection: the protocol engine over two lanes; steps out, outcomes in |
+//! | [`snapshot`] | what workers route by: services with mode, routes and key policy, replicas with state, endpoint and load (in flight, received); the pick of a live replica, the ring's walk past unfit ones |
+//! | [`step`] | the vocabulary between session and worker: legs, readiness, steps, their outcomes, `Pick`, `Notice` and the kinds of fault of a replica; a connection dialled or reused; how a session ends (`Ending`) |
+//! | [`tick`] | a point in time, in milliseconds |
 
 pub mod body;
 pub mod buffer;

@@ -2,14 +2,24 @@
 //!
 //! Nothing here is on the path of a request: experiments drive a balancer from outside, as a child process.
 //!
-//! | file | what it is |
+//! | file | what it does |
 //! |---|---|
-//! | `ring` | `ringway ring`: queries and their output |
-//! | `spread`, `scale`, `fault`, `fault_again`, `hashes`, `endpoints` | one experiment each |
-//! | `testbed`, `trial` | the balancer under test; faults injected into its replicas under load |
-//! | `load`, `client` | a load of many connections; one HTTP/1.1 connection |
-//! | `picture`, `timeline` | drawing; requests per second over time |
-//! | `output`, `progress` | files and tables; the progress bar |
+//! | `mod.rs` | flags of `ringway experiment`, the order of experiments, signals that interrupt it |
+//! | `ring` | `ringway ring`: queries (show, explain, what-if, lint) and their output as text or JSON |
+//! | `spread` | measures how many of many requests each of three replicas got, beside the ring's exact share and random noise |
+//! | `scale` | measures mean, deviation and maximum of requests for each replica over rising numbers of replicas, up to 64; expected deviation by the ring, panels of the figure |
+//! | `fault` | kills one replica under load: who served meanwhile, failed requests, time to detection and repair; timeline and bars; each replica's share before, during and after |
+//! | `fault_again` | kills or pauses replicas one after another, in several series: median and histogram of the repair times |
+//! | `hashes` | computes shares and moved keys of the exercise's hash functions, better ones and ketama; starts nothing; layouts, slots reached, ideal share, bars |
+//! | `endpoints` | calls every endpoint and error of the API, on the data port and the admin port, and compares status and body with the contract; the row of each call: expected and actual, verdict |
+//! | `testbed` | the balancer under test: spawned, its log read and awaited line by line, admin calls, signals or engine calls to kill and pause a replica, `Recovery`; words in log lines, stderr, child processes found by parent |
+//! | `trial` | one run: load on a testbed while a given function injects faults; samples, recoveries, slowest request; moments since its beginning |
+//! | `load` | requests on many connections and threads by a plan (number, rate, time): `Sample`, outcome, counts for each server; scoped threads, when a request began and was answered, failures named |
+//! | `client` | one blocking HTTP/1.1 connection over any stream: request, head, length or chunked body, timeouts |
+//! | `picture` | drawing with plotters: `Figure`, caption, legend, axes, labels, colours, sizes, font; SVG and PNG |
+//! | `timeline` | requests per second of each replica in bins, and failures, drawn over time |
+//! | `output` | the folder's files: CSV and text tables, percentages, each written whole; `Report` of an experiment, staged and renamed |
+//! | `progress` | the progress bar of an experiment |
 
 mod client;
 mod endpoints;

@@ -1,5 +1,12 @@
 //! Layer 1: what a worker asks of the operating system. One method is one system call; no policy. The simulation
 //! implements the same trait.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `mod.rs` | the trait [`Kernel`] with its types `Socket`, `Listener`, `Pipe`; [`SocketEvent`], [`Token`] (which client, upstream or listener an event is for), [`Wake`] |
+//! | `listening` | `ListeningSockets`: binds each address for every worker, all or none; a worker takes its own socket; which addresses are in use |
+//! | `linux` | the same on Linux: mio's epoll, tokens packed into 64 bits, sockets with their options (SO_REUSEPORT, TCP_DEFER_ACCEPT, TCP_NODELAY), `splice`, descriptor limit, pinning to a core; waker, pipes with their size, flags close-on-exec and non-blocking |
+//! | `parent` | a child dies with its parent: PR_SET_PDEATHSIG, `RINGWAY_PARENT_PID`, and `ringway exec`, which does so for another program |
 
 pub mod linux;
 pub mod listening;

@@ -2,12 +2,13 @@
 //! /heartbeat, and 404 to anything else. It knows no balancer: it shares with one the parser of HTTP (`core`) and the signal
 //! at the parent's death (`kernel`).
 //!
-//! | file | what it is |
+//! | file | what it does |
 //! |---|---|
-//! | `server` | the event loop: accept, drive, stop |
-//! | `connection` | one client's connection |
-//! | `responses` | the rendered responses |
-//! | `check` | `--check`: requests one heartbeat |
+//! | `mod.rs` | `ReplicaSettings`, `ReplicaError`, the server's id (given, or the host name), and the call that runs it |
+//! | `server` | the event loop over mio: listen, accept, drive ready connections by token, drain within a fixed time on SIGTERM or SIGINT |
+//! | `connection` | one client's connection: heads and bodies consumed, responses appended to its output and flushed, refusals (4xx) and a linger after them; `Shared`, what all connections use (responses, limits, scratch memory) |
+//! | `responses` | the rendered responses (/home, /heartbeat, 404; text or JSON; HEAD, close, `Date`), chosen by method and target; no socket |
+//! | `check` | `--check`: a blocking client that requests one heartbeat, for the image's HEALTHCHECK; connect, read and write timeouts; an unspecified address becomes localhost |
 
 mod check;
 mod connection;

@@ -4,13 +4,14 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `admin` | `[admin]`: where the admin API answers and who may call it |
-//! | `container` | `[docker]`: what each container runs and may do |
-//! | `docker` | `[docker]`: the engine, and how replicas run as containers |
-//! | `health` | `[health]`, `[ejection]`: heartbeats and how replicas are judged by them |
-//! | `limits` | `[limits]`: connection caps, and flags for each of [`Limits`](crate::core::limits::Limits) |
-//! | `service` | `[hash]`, `[forwarded]`, `[proxy protocol]`, and servers given by address |
-//! | `values` | parsers of single values, each of which says what it expects |
+//! | `mod.rs` | re-exports of the structs; `unset`, the defaults of a struct's flags |
+//! | `admin` | `[admin]`: `AdminListen` (address, Unix socket, off), answers on the data port, `hosts`, `token` |
+//! | `container` | `[docker]`, what one container runs and may do: command, user, read-only root, tmpfs, volumes, secrets, capabilities, memory, pids, stop timeout |
+//! | `docker` | `[docker]`, the engine and the replicas: `host`, `image`, `network`, `subnet`, `cluster`, `port`, `Reach` (address or published port), `OnExit`, `discover`, CPU share, environment, labels |
+//! | `health` | `[health]`, `[ejection]`: path, method, headers, status, interval, timeout, rise, fall, start timeout, replacement of a silent replica, the largest ejected share; parsers of these |
+//! | `limits` | `[limits]`: caps on connections and replicas, `AbortOn`, and clap arguments made from each of [`Limits`](crate::core::limits::Limits) |
+//! | `service` | `[hash]` (key, ring), `[proxy protocol]`, `[forwarded]` (trust, Via), and `--replica`: `FixedReplica`, `HostPort` |
+//! | `values` | clap's value parsers of the other files' fields, text to one value or `want ...`: address, path, admin, mode, net, trust, key, ring, replica, member, weight, host and port, subnet, CPUs, tmpfs, volume, secret |
 
 mod admin;
 mod container;

@@ -2,12 +2,13 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `publish` | snapshots, and the acknowledgements of workers |
-//! | `events` | what workers report |
-//! | `counters` | what workers count |
-//! | `text` | text of others, made safe for a terminal |
-//! | `connection_limiter` | connections of each client address, over all workers |
-//! | `log_writer` | the log's queue and thread |
+//! | `mod.rs` | nothing but this text |
+//! | `publish` | snapshots to the workers (`SnapshotPublisher`, `SnapshotReader`, `SnapshotView`: ArcSwap and its cache), and the epochs that they acknowledge back; a reader that ends is detached |
+//! | `events` | `WorkerEvent` (fault, retry, refusal, cap, resource exhausted, accept paused) over a bounded channel: sender, receiver, drop count; which replica an event makes suspect; what resource lacks |
+//! | `counters` | `Counters` of one worker: connections accepted, closed, capped; requests, responses by class, refused, dialled, reused, retried, bytes; names and help texts for `/metrics`; relaxed atomics on cache lines of their own |
+//! | `text` | control characters of foreign text made visible, and the format of a log line (time, level, target, message) |
+//! | `connection_limiter` | open connections of each client address over all workers, and their cap: enter at accept, leave at close |
+//! | `log_writer` | the log's bounded queue and the thread that writes it; lines dropped and counted |
 
 pub mod connection_limiter;
 pub mod counters;

@@ -4,22 +4,23 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `workers` | starts one thread for each worker, with its share of the descriptors |
-//! | `listeners` | the listening sockets that are open, as the snapshot names them |
-//! | `accept` | accepts connections in batches, caps, and the session of a new connection |
-//! | `clients` | client connections, their sessions, and which of them can go on |
-//! | `drive` | takes a session's steps within its budget |
-//! | `transfer` | steps that move bytes |
-//! | `connect` | steps that open, release or close an upstream connection |
-//! | `upstreams` | upstream connections and who uses them |
-//! | `pipeline` | several requests in flight on one upstream connection |
-//! | `pool` | idle upstream connections per replica |
-//! | `transport` | the byte stream of one connection over its socket |
-//! | `pipes` | pipes for splicing |
-//! | `resources` | descriptors, memory and ports that run out |
-//! | `timers` | when to look at a session again |
-//! | `slab` | typed keys with generations |
-//! | `check` | invariants between the parts, for tests |
+//! | `mod.rs` | [`Worker`], all its fields, built from `WorkerInit` (kernel, reader, counters, limits); its turn: wait, clocks, adopt the snapshot and ack it, mark events by token, expire deadlines; begin to drain, leave replicas that went down, end |
+//! | `workers` | starts the data plane: splits the descriptor limit, one named thread (and core) for each worker; publisher and readers, kernel `Linux` |
+//! | `listeners` | `OpenListener`, `Listeners`: the listening sockets that are open, their numbers, readiness and pauses; which the snapshot opens and closes; the `Arrival` of a peer |
+//! | `accept` | accepts in batches, pauses without descriptors, checks the caps (of all, of one client), refuses, makes a new connection's session; pauses and resumptions reported; the limiter of each client address; the `Arrival` with its local address |
+//! | `clients` | `Client` (session, socket, pipes, address, which upstream connection it uses: `UpstreamIo`), the slab of them, and the lists of sessions that can go on: runnable, resumed |
+//! | `drive` | one session's loop: ask for a step, carry it out, spend the budget of steps and bytes; then its notices, timer, epoll registration and close; sessions resumed by others; a tunnel aborted when its peer failed; notices to worker events |
+//! | `transfer` | steps that move bytes: recv, send, splice in and out, shut down; which pipe and which transport; bytes counted |
+//! | `connect` | the step `Connect` of one session: picks a replica by the snapshot, joins a pipeline, reuses an idle connection or dials; then releases, parks, closes upstream connections, sweeps stale ones; counts retries; passed replicas, no resource left, outcome of the step; an upstream connection left while its pipe holds bytes |
+//! | `upstreams` | the slab of all upstream connections: `Upstream` (transport, pool key, idle since, load) and its `Mux` (idle, exclusive, pipelined); recv, send and splice for the session that uses it; park, stale ones, spare pipelines |
+//! | `pipeline` | several requests in flight on one upstream connection: the queue of sessions, bytes read ahead for the next, one write for a turn; a session leaves and those behind it are sent again; a hang-up, readiness of the first, when pipelining to a replica is suspended |
+//! | `pool` | which idle connections, by id, each replica has: take, give, evict, expire, limit; which connection pipelines this turn, and until when pipelining is suspended; no socket |
+//! | `transport` | one socket's calls (recv, send, splice, shutdown, abort) and their results as outcomes of steps; retries EINTR; TLS would be here |
+//! | `pipes` | pipes for splicing: the two of a session, the pool of spare ones |
+//! | `resources` | EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL: room for descriptors, sessions that wait for them, blocked replicas, eviction of idle connections; when to try again, who waits, how much room is left |
+//! | `timers` | heap of hints when to look at a session's deadline |
+//! | `slab` | typed keys with generations, free list; no connection, no socket |
+//! | `check` | assertions between the parts: an idle session holds no buffer and no pipe, session and worker agree on the upstream; for tests and the simulation |
 
 mod accept;
 mod check;

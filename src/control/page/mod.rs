@@ -1,5 +1,10 @@
 //! The live page: one document without other assets, and a stream of server-sent events that updates it. It changes
 //! nothing. The document contains no data and is public; the stream requires the token.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `mod.rs` | the document with its Content-Security-Policy; `Recent`, the last log lines; the task that feeds each stream once a second, and the limit of streams; the streaming body and its frames, lines already seen |
+//! | `events` | the text of each event as JSON: `ring` (size, names, points), `now` (counters, deaths, heals, each replica with its share) and log lines; pure |
 
 mod events;
 

@@ -9,23 +9,25 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `command` | configuration, commands, effects |
-//! | `answer` | admin calls and their answers |
-//! | `service` | one service: its members in ring order, counts of them, the last publication |
-//! | `slot` | one slot as a state machine |
-//! | `health` | the health of one instance, from its probes and what it sends |
-//! | `slots` | all slots and their indices |
-//! | `leaving` | instances that left their slots, and their indices |
-//! | `deadlines` | one deadline for each key, in order |
-//! | `calls` | `/rep`, `/add`, `/rm` |
-//! | `instances` | starts, deaths, discovery |
-//! | `verdicts` | what follows from probes and from faults that workers report |
-//! | `removed` | servers of a fixed list that `/rm` took and `/add` puts back |
-//! | `drain` | the drain of a replica, and of the balancer |
-//! | `publication` | snapshots |
-//! | `succession` | outdated instances: replaced one at a time, while they run |
-//! | `status` | what the live page and the metrics show |
-//! | `topology` | services, listeners and routes as a configuration gives them, at the start and at a reload |
+//! | `mod.rs` | [`Registry`]: all its fields, `apply` (one arm for each command), `due`, `expire`, and the only insertion, change and removal of a slot |
+//! | `command` | values in and out: [`RegistryConfig`], [`ServiceConfig`], [`Command`], [`Effect`]; durations as an operator reads them |
+//! | `answer` | values of an admin call: [`Call`], [`Change`] (n, hostnames, dry run), [`Answer`], [`Rejection`] with its HTTP status; which runtime failure is which status |
+//! | `service` | `ServiceState`: one service's members in ring order, counts (managed, routable, ejected, at most ejected), what changed since the last publication, its ring built anew |
+//! | `slot` | `Slot`: one name and its state machine (`SlotState`: vacant, starting, probing, up, draining, down), its standing (member, joining, successor), backoff before the next start, its requests and failures, what snapshot and operator see of it (`Condition`); no effect, no other slot |
+//! | `health` | `Health` of one instance as a pure rule: `HealthPolicy`, `ProbeFault`, rise and fall counts, misses in a row, when the next probe is due, suspicion, `Exclusion` (unreachable, slow, unhealthy), `Verdict`; decides nothing for the service; probes in flight, answers in a row, what was received meanwhile, how long silent |
+//! | `slots` | `Slots`: the collection, indexed by name, instance, replica, endpoint and deadline (`Keys`), and `View`, what its service counts of a slot; decides nothing; reindexing before and after a change |
+//! | `leaving` | `LeavingTable`: instances without a slot that drain (awaits the epoch's ack, then polls the requests in flight) or stop, whether their name is free; indices by epoch and deadline; stage of each (`LeavingState`), polled every 10 ms |
+//! | `deadlines` | an ordered set of one deadline for each key; generic: rescheduled, next, due now |
+//! | `calls` | `/rep`, `/add`, `/rm`: the queue of calls, checks names and counts, generates free names, picks which members to remove, waits for all to come up or undoes it, defers the reply until every worker acked |
+//! | `instances` | starts and deaths: found, started, start failed, runtime events (exited, stopping, joined, left), stopped; numbers of instances, heartbeat resumed, marking down, an address that another got; slots filled up, the joining of an `/add`'s slots, deaths and heals counted and logged with the service's tally |
+//! | `verdicts` | what a probe's result or a worker's fault does to the slot and the service: up, ejected if others can be spared, readmitted, replaced when silent, start timeouts, the `Probe` effect and log lines; never more ejected than the share allows, one silent instance replaced at a time; the log of skipped probes |
+//! | `removed` | servers of a fixed list that `/rm` took and `/add` puts back: spec and endpoint remembered by name |
+//! | `drain` | begins and ends the drain of a replica (to the stop of its instance); the stop of the whole balancer, until `Finished`; grace of a stop, instances kept on exit, leaving instances forgotten |
+//! | `publication` | the next epoch, and a snapshot if anything changed; unchanged services are shared |
+//! | `succession` | outdated instances (other settings than now): a successor starts beside each, one at a time, takes over the slot when it is up, or all is given up; `Succession` in progress: member, successor, since when |
+//! | `topology` | services, listeners and routes as a configuration gives them, with their ids: at the start and at a reload |
+//! | `status` | copies for the live page and the metrics: [`Status`] (deaths, heals), [`ReplicaStatus`] (address, weight, state and why, requests, failures, handle) |
+//! | `tests` | tests of all of this |
 
 mod answer;
 mod calls;

@@ -1,5 +1,14 @@
 //! What starts and stops replicas. A runtime carries out the registry's effects and reports events; how many replicas
 //! there should be is not known here.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `mod.rs` | the trait [`Runtime`] (start, stop, attach, resume, suspension, close) and its values: [`InstanceId`], [`Origin`] (managed, foreign), [`Spec`] (service, name, what it replaces), [`Started`] (endpoint, handle, weight), [`RuntimeEvent`] (exited, stopping, joined, left), [`Failure`] and its kind; defaults of the trait |
+//! | [`docker`] | containers, managed or foreign |
+//! | [`fixed`] | servers given by address or host name: never started; names looked up again and again, the replica moved to the first address that accepts; `ListedServer`, `NameWatch`, its triggers (refresh, failed probe) |
+//! | [`process`] | child processes: free loopback ports, environment (`PORT`, `SERVER_ID`), process groups, exit status in words, the child's output to the log; free port, program or our own binary, signals to the group, awaited until it listens, several tries |
+//! | `process_state` | `/proc/PID/stat`: whether a process is stopped (SIGSTOP), whether it runs in a given container; cgroups of a process |
+//! | [`resolver`] | host names to addresses by getaddrinfo on threads, with a timeout |
 
 pub mod docker;
 pub mod fixed;

@@ -1,5 +1,11 @@
 //! Bodies of the fuzz targets: each takes bytes as they come and asserts what must hold whatever they are. They are
 //! called by `tests/fuzz` under coverage guidance and, with the corpus that was kept, by a plain test.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `mod.rs` | targets of one part: heads of requests and responses (found, parsed, rewritten, parsed again), chunked bodies dechunked in pieces; the widest limits |
+//! | `life` | a whole session from accept to close: the fuzzer's bytes are what arrives, from which leg, and how each step ends; asserts after each step: invariants, nothing held back or cut off, the end in a bounded number of steps |
+//! | `sent` | what that session sent upstream, parsed again: exactly one request, and the same one when it is sent again |
 
 mod life;
 mod sent;

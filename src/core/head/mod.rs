@@ -1,6 +1,13 @@
 //! Heads of HTTP/1 messages: found, parsed by httparse, and checked where httparse is lenient (RFC 9110, RFC 9112).
 //! A head that two parsers could read in two ways is refused. What its fields mean is decided in [`request`](super::request)
 //! and [`response`](super::response).
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `mod.rs` | the types: [`Request`], [`Response`], [`Fields`], [`Refusal`] (status and reason), the largest head and number of fields |
+//! | `scan` | where a head ends while its bytes arrive: `HeadScan`, line ends, a bare LF, empty lines before it, what is no HTTP; 431 when too long |
+//! | `parse` | a complete head through httparse: storage for fields, httparse's errors mapped to 400, 431, 505; strict status line and version |
+//! | `grammar` | predicates on parts: tokens, lists, lengths, targets, hosts, names that resemble a framing field, the forbidden trailers; offsets of a part and its line in the head |
 
 mod grammar;
 mod parse;

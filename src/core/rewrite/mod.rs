@@ -1,5 +1,11 @@
 //! What an intermediary does alike to both heads: it reads the framing, `Connection` and `Upgrade` fields, cuts field
 //! lines and writes them anew. What it means for a request or a response is decided by their analyzers.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `mod.rs` | [`Rewriter`]: reads Content-Length, Transfer-Encoding, Connection and Upgrade of either head, and cuts or replaces field lines: hop-by-hop and nominated ones, a length beside chunked; a padded or listed Content-Length and a coding made canonical; appends lines; whether the connection persists |
+//! | `edits` | [`Edits`]: the list of cuts and insertions, and its application in place by moving bytes; no HTTP |
+//! | `canonical` | a response head that is malformed in a harmless way made canonical: bare LF, blanks before a colon, folded lines, spaces in the status line |
 
 mod canonical;
 mod edits;

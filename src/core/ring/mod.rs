@@ -6,13 +6,14 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `exercise` | where the original exercise's ring puts the points of each member's name and weight |
-//! | `ketama` | where nginx's `hash ... consistent` puts the points of each member's name and weight |
-//! | [`lint`] | what is wrong with a ring |
-//! | `points` | points sorted by position, and the index that finds one; names never enter |
-//! | [`report`] | shares, explanations and changes with names, as text and JSON |
-//! | `share` | exact shares of the circle, and what moves between two rings, by member index |
-//! | `walk` | the members in ring order from a point on |
+//! | `mod.rs` | [`Ring`], [`Member`] (name and weight), [`RingKind`]; building a ring, the position of a key, the slots of the exercise's key space (`KeySpace`: whole, slotted) |
+//! | `exercise` | where the original exercise's ring puts the points of each member's name and weight: 512 slots, quadratic functions `h` and `phi`, linear probing of taken slots; the number in a name, displaced points |
+//! | `ketama` | where nginx's `hash ... consistent` puts the points of each member's name and weight: a chain of CRC-32 over host and port, 160 for each unit of weight |
+//! | [`lint`] | findings on a ring: slots without keys, members without keys, collisions, skew; `ringway ring lint`; level (flaw, note) and rule of each |
+//! | `points` | sorted positions with their members, packed, and the index that finds the point at or after a position; names never enter |
+//! | [`report`] | shares, explanations of one key and changes (what-if), with names and percentages, as text and JSON; the ideal share that a weight entitles to, the least that must move, tables |
+//! | `share` | exact shares of the circle, and what moves between two rings, by member index: arcs, cells, flows |
+//! | `walk` | iterator over the members in ring order from a point on, each once: first choice and fallbacks |
 
 mod exercise;
 mod ketama;

@@ -8,10 +8,11 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `next_step` | the order in which a session sends, releases its upstream connection, and reads |
-//! | `complete` | what the outcome of a step means for the exchange and its deadlines |
-//! | `protocol` | heads: from one message to the next, as far as the bytes at hand allow |
-//! | `failure` | ends, errors and deadlines, and the local reply or the reset that the client gets |
+//! | `mod.rs` | [`Session`], its states (`Stage`: serving, lingering, closing; `UpstreamState`: none, wanted, open) and `Arrival`; what the worker tells it (ready, deadline, drain, replica down, connection limit) and asks of it (deadline, notice, idle, tunnel, pipelined, held memory); which replica it picks again; linger, invariants; which lane a leg is source or sink of |
+//! | `next_step` | chooses the next step from the state alone: send, splice, connect, release the upstream connection, shut down, read; flush or more; changes nothing; by readiness of each leg (readable, writable), the lanes and the stage |
+//! | `complete` | takes the outcome of a step: bytes received, sent or spliced, connected, released; deadlines extended by bytes and rate; upload and download lanes told, stall and readiness noted, a retained copy |
+//! | `protocol` | heads: PROXY header, request and response head read and rewritten, bodies begun, interim responses, tunnels opened, the exchange ended and the next request awaited; which lane's unscanned bytes, upload and download advanced, analyses and edits applied |
+//! | `failure` | what goes wrong: a leg ends early or fails, connect fails, a deadline expires, a head or body is malformed; to a redial, a local reply (4xx, 5xx), a truncated response or a reset |
 
 mod complete;
 mod failure;

@@ -1,4 +1,14 @@
 //! The registry alone: a scripted runtime and virtual time, no thread and no socket.
+//!
+//! | file | tests |
+//! |---|---|
+//! | `mod.rs` | `World`: the registry with scripted starts, stops and probes, and helpers that make specs, calls and configurations |
+//! | `calls` | `/rep`, `/add`, `/rm`: names, undo, replies after acks, drains before stops, dry runs, bad calls |
+//! | `healing` | dead and failing instances replaced, backoff, start timeouts, fixed, foreign and adopted instances, the stop of all |
+//! | `services` | two services in one registry; numbers of managed and foreign instances |
+//! | `storm` | random faults, calls and stuck workers from seeds, then everything is up again |
+//! | `successions` | outdated instances and their successors |
+//! | `verdicts` | probes and worker faults: down, ejection, suspicion, silence, rise and fall, skipped probes |
 
 mod calls;
 mod healing;

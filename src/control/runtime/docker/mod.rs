@@ -5,19 +5,20 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `mod.rs` | the settings, and the runtime that the control plane calls |
-//! | `engine.rs` | the connection to the engine, and what its errors mean |
-//! | `cluster_lock.rs` | one Ringway per cluster name and engine |
-//! | `network.rs` | the replicas' network, subnets, and the addresses of a container |
-//! | `plan.rs` | the definition of a replica's container, and the labels it carries |
-//! | `confinement.rs` | what a container may do, by settings and image; pure |
-//! | `discovery.rs` | the labels of foreign containers, and where those are dialled |
-//! | `instance_table.rs` | what is known of each instance, and what an event changes in it; pure |
-//! | `foreign_table.rs` | which foreign containers are balanced, and where; pure |
-//! | `driver.rs` | creates, starts, stops and removes containers |
-//! | `container_event.rs` | what an event of the engine says about one container; pure |
-//! | `watch.rs` | follows the engine's events and compares its list with the table |
-//! | `adopt.rs` | adopts or removes the containers of an earlier run |
+//! | `mod.rs` | `Docker`, the implementation of the trait `Runtime` by the parts below; opens engine, image, network, plan and lock; asks whether a container is paused; resolves a remote engine's host |
+//! | `engine.rs` | the connection to the engine: socket or TLS (`DOCKER_HOST`), ping, version; bollard's errors as failures with a remedy; no container; certificate path, a hint where the socket is mounted as a file |
+//! | `cluster_lock.rs` | one Ringway per cluster name and engine: the lock container, claims, a bound abstract socket, takeover from a dead holder; network namespaces, the duty of a holder (`Duty`), tended every second |
+//! | `network.rs` | the replicas' network: inspected or created, `Subnet`, whether this machine can reach it; a container's `Addresses` and published ports, and which is dialled; bridge, IPAM, address bits; `Reach` chosen |
+//! | `plan.rs` | the request body that creates a replica's container: name, image, labels (`ringway.*`), environment, memory and CPU; checksum of the settings; temporary and retired names; reads `ManagedLabels`; port bindings, restart policy, log size |
+//! | `confinement.rs` | `HostConfig` of a container: capabilities, read-only root, tmpfs, secrets, pids, stop timeout, by settings and image; pure; `ImageKind` (own or other), mounts of volumes and secrets, privileges |
+//! | `discovery.rs` | a foreign container's labels (`ringway.enable`, port, weight, service, network) checked, and the address where it is dialled; pure; bridge and host networks, exposed port, why a container is not balanced |
+//! | `instance_table.rs` | our containers by instance: phase (starting, running, stopping, ending, gone), replacement and name, `StopPlan`, what an event, an inspection or the list changes, the `Action` that follows; pure |
+//! | `instance_table/tests.rs` | tests of that table |
+//! | `foreign_table.rs` | foreign containers: inspected after each event, balanced, joined, left, names that clash; pure; `Candidate`, `Balanced`, `Inspected`; signalled, outlived its stop, missing in the list |
+//! | `driver.rs` | calls on one container, with retries: create under a name or a temporary one, start, rename, find its endpoint, stop, remove later; closes all at the end; lists containers by label; waits on the table until an instance is replaced; a container that ended at its start |
+//! | `container_event.rs` | one event of the engine parsed: start, kill with which signal, die with which status, pause, disconnect; reasons in words; pure; signal names and numbers, actor and attributes of the message |
+//! | `watch.rs` | the task that follows the engine's event stream, reconnects, lists and compares every 10 s, carries out the tables' actions, emits `RuntimeEvent`s; exit details and last log line of a dead container; `Watcher`; what an event or a list lacks is inspected: paused, exited, out of memory, a foreign candidate judged; strays removed |
+//! | `adopt.rs` | at the start: containers of an earlier run adopted or removed, and which are outdated; why one is unfit (not running, broken labels, its slot is filled) |
 //!
 //! # Security
 //!
