@@ -145,7 +145,7 @@
 //!   [`ring::Member`](core::ring::Member). An `/add` under way and a successor have slots that are no members.
 //! - **weight**, **share**: points of a member relative to others; its part of all keys: [`core::ring::report`].
 //! - **key**, **key policy**: the 32-bit hash that a request is routed by, and what it is made of: [`core::key`].
-//! - **route**: which service a request's target belongs to: [`Routes`](core::snapshot::Routes).
+//! - **route**: which service a request's target belongs to: [`Routes`](core::routes::Routes).
 //! - **load**: requests in flight at a replica, and how often it sent something, counted by workers:
 //!   [`ReplicaLoad`](core::snapshot::ReplicaLoad).
 //! - **endpoint**: where a replica is dialled, an address or a Unix socket: [`Endpoint`](core::snapshot::Endpoint).
