@@ -11,7 +11,7 @@ use support::{Process, RINGWAY, run};
 
 #[test]
 fn every_mistake_is_one_line_with_exit_status_2() {
-    let mistakes: [(&[&str], &[&str]); 27] = [
+    let mistakes: [(&[&str], &[&str]); 34] = [
         (&[], &["no command", "ringway run"]),
         (&["runn"], &["runn", "'run'"]),
         (&["run", "--listn", "x"], &["--listn", "'--listen'"]),
@@ -32,7 +32,14 @@ fn every_mistake_is_one_line_with_exit_status_2() {
         (&["run", "--listen", "127.0.0.1:8001"], &["127.0.0.1:8001", "--listen"]),
         (&["run", "--listen", "0.0.0.0:80", "--admin-on-data-port"], &["0.0.0.0:80", "--admin-token"]),
         (&["run", "--hash-key", "header:"], &["--hash-key", "header:NAME"]),
-        (&["run", "--line-limit", "9000", "--head-limit", "8000"], &["--line-limit 9000", "--head-limit 8000"]),
+        (&["run", "--line-limit", "9000B", "--head-limit", "4KiB"], &["--line-limit 9000B", "--head-limit 4KiB"]),
+        (&["run", "--head-timeout", "10"], &["--head-timeout", "'10'", "(ms, s, m, h)", "from 1ms to 168h"]),
+        (&["run", "--head-timeout", "0"], &["--head-timeout", "from 1ms to 168h"]),
+        (&["run", "--health-interval", "1.5s"], &["--health-interval", "from 10ms to 1h"]),
+        (&["run", "--min-body-rate", "100B"], &["--min-body-rate", "B/s", "from 0 to 1GiB/s"]),
+        (&["run", "--head-timeout-ms", "5"], &["--head-timeout-ms is --head-timeout now, with a unit: 500ms"]),
+        (&["config", "--docker-memory-mib=5"], &["--docker-memory-mib is --docker-memory now, with a unit: 64MiB"]),
+        (&["run", "--workers-ms", "5"], &["--workers-ms", "unexpected"]),
         (&["run", "--health-path", "heartbeat"], &["--health-path", "/heartbeat"]),
         (&["run", "--mode", "tcp", "--hash-key", "header:X"], &["--hash-key", "--mode http", "client-ip"]),
         (&["run", "--docker-env", "PORT=80"], &["--docker-env", "PORT", "--docker-port"]),
@@ -65,16 +72,17 @@ fn help_states_defaults_and_units() {
         "127.0.0.1:8001",
         "[default: 3]",
         "one per core",
-        "in milliseconds [default: 500]",
+        "<DURATION> Time between two heartbeats [default: 500ms]",
+        "[default: 16KiB]",
+        "[default: 100B/s]",
         "RINGWAY_LISTEN",
         "SIGTERM",
     ];
     for part in parts {
         assert!(joined(&help).contains(part), "{part} is missing from:\n{help}");
     }
-    let flags = help.lines().filter_map(|line| line.trim_start().strip_prefix("--")?.split([' ', '[']).next());
-    let timed: Vec<&str> = flags.filter(|flag| flag.ends_with("-ms")).collect();
-    assert!(timed.len() >= 9, "{timed:?}");
+    let durations = help.lines().filter(|line| line.trim_start().starts_with("--") && line.contains("<DURATION>"));
+    assert!(durations.count() >= 14, "{help}");
     for verb in ["run", "check", "replica", "ring", "experiment"] {
         let output = run(&[verb, "--help"]);
         assert_eq!(output.status.code(), Some(0), "{verb}");
@@ -108,8 +116,14 @@ fn each_shell_gets_a_script_that_knows_the_flags() {
 #[test]
 fn the_effective_configuration_is_a_file_with_a_comment_for_every_key() {
     let flags = ["--replicas=5", "--hash-key=header:X", "--ejection-max-share=0.25", "--admin-token=s3cret"];
+    let units = ["--head-timeout=90s", "--line-limit=1KiB", "--min-body-rate=0", "--docker-memory=1GiB"];
+    let flags = [&flags[..], &units].concat();
     let printed = stdout(&run(&[["config"].as_slice(), &flags].concat()));
-    for line in ["replicas = 5", "[hash]", "key = \"header:X\"", "max_share = 0.25", "# token is set, and not shown"] {
+    for line in ["replicas = 5", "[hash]", "key = \"header:X\"", "max_share = 0.25", "# token is set, and not shown"]
+        .into_iter()
+        .chain(["head_timeout = \"90s\"", "line_limit = \"1KiB\"", "min_body_rate = 0", "memory = \"1GiB\""])
+        .chain(["head_limit = \"16KiB\"", "interval = \"500ms\"", "tunnel_timeout = \"1h\""])
+    {
         assert!(printed.lines().any(|printed| printed == line), "{line} is missing from:\n{printed}");
     }
     assert!(!printed.contains("s3cret"));
@@ -131,7 +145,7 @@ fn a_valid_file_is_summarised() {
     let file = File::new(
         "valid",
         "listen = \"127.0.0.1:9999\"\nreplica = [\"127.0.0.1:1\", \"big=127.0.0.1:2@3\"]\n\
-         [admin]\nlisten = \"off\"\n[hash]\nkey = \"uri\"\n[limits]\nhead_timeout_ms = 5_000\nmax_connections = 7\n",
+         [admin]\nlisten = \"off\"\n[hash]\nkey = \"uri\"\n[limits]\nhead_timeout = \"5s\"\nmin_body_rate = 0\nmax_connections = 7\n",
     );
     for args in [["check", "--config", file.path()].as_slice(), &["check", file.path()]] {
         let output = run(args);
@@ -149,11 +163,16 @@ fn a_program_of_ones_own_can_be_set_in_a_file() {
 
 #[test]
 fn a_mistake_in_a_file_is_reported_with_its_line() {
-    let mistakes: [(&str, &[&str]); 14] = [
+    let mistakes: [(&str, &[&str]); 19] = [
         ("foo = 1", &[":1:1: foo", "no such setting"]),
         ("\n\n[limits]\ntimeout = 5", &[":4:1: limits.timeout", "no such setting"]),
-        ("[limits]\nhead_timeout_ms = -5", &[":2:1: limits.head_timeout_ms", "-5"]),
-        ("[limits]\nhead-timeout-ms = 5", &["head-timeout-ms", "no such setting"]),
+        ("[limits]\nhead_timeout = -5", &[":2:1: limits.head_timeout", "-5"]),
+        ("[limits]\nhead_timeout = 5", &[":2:1: limits.head_timeout: `5`", "(ms, s, m, h)"]),
+        ("[limits]\nhead_limit = 8192", &[":2:1: limits.head_limit", "(B, KiB, MiB, GiB), from 256B to 128KiB"]),
+        ("[limits]\nhead-timeout = \"5s\"", &["head-timeout", "no such setting"]),
+        ("[limits]\nhead_timeout_ms = 5", &[":2:1: limits.head_timeout_ms: it is head_timeout now, with a unit"]),
+        ("[health]\ninterval_ms = 5", &[":2:1: health.interval_ms: it is interval now", "interval = \"500ms\""]),
+        ("[docker]\nmemory_mib = 5", &[":2:1: docker.memory_mib: it is memory now", "memory = \"64MiB\""]),
         ("workers = \"many\"", &[":1:1: workers", "many"]),
         ("workers = 0", &[":1:1: workers", "1..="]),
         ("workers = 2\nworkers = 3", &[":2:", "duplicate"]),
@@ -189,6 +208,10 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
     assert!(error_of(&args, &env).contains("are both 127.0.0.1:5"), "flag over environment");
     let env = [("RINGWAY_WORKERS", "zero")];
     assert!(error_of(&[], &env).contains("RINGWAY_WORKERS"), "an invalid value is reported with its source");
+    let env = [("RINGWAY_HEALTH_INTERVAL_MS", "500")];
+    assert!(error_of(&[], &env).contains("RINGWAY_HEALTH_INTERVAL_MS is RINGWAY_HEALTH_INTERVAL now, with a unit"));
+    let env = [("RINGWAY_HEALTH_INTERVAL", "500")];
+    assert!(error_of(&[], &env).contains("RINGWAY_HEALTH_INTERVAL)"), "a value without a unit, with its source");
     let env = [("RINGWAY_CONFIG", in_file.path())];
     assert!(error_of(&[], &env).contains("are both 127.0.0.1:3"), "the file can be named in the environment");
 }
@@ -210,7 +233,7 @@ fn a_setting_without_effect_is_named_in_a_warning() {
         ("--docker-image=x", "", "--docker-image has no effect without --runtime docker"),
         ("--replica=127.0.0.1:1 --replicas=5", "", "--replicas has no effect with --replica"),
         ("--mode=tcp --health-path=/a", "", "--health-path has no effect with --mode tcp"),
-        ("--mode=tcp --head-limit=9000", "", "--head-limit has no effect with --mode tcp"),
+        ("--mode=tcp --head-limit=9KiB", "", "--head-limit has no effect with --mode tcp"),
         ("--mode=tcp --forwarded-via=off", "", "--forwarded-via has no effect with --mode tcp"),
         ("--replica=127.0.0.1:1 --health-status=200", "", "--health-status has no effect without --health-path"),
         ("--health-status=200 -- sh", "", "--health-status has no effect without --health-path"),

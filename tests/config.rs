@@ -11,7 +11,7 @@ replicas = 2
 
 [listeners.web]
 bind = ["127.0.0.1:8080", "127.0.0.2:8080"]
-limits = { head_timeout_ms = 5000 }
+limits = { head_timeout = "5s" }
 
 [listeners.database]
 bind = ["127.0.0.1:5432"]
@@ -150,7 +150,7 @@ status = 200
         (":8:11: services.a b", "letters"),
         (":9:10: services.a b.hash.key", "header:NAME"),
         (":12:12: services.shop.limits.max_connections", "no such setting"),
-        (":12:33: services.shop.limits.attempts", "1..="),
+        (":12:33: services.shop.limits.attempts", "from 1 to 100"),
         (":13:23: services.shop.docker.nothing", "no such setting"),
         (":16:1: routes[0].path", "like /api"),
         (":17:1: routes[0].methods", "upper case"),

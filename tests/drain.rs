@@ -108,7 +108,7 @@ fn a_fixed_replica_that_dies_gets_no_requests_until_it_is_back() {
     let replicas = [support::Process::replica("one"), support::Process::replica("two")];
     let flags: Vec<String> = replicas.iter().flat_map(|r| ["--replica".into(), r.address.to_string()]).collect();
     let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    flags.extend(["--health-interval-ms", "50"]);
+    flags.extend(["--health-interval", "50ms"]);
     let balancer = Balancer::start(&flags);
     let [one, two] = replicas;
     let port = one.address.port().to_string();

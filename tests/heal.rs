@@ -60,7 +60,7 @@ fn a_killed_replica_is_replaced_within_a_second_and_no_get_fails() {
 
 #[test]
 fn a_hung_replica_is_noticed_by_its_heartbeats_and_replaced() {
-    let balancer = Balancer::start(&["--health-interval-ms", "100"]);
+    let balancer = Balancer::start(&["--health-interval", "100ms"]);
     let hung = balancer.children()[1];
     under_load(&balancer, || {
         signal("STOP", hung);

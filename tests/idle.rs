@@ -21,7 +21,7 @@ fn ten_thousand_idle_clients_are_held_and_answered() {
         eprintln!("idle: this machine allows {clients} clients, not {CLIENTS}: raise `ulimit -Hn`");
     }
     let replica = Process::replica("server1");
-    let balancer = Process::balancer(&[replica.address], &["--workers", "1", "--idle-timeout-ms", "600000"]);
+    let balancer = Process::balancer(&[replica.address], &["--workers", "1", "--idle-timeout", "10m"]);
     // The first request of each makes it a connection that is idle between requests, not one just accepted.
     let mut warm = connect(balancer.address);
     request(&mut warm);

@@ -96,7 +96,7 @@ fn slow_heads_and_bodies_get_408_and_idle_clients_are_closed() {
         }
         answer_ok(head, stream)
     });
-    let limits = ["--head-timeout-ms", "300", "--stall-timeout-ms", "300", "--idle-timeout-ms", "1000"];
+    let limits = ["--head-timeout", "300ms", "--stall-timeout", "300ms", "--idle-timeout", "1s"];
     let balancer = Process::balancer(&[patient], &limits);
     let open = |part: &[u8]| {
         let mut client = connect(balancer.address);
@@ -118,14 +118,14 @@ fn slow_heads_and_bodies_get_408_and_idle_clients_are_closed() {
 
 #[test]
 fn a_head_sent_byte_by_byte_has_one_deadline() {
-    let balancer = Process::balancer(&[origin::start(answer_ok)], &["--head-timeout-ms", "300"]);
+    let balancer = Process::balancer(&[origin::start(answer_ok)], &["--head-timeout", "300ms"]);
     assert_eq!(status_of_slow_sender(&balancer, b"GET / HTTP/1.1\r\nX: "), "408");
 }
 
 #[test]
 fn a_body_sent_byte_by_byte_does_not_extend_its_deadline() {
     let patient = origin::start(|_, stream| stream.read_to_end(&mut Vec::new()).is_err());
-    let balancer = Process::balancer(&[patient], &["--stall-timeout-ms", "300", "--min-body-rate", "1000000"]);
+    let balancer = Process::balancer(&[patient], &["--stall-timeout", "300ms", "--min-body-rate", "1MiB/s"]);
     assert_eq!(
         status_of_slow_sender(&balancer, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"),
         "408"
@@ -217,7 +217,7 @@ fn silent_replica() -> (SocketAddr, mpsc::Receiver<&'static str>) {
 /// The last request of a connection too, whose socket is registered later than others.
 fn assert_cancelled_by(flags: &[&str], leave: impl Fn(&TcpStream)) {
     let (silent, receiver) = silent_replica();
-    let balancer = Process::balancer(&[silent], &[&["--response-timeout-ms", "600000"], flags].concat());
+    let balancer = Process::balancer(&[silent], &[&["--response-timeout", "10m"], flags].concat());
     for last in ["", "Connection: close\r\n"] {
         let mut client = connect(balancer.address);
         client.write_all(format!("GET /x HTTP/1.1\r\nHost: a\r\n{last}\r\n").as_bytes()).expect("sent");

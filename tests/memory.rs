@@ -26,8 +26,8 @@ fn so_does_a_burst_of_heads_that_are_longer_than_a_buffer() {
 /// Each client sends `part` bytes of a head without an end.
 fn burst(clients: usize, part: usize, head_limit: usize) {
     let replica = Process::replica("server1");
-    let limit = head_limit.to_string();
-    let limits = ["--workers", "1", "--head-limit", &limit, "--head-timeout-ms", "600000"];
+    let limit = format!("{head_limit}B");
+    let limits = ["--workers", "1", "--head-limit", &limit, "--head-timeout", "10m"];
     let balancer = Process::balancer(&[replica.address], &limits);
     let resident = || balancer.memory_kib("VmRSS");
     let before = resident();

@@ -56,7 +56,7 @@ fn with_sixteen_ports_every_request_is_answered() {
     let mut command = Command::new(RINGWAY);
     command
         .args(["run", "--listen", "0.0.0.0:0", "--admin", "off", "--workers", "1", "--hash-key", "uri"])
-        .args(["--connect-timeout-ms", "30000", "--replica", &replicas[0], "--replica", &replicas[1]])
+        .args(["--connect-timeout", "30s", "--replica", &replicas[0], "--replica", &replicas[1]])
         .env("RUST_LOG", "info")
         .stderr(log.file());
     let begun = Instant::now();

@@ -44,7 +44,7 @@ fn answer(stream: &mut TcpStream, work: &impl Fn(&str)) {
 fn balancer(replicas: &[SocketAddr], log: &Log) -> Process {
     let mut command = Command::new(RINGWAY);
     command.args(["run", "--listen", "127.0.0.1:0", "--admin", "off", "--hash-key", "uri"]);
-    command.args(["--health-path", "/heartbeat", "--health-interval-ms", "20", "--health-timeout-ms", "20"]);
+    command.args(["--health-path", "/heartbeat", "--health-interval", "20ms", "--health-timeout", "20ms"]);
     command.args(["--replica"]).args(replicas.iter().map(SocketAddr::to_string));
     command.env("RUST_LOG", "debug").stderr(log.file());
     let balancer = Process::spawn(command);

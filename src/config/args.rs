@@ -78,9 +78,9 @@ pub enum CliSubcommand {
 const RUN_NOTES: &str = "\
 Every flag can also be set in the environment (RINGWAY_LISTEN for --listen), and in a TOML file given with --config: in \
 the table that its heading here names, without that table's name in front (--hash-key is `key` in [hash], \
---head-timeout-ms is `head_timeout_ms` in [limits]). A flag beats the environment, which beats the file.\n\n\
+--head-timeout is `head_timeout` in [limits]). A flag beats the environment, which beats the file.\n\n\
 The first SIGTERM, SIGINT or SIGQUIT drains and stops, a second one stops at once. A drain ends within \
---drain-timeout-ms, 10 s more for replicas to end (--docker-stop-timeout-ms if that is longer) and 10 s for an engine that \
+--drain-timeout, 10 s more for replicas to end (--docker-stop-timeout if that is longer) and 10 s for an engine that \
 hangs. Exit status: 0 after a drain; 1 if requests were aborted or containers are left behind, which the log names; 2 for \
 bad usage or configuration. SIGHUP, SIGUSR1 and SIGUSR2 end nothing.";
 

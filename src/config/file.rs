@@ -8,8 +8,7 @@ use clap::{Arg, ArgAction, Command};
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::error;
-use super::named;
+use super::{error, named, renamed};
 
 /// One flag, as the file sets it.
 #[derive(Clone, Debug)]
@@ -195,7 +194,8 @@ impl Reader<'_> {
     ) -> Option<Setting> {
         let mut all = keys.command.get_arguments().filter(|arg| (keys.is_allowed)(arg));
         let Some(arg) = all.find(|arg| is_flag(arg, table, key.get_ref(), keys.heading)) else {
-            self.error(key, prefix, "no such setting here; `ringway config` prints all of them in their tables");
+            let why = unknown(table, key.get_ref(), keys);
+            self.error(key, prefix, &why);
             return None;
         };
         let values = match value {
@@ -260,6 +260,18 @@ pub fn key_of(arg: &Arg) -> String {
     let aliases = arg.get_all_aliases().unwrap_or_default();
     let bare = in_table(long).or_else(|| aliases.into_iter().find_map(in_table));
     bare.unwrap_or_else(|| long.into()).replace('-', "_")
+}
+
+/// Why a key is refused that is no setting.
+fn unknown(table: Option<&str>, name: &str, keys: TableKeys) -> String {
+    let allowed = |arg: &&Arg| (keys.is_allowed)(arg);
+    let new = renamed::bare(name).and_then(|new| {
+        keys.command.get_arguments().filter(allowed).find(|arg| is_flag(arg, table, new, keys.heading))
+    });
+    match new.and_then(|arg| Some((key_of(arg), renamed::example(arg)?))) {
+        Some((name, example)) => format!("it is {name} now, with a unit: {name} = \"{example}\""),
+        None => "no such setting here; `ringway config` prints all of them in their tables".into(),
+    }
 }
 
 fn scalar(value: &DeValue) -> Option<String> {

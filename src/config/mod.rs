@@ -10,6 +10,7 @@
 //! | `file` | parses the TOML file: each key and table to a flag of `run`, unknown keys refused, errors with line numbers; values become defaults of clap's arguments |
 //! | `named` | `[services.NAME]`, `[listeners.NAME]`, `[[routes]]`: `ListenerSettings`, `RouteSettings`, which flags each table may hold, defaults from the flat settings; services, listeners and replicas that are named and missing, or given twice |
 //! | `read` | the order: argv, environment (`RINGWAY_*`), file; to an [`Invocation`] or an [`EarlyExit`] (help, version, usage error); `ringway check`, shell completions; defaults that `RINGWAY_BIND` changes |
+//! | `renamed` | old spellings of settings, with their unit in the name: refused with the new spelling and an example |
 //! | `resolve` | checks settings against each other (names twice, ports, limits, key and mode, admin on the data port without a token) and fills in what depends on others: [`RunArgs`](args::RunArgs) to [`Config`] |
 //! | `show` | `ringway config`: prints the effective settings as a TOML file with each flag's help as comments; literals, sections, lines commented out, wrapped text |
 //! | `sources` | where each setting comes from (flag, environment variable, line of the file), so that an error or warning names that place; unknown variables |
@@ -23,6 +24,7 @@ mod file;
 pub mod fuzz;
 pub mod named;
 mod read;
+mod renamed;
 mod resolve;
 mod ring_args;
 mod show;

@@ -22,7 +22,7 @@ pub const DEFAULT: &str = "default";
 /// The heading whose settings stand outside of any table in a service or listener.
 pub const PROXY: &str = "proxy protocol";
 /// Limits of a listener: those of heads and of clients that have not sent a request yet.
-const LISTENER_LIMITS: [&str; 5] = ["head_timeout_ms", "idle_timeout_ms", "line_limit", "head_limit", "field_limit"];
+const LISTENER_LIMITS: [&str; 5] = ["head_timeout", "idle_timeout", "line_limit", "head_limit", "field_limit"];
 
 /// Listeners, services and routes, by name.
 #[derive(Clone, Debug, Default)]

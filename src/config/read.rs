@@ -11,7 +11,7 @@ use super::args::{self, Cli, CliSubcommand, ReplicaArgs, RunArgs};
 use super::file::{self, FileSettings};
 use super::named::NamedResolver;
 use super::sources::Sources;
-use super::{Config, Named, error, show};
+use super::{Config, Named, error, renamed, show};
 use crate::experiment::{ExperimentSettings, RingQuery};
 use crate::replica::{ReplicaSettings, host_name};
 
@@ -176,7 +176,10 @@ fn early_exit(error: clap::Error) -> EarlyExit {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             EarlyExit::Usage("no command given: try `ringway run`, or `ringway --help`".into())
         }
-        _ => EarlyExit::Usage(error::one_line(&error)),
+        _ => {
+            let renamed = renamed::flag(&error, &args::command());
+            EarlyExit::Usage(renamed.unwrap_or_else(|| error::one_line(&error)))
+        }
     }
 }
 

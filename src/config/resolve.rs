@@ -11,13 +11,16 @@ use super::{Config, RuntimeKind, error, unused};
 /// A service listens nowhere itself.
 const SERVICE_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-use crate::core::limits::Limits;
+use crate::core::limits::{Limits, Unit};
 use crate::core::snapshot::{KeyPolicy, Mode};
-use crate::settings::{AdminListen, AdminSettings, FixedReplica, LimitSettings};
+use crate::settings::{AdminListen, AdminSettings, FixedReplica, LimitSettings, units};
 
 impl RunArgs {
     /// What contradicts, and what has no effect, is named with its place.
     pub fn into_config(self, sources: &Sources) -> Result<Config, String> {
+        if let Some(why) = sources.renamed_variable() {
+            return Err(why.into());
+        }
         let mut config = self.resolved().map_err(|why| sources.locate(&why))?;
         config.warnings = unused::warnings(&config, sources);
         Ok(config)
@@ -96,6 +99,7 @@ fn check_key(config: &Config) -> Result<(), String> {
 fn check_limits(limits: &Limits) -> Result<(), String> {
     let Limits { line_limit, head_limit, .. } = limits;
     if line_limit > head_limit {
+        let [line_limit, head_limit] = [line_limit, head_limit].map(|size| units::show(Unit::Size, *size as u64));
         return Err(format!("--line-limit {line_limit} is over --head-limit {head_limit}, which holds the line too"));
     }
     Ok(())

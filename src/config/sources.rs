@@ -5,8 +5,8 @@ use std::path::Path;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
-use super::error;
 use super::file::{Place, Setting};
+use super::{error, renamed};
 
 /// The settings that are not left at their defaults.
 #[derive(Default)]
@@ -14,6 +14,8 @@ pub struct Sources {
     set: Vec<SourcedSetting>,
     /// Variables that look like settings and are none.
     unknown: Vec<String>,
+    /// What to write instead of the first that was a setting by an older name.
+    renamed: Option<String>,
 }
 
 pub struct SourcedSetting {
@@ -45,8 +47,12 @@ impl Sources {
             run.get_arguments().any(|arg| arg.get_env().is_some_and(|variable| variable == name))
                 || super::read::BIND == name
         };
-        let unknown = variables.filter(|name| name.starts_with("RINGWAY_") && !known(name));
-        Sources { set: set.collect(), unknown: unknown.collect() }
+        // A file can also be judged by itself, without the environment.
+        let reads_variables = run.get_arguments().any(|arg| arg.get_env().is_some());
+        let unknown = variables.filter(|name| reads_variables && name.starts_with("RINGWAY_") && !known(name));
+        let unknown: Vec<String> = unknown.collect();
+        let renamed = unknown.iter().find_map(|name| renamed::variable(name, run));
+        Sources { set: set.collect(), unknown, renamed }
     }
 
     pub fn set(&self) -> &[SourcedSetting] {
@@ -55,6 +61,10 @@ impl Sources {
 
     pub fn unknown_variables(&self) -> &[String] {
         &self.unknown
+    }
+
+    pub fn renamed_variable(&self) -> Option<&str> {
+        self.renamed.as_deref()
     }
 
     /// A message about settings that contradict each other, with the place of the first that is not on the command line.

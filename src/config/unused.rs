@@ -7,11 +7,11 @@ use crate::settings::AdminListen;
 
 /// Limits that an HTTP connection has and a tunnel has not.
 const HTTP_LIMITS: [&str; 9] = [
-    "response-timeout-ms",
-    "stall-timeout-ms",
+    "response-timeout",
+    "stall-timeout",
     "min-body-rate",
     "pool-size",
-    "pool-idle-timeout-ms",
+    "pool-idle-timeout",
     "upstream-pipelining",
     "line-limit",
     "head-limit",
@@ -20,7 +20,7 @@ const HTTP_LIMITS: [&str; 9] = [
 /// What a heartbeat asks over HTTP.
 const HTTP_HEARTBEAT: [&str; 5] = ["health-path", "health-method", "health-host", "health-header", "health-status"];
 /// Settings about replicas that this balancer starts.
-const STARTS: [&str; 3] = ["replicas", "max-replicas", "health-replace-after-ms"];
+const STARTS: [&str; 3] = ["replicas", "max-replicas", "health-replace-after"];
 
 pub fn warnings(config: &Config, sources: &Sources) -> Vec<String> {
     let unused =

@@ -37,21 +37,41 @@ pub enum AbortOn {
     Nothing,
 }
 
+/// What a number counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Milliseconds.
+    Duration,
+    /// Bytes.
+    Size,
+    /// Bytes per second.
+    Rate,
+    /// Things.
+    Count,
+}
+
 /// One limit, described.
 pub struct Limit {
-    /// Its field in [`Limits`], which is also its key in the configuration file.
+    /// Its field in [`Limits`].
     pub name: &'static str,
     /// What it bounds and what follows beyond it, in the help's words.
     pub help: &'static str,
-    pub unit: &'static str,
+    pub unit: Unit,
     pub range: RangeInclusive<u64>,
     pub read: fn(&Limits) -> u64,
     pub write: fn(&mut Limits, u64),
 }
 
+impl Limit {
+    /// Its key in the configuration file, where values carry the unit that the field's name ends with.
+    pub fn key(&self) -> &'static str {
+        self.name.strip_suffix("_ms").unwrap_or(self.name)
+    }
+}
+
 /// One line for each limit: `field: type = default, unit, range`. Its doc comment is its help.
 macro_rules! limits {
-    ($($(#[doc = $help:literal])+ $name:ident: $type:ty = $default:expr, $unit:literal, $range:expr;)+) => {
+    ($($(#[doc = $help:literal])+ $name:ident: $type:ty = $default:expr, $unit:ident, $range:expr;)+) => {
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct Limits {
             $($(#[doc = $help])+ pub $name: $type,)+
@@ -70,7 +90,7 @@ macro_rules! limits {
             pub const ALL: &'static [Limit] = &[$(Limit {
                 name: stringify!($name),
                 help: concat!($($help),+),
-                unit: $unit,
+                unit: Unit::$unit,
                 range: $range,
                 read: |limits| limits.$name as u64,
                 write: |limits, value| limits.$name = value as $type,
@@ -83,43 +103,43 @@ macro_rules! limits {
 const WEEK_MS: u64 = 7 * 24 * 3_600_000;
 
 limits! {
-    /// A client's whole head, from its first byte, in milliseconds
-    head_timeout_ms: u64 = 10_000, "MS", 1..=WEEK_MS;
-    /// A client connection with no request under way (from accept on), in milliseconds
-    idle_timeout_ms: u64 = 60_000, "MS", 1..=WEEK_MS;
-    /// Connecting to a replica, in milliseconds; then the next replica is tried
-    connect_timeout_ms: u64 = 500, "MS", 1..=WEEK_MS;
-    /// From the end of a request (or an interim response) to the head of its response, in milliseconds
-    response_timeout_ms: u64 = 60_000, "MS", 1..=WEEK_MS;
-    /// A body in which no byte moves, in milliseconds
-    stall_timeout_ms: u64 = 60_000, "MS", 1..=WEEK_MS;
-    /// A client that sends or reads a body more slowly than this for longer than --stall-timeout-ms is disconnected, in
-    /// bytes per second: n bytes extend that deadline by at most n / rate; 0: any byte restarts it
-    min_body_rate: u64 = 100, "BYTES/S", 0..=1_000_000_000;
-    /// A tunnel (WebSocket, or --mode tcp) or an event stream (text/event-stream) in which no byte moves, in milliseconds
-    tunnel_timeout_ms: u64 = 3_600_000, "MS", 1..=WEEK_MS;
+    /// A client's whole head, from its first byte
+    head_timeout_ms: u64 = 10_000, Duration, 1..=WEEK_MS;
+    /// A client connection with no request under way (from accept on)
+    idle_timeout_ms: u64 = 60_000, Duration, 1..=WEEK_MS;
+    /// Connecting to a replica; then the next replica is tried
+    connect_timeout_ms: u64 = 500, Duration, 1..=WEEK_MS;
+    /// From the end of a request (or an interim response) to the head of its response
+    response_timeout_ms: u64 = 60_000, Duration, 1..=WEEK_MS;
+    /// A body in which no byte moves
+    stall_timeout_ms: u64 = 60_000, Duration, 1..=WEEK_MS;
+    /// A client that sends or reads a body more slowly than this for longer than --stall-timeout is disconnected: n
+    /// bytes extend that deadline by at most n / rate; 0: any byte restarts it
+    min_body_rate: u64 = 100, Rate, 0..=1 << 30;
+    /// A tunnel (WebSocket, or --mode tcp) or an event stream (text/event-stream) in which no byte moves
+    tunnel_timeout_ms: u64 = 3_600_000, Duration, 1..=WEEK_MS;
     /// A client that may still be sending behind its last response can read that response for this long after its last
-    /// byte, in milliseconds; then it is disconnected
-    linger_timeout_ms: u64 = 5_000, "MS", 1..=WEEK_MS;
-    /// The same in all, however much it sends, in milliseconds. While the balancer stops, --linger-timeout-ms is all it gets
-    linger_max_ms: u64 = 30_000, "MS", 1..=WEEK_MS;
-    /// Requests in flight get this long to finish when a replica or the balancer stops, in milliseconds
-    drain_timeout_ms: u64 = 10_000, "MS", 1..=WEEK_MS;
-    /// An idle connection to a replica is closed after this, in milliseconds
-    pool_idle_timeout_ms: u64 = 60_000, "MS", 1..=WEEK_MS;
+    /// byte; then it is disconnected
+    linger_timeout_ms: u64 = 5_000, Duration, 1..=WEEK_MS;
+    /// The same in all, however much it sends. While the balancer stops, --linger-timeout is all it gets
+    linger_max_ms: u64 = 30_000, Duration, 1..=WEEK_MS;
+    /// Requests in flight get this long to finish when a replica or the balancer stops
+    drain_timeout_ms: u64 = 10_000, Duration, 1..=WEEK_MS;
+    /// An idle connection to a replica is closed after this
+    pool_idle_timeout_ms: u64 = 60_000, Duration, 1..=WEEK_MS;
     /// Idle connections kept to each replica by each worker
-    pool_size: usize = 1024, "N", 0..=1_000_000;
+    pool_size: usize = 1024, Count, 0..=1_000_000;
     /// Replicas that one request is tried on at most
-    attempts: u32 = 3, "N", 1..=100;
+    attempts: u32 = 3, Count, 1..=100;
     /// Safe requests without a body that become ready together are sent together on one connection to a replica, at
     /// most this many (pipelining, RFC 9112 section 9.3.2); 0 or 1: one after another
-    upstream_pipelining: usize = 0, "N", 0..=1024;
-    /// A longer request line is answered 414, in bytes
-    line_limit: usize = 8 * 1024, "BYTES", 64..=head::HEAD_MAX as u64;
-    /// A longer request head is answered 431, a longer response head 502, in bytes
-    head_limit: usize = 16 * 1024, "BYTES", 256..=head::HEAD_MAX as u64;
+    upstream_pipelining: usize = 0, Count, 0..=1024;
+    /// A longer request line is answered 414
+    line_limit: usize = 8 * 1024, Size, 64..=head::HEAD_MAX as u64;
+    /// A longer request head is answered 431, a longer response head 502
+    head_limit: usize = 16 * 1024, Size, 256..=head::HEAD_MAX as u64;
     /// A request head with more fields is answered 431, a response head 502
-    field_limit: usize = 100, "N", 4..=head::FIELDS_MAX as u64;
+    field_limit: usize = 100, Count, 4..=head::FIELDS_MAX as u64;
 }
 
 impl Default for Limits {

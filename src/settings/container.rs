@@ -3,7 +3,8 @@
 
 use clap::Args;
 
-use super::{unset, values};
+use super::{units, unset, values};
+use crate::core::limits::Unit;
 
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Docker")]
@@ -37,14 +38,15 @@ pub struct ContainerSettings {
     #[arg(id = "docker-new-privileges", long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true")]
     pub new_privileges: Option<bool>,
-    /// Memory of each container, in MiB; 0 is no limit [default: 256 for Ringway's own image, else 0]
-    #[arg(id = "docker-memory-mib", long, value_name = "MIB")]
-    pub memory_mib: Option<u64>,
+    /// Memory of each container; 0 is no limit [default: 256MiB for Ringway's own image, else 0]
+    #[arg(id = "docker-memory", long, value_name = "SIZE", value_parser = units::parser(Unit::Size, 0..=1 << 46))]
+    pub memory_bytes: Option<u64>,
     /// Processes and threads of each container; 0 is no limit [default: 512 for Ringway's own image, else 0]
     #[arg(id = "docker-pids", long, value_name = "N")]
     pub pids: Option<u32>,
-    /// How long a container may take to end after its stop signal [default: 2000 for Ringway's own image, else 10000]
-    #[arg(id = "docker-stop-timeout-ms", long, value_name = "MS")]
+    /// How long a container may take to end after its stop signal [default: 2s for Ringway's own image, else 10s]
+    #[arg(id = "docker-stop-timeout", long, value_name = "DURATION",
+        value_parser = units::parser(Unit::Duration, 0..=86_400_000))]
     pub stop_timeout_ms: Option<u64>,
 }
 

@@ -7,7 +7,8 @@ use clap::builder::RangedU64ValueParser as Number;
 use hyper::Method;
 use hyper::header::{HeaderName, HeaderValue};
 
-use super::values;
+use super::{units, values};
+use crate::core::limits::Unit;
 
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Health")]
@@ -16,13 +17,13 @@ pub struct HealthSettings {
     /// servers, for a program of one's own, and in tcp mode, a replica is healthy when it accepts a connection]
     #[arg(id = "health-path", long, value_name = "PATH", value_parser = values::path)]
     pub path: Option<String>,
-    /// Time between two heartbeats, in milliseconds
-    #[arg(id = "health-interval-ms", long, value_name = "MS", default_value = "500",
-        value_parser = Number::<u64>::new().range(10..=3_600_000))]
+    /// Time between two heartbeats
+    #[arg(id = "health-interval", long, value_name = "DURATION", default_value = "500ms",
+        value_parser = units::parser(Unit::Duration, 10..=3_600_000))]
     pub interval_ms: u64,
-    /// The longest wait for an answer, in milliseconds
-    #[arg(id = "health-timeout-ms", long, value_name = "MS", default_value = "500",
-        value_parser = Number::<u64>::new().range(1..=3_600_000))]
+    /// The longest wait for an answer
+    #[arg(id = "health-timeout", long, value_name = "DURATION", default_value = "500ms",
+        value_parser = units::parser(Unit::Duration, 1..=3_600_000))]
     pub timeout_ms: u64,
     /// Heartbeats answered in a row after which a replica takes requests
     #[arg(id = "health-rise", long, value_name = "N", default_value = "1",
@@ -46,14 +47,14 @@ pub struct HealthSettings {
     #[arg(id = "health-status", long, value_name = "CODES", default_value = "200-299", value_delimiter = ',',
         value_parser = status_range)]
     pub status: Vec<RangeInclusive<u16>>,
-    /// A replica that has not answered so long after it began to run is replaced, in milliseconds
-    #[arg(id = "health-start-timeout-ms", long, value_name = "MS", default_value = "60000",
-        value_parser = Number::<u64>::new().range(1..=3_600_000))]
+    /// A replica that has not answered so long after it began to run is replaced
+    #[arg(id = "health-start-timeout", long, value_name = "DURATION", default_value = "1m",
+        value_parser = units::parser(Unit::Duration, 1..=3_600_000))]
     pub start_timeout_ms: u64,
     /// A replica of ours that fails its heartbeats and sends nothing at all for so long is stopped and replaced, one at a
-    /// time, in milliseconds
-    #[arg(id = "health-replace-after-ms", long, value_name = "MS", default_value = "30000",
-        value_parser = Number::<u64>::new().range(1..=86_400_000))]
+    /// time
+    #[arg(id = "health-replace-after", long, value_name = "DURATION", default_value = "30s",
+        value_parser = units::parser(Unit::Duration, 1..=86_400_000))]
     pub replace_after_ms: u64,
 }
 

@@ -3,7 +3,7 @@
 use clap::builder::RangedU64ValueParser as Number;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
-use super::values;
+use super::{units, values};
 use crate::core::limits::{AbortOn, Limit, Limits};
 
 const HEADING: &str = "Limits";
@@ -41,13 +41,13 @@ impl Args for Limits {
 }
 
 fn arg(limit: &Limit) -> Arg {
-    Arg::new(limit.name)
-        .long(limit.name.replace('_', "-"))
+    Arg::new(limit.key())
+        .long(limit.key().replace('_', "-"))
         .help_heading(HEADING)
         .help(limit.help.trim())
-        .value_name(limit.unit)
-        .default_value((limit.read)(&Limits::DEFAULT).to_string())
-        .value_parser(Number::<u64>::new().range(limit.range.clone()))
+        .value_name(units::value_name(limit.unit))
+        .default_value(units::show(limit.unit, (limit.read)(&Limits::DEFAULT)))
+        .value_parser(units::parser(limit.unit, limit.range.clone()))
 }
 
 impl FromArgMatches for Limits {
@@ -59,7 +59,7 @@ impl FromArgMatches for Limits {
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         for limit in Limits::ALL {
-            if let Some(value) = matches.get_one(limit.name) {
+            if let Some(value) = matches.get_one(limit.key()) {
                 (limit.write)(self, *value);
             }
         }

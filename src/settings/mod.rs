@@ -11,6 +11,7 @@
 //! | `health` | `[health]`, `[ejection]`: path, method, headers, status, interval, timeout, rise, fall, start timeout, replacement of a silent replica, the largest ejected share; parsers of these |
 //! | `limits` | `[limits]`: caps on connections and replicas, `AbortOn`, and clap arguments made from each of [`Limits`](crate::core::limits::Limits) |
 //! | `service` | `[hash]` (key, ring), `[proxy protocol]`, `[forwarded]` (trust, Via), and `--replica`: `FixedReplica`, `HostPort` |
+//! | `units` | numbers with a unit, text to value and back: durations (ms, s, m, h), sizes (B, KiB, MiB, GiB), rates |
 //! | `values` | clap's value parsers of the other files' fields, text to one value or `want ...`: address, path, admin, mode, net, trust, key, ring, replica, member, weight, host and port, subnet, CPUs, tmpfs, volume, secret |
 
 mod admin;
@@ -19,6 +20,7 @@ mod docker;
 mod health;
 mod limits;
 mod service;
+pub mod units;
 pub mod values;
 
 pub use admin::{AdminListen, AdminSettings};

@@ -184,7 +184,7 @@ fn kept_replicas_with_other_settings_are_replaced_without_a_failed_request() {
     for n in [1, 3] {
         let lab = Lab::new("rolling");
         let before = kept(&lab, n);
-        let replaced = replaced_while_they_serve(&lab, &["--docker-memory-mib", "64"], &before);
+        let replaced = replaced_while_they_serve(&lab, &["--docker-memory", "64MiB"], &before);
         for container in lab.identities() {
             assert_eq!(docker(&["inspect", "-f", "{{.HostConfig.Memory}}", &container]), (64 << 20).to_string());
         }

@@ -133,7 +133,7 @@ fn lose_heartbeats(victim: &Victim) -> Rule {
 #[ignore = "needs a Docker engine: scripts/test_docker"]
 fn late_heartbeats_of_a_replica_that_answers_change_nothing() {
     let lab = Lab::new("busy");
-    let balancer = Balancer::start(&lab, 3, &["--health-replace-after-ms", "2000"]);
+    let balancer = Balancer::start(&lab, 3, &["--health-replace-after", "2s"]);
     let (before, victim) = (lab.identities(), Victim::of(&balancer, &lab));
     let client = SteadyClient::start(balancer.data);
     let rule = lose_heartbeats(&victim);
@@ -151,7 +151,7 @@ fn late_heartbeats_of_a_replica_that_answers_change_nothing() {
 #[ignore = "needs a Docker engine: scripts/test_docker"]
 fn a_silent_replica_is_passed_over_and_replaced_late_and_gently() {
     let lab = Lab::new("silent");
-    let balancer = Balancer::start(&lab, 3, &["--health-replace-after-ms", "4000"]);
+    let balancer = Balancer::start(&lab, 3, &["--health-replace-after", "4s"]);
     let (before, victim) = (lab.identities(), Victim::of(&balancer, &lab));
     let rule = lose_heartbeats(&victim);
     let slow = format!("{}: slow: no answer within 500 ms", victim.name);

@@ -62,7 +62,7 @@ fn each_setting_of_a_container_reaches_it() {
             &["--docker-command", "replica", "--docker-user", "65532:65532", "--docker-read-only"][..],
             &["--docker-tmpfs", "/tmp:size=1m", "--docker-volume", &volume, "--docker-secret", &given],
             &["--docker-cap-drop", "ALL", "--docker-cap-add", "CHOWN", "--docker-new-privileges=false"],
-            &["--docker-memory-mib", "64", "--docker-pids", "50", "--docker-stop-timeout-ms", "3000"],
+            &["--docker-memory", "64MiB", "--docker-pids", "50", "--docker-stop-timeout", "3s"],
         ]
         .concat(),
     );

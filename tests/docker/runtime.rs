@@ -129,7 +129,7 @@ fn containers_of_an_earlier_run_are_adopted_or_removed_as_configured() {
         runtime.close().await;
     });
     let changed =
-        DockerSettings { container: ContainerSettings { memory_mib: Some(64), ..Default::default() }, ..keep };
+        DockerSettings { container: ContainerSettings { memory_bytes: Some(64 << 20), ..Default::default() }, ..keep };
     run(async {
         let (runtime, mut events, adopted) = opened(changed.clone()).await;
         let [(spec, _)] = &adopted[..] else { panic!("{adopted:?}") };

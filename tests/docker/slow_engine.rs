@@ -14,7 +14,7 @@ const ENGINE: &str = "/var/run/docker.sock";
 
 /// How long a start is held back. Longer than a replica may take to answer, as the test sets that.
 const DELAY: Duration = Duration::from_secs(12);
-const START_TIMEOUT_MS: &str = "5000";
+const START_TIMEOUT: &str = "5s";
 
 struct SlowEngine(PathBuf);
 
@@ -74,7 +74,7 @@ fn a_container_that_an_engine_starts_slowly_is_given_its_time_to_answer() {
     let engine = SlowEngine::start("slow");
     let lab = Lab::new("slow");
     let host = engine.host();
-    let flags = ["--docker-host", &host, "--health-start-timeout-ms", START_TIMEOUT_MS];
+    let flags = ["--docker-host", &host, "--health-start-timeout", START_TIMEOUT];
     let mut balancer = Balancer::start(&lab, 2, &flags);
     assert!(!balancer.log().contains("it is ended and replaced"), "{}", balancer.log());
     assert_eq!(balancer.stop(), Some(0));

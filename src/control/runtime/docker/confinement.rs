@@ -43,8 +43,8 @@ pub fn stop_timeout(settings: &ContainerSettings, image: ImageKind) -> Duration 
 
 /// The part of a container's definition that confines it.
 pub fn host_config(settings: &ContainerSettings, image: ImageKind) -> HostConfig {
-    let memory_mib = settings.memory_mib.unwrap_or(image.choose(256, 0));
-    let memory = (memory_mib > 0).then(|| i64::try_from(memory_mib.saturating_mul(1 << 20)).unwrap_or(i64::MAX));
+    let memory_bytes = settings.memory_bytes.unwrap_or(image.choose(256 << 20, 0));
+    let memory = (memory_bytes > 0).then(|| i64::try_from(memory_bytes).unwrap_or(i64::MAX));
     let pids = settings.pids.unwrap_or(image.choose(512, 0));
     let new_privileges = settings.new_privileges.unwrap_or(image.choose(false, true));
     let cap_drop = match settings.cap_drop.is_empty() {
@@ -117,7 +117,7 @@ mod tests {
             cap_drop: vec!["NET_RAW".into()],
             cap_add: vec!["SYS_NICE".into()],
             new_privileges: Some(true),
-            memory_mib: Some(u64::MAX),
+            memory_bytes: Some(u64::MAX),
             pids: Some(7),
             stop_timeout_ms: Some(500),
             ..ContainerSettings::default()

@@ -170,7 +170,11 @@ mod tests {
     }
 
     fn memory(mib: u64) -> ContainerSettings {
-        ContainerSettings { memory_mib: Some(mib), command: vec!["serve".into()], ..ContainerSettings::default() }
+        ContainerSettings {
+            memory_bytes: Some(mib << 20),
+            command: vec!["serve".into()],
+            ..ContainerSettings::default()
+        }
     }
 
     fn own(id: &str) -> Image {
