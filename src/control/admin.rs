@@ -24,8 +24,7 @@ use super::page::{self, Recent};
 use super::registry::{Answer, Call, Change, Rejection, Status};
 use super::wire::{self, BODY_LIMIT, ReplicaNames};
 use super::{metrics, questions};
-use crate::core::ring::RingKind;
-use crate::core::snapshot::Snapshot;
+use crate::core::snapshot::{Service, ServiceId, Snapshot};
 use crate::shared::counters::Counters;
 use crate::shared::log_writer;
 use crate::shared::publish::SnapshotView;
@@ -35,7 +34,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the admin API asks of the control loop.
 pub enum AdminRequest {
-    Call { call: Call, reply: oneshot::Sender<Answer> },
+    Call { service: ServiceId, call: Call, reply: oneshot::Sender<Answer> },
     Status { reply: oneshot::Sender<Status> },
 }
 
@@ -47,7 +46,6 @@ pub struct AdminState {
     pub counters: Arc<[Arc<Counters>]>,
     /// Worker events that were dropped.
     pub dropped: Arc<AtomicU64>,
-    pub ring: RingKind,
     pub recent: Recent,
     pub access: Arc<AdminAccess>,
 }
@@ -94,8 +92,15 @@ async fn live(State(state): State<AdminState>) -> Response {
     })
 }
 
-async fn list(State(state): State<AdminState>) -> Response {
-    state.ask(Call::List).await
+async fn list(State(state): State<AdminState>, uri: Uri) -> Response {
+    let service = query(&uri).and_then(|mut query| {
+        let service = take_service(&mut query, &state.snapshots.current())?;
+        questions::known(&query, &["service"]).map(|()| service)
+    });
+    match service {
+        Ok(service) => state.ask(service, Call::List).await,
+        Err(why) => bad_request(&why),
+    }
 }
 
 async fn add(State(state): State<AdminState>, request: Request) -> Response {
@@ -106,16 +111,20 @@ async fn remove(State(state): State<AdminState>, request: Request) -> Response {
     state.change(request, Call::Remove).await
 }
 
-type RingQuestion = fn(&Snapshot, RingKind, &questions::Query) -> Result<String, String>;
+type RingQuestion = fn(&Service, &questions::Query) -> Result<String, String>;
 
 /// Answered on a thread of its own, one at a time: with thousands of replicas it takes a while, and heartbeats must not wait.
 async fn question(State(state): State<AdminState>, uri: Uri, answer: RingQuestion) -> Response {
     static TURN: Mutex<()> = Mutex::const_new(());
     let _turn = TURN.lock().await;
-    let answer = move || query(&uri).and_then(|query| answer(&state.snapshots.current(), state.ring, &query));
+    let answer = move || {
+        let (mut query, snapshot) = (query(&uri)?, state.snapshots.current());
+        let service = take_service(&mut query, &snapshot)?;
+        answer(snapshot.service(service).ok_or("the service is gone")?, &query)
+    };
     match spawn_blocking(answer).await.unwrap_or_else(|error| Err(error.to_string())) {
         Ok(json) => reply(StatusCode::OK, json),
-        Err(why) => reply(StatusCode::BAD_REQUEST, wire::failure(&why)),
+        Err(why) => bad_request(&why),
     }
 }
 
@@ -148,23 +157,23 @@ async fn nothing_here(request: Request) -> Response {
 
 impl AdminState {
     async fn change(&self, request: Request, call: fn(Change) -> Call) -> Response {
-        let dry_run = match dry_run(request.uri()) {
-            Ok(dry_run) => dry_run,
-            Err(why) => return reply(StatusCode::BAD_REQUEST, wire::failure(&why)),
+        let (service, dry_run) = match change_target(request.uri(), &self.snapshots.current()) {
+            Ok(target) => target,
+            Err(why) => return bad_request(&why),
         };
         let body = match read(request.into_body()).await {
             Ok(body) => body,
             Err((status, why)) => return reply(status, wire::failure(&why)),
         };
         match wire::parse_change(&body) {
-            Ok(change) => self.ask(call(Change { dry_run, ..change })).await,
-            Err(why) => reply(StatusCode::BAD_REQUEST, wire::failure(&why)),
+            Ok(change) => self.ask(service, call(Change { dry_run, ..change })).await,
+            Err(why) => bad_request(&why),
         }
     }
 
-    async fn ask(&self, call: Call) -> Response {
+    async fn ask(&self, service: ServiceId, call: Call) -> Response {
         let (sender, answer) = oneshot::channel();
-        let sent = self.requests.send(AdminRequest::Call { call, reply: sender });
+        let sent = self.requests.send(AdminRequest::Call { service, call, reply: sender });
         let answer = match sent {
             Ok(()) => answer.await.ok(),
             Err(_) => None,
@@ -207,13 +216,35 @@ fn query(uri: &Uri) -> Result<Vec<(String, String)>, String> {
     Ok(pairs)
 }
 
-/// `?dry_run=1` and nothing else.
-fn dry_run(uri: &Uri) -> Result<bool, String> {
-    let query = query(uri)?;
-    questions::known(&query, &["dry_run"])?;
+fn bad_request(why: &str) -> Response {
+    reply(StatusCode::BAD_REQUEST, wire::failure(why))
+}
+
+/// Takes `service=NAME` out of a query. Without it, the only service is meant.
+fn take_service(query: &mut Vec<(String, String)>, snapshot: &Snapshot) -> Result<ServiceId, String> {
+    let services = (0..).map(ServiceId).zip(&snapshot.services).filter(|(_, service)| !service.is_internal());
+    let services: Vec<(ServiceId, &str)> = services.map(|(id, service)| (id, &*service.name)).collect();
+    let names = || services.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
+    let named = query.iter().position(|(parameter, _)| parameter == "service").map(|at| query.remove(at).1);
+    match (named, &services[..]) {
+        (Some(name), _) => services
+            .iter()
+            .find(|(_, known)| *known == name)
+            .map(|(id, _)| *id)
+            .ok_or_else(|| format!("service is {name:?}: there is no such service; there are {}", names())),
+        (None, [(only, _)]) => Ok(*only),
+        (None, _) => Err(format!("service is missing: say which one, as ?service=NAME; there are {}", names())),
+    }
+}
+
+/// `?service=NAME` and `?dry_run=1`, and nothing else.
+fn change_target(uri: &Uri, snapshot: &Snapshot) -> Result<(ServiceId, bool), String> {
+    let mut query = query(uri)?;
+    let service = take_service(&mut query, snapshot)?;
+    questions::known(&query, &["dry_run", "service"])?;
     match query.last().map(|(_, value)| value.as_str()) {
-        None | Some("0" | "false") => Ok(false),
-        Some("1" | "true") => Ok(true),
+        None | Some("0" | "false") => Ok((service, false)),
+        Some("1" | "true") => Ok((service, true)),
         Some(other) => Err(format!("dry_run is {other:?}: it is 1 or 0")),
     }
 }
@@ -268,14 +299,43 @@ fn denied(denial: Denial) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::ring::{Ring, RingKind};
+    use crate::core::snapshot::{INTERNAL_SERVICE, KeyPolicy, Mode};
+
+    fn snapshot(names: &[&str]) -> Snapshot {
+        let service = |name: &&str| Service {
+            name: (*name).into(),
+            mode: Mode::Http,
+            key: KeyPolicy::Request,
+            limits: Arc::default(),
+            send_proxy: None,
+            replicas: Vec::new(),
+            ring: Arc::new(Ring::build(RingKind::Ketama, &[])),
+        };
+        Snapshot { services: names.iter().map(service).map(Arc::new).collect(), ..Snapshot::empty(1) }
+    }
 
     #[test]
-    fn dry_run_is_the_only_parameter() {
-        let dry = |query: &str| dry_run(&format!("/rm?{query}").parse().unwrap());
-        assert_eq!(dry(""), Ok(false));
-        assert_eq!(dry("dry_run=1"), Ok(true));
-        assert_eq!(dry("dry_run=0"), Ok(false));
-        assert_eq!(dry("dryrun=1"), Err("\"dryrun\" is no parameter here: it takes dry_run".into()));
-        assert_eq!(dry("dry_run"), Err("dry_run is \"\": it is 1 or 0".into()));
+    fn a_change_takes_service_and_dry_run() {
+        let snapshot = snapshot(&["shop", INTERNAL_SERVICE]);
+        let target = |query: &str| change_target(&format!("/rm?{query}").parse().unwrap(), &snapshot);
+        let shop = ServiceId(0);
+        assert_eq!(target(""), Ok((shop, false)));
+        assert_eq!(target("dry_run=1"), Ok((shop, true)));
+        assert_eq!(target("service=shop&dry_run=0"), Ok((shop, false)));
+        assert_eq!(target("dryrun=1"), Err("\"dryrun\" is no parameter here: it takes dry_run and service".into()));
+        assert_eq!(target("dry_run"), Err("dry_run is \"\": it is 1 or 0".into()));
+    }
+
+    #[test]
+    fn which_service_is_meant_must_be_clear() {
+        let snapshot = snapshot(&["shop", INTERNAL_SERVICE, "blog"]);
+        let target = |query: &str| change_target(&format!("/rm?{query}").parse().unwrap(), &snapshot);
+        assert_eq!(target("service=blog"), Ok((ServiceId(2), false)));
+        assert_eq!(target(""), Err("service is missing: say which one, as ?service=NAME; there are shop, blog".into()));
+        let internal = format!("service={INTERNAL_SERVICE}");
+        for query in ["service=nowhere", &internal] {
+            assert!(target(query).is_err_and(|why| why.ends_with("there is no such service; there are shop, blog")));
+        }
     }
 }

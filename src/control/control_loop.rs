@@ -1,7 +1,7 @@
 //! The admin thread: brings the control core what happens and carries out what it answers. It owns the clock, the tasks
 //! and the channels, and decides nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,7 +24,6 @@ use super::probe::{Heartbeat, ProbeError, probe};
 use super::registry::{Answer, Command, Effect, ProbeFailure, ProbeFault};
 use super::runtime::{Failure, InstanceId, Runtime, RuntimeEvent, Spec};
 use super::signals::{SignalRequest, Signals};
-use crate::core::ring::RingKind;
 use crate::core::snapshot::{Endpoint, ServiceId};
 use crate::core::tick::Tick;
 use crate::shared::counters::Counters;
@@ -47,6 +46,9 @@ impl Wakeup {
     }
 }
 
+/// What a heartbeat of each service is.
+pub type Heartbeats = BTreeMap<ServiceId, Arc<Heartbeat>>;
+
 /// All that the admin thread runs on; the workers run already.
 pub struct ControlInit {
     /// Printed once signals are handled and the runtime answers: who reads it may go on.
@@ -55,8 +57,7 @@ pub struct ControlInit {
     pub wakeup: Wakeup,
     pub listener: Option<AdminListener>,
     pub access: AdminAccess,
-    pub ring: RingKind,
-    pub heartbeat: Heartbeat,
+    pub heartbeats: Heartbeats,
     pub counters: Vec<Arc<Counters>>,
     pub workers: Vec<JoinHandle<()>>,
 }
@@ -102,7 +103,7 @@ struct ControlLoop<R> {
     core: ControlCore,
     runtime: Rc<R>,
     wakeup: Wakeup,
-    heartbeat: Rc<Heartbeat>,
+    heartbeats: Heartbeats,
     recent: Recent,
     began: Instant,
     commands: UnboundedSender<Command>,
@@ -139,7 +140,6 @@ impl<R: Runtime + 'static> ControlLoop<R> {
             snapshots: init.core.publisher().view(),
             counters: init.counters.into(),
             dropped: init.core.worker_events().drop_count(),
-            ring: init.ring,
             recent: recent.clone(),
             access: Arc::new(init.access),
         };
@@ -153,7 +153,7 @@ impl<R: Runtime + 'static> ControlLoop<R> {
             core: init.core.with_stop_limit(runtime.stop_limit()),
             runtime,
             wakeup: init.wakeup,
-            heartbeat: Rc::new(init.heartbeat),
+            heartbeats: init.heartbeats,
             recent,
             began: Instant::now(),
             commands,
@@ -235,11 +235,11 @@ impl<R: Runtime + 'static> ControlLoop<R> {
 
     fn request(&mut self, request: AdminRequest, now: Tick) {
         match request {
-            AdminRequest::Call { call, reply } => {
+            AdminRequest::Call { service, call, reply } => {
                 let ticket = self.next_ticket;
                 self.next_ticket += 1;
                 self.replies.insert(ticket, reply);
-                self.apply(Command::Call { ticket, service: ServiceId::default(), call }, now);
+                self.apply(Command::Call { ticket, service, call }, now);
             }
             AdminRequest::Status { reply } => {
                 let _ = reply.send(self.core.status(now));
@@ -272,8 +272,9 @@ impl<R: Runtime + 'static> ControlLoop<R> {
             Effect::Start(spec) => self.start(spec),
             Effect::Stop { instance, grace_ms } => self.stop(instance, grace_ms),
             Effect::Resume { instance } => self.runtime.resume(instance),
-            Effect::Probe { instance, name, endpoint, timeout_ms, .. } => {
-                self.probe(instance, name, endpoint, timeout_ms)
+            Effect::Probe { service, instance, name, endpoint, timeout_ms } => {
+                let heartbeat = self.heartbeats.get(&service).cloned().unwrap_or_default();
+                self.probe(heartbeat, instance, name, endpoint, timeout_ms);
             }
             Effect::Reply { ticket, answer } => {
                 if let Some(reply) = self.replies.remove(&ticket) {
@@ -308,8 +309,15 @@ impl<R: Runtime + 'static> ControlLoop<R> {
         });
     }
 
-    fn probe(&self, instance: InstanceId, name: Option<Arc<str>>, endpoint: Endpoint, timeout_ms: u64) {
-        let (heartbeat, commands, runtime) = (self.heartbeat.clone(), self.commands.clone(), self.runtime.clone());
+    fn probe(
+        &self,
+        heartbeat: Arc<Heartbeat>,
+        instance: InstanceId,
+        name: Option<Arc<str>>,
+        endpoint: Endpoint,
+        timeout_ms: u64,
+    ) {
+        let (commands, runtime) = (self.commands.clone(), self.runtime.clone());
         spawn_local(async move {
             let _ = commands.send(match probe(&heartbeat, timeout_ms, name.as_deref(), &endpoint).await {
                 Ok(()) => Command::ProbeOk { instance },

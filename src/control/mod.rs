@@ -48,4 +48,4 @@ mod socket_file;
 mod write_deadline;
 
 pub use control_core::{ControlCore, End};
-pub use control_loop::{ControlInit, Wakeup, serve};
+pub use control_loop::{ControlInit, Heartbeats, Wakeup, serve};

@@ -26,9 +26,10 @@ use crate::core::snapshot::Endpoint;
 pub const SERVER_ID_HEADER: &str = "x-server-id";
 
 /// What a probe sends, and which answer is a healthy one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Heartbeat {
     /// A connection that is accepted is the answer.
+    #[default]
     Connect,
     Http(HttpHeartbeat),
 }

@@ -1,11 +1,11 @@
 //! The admin API's read-only queries of the ring: its shares, the replica of a key, what a change would move. Pure: a
-//! snapshot and a query string in, JSON out. The answers are those of `ringway ring`.
+//! service of a snapshot and a query string in, JSON out. The answers are those of `ringway ring`.
 
 use serde::Serialize;
 
 use super::wire;
-use crate::core::ring::{Member, RingKind, report};
-use crate::core::snapshot::Snapshot;
+use crate::core::ring::{Member, report};
+use crate::core::snapshot::Service;
 
 /// The parameters of a query string, decoded.
 pub type Query = [(String, String)];
@@ -14,27 +14,27 @@ pub type Query = [(String, String)];
 const NAMES_LIMIT: usize = 100;
 
 /// `GET /ring`
-pub fn ring(snapshot: &Snapshot, kind: RingKind, query: &Query) -> Result<String, String> {
+pub fn ring(service: &Service, query: &Query) -> Result<String, String> {
     known(query, &[])?;
-    Ok(to_json(&report::show(kind, &members(snapshot))))
+    Ok(to_json(&report::show(service.ring.kind(), &members(service))))
 }
 
 /// `GET /explain?key=K`
-pub fn explain(snapshot: &Snapshot, kind: RingKind, query: &Query) -> Result<String, String> {
+pub fn explain(service: &Service, query: &Query) -> Result<String, String> {
     known(query, &["key"])?;
     let (_, key) = query.first().ok_or("key is missing: ask /explain?key=KEY")?;
-    let explained = report::explain(kind, &members(snapshot), key);
+    let explained = report::explain(service.ring.kind(), &members(service), key);
     Ok(to_json(&explained.ok_or("there is no replica on the ring: no key goes anywhere")?))
 }
 
 /// `GET /what-if?remove=NAME`, also `add=NAME`, each repeated or with several names between commas.
-pub fn what_if(snapshot: &Snapshot, kind: RingKind, query: &Query) -> Result<String, String> {
+pub fn what_if(service: &Service, query: &Query) -> Result<String, String> {
     known(query, &["remove", "add"])?;
     let named: usize = query.iter().map(|(_, names)| names.split(',').count()).sum();
     if named > NAMES_LIMIT {
         return Err(format!("remove and add name {named} replicas: {NAMES_LIMIT} is the most of one question"));
     }
-    let before = members(snapshot);
+    let before = members(service);
     let mut after = before.clone();
     for (parameter, names) in query {
         for name in names.split(',') {
@@ -44,7 +44,7 @@ pub fn what_if(snapshot: &Snapshot, kind: RingKind, query: &Query) -> Result<Str
     if query.is_empty() {
         return Err("remove is missing: ask /what-if?remove=NAME or /what-if?add=NAME".into());
     }
-    Ok(to_json(&report::what_if(kind, &before, &after)))
+    Ok(to_json(&report::what_if(service.ring.kind(), &before, &after)))
 }
 
 fn change(after: &mut Vec<Member>, parameter: &str, name: &str) -> Result<(), String> {
@@ -60,8 +60,7 @@ fn change(after: &mut Vec<Member>, parameter: &str, name: &str) -> Result<(), St
 }
 
 /// The ring's members: a replica that drains is none.
-fn members(snapshot: &Snapshot) -> Vec<Member> {
-    let Some(service) = snapshot.services.first() else { return Vec::new() };
+fn members(service: &Service) -> Vec<Member> {
     let on_ring = service.replicas.iter().take(service.ring.members());
     on_ring.map(|replica| Member::new(&*replica.name, replica.weight)).collect()
 }

@@ -262,10 +262,18 @@ impl Snapshot {
     }
 }
 
+/// The name of a service that no configuration names: those begin with a letter or a digit.
+pub const INTERNAL_SERVICE: &str = "(admin)";
+
 /// Ring members that a pick considers at most.
 const WALK_LIMIT: usize = 4096;
 
 impl Service {
+    /// It is the balancer's own: the admin API on a data port.
+    pub fn is_internal(&self) -> bool {
+        &*self.name == INTERNAL_SERVICE
+    }
+
     /// The first replica on the walk from `key` that is up and was not tried before; if there is none, the first that is
     /// ejected. `None`, if there is no such replica either, is answered 503: a replica that is known to be down is not
     /// connected to.

@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use crate::control::admin::AdminState;
 use crate::control::registry::Status;
-use crate::core::ring::RingKind;
 use crate::core::snapshot::Snapshot;
 use crate::shared::counters::{Counter, Counters};
 
@@ -45,8 +44,9 @@ struct ReplicaEvent<'a> {
     share: f64,
 }
 
-pub fn ring(snapshot: &Snapshot, kind: RingKind) -> String {
+pub fn ring(snapshot: &Snapshot) -> String {
     let Some(service) = snapshot.services.first() else { return String::new() };
+    let kind = service.ring.kind();
     let members = service.replicas.iter().take(service.ring.members());
     let points = service.ring.points().map(|(position, member)| (kind.place(position), member));
     let names = members.map(|replica| &*replica.name).collect();

@@ -98,7 +98,7 @@ async fn feed(state: AdminState, events: Sender<Bytes>) {
         if let Some(ring) = ring
             && !drawn.as_ref().is_some_and(|drawn| Arc::ptr_eq(drawn, &ring))
         {
-            text += &events::ring(&snapshot, state.ring);
+            text += &events::ring(&snapshot);
             drawn = Some(ring);
         }
         let (lines, count) = state.recent.after(seen);

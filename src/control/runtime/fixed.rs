@@ -125,10 +125,6 @@ impl<R: Resolver + 'static> Runtime for Fixed<R> {
         }
     }
 
-    fn can_start(&self) -> bool {
-        false
-    }
-
     fn on_probe_failed(&self, instance: InstanceId) {
         if let Some(server) = self.server_of(instance).filter(|server| server.is_at(instance)) {
             server.failed.notify_one();

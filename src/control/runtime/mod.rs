@@ -8,10 +8,12 @@
 //! | [`fixed`] | servers given by address or host name: never started; names looked up again and again, the replica moved to the first address that accepts; `ListedServer`, `NameWatch`, its triggers (refresh, failed probe) |
 //! | [`process`] | child processes: free loopback ports, environment (`PORT`, `SERVER_ID`), process groups, exit status in words, the child's output to the log; free port, program or our own binary, signals to the group, awaited until it listens, several tries |
 //! | `process_state` | `/proc/PID/stat`: whether a process is stopped (SIGSTOP), whether it runs in a given container; cgroups of a process |
+//! | [`per_service`] | `PerService`, `ServiceRuntime`: the runtimes of all services as one; which instance is whose; numbers of foreign instances made unique |
 //! | [`resolver`] | host names to addresses by getaddrinfo on threads, with a timeout |
 
 pub mod docker;
 pub mod fixed;
+pub mod per_service;
 pub mod process;
 mod process_state;
 pub mod resolver;
@@ -134,7 +136,7 @@ pub trait Runtime {
     /// on instances that we did not start. Returns when it has ended; with zero, when its slot may be filled again.
     fn stop(&self, instance: InstanceId, grace: Duration) -> impl Future<Output = Result<(), Failure>>;
     /// Called once, before anything else, with the channel for events. Returns what runs already: instances of an earlier
-    /// run to adopt, or all servers where `can_start` is false.
+    /// run to adopt, or all servers of a fixed list.
     fn attach(
         &self,
         events: UnboundedSender<RuntimeEvent>,
@@ -145,14 +147,8 @@ pub trait Runtime {
     fn suspension(&self, _instance: InstanceId) -> impl Future<Output = Option<String>> {
         async { None }
     }
-    /// False for a fixed list of servers.
-    fn can_start(&self) -> bool;
     /// A heartbeat failed at an instance. A runtime that knows names may find it elsewhere (`Joined` under the same name).
     fn on_probe_failed(&self, _instance: InstanceId) {}
-    /// True where replicas run on when the balancer ends.
-    fn keeps_on_exit(&self) -> bool {
-        false
-    }
     /// How long an instance may take to end after its stop signal.
     fn stop_limit(&self) -> Duration {
         Duration::ZERO

@@ -207,10 +207,6 @@ impl Runtime for Processes {
     fn is_own_child(&self, process: Pid) -> bool {
         self.children.borrow().values().any(|child| child.pid == process)
     }
-
-    fn can_start(&self) -> bool {
-        true
-    }
 }
 
 fn refused(message: String) -> Failure {

@@ -124,6 +124,13 @@ impl Ring {
         }
     }
 
+    pub fn kind(&self) -> RingKind {
+        match self.key_space {
+            KeySpace::Whole => RingKind::Ketama,
+            KeySpace::Slotted(_) => RingKind::Exercise,
+        }
+    }
+
     /// The number of members, those without a point included.
     pub fn members(&self) -> usize {
         self.members

@@ -64,7 +64,7 @@ use self::engine::{Engine, no_image, status};
 use self::instance_table::InstanceTable;
 use self::plan::{ContainerPlan, Image};
 use super::{Failure, FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started, process_state};
-use crate::settings::{DockerSettings, OnExit, Reach};
+use crate::settings::{DockerSettings, Reach};
 
 /// How long an engine may take to say how a silent container is.
 const SUSPENSION_LIMIT: Duration = Duration::from_millis(500);
@@ -143,14 +143,6 @@ impl Runtime for Docker {
         let InstanceId::Managed(number) = instance else { return None };
         let container = self.driver.table().managed(number)?.container.clone()?;
         suspension(&self.driver.engine, &container).await
-    }
-
-    fn can_start(&self) -> bool {
-        true
-    }
-
-    fn keeps_on_exit(&self) -> bool {
-        self.driver.settings.on_exit == OnExit::Keep
     }
 
     fn stop_limit(&self) -> Duration {

@@ -1,0 +1,129 @@
+//! From a [`Config`] to running threads: workers and the control plane. It decides nothing.
+//!
+//! Ports are bound first, so that one in use ends the start before anything runs. Then the workers start; they answer 503
+//! until a replica has answered its first heartbeat. Then the control plane runs on this thread.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `mod.rs` | the start: [`run`], admin listener, sockets, workers, control plane, the banner, warnings of few descriptors |
+//! | `plan` | what the parts are given: `Plan`, ids of names, services, listeners, routes, heartbeats, runtimes |
+
+mod plan;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::control::admin_access::AdminAccess;
+use crate::control::admin_listener::AdminListener;
+use crate::control::registry::{Registry, RegistryConfig};
+use crate::control::runtime::Failure;
+use crate::control::runtime::per_service::{PerService, RuntimeSettings};
+use crate::control::{self, ControlCore, ControlInit, End, Wakeup};
+use crate::core::snapshot::{Endpoint, Mode, ServiceId};
+use crate::kernel::listening::{BindError, ListeningSockets};
+use crate::shared::events;
+use crate::shared::publish::SnapshotPublisher;
+use crate::worker::{self, WorkerSettings};
+use plan::{Ids, Plan};
+
+/// Runs until a signal ends it. `Err` is bad usage, in one line: what, where, what to do.
+pub fn run(config: Config) -> Result<End, String> {
+    config.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    let listener = AdminListener::bind(&config.admin.listen)?;
+    let wakeup = Wakeup::default();
+    let (events, worker_events) = events::channel(wakeup.wake());
+    let plan = Plan::new(&config, &mut Ids::default(), listener.as_ref().map(AdminListener::endpoint));
+    let sockets = Arc::new(ListeningSockets::new(config.workers));
+    bind(&sockets, &plan)?;
+    let Plan { topology, heartbeats, runtimes, .. } = plan;
+    let (registry, first) =
+        Registry::new(RegistryConfig { topology, workers: config.workers, seed: fastrand::u64(..) });
+    let mut publisher = SnapshotPublisher::with_ack_wake(first, wakeup.wake());
+    let workers = worker::start(&worker_settings(&config), &sockets, &mut publisher, &events)?;
+    warn_if_few_descriptors(workers.descriptors);
+    say_how_to_open_the_admin_api(&config, listener.as_ref());
+    let init = ControlInit {
+        banner: banner(&config, &sockets, listener.as_ref()),
+        core: ControlCore::new(registry, publisher, worker_events, workers.threads.len()),
+        wakeup,
+        listener,
+        access: AdminAccess { token: config.admin.token.clone(), hosts: config.admin.hosts.clone() },
+        heartbeats,
+        counters: workers.counters,
+        workers: workers.threads,
+    };
+    control::serve(async || open(runtimes).await, init)
+}
+
+/// The runtimes of all services.
+async fn open(settings: Vec<(ServiceId, RuntimeSettings)>) -> Result<PerService, Failure> {
+    let runtimes = PerService::default();
+    for (service, settings) in settings {
+        runtimes.insert(service, settings.open().await?);
+    }
+    Ok(runtimes)
+}
+
+fn bind(sockets: &ListeningSockets, plan: &Plan) -> Result<(), String> {
+    sockets.bind(&plan.bind).map_err(|BindError { address, error }| {
+        format!("cannot listen on {address}: {error}; choose another address (--listen, or bind in [listeners.NAME])")
+    })
+}
+
+/// Clients reach this machine or container from outside, and the admin API is on loopback.
+fn say_how_to_open_the_admin_api(config: &Config, admin: Option<&AdminListener>) {
+    let is_loopback = |ip: IpAddr| ip.is_loopback();
+    let mut addresses = config.named.listeners.iter().flat_map(|listener| &listener.settings.bind);
+    if let Some(Endpoint::Tcp(address)) = admin.map(AdminListener::endpoint)
+        && is_loopback(address.ip())
+        && addresses.any(|address| !is_loopback(address.ip()))
+    {
+        let port = address.port();
+        log::info!(
+            "the admin API answers on {address} only, not to other machines or outside of a container: open it with \
+             --admin 0.0.0.0:{port} and --admin-token, and publish it with docker run -p 127.0.0.1:{port}:{port}"
+        );
+    }
+}
+
+/// Enough for ten thousand clients with a request in flight each.
+const DESCRIPTORS_WANTED: u64 = 20_000;
+
+/// `descriptors` is the limit after it was raised as far as this process may.
+fn warn_if_few_descriptors(descriptors: u64) {
+    if descriptors < DESCRIPTORS_WANTED {
+        log::warn!(
+            "only {descriptors} files may be open here, two for each client with a request in flight: when all are in \
+             use, accepting pauses; raise the hard limit (`ulimit -Hn`, LimitNOFILE=) for more"
+        );
+    }
+}
+
+fn worker_settings(config: &Config) -> WorkerSettings {
+    WorkerSettings {
+        workers: config.workers,
+        pin: config.pin,
+        max_connections: config.limits.max_connections,
+        max_connections_per_client: config.limits.max_connections_per_client,
+    }
+}
+
+/// The first line on stdout: the addresses for clients and for admin calls.
+fn banner(config: &Config, sockets: &ListeningSockets, admin: Option<&AdminListener>) -> String {
+    let shown = |mode: Mode, address: SocketAddr| match mode {
+        Mode::Http => format!("http://{address}"),
+        Mode::Tcp => format!("{address} (tcp)"),
+    };
+    let listeners = config.named.listeners.iter().flat_map(|listener| {
+        let bound = listener.settings.bind.iter().filter_map(|address| sockets.local(*address));
+        bound.map(|address| shown(listener.settings.mode, address))
+    });
+    let listeners: Vec<String> = listeners.collect();
+    let admin = match admin.map(AdminListener::endpoint) {
+        Some(Endpoint::Tcp(address)) => format!(", admin API at http://{address}"),
+        Some(Endpoint::Unix(path)) => format!(", admin API at unix:{}", path.display()),
+        None => String::new(),
+    };
+    format!("ringway listens on {}{admin}", listeners.join(" and "))
+}

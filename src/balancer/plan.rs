@@ -1,0 +1,225 @@
+//! From a [`Config`] to what the parts of a balancer are given: services, listeners and routes with their ids, heartbeats,
+//! runtimes and addresses to bind. It is made at the start and at each reload, and starts nothing.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::config::named::{NamedListener, NamedRoute, NamedTarget};
+use crate::config::{Config, RuntimeKind};
+use crate::control::Heartbeats;
+use crate::control::probe::{Heartbeat, HttpHeartbeat};
+use crate::control::registry::{HealthPolicy, ServiceConfig, ServiceSource, Topology, add_limit_ms};
+use crate::control::runtime::per_service::RuntimeSettings;
+use crate::core::limits::Limits;
+use crate::core::ring::{Member, Ring, RingKind};
+use crate::core::routes::{HostPattern, Redirect, Route, RouteTarget, Routes, Split};
+use crate::core::snapshot::{
+    Endpoint, INTERNAL_SERVICE, KeyPolicy, Listener, ListenerId, Mode, Replica, ReplicaId, ReplicaLoad, Service,
+    ServiceId, State,
+};
+use crate::kernel::linux::SendsFirst;
+use crate::settings::OnExit;
+
+/// What replicas that this balancer starts answer, unless another path is given.
+const HEARTBEAT_PATH: &str = "/heartbeat";
+/// The admin API on a data port is a service of its own: the data plane forwards its paths to the admin listener like any
+/// request, unless a proxy forwarded the request to us: behind one, any stranger could call it.
+const ADMIN_PATHS: [&str; 3] = ["/rep", "/add", "/rm"];
+/// No runtime's instance has this number.
+const ADMIN_INSTANCE: ReplicaId = ReplicaId(u64::MAX);
+/// What an admin call gets beyond the limit of an `/add`, the slowest.
+const ADMIN_SLACK_MS: u64 = 10_000;
+
+/// Names and their ids, by position. A name keeps its id, whatever configurations do without it.
+#[derive(Clone, Debug, Default)]
+pub struct Ids {
+    services: Vec<Arc<str>>,
+    listeners: Vec<Arc<str>>,
+}
+
+#[derive(Debug)]
+pub struct Plan {
+    pub topology: Topology,
+    pub heartbeats: Heartbeats,
+    pub runtimes: Vec<(ServiceId, RuntimeSettings)>,
+    pub bind: Vec<(SocketAddr, SendsFirst)>,
+}
+
+impl Ids {
+    fn service(&mut self, name: &str) -> ServiceId {
+        ServiceId(id(&mut self.services, name))
+    }
+
+    fn listener(&mut self, name: &str) -> ListenerId {
+        ListenerId(id(&mut self.listeners, name))
+    }
+}
+
+fn id(names: &mut Vec<Arc<str>>, name: &str) -> u32 {
+    let at = names.iter().position(|known| &**known == name).unwrap_or_else(|| {
+        names.push(name.into());
+        names.len() - 1
+    });
+    at as u32
+}
+
+impl Plan {
+    /// `admin` is where the admin API answers.
+    pub fn new(config: &Config, ids: &mut Ids, admin: Option<&Endpoint>) -> Plan {
+        let mut topology = Topology::default();
+        let (mut heartbeats, mut runtimes) = (BTreeMap::new(), Vec::new());
+        for service in &config.named.services {
+            let id = ids.service(&service.name);
+            let settings = service_config(&service.name, &service.config);
+            topology.services.insert(id, ServiceSource::Runtime(settings));
+            heartbeats.insert(id, Arc::new(heartbeat(&service.config)));
+            runtimes.push((id, runtime_settings(&service.name, &service.config)));
+        }
+        let admin = admin.filter(|_| config.admin.is_on_data_port());
+        let admin = admin.map(|endpoint| {
+            let id = ids.service(INTERNAL_SERVICE);
+            topology.services.insert(id, ServiceSource::Static(Arc::new(admin_service(config, endpoint))));
+            id
+        });
+        for named in &config.named.listeners {
+            topology.listeners.insert(ids.listener(&named.name), Arc::new(listener(named, ids)));
+        }
+        let routes = config.named.routes.iter().filter_map(|named| route(named, ids));
+        let routes = Routes::new(routes.collect::<Vec<_>>());
+        let direct = admin.iter().flat_map(|id| ADMIN_PATHS.map(|path| (path.to_owned(), *id))).collect();
+        topology.routes = Arc::new(routes.with_direct(direct));
+        Plan { topology, heartbeats, runtimes, bind: addresses(config) }
+    }
+}
+
+fn addresses(config: &Config) -> Vec<(SocketAddr, SendsFirst)> {
+    let of = |listener: &NamedListener| {
+        let sends_first = if listener.settings.mode == Mode::Tcp { SendsFirst::Either } else { SendsFirst::Client };
+        listener.settings.bind.iter().map(move |address| (*address, sends_first)).collect::<Vec<_>>()
+    };
+    config.named.listeners.iter().flat_map(of).collect()
+}
+
+fn listener(named: &NamedListener, ids: &mut Ids) -> Listener {
+    let settings = &named.settings;
+    let https = || Redirect { status: 308, location: "https://{host}{uri}".into() };
+    let forwarded = &settings.forwarded;
+    Listener {
+        name: named.name.as_str().into(),
+        bind: settings.bind.clone(),
+        mode: settings.mode,
+        service: settings.service.as_ref().map(|name| ids.service(name)),
+        redirect: settings.redirect_to_https.then(https),
+        proxies: settings.proxy.accept_proxy_from.clone(),
+        limits: Arc::new(Limits { trust: forwarded.trust, via: forwarded.via, ..settings.limits.clone() }),
+    }
+}
+
+fn route(named: &NamedRoute, ids: &mut Ids) -> Option<Route> {
+    let settings = &named.settings;
+    let target = match settings.target()? {
+        NamedTarget::Service(name) => RouteTarget::Service(ids.service(name)),
+        NamedTarget::Redirect(redirect) => RouteTarget::Redirect(redirect),
+        NamedTarget::Split(weights) => {
+            let weights: Vec<_> = weights.iter().map(|(name, weight)| (ids.service(name), *weight)).collect();
+            RouteTarget::Split(Split::new(&weights)?)
+        }
+    };
+    Some(Route {
+        host: settings.host.clone().unwrap_or(HostPattern::Any),
+        path: settings.path.clone().unwrap_or_default(),
+        methods: settings.methods.clone(),
+        listeners: settings.listeners.iter().map(|name| ids.listener(name)).collect(),
+        target,
+    })
+}
+
+fn service_config(name: &str, config: &Config) -> ServiceConfig {
+    ServiceConfig {
+        name: name.into(),
+        mode: config.mode,
+        key: config.hash.key.clone(),
+        ring: config.hash.ring,
+        limits: Arc::new(limits(config)),
+        send_proxy: config.proxy.send_proxy,
+        replicas: config.replicas,
+        max_replicas: config.limits.max_replicas,
+        can_start: config.runtime() != RuntimeKind::Fixed,
+        keeps_on_exit: config.runtime() == RuntimeKind::Docker && config.docker.on_exit == OnExit::Keep,
+        health: health_policy(config),
+    }
+}
+
+fn runtime_settings(name: &str, config: &Config) -> RuntimeSettings {
+    match config.runtime() {
+        RuntimeKind::Process => RuntimeSettings::Process { program: config.program.clone() },
+        RuntimeKind::Fixed => RuntimeSettings::Fixed(config.fixed_replicas.clone()),
+        RuntimeKind::Docker => {
+            RuntimeSettings::Docker { settings: config.docker.clone().into(), service: name.to_owned() }
+        }
+    }
+}
+
+fn health_policy(config: &Config) -> HealthPolicy {
+    let health = &config.health;
+    HealthPolicy {
+        interval_ms: health.interval_ms,
+        timeout_ms: health.timeout_ms,
+        rise: health.rise,
+        fall: health.fall,
+        start_timeout_ms: health.start_timeout_ms,
+        replace_after_ms: health.replace_after_ms,
+        max_ejected_share: config.ejection.max_share,
+    }
+}
+
+/// Servers of others need not know our path: accepting a connection is enough, unless a path was given.
+fn heartbeat(config: &Config) -> Heartbeat {
+    let health = &config.health;
+    let default_path = config.replicas_are_ours().then(|| HEARTBEAT_PATH.to_string());
+    match health.path.clone().or(default_path) {
+        Some(path) if config.mode == Mode::Http => Heartbeat::Http(HttpHeartbeat {
+            method: health.method.clone(),
+            path,
+            host: health.host.clone(),
+            headers: health.headers.clone(),
+            status: health.status.clone(),
+            send_proxy: config.proxy.send_proxy,
+        }),
+        _ => Heartbeat::Connect,
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        trust: config.forwarded.trust,
+        via: config.forwarded.via,
+        abort_on: config.limits.abort_on_client_close,
+        ..config.limits.service.clone()
+    }
+}
+
+/// One replica: the admin listener. Connections are not pooled: a call must not be sent on one that is being closed.
+fn admin_service(config: &Config, endpoint: &Endpoint) -> Service {
+    let slowest = config.named.services.iter().map(|service| add_limit_ms(&health_policy(&service.config))).max();
+    let response_timeout_ms = slowest.unwrap_or(0) + ADMIN_SLACK_MS;
+    let limits = Limits { response_timeout_ms, pool_size: 0, attempts: 1, ..limits(config) };
+    let replica = Replica {
+        id: ADMIN_INSTANCE,
+        name: INTERNAL_SERVICE.into(),
+        endpoint: endpoint.clone(),
+        weight: 1,
+        state: State::Up,
+        load: Arc::new(ReplicaLoad::new(config.workers)),
+    };
+    Service {
+        name: INTERNAL_SERVICE.into(),
+        mode: Mode::Http,
+        key: KeyPolicy::Request,
+        limits: Arc::new(limits),
+        send_proxy: None,
+        replicas: vec![replica],
+        ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new(INTERNAL_SERVICE, 1)])),
+    }
+}

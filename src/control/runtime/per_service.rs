@@ -1,0 +1,311 @@
+//! The runtimes of all services as one: a call goes to the runtime of its instance's service, and what a runtime reports
+//! gets its service and numbers that no other runtime's instances have. How an instance is started is not known here.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::process::Pid;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::spawn_local;
+
+use super::docker::Docker;
+use super::fixed::Fixed;
+use super::process::Processes;
+use super::{Failure, FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started};
+use crate::core::snapshot::ServiceId;
+use crate::settings::{DockerSettings, FixedReplica};
+
+/// What runs the replicas of one service.
+pub enum ServiceRuntime {
+    Process(Processes),
+    Docker(Docker),
+    Fixed(Fixed),
+}
+
+/// What a service's runtime is made from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RuntimeSettings {
+    /// Our own program, or another one with its arguments.
+    Process {
+        program: Vec<OsString>,
+    },
+    Docker {
+        settings: Box<DockerSettings>,
+        service: String,
+    },
+    Fixed(Vec<FixedReplica>),
+}
+
+impl RuntimeSettings {
+    pub async fn open(self) -> Result<ServiceRuntime, Failure> {
+        Ok(match self {
+            RuntimeSettings::Process { program } => ServiceRuntime::Process(Processes::new(program)?),
+            RuntimeSettings::Docker { settings, service } => {
+                ServiceRuntime::Docker(Docker::open(*settings, &service).await?)
+            }
+            RuntimeSettings::Fixed(replicas) => ServiceRuntime::Fixed(Fixed::new(replicas)),
+        })
+    }
+}
+
+/// One runtime for each service.
+#[derive(Default)]
+pub struct PerService {
+    runtimes: RefCell<BTreeMap<ServiceId, Rc<ServiceRuntime>>>,
+    /// The service of each managed instance that was asked for or adopted, and has not been stopped.
+    managed: Rc<RefCell<BTreeMap<u64, ServiceId>>>,
+    events: OnceCell<UnboundedSender<RuntimeEvent>>,
+}
+
+/// Of a foreign instance's number, the low bits are its service: each runtime numbers its own from 0.
+const SERVICE_BITS: u32 = 16;
+
+fn number_of(service: ServiceId, own: u64) -> u64 {
+    (own << SERVICE_BITS) | u64::from(service.0)
+}
+
+/// A runtime's own name for an instance, as all others know it.
+fn outward(service: ServiceId, instance: InstanceId) -> InstanceId {
+    match instance {
+        InstanceId::Managed(number) => InstanceId::Managed(number),
+        InstanceId::Foreign(own) => InstanceId::Foreign(number_of(service, own)),
+    }
+}
+
+/// As its runtime knows it.
+fn inward(instance: InstanceId) -> InstanceId {
+    match instance {
+        InstanceId::Managed(number) => InstanceId::Managed(number),
+        InstanceId::Foreign(number) => InstanceId::Foreign(number >> SERVICE_BITS),
+    }
+}
+
+fn outward_spec(service: ServiceId, spec: Spec) -> Spec {
+    let replaces = spec.replaces.map(|instance| outward(service, instance));
+    Spec { service, instance: outward(service, spec.instance), replaces, name: spec.name }
+}
+
+fn outward_event(service: ServiceId, event: RuntimeEvent) -> RuntimeEvent {
+    match event {
+        RuntimeEvent::Exited { instance, why } => RuntimeEvent::Exited { instance: outward(service, instance), why },
+        RuntimeEvent::Stopping { instance, why } => {
+            RuntimeEvent::Stopping { instance: outward(service, instance), why }
+        }
+        RuntimeEvent::Joined { spec, started, why } => {
+            RuntimeEvent::Joined { spec: outward_spec(service, spec), started, why }
+        }
+        RuntimeEvent::Left { instance, why } => RuntimeEvent::Left { instance: outward(service, instance), why },
+        RuntimeEvent::Outdated { instance, why } => {
+            RuntimeEvent::Outdated { instance: outward(service, instance), why }
+        }
+    }
+}
+
+impl PerService {
+    /// Before `attach`.
+    pub fn insert(&self, service: ServiceId, runtime: ServiceRuntime) {
+        self.runtimes.borrow_mut().insert(service, Rc::new(runtime));
+    }
+
+    pub fn get(&self, service: ServiceId) -> Option<Rc<ServiceRuntime>> {
+        self.runtimes.borrow().get(&service).cloned()
+    }
+
+    /// Adds the runtime of a service that is new. What it has already is returned, as `attach` does.
+    pub async fn join(&self, service: ServiceId, runtime: ServiceRuntime) -> Result<Vec<(Spec, Started)>, Failure> {
+        let runtime = Rc::new(runtime);
+        let found = self.attach_one(service, &runtime).await?;
+        self.runtimes.borrow_mut().insert(service, runtime);
+        Ok(found)
+    }
+
+    async fn attach_one(&self, service: ServiceId, runtime: &ServiceRuntime) -> Result<Vec<(Spec, Started)>, Failure> {
+        let (events, mut own_events) = unbounded_channel();
+        let all = self.events.get().cloned();
+        spawn_local(async move {
+            while let (Some(event), Some(all)) = (own_events.recv().await, &all) {
+                let _ = all.send(outward_event(service, event));
+            }
+        });
+        let found = runtime.attach(events).await?;
+        let found: Vec<_> = found.into_iter().map(|(spec, started)| (outward_spec(service, spec), started)).collect();
+        let numbers = found.iter().filter_map(|(spec, _)| managed(spec.instance));
+        self.managed.borrow_mut().extend(numbers.map(|number| (number, service)));
+        Ok(found)
+    }
+
+    fn all(&self) -> Vec<Rc<ServiceRuntime>> {
+        self.runtimes.borrow().values().cloned().collect()
+    }
+
+    fn of(&self, instance: InstanceId) -> Option<Rc<ServiceRuntime>> {
+        let service = match instance {
+            InstanceId::Managed(number) => *self.managed.borrow().get(&number)?,
+            InstanceId::Foreign(number) => ServiceId((number & ((1 << SERVICE_BITS) - 1)) as u32),
+        };
+        self.get(service)
+    }
+}
+
+fn managed(instance: InstanceId) -> Option<u64> {
+    match instance {
+        InstanceId::Managed(number) => Some(number),
+        InstanceId::Foreign(_) => None,
+    }
+}
+
+impl Runtime for PerService {
+    async fn start(&self, spec: &Spec) -> Result<Started, Failure> {
+        let unknown = || Failure {
+            kind: FailureKind::Unavailable,
+            message: format!("{} cannot be started: its service has no runtime", spec.name),
+        };
+        let runtime = self.get(spec.service).ok_or_else(unknown)?;
+        if let Some(number) = managed(spec.instance) {
+            self.managed.borrow_mut().insert(number, spec.service);
+        }
+        runtime.start(spec).await
+    }
+
+    async fn stop(&self, instance: InstanceId, grace: Duration) -> Result<(), Failure> {
+        let Some(runtime) = self.of(instance) else { return Ok(()) };
+        let result = runtime.stop(inward(instance), grace).await;
+        if let (Ok(()), Some(number)) = (&result, managed(instance)) {
+            self.managed.borrow_mut().remove(&number);
+        }
+        result
+    }
+
+    async fn attach(&self, events: UnboundedSender<RuntimeEvent>) -> Result<Vec<(Spec, Started)>, Failure> {
+        let _ = self.events.set(events);
+        let runtimes: Vec<_> = self.runtimes.borrow().iter().map(|(id, runtime)| (*id, runtime.clone())).collect();
+        let mut found = Vec::new();
+        for (service, runtime) in runtimes {
+            found.append(&mut self.attach_one(service, &runtime).await?);
+        }
+        Ok(found)
+    }
+
+    fn resume(&self, instance: InstanceId) {
+        if let Some(runtime) = self.of(instance) {
+            runtime.resume(inward(instance));
+        }
+    }
+
+    async fn suspension(&self, instance: InstanceId) -> Option<String> {
+        self.of(instance)?.suspension(inward(instance)).await
+    }
+
+    fn on_probe_failed(&self, instance: InstanceId) {
+        if let Some(runtime) = self.of(instance) {
+            runtime.on_probe_failed(inward(instance));
+        }
+    }
+
+    fn stop_limit(&self) -> Duration {
+        self.all().iter().map(|runtime| runtime.stop_limit()).max().unwrap_or_default()
+    }
+
+    fn is_own_child(&self, process: Pid) -> bool {
+        self.all().iter().any(|runtime| runtime.is_own_child(process))
+    }
+
+    async fn close(&self) {
+        for runtime in self.all() {
+            runtime.close().await;
+        }
+    }
+
+    fn left_behind(&self) -> Vec<String> {
+        self.all().iter().flat_map(|runtime| runtime.left_behind()).collect()
+    }
+}
+
+/// Each method is that of the runtime inside.
+impl Runtime for ServiceRuntime {
+    async fn start(&self, spec: &Spec) -> Result<Started, Failure> {
+        match self {
+            ServiceRuntime::Process(processes) => processes.start(spec).await,
+            ServiceRuntime::Docker(docker) => docker.start(spec).await,
+            ServiceRuntime::Fixed(fixed) => fixed.start(spec).await,
+        }
+    }
+
+    async fn stop(&self, instance: InstanceId, grace: Duration) -> Result<(), Failure> {
+        match self {
+            ServiceRuntime::Process(processes) => processes.stop(instance, grace).await,
+            ServiceRuntime::Docker(docker) => docker.stop(instance, grace).await,
+            ServiceRuntime::Fixed(fixed) => fixed.stop(instance, grace).await,
+        }
+    }
+
+    async fn attach(&self, events: UnboundedSender<RuntimeEvent>) -> Result<Vec<(Spec, Started)>, Failure> {
+        match self {
+            ServiceRuntime::Process(processes) => processes.attach(events).await,
+            ServiceRuntime::Docker(docker) => docker.attach(events).await,
+            ServiceRuntime::Fixed(fixed) => fixed.attach(events).await,
+        }
+    }
+
+    fn resume(&self, instance: InstanceId) {
+        if let ServiceRuntime::Fixed(fixed) = self {
+            fixed.resume(instance);
+        }
+    }
+
+    async fn suspension(&self, instance: InstanceId) -> Option<String> {
+        match self {
+            ServiceRuntime::Process(processes) => processes.suspension(instance).await,
+            ServiceRuntime::Docker(docker) => docker.suspension(instance).await,
+            ServiceRuntime::Fixed(_) => None,
+        }
+    }
+
+    fn on_probe_failed(&self, instance: InstanceId) {
+        if let ServiceRuntime::Fixed(fixed) = self {
+            fixed.on_probe_failed(instance);
+        }
+    }
+
+    fn stop_limit(&self) -> Duration {
+        match self {
+            ServiceRuntime::Docker(docker) => docker.stop_limit(),
+            ServiceRuntime::Process(_) | ServiceRuntime::Fixed(_) => Duration::ZERO,
+        }
+    }
+
+    fn is_own_child(&self, process: Pid) -> bool {
+        matches!(self, ServiceRuntime::Process(processes) if processes.is_own_child(process))
+    }
+
+    async fn close(&self) {
+        if let ServiceRuntime::Docker(docker) = self {
+            docker.close().await;
+        }
+    }
+
+    fn left_behind(&self) -> Vec<String> {
+        match self {
+            ServiceRuntime::Docker(docker) => docker.left_behind(),
+            ServiceRuntime::Process(_) | ServiceRuntime::Fixed(_) => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_instances_of_two_services_have_different_numbers() {
+        let (shop, blog) = (ServiceId(0), ServiceId(7));
+        let own = InstanceId::Foreign(3);
+        let numbers = [shop, blog].map(|service| outward(service, own));
+        assert_ne!(numbers[0], numbers[1]);
+        assert_eq!(numbers.map(inward), [own; 2]);
+        assert_eq!(outward(blog, InstanceId::Managed(3)), InstanceId::Managed(3));
+    }
+}
