@@ -51,6 +51,8 @@
 //! | a connection to a replica | `core/step`: `Connect` | `worker/connect`: one session's; `worker/upstreams`: all; `worker/pool`: idle ones |
 //! | a head field | `core/head`: syntax | `core/request`, `core/response`: meaning; `core/rewrite`: change |
 //! | a response of the balancer itself | `core/reply`: its bytes | `core/session/failure`: when; `control/admin`, `control/wire`: of the admin API |
+//! | file descriptors | `kernel/linux`: the limit, how many are open | `worker/workers`: each worker's share; `worker/resources`: room, what waits; `balancer`: the warning |
+//! | an exit status | `main` | `control_core`: how the run ended; `kernel/parent`, `replica/check`: an error text |
 //! | a log line | `shared/text`, `shared/log_writer`: format, queue | `control/log_throttle`: of workers; `registry`: of replicas; `config/unused`: of settings |
 //!
 //! # The path of a request

@@ -55,7 +55,8 @@ fn run(config: Config) -> ExitCode {
         Ok(log) => log,
         Err(why) => return fail(FAILED, &format!("the log cannot start: {why}")),
     };
-    let end = parent::follow(parent::Signal::TERM).and_then(|()| balancer::run(config));
+    let end = parent::follow(parent::Signal::TERM)
+        .and_then(|()| balancer::run(config, balancer::reader(std::env::args_os().collect())));
     let status = match end {
         Ok(End::Drained) => ExitCode::SUCCESS,
         Ok(End::AtOnce | End::LeftBehind) => ExitCode::from(FAILED),

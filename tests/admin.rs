@@ -119,14 +119,20 @@ fn a_rejected_call_gives_the_reason_and_changes_nothing() {
         ("POST", "/add", r#"{"n":1,"n":2}"#, 400, "<Error> n is given twice"),
         ("POST", "/add", "", 400, "<Error> the body is empty: send an object such as {\"n\":1}"),
         ("POST", "/add", "n=1", 400, "<Error> the body is not JSON: expected ident at line 1 column 2"),
-        ("POST", "/add?force=1", r#"{"n":1}"#, 400, "<Error> \"force\" is no parameter here: it takes dry_run and service"),
+        (
+            "POST",
+            "/add?force=1",
+            r#"{"n":1}"#,
+            400,
+            "<Error> \"force\" is no parameter here: it takes dry_run and service",
+        ),
         ("POST", "/add", &big, 413, "<Error> the body is larger than 65536 bytes"),
         (
             "GET",
             "/nothing",
             "",
             404,
-            "<Error> there is nothing at /nothing: see /rep, /add, /rm, /replicas, /ring, /explain, /what-if, /metrics",
+            "<Error> there is nothing at /nothing: see /rep, /add, /rm, /replicas, /reload, /config, /ring, /explain, /what-if, /metrics",
         ),
     ] {
         let response = balancer.ask(method, path, body);

@@ -6,9 +6,13 @@
 //! | file | what it does |
 //! |---|---|
 //! | `mod.rs` | the start: [`run`], admin listener, sockets, workers, control plane, the banner, warnings of few descriptors |
+//! | `reload` | `RunningConfiguration`: reads the configuration again, binds new listeners, says what a reload changes and what needs a restart |
 //! | `plan` | what the parts are given: `Plan`, ids of names, services, listeners, routes, heartbeats, runtimes |
 
 mod plan;
+mod reload;
+
+pub use reload::{Reader, reader};
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -26,14 +30,17 @@ use crate::shared::events;
 use crate::shared::publish::SnapshotPublisher;
 use crate::worker::{self, WorkerSettings};
 use plan::{Ids, Plan};
+use reload::RunningConfiguration;
 
-/// Runs until a signal ends it. `Err` is bad usage, in one line: what, where, what to do.
-pub fn run(config: Config) -> Result<End, String> {
+/// Runs until a signal ends it; `read` reads the configuration again at a reload. `Err` is bad usage, in one line: what,
+/// where, what to do.
+pub fn run(config: Config, read: Reader) -> Result<End, String> {
     config.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let listener = AdminListener::bind(&config.admin.listen)?;
     let wakeup = Wakeup::default();
     let (events, worker_events) = events::channel(wakeup.wake());
-    let plan = Plan::new(&config, &mut Ids::default(), listener.as_ref().map(AdminListener::endpoint));
+    let (mut ids, admin) = (Ids::default(), listener.as_ref().map(AdminListener::endpoint).cloned());
+    let plan = Plan::new(&config, &mut ids, admin.as_ref());
     let sockets = Arc::new(ListeningSockets::new(config.workers));
     bind(&sockets, &plan)?;
     let Plan { topology, heartbeats, runtimes, .. } = plan;
@@ -50,6 +57,7 @@ pub fn run(config: Config) -> Result<End, String> {
         listener,
         access: AdminAccess { token: config.admin.token.clone(), hosts: config.admin.hosts.clone() },
         heartbeats,
+        configuration: Box::new(RunningConfiguration::new(read, config, ids, sockets, admin)),
         counters: workers.counters,
         workers: workers.threads,
     };

@@ -105,6 +105,9 @@ pub struct Config {
     /// Listeners, services and routes: those that a file names, or those that the settings here are.
     #[arg(skip)]
     pub named: Named,
+    /// What `ringway config` prints of it.
+    #[arg(skip)]
+    pub shown: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -114,6 +117,14 @@ pub enum RuntimeKind {
     Docker,
     /// Servers that we do not start: `--replica HOST:PORT`.
     Fixed,
+}
+
+impl Config {
+    /// Equal for equal settings, wherever they stand.
+    pub fn identity(&self) -> String {
+        let (warnings, named, shown) = Default::default();
+        format!("{:?}", Config { warnings, named, shown, ..self.clone() })
+    }
 }
 
 fn cores() -> usize {

@@ -51,7 +51,7 @@ pub fn read(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Earl
     let command = configurable(args::command(), |run| with_environment(with_listen(run)));
     let matches = parse(command.clone(), &argv)?;
     match cli(&matches)?.subcommand {
-        CliSubcommand::Run(run) => Ok(Invocation::Run(configure(command, &argv, matches, *run)?.config.into())),
+        CliSubcommand::Run(run) => Ok(Invocation::Run(configure(command, &argv, matches, *run)?.into_config().into())),
         CliSubcommand::Config(run) => Ok(Invocation::Shown(configure(command, &argv, matches, *run)?.shown())),
         CliSubcommand::Check { file, config } => Ok(Invocation::Shown(check(&file.or(config).unwrap_or_default())?)),
         CliSubcommand::Replica(replica) => Ok(replica.into()),
@@ -92,6 +92,11 @@ struct Configured {
 }
 
 impl Configured {
+    fn into_config(self) -> Config {
+        let shown = self.shown();
+        Config { shown, ..self.config }
+    }
+
     fn shown(&self) -> String {
         // Changing an argument moves it: these are in the order of their definition.
         let definitions = args::command();

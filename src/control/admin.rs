@@ -22,6 +22,7 @@ use super::admin_access::{AdminAccess, Denial, PAGE};
 use super::admin_seats::Seat;
 use super::page::{self, Recent};
 use super::registry::{Answer, Call, Change, Rejection, Status};
+use super::reload::{ReloadAnswer, ReloadError};
 use super::wire::{self, BODY_LIMIT, ReplicaNames};
 use super::{metrics, questions};
 use crate::core::snapshot::{Service, ServiceId, Snapshot};
@@ -36,6 +37,15 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum AdminRequest {
     Call { service: ServiceId, call: Call, reply: oneshot::Sender<Answer> },
     Status { reply: oneshot::Sender<Status> },
+    Reload { dry_run: DryRun, reply: oneshot::Sender<ReloadAnswer> },
+    Configuration { reply: oneshot::Sender<String> },
+}
+
+/// Whether a call only says what it would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DryRun {
+    Yes,
+    No,
 }
 
 /// What handlers answer from.
@@ -58,6 +68,8 @@ pub fn router(state: AdminState) -> Router {
         .route("/add", only(&[Method::POST], any(add)))
         .route("/rm", only(&[Method::DELETE, Method::POST], any(remove)))
         .route("/replicas", only(&[Method::GET], any(replicas)))
+        .route("/reload", only(&[Method::POST], any(reload)))
+        .route("/config", only(&[Method::GET], any(configuration)))
         .route("/ring", only(&[Method::GET], any(async |state, uri| question(state, uri, questions::ring).await)))
         .route("/explain", only(&[Method::GET], any(async |state, uri| question(state, uri, questions::explain).await)))
         .route("/what-if", only(&[Method::GET], any(async |state, uri| question(state, uri, questions::what_if).await)))
@@ -143,13 +155,48 @@ async fn replicas(State(state): State<AdminState>) -> Response {
     }
 }
 
+/// Reads the configuration again: whole, or not at all. A reply is sent when every worker acts on it.
+async fn reload(State(state): State<AdminState>, uri: Uri) -> Response {
+    let dry_run = match query(&uri).and_then(|query| dry_run(&query, &["dry_run"])) {
+        Ok(true) => DryRun::Yes,
+        Ok(false) => DryRun::No,
+        Err(why) => return bad_request(&why),
+    };
+    let (sender, answer) = oneshot::channel();
+    let sent = state.requests.send(AdminRequest::Reload { dry_run, reply: sender });
+    let answer = match sent {
+        Ok(()) => answer.await.ok(),
+        Err(_) => None,
+    };
+    match answer {
+        Some(Ok(report)) => reply(StatusCode::OK, wire::successful(&report)),
+        Some(Err(ReloadError::Invalid(lines))) => bad_request(&lines),
+        Some(Err(ReloadError::Unavailable(why))) => answered(Answer::Rejected(Rejection::unavailable(why))),
+        None => answered(Answer::Rejected(stopping())),
+    }
+}
+
+/// The effective configuration as a file; secrets are hidden.
+async fn configuration(State(state): State<AdminState>) -> Response {
+    let (sender, text) = oneshot::channel();
+    let sent = state.requests.send(AdminRequest::Configuration { reply: sender });
+    let text = match sent {
+        Ok(()) => text.await.ok(),
+        Err(_) => None,
+    };
+    match text {
+        Some(text) => ([(CONTENT_TYPE, "application/toml"), (CACHE_CONTROL, "no-store")], text).into_response(),
+        None => answered(Answer::Rejected(stopping())),
+    }
+}
+
 fn stopping() -> Rejection {
     Rejection::unavailable("the balancer is stopping".into())
 }
 
 async fn nothing_here(request: Request) -> Response {
     let why = format!(
-        "there is nothing at {}: see /rep, /add, /rm, /replicas, /ring, /explain, /what-if, /metrics",
+        "there is nothing at {}: see /rep, /add, /rm, /replicas, /reload, /config, /ring, /explain, /what-if, /metrics",
         request.uri().path()
     );
     reply(StatusCode::NOT_FOUND, wire::failure(&why))
@@ -196,6 +243,7 @@ fn answered(answer: Answer) -> Response {
         Answer::Replicas(names) => {
             reply(StatusCode::OK, wire::successful(&ReplicaNames::of(names.iter().map(|name| &**name))))
         }
+        Answer::Reconfigured => reply(StatusCode::OK, wire::successful(&"reconfigured")),
         Answer::Rejected(Rejection { status, message }) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             let mut response = reply(status, wire::failure(&message));
@@ -241,10 +289,15 @@ fn take_service(query: &mut Vec<(String, String)>, snapshot: &Snapshot) -> Resul
 fn change_target(uri: &Uri, snapshot: &Snapshot) -> Result<(ServiceId, bool), String> {
     let mut query = query(uri)?;
     let service = take_service(&mut query, snapshot)?;
-    questions::known(&query, &["dry_run", "service"])?;
+    Ok((service, dry_run(&query, &["dry_run", "service"])?))
+}
+
+/// `?dry_run=1`, in a query that may have `known` parameters.
+fn dry_run(query: &[(String, String)], known: &[&str]) -> Result<bool, String> {
+    questions::known(query, known)?;
     match query.last().map(|(_, value)| value.as_str()) {
-        None | Some("0" | "false") => Ok((service, false)),
-        Some("1" | "true") => Ok((service, true)),
+        None | Some("0" | "false") => Ok(false),
+        Some("1" | "true") => Ok(true),
         Some(other) => Err(format!("dry_run is {other:?}: it is 1 or 0")),
     }
 }

@@ -14,14 +14,16 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::admin::{AdminRequest, AdminState, router};
+use super::admin::{AdminRequest, AdminState, DryRun, router};
 use super::admin_access::AdminAccess;
 use super::admin_listener::AdminListener;
 use super::control_core::{ControlAction, ControlCore, End, WorkerEnd};
 use super::orphans;
 use super::page::Recent;
 use super::probe::{Heartbeat, ProbeError, probe};
-use super::registry::{Answer, Command, Effect, ProbeFailure, ProbeFault};
+use super::registry::{Answer, Command, Effect, ProbeFailure, ProbeFault, Reconfiguration, Topology};
+use super::reload::{Configuration, PendingReload, ReloadAnswer, ReloadError, ReloadPlan, Requester};
+use super::runtime::per_service::{PerService, Reconfigured};
 use super::runtime::{Failure, InstanceId, Runtime, RuntimeEvent, Spec};
 use super::signals::{SignalRequest, Signals};
 use crate::core::snapshot::{Endpoint, ServiceId};
@@ -58,16 +60,14 @@ pub struct ControlInit {
     pub listener: Option<AdminListener>,
     pub access: AdminAccess,
     pub heartbeats: Heartbeats,
+    pub configuration: Box<dyn Configuration>,
     pub counters: Vec<Arc<Counters>>,
     pub workers: Vec<JoinHandle<()>>,
 }
 
 /// Runs the control plane on this thread until it ends. `open` makes the runtime, on the admin thread's own tokio.
 /// `Err`: it never began; what, where, what to do, in one line.
-pub fn serve<R: Runtime + 'static>(
-    open: impl AsyncFnOnce() -> Result<R, Failure>,
-    init: ControlInit,
-) -> Result<End, String> {
+pub fn serve(open: impl AsyncFnOnce() -> Result<PerService, Failure>, init: ControlInit) -> Result<End, String> {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let tokio = tokio.map_err(|error| format!("the admin thread cannot start: {error}"))?;
     let end = LocalSet::new().block_on(&tokio, async {
@@ -94,14 +94,30 @@ async fn stop_signal(signals: &mut Signals) -> &'static str {
     loop {
         match signals.next().await {
             SignalRequest::Stop(name) => return name,
+            SignalRequest::Reload => write(Level::Warn, "SIGHUP during the start: the settings are being read"),
             SignalRequest::Unsupported(why) => write(Level::Warn, why),
         }
     }
 }
 
-struct ControlLoop<R> {
+/// The next signal that the loop has to act on.
+async fn next_signal(signals: &mut Signals) -> SignalRequest {
+    loop {
+        match signals.next().await {
+            SignalRequest::Unsupported(why) => write(Level::Warn, why),
+            request => return request,
+        }
+    }
+}
+
+struct ControlLoop {
     core: ControlCore,
-    runtime: Rc<R>,
+    runtime: Rc<PerService>,
+    configuration: Box<dyn Configuration>,
+    /// The reload under way.
+    reload: Option<PendingReload>,
+    prepared: UnboundedReceiver<Prepared>,
+    prepared_in: UnboundedSender<Prepared>,
     wakeup: Wakeup,
     heartbeats: Heartbeats,
     recent: Recent,
@@ -121,11 +137,19 @@ enum Turn {
     Request(AdminRequest),
     Workers,
     WorkerEnded(WorkerEnd),
-    Signal(&'static str),
+    Signal(SignalRequest),
+    Prepared(Prepared),
 }
 
-impl<R: Runtime + 'static> ControlLoop<R> {
-    async fn new(runtime: R, init: ControlInit) -> Result<ControlLoop<R>, String> {
+/// The runtimes took a configuration in, or refused.
+struct Prepared {
+    topology: Topology,
+    heartbeats: Heartbeats,
+    outcome: Result<Reconfigured, Failure>,
+}
+
+impl ControlLoop {
+    async fn new(runtime: PerService, init: ControlInit) -> Result<ControlLoop, String> {
         let (commands, inbox) = unbounded_channel();
         let (events, runtime_events) = unbounded_channel();
         spawn_local(forward(runtime_events, commands.clone()));
@@ -149,7 +173,12 @@ impl<R: Runtime + 'static> ControlLoop<R> {
         let runtime = Rc::new(runtime);
         let children = runtime.clone();
         spawn_local(orphans::reap(move |child| children.is_own_child(child)));
+        let (prepared_in, prepared) = unbounded_channel();
         Ok(ControlLoop {
+            configuration: init.configuration,
+            reload: None,
+            prepared,
+            prepared_in,
             core: init.core.with_stop_limit(runtime.stop_limit()),
             runtime,
             wakeup: init.wakeup,
@@ -195,7 +224,8 @@ impl<R: Runtime + 'static> ControlLoop<R> {
     async fn next_turn(&mut self, signals: &mut Signals) -> Turn {
         let due = self.instant(self.core.due().min(self.core.log_due()));
         tokio::select! {
-            name = stop_signal(signals) => Turn::Signal(name),
+            request = next_signal(signals) => Turn::Signal(request),
+            Some(prepared) = self.prepared.recv() => Turn::Prepared(prepared),
             Some(command) = self.inbox.recv() => Turn::Apply(command),
             Some(request) = self.requests.recv() => Turn::Request(request),
             () = self.wakeup.0.notified() => Turn::Workers,
@@ -215,10 +245,13 @@ impl<R: Runtime + 'static> ControlLoop<R> {
                 let actions = self.core.worker_ended(end, now);
                 self.carry_out(actions);
             }
-            Turn::Signal(name) => {
+            Turn::Signal(SignalRequest::Stop(name)) => {
                 let actions = self.core.signal(name, now);
                 self.carry_out(actions);
             }
+            Turn::Signal(SignalRequest::Reload) => self.begin_reload(Requester::Signal),
+            Turn::Signal(SignalRequest::Unsupported(_)) => {}
+            Turn::Prepared(prepared) => self.take_in(prepared, now),
         }
         let lines = self.core.flush_log(now);
         self.carry_out(lines);
@@ -236,15 +269,86 @@ impl<R: Runtime + 'static> ControlLoop<R> {
     fn request(&mut self, request: AdminRequest, now: Tick) {
         match request {
             AdminRequest::Call { service, call, reply } => {
-                let ticket = self.next_ticket;
-                self.next_ticket += 1;
+                let ticket = self.next_ticket();
                 self.replies.insert(ticket, reply);
                 self.apply(Command::Call { ticket, service, call }, now);
             }
             AdminRequest::Status { reply } => {
                 let _ = reply.send(self.core.status(now));
             }
+            AdminRequest::Reload { dry_run: DryRun::No, reply } => self.begin_reload(Requester::Admin(reply)),
+            AdminRequest::Reload { dry_run: DryRun::Yes, reply } => {
+                let _ = reply.send(self.try_reload());
+            }
+            AdminRequest::Configuration { reply } => {
+                let _ = reply.send(self.configuration.text());
+            }
         }
+    }
+
+    /// Reads the configuration, and has the runtimes prepared for it.
+    fn begin_reload(&mut self, requester: Requester) {
+        if self.reload.is_some() {
+            return requester.answer(Err(ReloadError::Unavailable("another reload is under way".into())));
+        }
+        let ReloadPlan { topology, heartbeats, runtimes, report } = match self.configuration.read() {
+            Ok(plan) => plan,
+            Err(lines) => return requester.answer(Err(ReloadError::Invalid(lines))),
+        };
+        self.reload = Some(PendingReload { requester, report, ticket: None });
+        let (runtime, prepared) = (self.runtime.clone(), self.prepared_in.clone());
+        spawn_local(async move {
+            let outcome = runtime.reconfigure(runtimes).await;
+            let _ = prepared.send(Prepared { topology, heartbeats, outcome });
+        });
+    }
+
+    /// Says what a reload would do.
+    fn try_reload(&mut self) -> ReloadAnswer {
+        if self.reload.is_some() {
+            return Err(ReloadError::Unavailable("another reload is under way".into()));
+        }
+        let plan = self.configuration.read().map_err(ReloadError::Invalid)?;
+        self.configuration.discard();
+        Ok(plan.report)
+    }
+
+    /// The runtimes are ready: the registry takes the configuration in.
+    fn take_in(&mut self, prepared: Prepared, now: Tick) {
+        let Prepared { topology, heartbeats, outcome } = prepared;
+        match outcome {
+            Ok(Reconfigured { found, needs_restart }) => {
+                let ticket = self.next_ticket();
+                if let Some(reload) = &mut self.reload {
+                    reload.ticket = Some(ticket);
+                    reload.report.needs_restart.extend(needs_restart);
+                }
+                self.heartbeats = heartbeats;
+                self.apply(Command::Reconfigure(Reconfiguration { ticket, topology, found }.into()), now);
+            }
+            Err(failure) => {
+                self.configuration.discard();
+                if let Some(reload) = self.reload.take() {
+                    reload.requester.answer(Err(ReloadError::Unavailable(failure.message)));
+                }
+            }
+        }
+    }
+
+    /// Every worker acts on it, or it came too late for a balancer that stops.
+    fn end_reload(&mut self, answer: Answer) {
+        let Some(PendingReload { requester, report, .. }) = self.reload.take() else { return };
+        self.configuration.commit();
+        requester.answer(match answer {
+            Answer::Rejected(rejection) => Err(ReloadError::Unavailable(rejection.message)),
+            Answer::Reconfigured | Answer::Replicas(_) => Ok(report),
+        });
+    }
+
+    fn next_ticket(&mut self) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        ticket
     }
 
     fn take_worker_events(&mut self, now: Tick) {
@@ -277,6 +381,9 @@ impl<R: Runtime + 'static> ControlLoop<R> {
                 self.probe(heartbeat, instance, name, endpoint, timeout_ms);
             }
             Effect::Reply { ticket, answer } => {
+                if self.reload.as_ref().is_some_and(|reload| reload.ticket == Some(ticket)) {
+                    return self.end_reload(answer);
+                }
                 if let Some(reply) = self.replies.remove(&ticket) {
                     let _ = reply.send(answer);
                 }

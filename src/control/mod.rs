@@ -14,6 +14,7 @@
 //! | `log_throttle` | workers' events as log lines: the first of a kind at once, then a count for each second; names of former replicas; pure; windows by kind; words for a fault, a cap, a shortage |
 //! | `probe` | one health check of one replica: connect or HTTP request with a timeout, the answer judged (status, X-Server-Id), the fault of a failure; I/O errors as `ProbeFault`s (dead, connect timed out, silent, unhealthy); TCP and Unix streams under one deadline |
 //! | `runtime` | what starts and stops replicas: child processes, Docker containers, a fixed list |
+//! | `reload` | the trait `Configuration`, `ReloadPlan`, `ReloadReport` (changed, needs a restart), who asked for a reload and what it is answered |
 //! | `admin_listener` | the socket of the admin API, TCP or Unix: bind, accept, hyper connections with head and write timeouts |
 //! | `admin_seats` | how many admin connections are served at once: seats, strangers evicted, oldest first; it knows no HTTP; a permit each, the task to abort, kept once its caller is known |
 //! | `socket_file` | the file of a Unix listener: bound with its mode, a dead one replaced, removed at the end; its type, permissions and identity (device, inode) checked |
@@ -37,6 +38,7 @@ pub mod page;
 pub mod probe;
 pub mod questions;
 pub mod registry;
+pub mod reload;
 pub mod runtime;
 pub mod wire;
 

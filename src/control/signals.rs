@@ -11,6 +11,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub enum SignalRequest {
     /// SIGTERM, SIGINT, and SIGQUIT as in nginx: drain and end. By the signal's name.
     Stop(&'static str),
+    /// SIGHUP: the configuration is read again.
+    Reload,
     /// What other servers do at this signal does not exist here; why, in one line.
     Unsupported(&'static str),
 }
@@ -20,16 +22,13 @@ pub struct Signals([(SignalRequest, Signal); 6]);
 impl Signals {
     /// Handled from now on, also before the first `next`.
     pub fn register() -> io::Result<Signals> {
-        use SignalRequest::{Stop, Unsupported};
+        use SignalRequest::{Reload, Stop, Unsupported};
         let handled = |request, kind| Ok::<_, io::Error>((request, signal(kind)?));
         Ok(Signals([
             handled(Stop("SIGTERM"), SignalKind::terminate())?,
             handled(Stop("SIGINT"), SignalKind::interrupt())?,
             handled(Stop("SIGQUIT"), SignalKind::quit())?,
-            handled(
-                Unsupported("SIGHUP: there is nothing to reload yet: settings are read at the start"),
-                SignalKind::hangup(),
-            )?,
+            handled(Reload, SignalKind::hangup())?,
             handled(
                 Unsupported("SIGUSR1: there is no log file to open again: the log goes to stderr"),
                 SignalKind::user_defined1(),

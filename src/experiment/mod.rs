@@ -12,7 +12,7 @@
 //! | `fault_again` | kills or pauses replicas one after another, in several series: median and histogram of the repair times |
 //! | `hashes` | computes shares and moved keys of the exercise's hash functions, better ones and ketama; starts nothing; layouts, slots reached, ideal share, bars |
 //! | `endpoints` | calls every endpoint and error of the API, on the data port and the admin port, and compares status and body with the contract; the row of each call: expected and actual, verdict |
-//! | `testbed` | the balancer under test: spawned, its log read and awaited line by line, admin calls, signals or engine calls to kill and pause a replica, `Recovery`; words in log lines, stderr, child processes found by parent |
+//! | `testbed` | the balancer under test: its argv with lists of replicas, spawned, its log read and awaited line by line, admin calls, signals or engine calls to kill and pause a replica, `Recovery`; words in log lines, stderr, child processes found by parent |
 //! | `trial` | one run: load on a testbed while a given function injects faults; samples, recoveries, slowest request; moments since its beginning |
 //! | `load` | requests on many connections and threads by a plan (number, rate, time): `Sample`, outcome, counts for each server; scoped threads, when a request began and was answered, failures named |
 //! | `client` | one blocking HTTP/1.1 connection over any stream: request, head, length or chunked body, timeouts |

@@ -4,7 +4,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `mod.rs` | the document with its Content-Security-Policy; `Recent`, the last log lines; the task that feeds each stream once a second, and the limit of streams; the streaming body and its frames, lines already seen |
-//! | `events` | the text of each event as JSON: `ring` (size, names, points), `now` (counters, deaths, heals, each replica with its share) and log lines; pure |
+//! | `events` | the text of each event as JSON: `ring` (size, names, points), `now` (sums over the workers' counters: accepted, requests, bytes; deaths, heals, each replica with its share) and log lines; pure |
 
 mod events;
 

@@ -24,6 +24,8 @@ pub struct Change {
 pub enum Answer {
     /// The members after the call, in ring order.
     Replicas(Vec<Arc<str>>),
+    /// Every worker acts on the new configuration.
+    Reconfigured,
     Rejected(Rejection),
 }
 

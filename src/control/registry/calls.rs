@@ -203,6 +203,13 @@ impl Registry {
         self.reply_when_acked(addition.ticket, addition.service, BTreeSet::new(), now);
     }
 
+    /// The `/add` under way is undone if it is of this service.
+    pub(super) fn undo_addition_of(&mut self, service: ServiceId, rejection: Rejection, now: Tick) {
+        if self.addition.as_ref().is_some_and(|addition| addition.service == service) {
+            self.undo_addition(rejection, now);
+        }
+    }
+
     /// One of them failed: none stays.
     pub(super) fn undo_addition(&mut self, rejection: Rejection, now: Tick) {
         let Some(addition) = self.addition.take() else { return };
@@ -278,7 +285,10 @@ impl Registry {
     }
 
     fn service(&self, id: ServiceId) -> Result<&ServiceState, Rejection> {
-        self.services.get(&id).ok_or_else(|| Rejection::bad_request(format!("there is no service {}", id.0)))
+        self.services
+            .get(&id)
+            .filter(|service| !service.is_removed)
+            .ok_or_else(|| Rejection::bad_request(format!("there is no service {}", id.0)))
     }
 
     /// The answer is what `/rep` says now; it is sent when every worker acts on the next snapshot.
@@ -289,9 +299,14 @@ impl Registry {
         running: BTreeSet<InstanceId>,
         now: Tick,
     ) {
+        let answer = self.member_list(service);
+        self.defer_reply(ticket, answer, running, now);
+    }
+
+    /// Sent when every worker acts on the next snapshot, and `running` have ended.
+    pub(super) fn defer_reply(&mut self, ticket: u64, answer: Answer, running: BTreeSet<InstanceId>, now: Tick) {
         let epoch = self.publication.next_epoch();
         let (deadline, stopped_deadline) = (now.after_ms(ACK_TIMEOUT_MS), now.after_ms(STOPPED_TIMEOUT_MS));
-        let answer = self.member_list(service);
         self.deferred.push_back(DeferredReply { ticket, epoch, deadline, answer, running, stopped_deadline });
     }
 

@@ -6,7 +6,7 @@ use log::Level;
 
 use super::answer::{Answer, Call};
 use super::health::{HealthPolicy, ProbeFailure};
-use super::topology::Topology;
+use super::topology::{Reconfiguration, Topology};
 use crate::control::runtime::{Failure, InstanceId, RuntimeEvent, Spec, Started};
 use crate::core::limits::Limits;
 use crate::core::proxy::Version;
@@ -45,6 +45,8 @@ pub struct ServiceConfig {
 pub enum Command {
     /// Once, first: what the runtimes had already. Every service is filled up to `ServiceConfig::replicas`.
     Found(Vec<(Spec, Started)>),
+    /// Services, listeners and routes become these.
+    Reconfigure(Box<Reconfiguration>),
     /// An admin call about one service; its answer carries the same ticket.
     Call {
         ticket: u64,

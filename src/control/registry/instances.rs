@@ -18,11 +18,18 @@ use crate::core::tick::Tick;
 
 impl Registry {
     pub(super) fn found(&mut self, found: Vec<(Spec, Started)>, now: Tick) {
+        self.insert_found(found, now);
+        let services: Vec<ServiceId> = self.services.keys().copied().collect();
+        services.into_iter().for_each(|service| self.fill_up(service, now));
+    }
+
+    /// Instances that run already, of runtimes that were opened.
+    pub(super) fn insert_found(&mut self, found: Vec<(Spec, Started)>, now: Tick) {
         for (spec, _) in &found {
             self.reserve(spec.instance);
         }
         for (spec, started) in found {
-            if self.name_taken(&spec.name) {
+            if self.name_taken(&spec.name) || self.slots.of_instance(spec.instance).is_some() {
                 self.log(Level::Warn, format!("{}: found twice, {} is left alone", spec.name, started.handle));
                 continue;
             }
@@ -31,8 +38,6 @@ impl Registry {
             }
             self.insert_filled(spec, started, now);
         }
-        let services: Vec<ServiceId> = self.services.keys().copied().collect();
-        services.into_iter().for_each(|service| self.fill_up(service, now));
     }
 
     /// No later instance gets the number of this one.
@@ -43,7 +48,7 @@ impl Registry {
     }
 
     /// Vacant slots up to the number of replicas that the service begins with.
-    fn fill_up(&mut self, id: ServiceId, now: Tick) {
+    pub(super) fn fill_up(&mut self, id: ServiceId, now: Tick) {
         let Some(service) = self.services.get_mut(&id) else { return };
         service.mark_ring_changed();
         if service.config.can_start {

@@ -13,14 +13,14 @@
 //! | `command` | values in and out: [`RegistryConfig`], [`ServiceConfig`], [`Command`], [`Effect`]; durations as an operator reads them |
 //! | `answer` | values of an admin call: [`Call`], [`Change`] (n, hostnames, dry run), [`Answer`], [`Rejection`] with its HTTP status; which runtime failure is which status |
 //! | `service` | `ServiceState`: one service's members in ring order, counts (managed, routable, ejected, at most ejected), what changed since the last publication, its ring built anew |
-//! | `slot` | `Slot`: one name and its state machine (`SlotState`: vacant, starting, probing, up, draining, down), its standing (member, joining, successor), backoff before the next start, its requests and failures, what snapshot and operator see of it (`Condition`); no effect, no other slot |
-//! | `health` | `Health` of one instance as a pure rule: `HealthPolicy`, `ProbeFault`, rise and fall counts, misses in a row, when the next probe is due, suspicion, `Exclusion` (unreachable, slow, unhealthy), `Verdict`; decides nothing for the service; probes in flight, answers in a row, what was received meanwhile, how long silent |
+//! | `slot` | `Slot`: one name and its state machine (`SlotState`: vacant, starting, probing, up, draining, down), its standing (member, joining, successor), backoff before the next start, its requests and failures, what snapshot and operator see of it (`Condition`), its last failure, when an instance that never answered is told to the operator; no effect, no log line, no other slot |
+//! | `health` | `Health` of one instance as a pure rule: `HealthPolicy`, `ProbeFault`, rise and fall counts, misses in a row, when the next probe is due, suspicion, `Exclusion` (unreachable, slow, unhealthy), `Verdict` and its variants; decides nothing for the service; probes in flight, answers in a row, what was received meanwhile, how long silent |
 //! | `slots` | `Slots`: the collection, indexed by name, instance, replica, endpoint and deadline (`Keys`), and `View`, what its service counts of a slot; decides nothing; reindexing before and after a change |
 //! | `leaving` | `LeavingTable`: instances without a slot that drain (awaits the epoch's ack, then polls the requests in flight) or stop, whether their name is free; indices by epoch and deadline; stage of each (`LeavingState`), polled every 10 ms |
 //! | `deadlines` | an ordered set of one deadline for each key; generic: rescheduled, next, due now |
-//! | `calls` | `/rep`, `/add`, `/rm`: the queue of calls, checks names and counts, generates free names, picks which members to remove, waits for all to come up or undoes it, defers the reply until every worker acked |
+//! | `calls` | `/rep`, `/add`, `/rm`: the queue of calls, checks names and counts, generates free names, picks which members to remove, waits for all to come up or undoes it; workers' acknowledgements of an epoch (`acked`), replies deferred until then |
 //! | `instances` | starts and deaths: found, started, start failed, runtime events (exited, stopping, joined, left), stopped; numbers of instances, heartbeat resumed, marking down, an address that another got; slots filled up, the joining of an `/add`'s slots, deaths and heals counted and logged with the service's tally |
-//! | `verdicts` | what a probe's result or a worker's fault does to the slot and the service: up, ejected if others can be spared, readmitted, replaced when silent, start timeouts, the `Probe` effect and log lines; never more ejected than the share allows, one silent instance replaced at a time; the log of skipped probes |
+//! | `verdicts` | what a probe's result or a worker's fault does to the slot and the service: up, ejected if others can be spared, readmitted, replaced when silent, start timeouts, the `Probe` effect and log lines; never more ejected than the share allows, one silent instance replaced at a time; the log lines about heartbeats: missed, busy, the last failure, skipped probes |
 //! | `removed` | servers of a fixed list that `/rm` took and `/add` puts back: spec and endpoint remembered by name |
 //! | `drain` | begins and ends the drain of a replica (to the stop of its instance); the stop of the whole balancer, until `Finished`; grace of a stop, instances kept on exit, leaving instances forgotten |
 //! | `publication` | the next epoch, and a snapshot if anything changed; unchanged services are shared |
@@ -60,7 +60,8 @@ pub use command::{Command, Effect, RegistryConfig, ServiceConfig, readable};
 pub use drain::STOP_GRACE_MS;
 pub use health::{HealthPolicy, ProbeFailure, ProbeFault};
 pub use status::{ReplicaStatus, Status};
-pub use topology::{ServiceSource, Topology};
+use topology::PendingTopology;
+pub use topology::{Reconfiguration, ServiceSource, Topology};
 
 use crate::core::routes::Routes;
 use crate::core::snapshot::{Listener, ListenerId, Service, ServiceId, Snapshot};
@@ -91,6 +92,8 @@ pub struct Registry {
     /// The `/add` under way: its slots are no members until all of them answer.
     addition: Option<Addition>,
     successions: Successions,
+    /// The reconfiguration under way.
+    pending_topology: Option<PendingTopology>,
     /// Calls that wait for their turn.
     calls: VecDeque<QueuedCall>,
     /// Answers that wait until every worker acts on their epoch, in the order of their epochs and deadlines.
@@ -126,6 +129,7 @@ impl Registry {
             removed: RemovedServers::new(),
             addition: None,
             successions: Successions::default(),
+            pending_topology: None,
             calls: VecDeque::new(),
             deferred: VecDeque::new(),
             now: Tick::ZERO,
@@ -155,6 +159,7 @@ impl Registry {
         self.now = now;
         match command {
             Command::Found(found) => self.found(found, now),
+            Command::Reconfigure(change) => self.reconfigure(*change, now),
             Command::Call { ticket, service, call } => self.accept_call(ticket, service, call, now),
             Command::Started { instance, started } => self.started(instance, started, now),
             Command::StartFailed { instance, failure } => self.start_failed(instance, failure, now),
@@ -170,6 +175,7 @@ impl Registry {
             Command::WorkersEnded => self.workers_ended(),
         }
         self.expire(now);
+        self.advance_reconfiguration(now);
         self.take_calls(now);
         self.publish_changes();
         #[cfg(debug_assertions)]
@@ -182,7 +188,8 @@ impl Registry {
         let slots = if self.stopping { Tick::NEVER } else { self.slots.due() };
         let addition = self.addition.as_ref().map_or(Tick::NEVER, |addition| addition.deadline);
         let deferred = self.deferred.front().map_or(Tick::NEVER, |reply| reply.due(self.acked_epoch));
-        slots.min(addition).min(deferred).min(self.leaving.due())
+        let topology = self.pending_topology.as_ref().map_or(Tick::NEVER, |pending| pending.deadline);
+        slots.min(addition).min(deferred).min(self.leaving.due()).min(topology)
     }
 
     /// True while something waits until the workers act on a snapshot: then `Command::Acked` is wanted.

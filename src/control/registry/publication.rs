@@ -15,11 +15,17 @@ use crate::core::snapshot::{Service, ServiceId, Snapshot};
 pub struct Publication {
     epoch: u64,
     stopping: bool,
+    /// Listeners or routes changed since.
+    is_outdated: bool,
 }
 
 impl Publication {
     pub fn first() -> Publication {
-        Publication { epoch: 1, stopping: false }
+        Publication { epoch: 1, stopping: false, is_outdated: false }
+    }
+
+    pub fn mark_changed(&mut self) {
+        self.is_outdated = true;
     }
 
     /// The epoch that a change made now becomes visible with.
@@ -31,9 +37,10 @@ impl Publication {
 impl Registry {
     pub(super) fn publish_changes(&mut self) {
         let has_changes = self.services.values().any(ServiceState::has_changes);
-        if !has_changes && self.publication.stopping == self.stopping {
+        if !has_changes && self.publication.stopping == self.stopping && !self.publication.is_outdated {
             return;
         }
+        self.publication.is_outdated = false;
         self.publication.epoch += 1;
         self.publication.stopping = self.stopping;
         let snapshot = Arc::new(self.snapshot());
@@ -49,7 +56,7 @@ impl Registry {
         let fixed = self.static_services.iter().map(|(id, service)| (*id, service.clone()));
         let services: BTreeMap<ServiceId, Arc<Service>> = services.chain(fixed).collect();
         let (services, listeners) = (services.into_values().collect(), self.listeners.values().cloned().collect());
-        let Publication { epoch, stopping } = self.publication;
+        let Publication { epoch, stopping, .. } = self.publication;
         Snapshot { epoch, stopping, services, listeners, routes: self.routes.clone() }
     }
 }

@@ -23,6 +23,8 @@ pub struct ServiceState {
     /// Replicas that died or stopped answering, and those that were replaced or answer again.
     pub deaths: u64,
     pub heals: u64,
+    /// No configuration names it any more.
+    pub is_removed: bool,
     published: Arc<Service>,
     changes: Changes,
 }
@@ -50,6 +52,7 @@ impl ServiceState {
             managed: 0,
             deaths: 0,
             heals: 0,
+            is_removed: false,
             published,
             changes: Changes::None,
         }
@@ -70,6 +73,21 @@ impl ServiceState {
 
     pub fn ejected(&self) -> usize {
         self.ejected
+    }
+
+    /// What snapshots show of it is built again only where that changed.
+    pub fn reconfigure(&mut self, config: ServiceConfig) {
+        let shown = |config: &ServiceConfig| {
+            let ServiceConfig { mode, key, limits, send_proxy, .. } = config;
+            (*mode, key.clone(), limits.clone(), *send_proxy)
+        };
+        if self.config.ring != config.ring {
+            self.mark_ring_changed();
+        } else if shown(&self.config) != shown(&config) {
+            self.mark_replicas_changed();
+        }
+        self.config = config;
+        self.is_removed = false;
     }
 
     /// So many members may be ejected at a time.

@@ -1,12 +1,20 @@
 //! What a configuration says of services, listeners and routes, and how the registry takes it in: whole, in one snapshot.
 //! Nothing is parsed or bound here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::ServiceConfig;
+use log::Level;
+
+use super::Registry;
+use super::answer::{Answer, Rejection};
+use super::command::{Effect, ServiceConfig};
+use super::leaving::NameUse;
+use super::slots::SlotId;
+use crate::control::runtime::{Origin, Spec, Started};
 use crate::core::routes::Routes;
 use crate::core::snapshot::{Listener, ListenerId, Service, ServiceId};
+use crate::core::tick::Tick;
 
 /// Ids begin at 0 and have no gaps. An id that was given once keeps its meaning for as long as the process runs.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +31,12 @@ pub enum ServiceSource {
     Runtime(ServiceConfig),
     /// They never change: the admin API's listener, say.
     Static(Arc<Service>),
+}
+
+impl ServiceSource {
+    fn is_of_runtime(&self) -> bool {
+        matches!(self, ServiceSource::Runtime(_))
+    }
 }
 
 impl Topology {
@@ -43,5 +57,134 @@ impl Topology {
             listeners: (0..).map(ListenerId).zip(listener.map(Arc::new)).collect(),
             routes: Arc::default(),
         }
+    }
+}
+
+/// Another configuration, and what the runtimes of new services have already.
+#[derive(Debug)]
+pub struct Reconfiguration {
+    /// Of the call or signal that asks for it: its answer carries the same.
+    pub ticket: u64,
+    pub topology: Topology,
+    pub found: Vec<(Spec, Started)>,
+}
+
+/// A configuration whose new services start: listeners, routes and removals follow when each of them can take requests.
+#[derive(Debug)]
+pub struct PendingTopology {
+    ticket: u64,
+    listeners: BTreeMap<ListenerId, Arc<Listener>>,
+    routes: Arc<Routes>,
+    gone: Vec<ServiceId>,
+    new: Vec<ServiceId>,
+    pub deadline: Tick,
+}
+
+/// New services get so long to take requests; then requests are sent to them all the same.
+const NEW_SERVICE_LIMIT_MS: u64 = 10_000;
+
+impl Registry {
+    /// Services change or start at once; listeners and routes change, and other services leave, in one snapshot once every
+    /// new service can take requests. What is as it was is shared with the snapshot before: an unchanged service keeps its
+    /// connections and counters.
+    pub(super) fn reconfigure(&mut self, change: Reconfiguration, now: Tick) {
+        let Reconfiguration { ticket, topology, found } = change;
+        if self.stopping {
+            let rejection = Rejection::unavailable("the balancer is stopping".into());
+            return self.emit(Effect::Reply { ticket, answer: Answer::Rejected(rejection) });
+        }
+        let Topology { services, listeners, routes } = topology;
+        self.finish_reconfiguration(now);
+        let gone = self.services.keys().filter(|id| !services.contains_key(id)).copied().collect();
+        let is_new = |id: &ServiceId| self.services.get(id).is_none_or(|service| service.is_removed);
+        let new = services.iter().filter(|(id, source)| source.is_of_runtime() && is_new(id));
+        let new = new.map(|(id, _)| *id).collect();
+        let resized: Vec<_> =
+            services.into_iter().filter_map(|(id, source)| Some((id, self.change_service(id, source)?))).collect();
+        self.insert_found(found, now);
+        for (id, target) in resized {
+            self.fill_up(id, now);
+            self.shrink(id, target, now);
+        }
+        let deadline = now.after_ms(NEW_SERVICE_LIMIT_MS);
+        self.pending_topology = Some(PendingTopology { ticket, listeners, routes, gone, new, deadline });
+    }
+
+    /// Requests may be sent to the new services, or have waited for that long enough.
+    pub(super) fn advance_reconfiguration(&mut self, now: Tick) {
+        let Some(pending) = &self.pending_topology else { return };
+        let mut starting = pending.new.iter().filter_map(|id| self.services.get(id)).filter(|new| new.routable() == 0);
+        match starting.next().map(|service| service.config.name.clone()) {
+            Some(name) if pending.deadline <= now => {
+                let line =
+                    format!("service {name}: no replica of it answers yet; requests are sent to it all the same");
+                self.log(Level::Warn, line);
+            }
+            Some(_) if !self.stopping => return,
+            _ => {}
+        }
+        self.finish_reconfiguration(now);
+    }
+
+    fn finish_reconfiguration(&mut self, now: Tick) {
+        let Some(pending) = self.pending_topology.take() else { return };
+        let PendingTopology { ticket, listeners, routes, gone, .. } = pending;
+        gone.into_iter().for_each(|id| self.remove_service(id, now));
+        for (id, listener) in &mut self.listeners {
+            if !listeners.contains_key(id) && !listener.bind.is_empty() {
+                *listener = Arc::new(Listener { bind: Vec::new(), ..Listener::clone(listener) });
+            }
+        }
+        self.listeners.extend(listeners);
+        self.routes = routes;
+        self.publication.mark_changed();
+        self.defer_reply(ticket, Answer::Reconfigured, BTreeSet::new(), now);
+    }
+
+    /// How many replicas it is to have, if that is another number than before. What calls added or removed stays where the
+    /// configuration asks for as many as before.
+    fn change_service(&mut self, id: ServiceId, source: ServiceSource) -> Option<usize> {
+        let ServiceSource::Runtime(config) = source else {
+            self.insert_service(id, source);
+            return None;
+        };
+        let target = config.replicas;
+        let Some(service) = self.services.get_mut(&id) else {
+            self.insert_service(id, ServiceSource::Runtime(config));
+            return Some(target);
+        };
+        let is_resized = service.is_removed || service.config.replicas != target;
+        service.reconfigure(config);
+        self.readmit_excess(id);
+        is_resized.then_some(target)
+    }
+
+    /// Its replicas drain. Its id stays, and means it again if it comes back.
+    fn remove_service(&mut self, id: ServiceId, now: Tick) {
+        let Some(service) = self.services.get_mut(&id).filter(|service| !service.is_removed) else { return };
+        service.is_removed = true;
+        let name = service.config.name.clone();
+        self.log(Level::Info, format!("service {name}: removed; its replicas drain"));
+        let why = Rejection::bad_request(format!("there is no service {name} any more"));
+        self.undo_addition_of(id, why, now);
+        let members = self.services.get(&id).map(|service| service.members().to_vec()).unwrap_or_default();
+        self.drain_members(members, now);
+        self.removed.retain(|_, (spec, _)| spec.service != id);
+    }
+
+    /// The newest members above `target` drain.
+    fn shrink(&mut self, id: ServiceId, target: usize, now: Tick) {
+        let Some(service) = self.services.get(&id).filter(|service| service.config.can_start) else { return };
+        let excess = service.managed().saturating_sub(target);
+        let is_managed = |id: &&SlotId| self.slots.slot(**id).is_some_and(|slot| slot.origin == Origin::Managed);
+        let newest = service.members().iter().rev().filter(is_managed).take(excess).copied().collect();
+        self.drain_members(newest, now);
+    }
+
+    fn drain_members(&mut self, members: Vec<SlotId>, now: Tick) {
+        for slot in members.into_iter().filter_map(|id| self.remove(id)).collect::<Vec<_>>() {
+            self.begin_drain(slot, NameUse::Held, now);
+        }
+        self.end_orphaned_succession();
     }
 }

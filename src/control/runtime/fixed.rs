@@ -27,8 +27,13 @@ const RETRY: Duration = Duration::from_secs(1);
 /// An address that accepts no connection within this is passed over.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Of an instance's number, the low bits count the instances of one server.
+const INSTANCE_BITS: u32 = 24;
+
 pub struct Fixed<R = SystemResolver> {
-    servers: Vec<Rc<ListedServer>>,
+    servers: RefCell<Vec<Rc<ListedServer>>>,
+    /// Servers that were ever listed.
+    listed: Cell<u64>,
     resolver: Rc<R>,
     events: OnceCell<UnboundedSender<RuntimeEvent>>,
 }
@@ -37,9 +42,8 @@ pub struct Fixed<R = SystemResolver> {
 struct ListedServer {
     replica: FixedReplica,
     address: Cell<Option<SocketAddr>>,
-    /// Of its next instance, and from one of its instances to the next: so a number tells whose instance it is.
+    /// Of its next instance: the server's own number in the high bits, so that it tells whose instance it is.
     number: Cell<u64>,
-    step: u64,
     /// The last look-up of its name failed, which was logged.
     is_unknown: Cell<bool>,
     /// A heartbeat failed where it is.
@@ -63,9 +67,51 @@ impl Fixed {
 
 impl<R: Resolver + 'static> Fixed<R> {
     fn with_resolver(replicas: Vec<FixedReplica>, resolver: R) -> Fixed<R> {
-        let step = replicas.len() as u64;
-        let servers = replicas.into_iter().zip(0..).map(|(replica, first)| ListedServer::new(replica, first, step));
-        Fixed { servers: servers.map(Rc::new).collect(), resolver: Rc::new(resolver), events: OnceCell::new() }
+        let (servers, listed, events) = Default::default();
+        let fixed = Fixed { servers, listed, resolver: Rc::new(resolver), events };
+        let servers = replicas.into_iter().map(|replica| fixed.listed(replica)).collect();
+        fixed.servers.replace(servers);
+        fixed
+    }
+
+    fn listed(&self, replica: FixedReplica) -> Rc<ListedServer> {
+        let server = self.listed.replace(self.listed.get() + 1);
+        Rc::new(ListedServer::new(replica, server << INSTANCE_BITS))
+    }
+
+    /// Another list: servers that are on both stay, those that are new join, others leave.
+    pub fn set_servers(&self, replicas: Vec<FixedReplica>) {
+        let before = self.servers.take();
+        let known = |replica: &FixedReplica| before.iter().find(|server| server.replica == *replica).cloned();
+        let servers: Vec<_> =
+            replicas.into_iter().map(|replica| known(&replica).unwrap_or_else(|| self.listed(replica))).collect();
+        let is_kept = |server: &Rc<ListedServer>| servers.iter().any(|kept| Rc::ptr_eq(kept, server));
+        let has_name = |name: &str| servers.iter().any(|server| server.replica.name == name);
+        for gone in before.iter().filter(|server| !is_kept(server)) {
+            gone.unwatch();
+            if !has_name(&gone.replica.name) {
+                self.send(gone.left());
+            }
+        }
+        for new in servers.iter().filter(|server| !before.iter().any(|known| Rc::ptr_eq(known, server))) {
+            self.join(new);
+        }
+        self.servers.replace(servers);
+    }
+
+    /// A server that is listed now: at its address, or where its name is found to lead.
+    fn join(&self, server: &Rc<ListedServer>) {
+        if let HostPort::Address(address) = server.replica.address {
+            let (spec, started) = server.locate_at(address);
+            self.send(Some(RuntimeEvent::Joined { spec, started, why: "it is listed now".into() }));
+        }
+        self.watch(server, Vec::new());
+    }
+
+    fn send(&self, event: Option<RuntimeEvent>) {
+        if let (Some(events), Some(event)) = (self.events.get(), event) {
+            let _ = events.send(event);
+        }
     }
 
     /// Follows the addresses of a server that was given by name.
@@ -80,10 +126,10 @@ impl<R: Resolver + 'static> Fixed<R> {
     }
 
     /// The server whose instance this is or was.
-    fn server_of(&self, instance: InstanceId) -> Option<&Rc<ListedServer>> {
+    fn server_of(&self, instance: InstanceId) -> Option<Rc<ListedServer>> {
         let InstanceId::Foreign(number) = instance else { return None };
-        let place = number.checked_rem(self.servers.len() as u64)?;
-        self.servers.get(place as usize)
+        let is_its = |server: &&Rc<ListedServer>| server.number.get() >> INSTANCE_BITS == number >> INSTANCE_BITS;
+        self.servers.borrow().iter().find(is_its).cloned()
     }
 }
 
@@ -94,16 +140,16 @@ impl<R: Resolver + 'static> Runtime for Fixed<R> {
     }
 
     async fn stop(&self, instance: InstanceId, _grace: Duration) -> Result<(), Failure> {
-        if let Some(watch) = self.server_of(instance).and_then(|server| server.watch.take()) {
-            watch.abort();
+        if let Some(server) = self.server_of(instance) {
+            server.unwatch();
         }
         Ok(())
     }
 
     async fn attach(&self, events: UnboundedSender<RuntimeEvent>) -> Result<Vec<(Spec, Started)>, Failure> {
         let _ = self.events.set(events);
-        let lookups: Vec<_> = self
-            .servers
+        let servers = self.servers.borrow().clone();
+        let lookups: Vec<_> = servers
             .iter()
             .map(|server| {
                 let (server, resolver) = (server.clone(), self.resolver.clone());
@@ -111,7 +157,7 @@ impl<R: Resolver + 'static> Runtime for Fixed<R> {
             })
             .collect();
         let mut found = Vec::new();
-        for (server, lookup) in self.servers.iter().zip(lookups) {
+        for (server, lookup) in servers.iter().zip(lookups) {
             let known = lookup.await.unwrap_or_default();
             found.extend(known.first().map(|address| server.locate_at(*address)));
             self.watch(server, known);
@@ -121,7 +167,7 @@ impl<R: Resolver + 'static> Runtime for Fixed<R> {
 
     fn resume(&self, instance: InstanceId) {
         if let Some(server) = self.server_of(instance) {
-            self.watch(server, server.address.get().into_iter().collect());
+            self.watch(&server, server.address.get().into_iter().collect());
         }
     }
 
@@ -133,12 +179,11 @@ impl<R: Resolver + 'static> Runtime for Fixed<R> {
 }
 
 impl ListedServer {
-    fn new(replica: FixedReplica, first: u64, step: u64) -> ListedServer {
+    fn new(replica: FixedReplica, first: u64) -> ListedServer {
         ListedServer {
             replica,
             address: Cell::default(),
             number: Cell::new(first),
-            step,
             is_unknown: Cell::default(),
             failed: Notify::new(),
             watch: RefCell::default(),
@@ -146,7 +191,21 @@ impl ListedServer {
     }
 
     fn is_at(&self, instance: InstanceId) -> bool {
-        self.address.get().is_some() && instance.number() + self.step == self.number.get()
+        self.address.get().is_some() && instance.number() + 1 == self.number.get()
+    }
+
+    /// Its name is not looked up any more.
+    fn unwatch(&self) {
+        if let Some(watch) = self.watch.take() {
+            watch.abort();
+        }
+    }
+
+    /// The end of its instance, if it has one.
+    fn left(&self) -> Option<RuntimeEvent> {
+        self.address.get()?;
+        let instance = InstanceId::Foreign(self.number.get() - 1);
+        Some(RuntimeEvent::Left { instance, why: "it is not listed any more".into() })
     }
 
     /// What its host has now; empty if that is not known.
@@ -166,7 +225,7 @@ impl ListedServer {
 
     /// An instance of its own, so that connections to another address are not taken for connections to this one.
     fn locate_at(&self, address: SocketAddr) -> (Spec, Started) {
-        let instance = InstanceId::Foreign(self.number.replace(self.number.get() + self.step));
+        let instance = InstanceId::Foreign(self.number.replace(self.number.get() + 1));
         self.address.set(Some(address));
         let (service, name) = (ServiceId::default(), Arc::from(self.replica.name.as_str()));
         let spec = Spec { service, name, instance, replaces: None };
@@ -334,7 +393,7 @@ mod tests {
         zone: &[SocketAddr],
         trigger: Trigger,
     ) -> Option<SocketAddr> {
-        let server = ListedServer::new(listed(), 0, 1);
+        let server = ListedServer::new(listed(), 0);
         server.locate_at(here);
         let names = Zone::default();
         names.0.replace(zone.to_vec());

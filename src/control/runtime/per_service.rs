@@ -13,7 +13,7 @@ use tokio::task::spawn_local;
 
 use super::docker::Docker;
 use super::fixed::Fixed;
-use super::process::Processes;
+use super::process::{self, Processes};
 use super::{Failure, FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started};
 use crate::core::snapshot::ServiceId;
 use crate::settings::{DockerSettings, FixedReplica};
@@ -114,12 +114,30 @@ impl PerService {
         self.runtimes.borrow().get(&service).cloned()
     }
 
-    /// Adds the runtime of a service that is new. What it has already is returned, as `attach` does.
-    pub async fn join(&self, service: ServiceId, runtime: ServiceRuntime) -> Result<Vec<(Spec, Started)>, Failure> {
-        let runtime = Rc::new(runtime);
-        let found = self.attach_one(service, &runtime).await?;
-        self.runtimes.borrow_mut().insert(service, runtime);
-        Ok(found)
+    /// Takes in the settings of another configuration: runtimes of new services are opened first, since that may fail; then
+    /// those that run change. A service that is not among them is given up, and what it runs still ends by `stop`.
+    pub async fn reconfigure(&self, settings: Vec<(ServiceId, RuntimeSettings)>) -> Result<Reconfigured, Failure> {
+        let mut done = Reconfigured::default();
+        let (known, new): (Vec<_>, Vec<_>) = settings.into_iter().partition(|(id, _)| self.get(*id).is_some());
+        for (id, settings) in &known {
+            self.get(*id).map_or(Ok(()), |own| own.check(settings))?;
+        }
+        let mut opened = Vec::new();
+        for (service, settings) in new {
+            let runtime = Rc::new(settings.open().await?);
+            done.found.append(&mut self.attach_one(service, &runtime).await?);
+            opened.push((service, runtime));
+        }
+        let is_known = |id: &ServiceId| known.iter().any(|(known, _)| known == id);
+        let removed =
+            self.runtimes.borrow().iter().filter(|(id, _)| !is_known(id)).map(|(_, own)| own.clone()).collect();
+        let removed: Vec<Rc<ServiceRuntime>> = removed;
+        removed.iter().for_each(|own| own.give_up());
+        for (id, settings) in known {
+            done.needs_restart.extend(self.get(id).and_then(|own| own.reconfigure(settings)));
+        }
+        self.runtimes.borrow_mut().extend(opened);
+        Ok(done)
     }
 
     async fn attach_one(&self, service: ServiceId, runtime: &ServiceRuntime) -> Result<Vec<(Spec, Started)>, Failure> {
@@ -147,6 +165,55 @@ impl PerService {
             InstanceId::Foreign(number) => ServiceId((number & ((1 << SERVICE_BITS) - 1)) as u32),
         };
         self.get(service)
+    }
+}
+
+/// What a reconfiguration found and could not do.
+#[derive(Debug, Default)]
+pub struct Reconfigured {
+    /// What new runtimes have already.
+    pub found: Vec<(Spec, Started)>,
+    /// Changes that take effect only when the balancer starts anew.
+    pub needs_restart: Vec<String>,
+}
+
+impl ServiceRuntime {
+    /// Why it cannot take these settings in.
+    fn check(&self, settings: &RuntimeSettings) -> Result<(), Failure> {
+        match (self, settings) {
+            (ServiceRuntime::Process(_), RuntimeSettings::Process { program }) => process::check_program(program),
+            (ServiceRuntime::Docker(_), RuntimeSettings::Docker { .. })
+            | (ServiceRuntime::Fixed(_), RuntimeSettings::Fixed(_)) => Ok(()),
+            _ => Err(Failure {
+                kind: FailureKind::Refused,
+                message: "a service is to have another runtime: give it another name, or upgrade or restart".into(),
+            }),
+        }
+    }
+
+    /// Also what of it needs a restart.
+    fn reconfigure(&self, settings: RuntimeSettings) -> Option<String> {
+        match (self, settings) {
+            (ServiceRuntime::Process(processes), RuntimeSettings::Process { program }) => {
+                processes.set_program(program);
+                None
+            }
+            (ServiceRuntime::Fixed(fixed), RuntimeSettings::Fixed(replicas)) => {
+                fixed.set_servers(replicas);
+                None
+            }
+            (ServiceRuntime::Docker(docker), RuntimeSettings::Docker { settings, service }) => {
+                (docker.settings() != &*settings).then(|| format!("[docker] of service {service}"))
+            }
+            _ => None,
+        }
+    }
+
+    /// Its service is removed.
+    fn give_up(&self) {
+        if let ServiceRuntime::Fixed(fixed) = self {
+            fixed.set_servers(Vec::new());
+        }
     }
 }
 

@@ -43,7 +43,7 @@ const LINE_MAX: u64 = 8 * 1024;
 
 pub struct Processes {
     /// With its arguments. Empty: our own binary, as a replica.
-    program: Vec<OsString>,
+    program: RefCell<Vec<OsString>>,
     children: Rc<RefCell<HashMap<InstanceId, Running>>>,
     /// Starts that are still wanted: a stop ends that.
     starting: RefCell<HashSet<InstanceId>>,
@@ -65,18 +65,27 @@ struct Running {
 impl Processes {
     /// Each replica is `program` with its arguments; or ours, where it is empty.
     pub fn new(program: Vec<OsString>) -> Result<Processes, Failure> {
-        match program.first().filter(|name| !is_executable(name)) {
-            Some(name) => Err(refused(format!("cannot run {}: there is no such program", name.display()))),
-            None => {
-                let (children, starting, events) = Default::default();
-                Ok(Processes { program, children, starting, events })
-            }
+        check_program(&program)?;
+        let (children, starting, events) = Default::default();
+        Ok(Processes { program: RefCell::new(program), children, starting, events })
+    }
+
+    /// From now on; what runs is outdated if it is another one.
+    pub fn set_program(&self, program: Vec<OsString>) {
+        if self.program.replace(program.clone()) == program {
+            return;
+        }
+        let Some(events) = self.events.get() else { return };
+        for instance in self.children.borrow().keys() {
+            let why = "runs another program than it would now".into();
+            let _ = events.send(RuntimeEvent::Outdated { instance: *instance, why });
         }
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new(OWN_PROGRAM);
-        if self.program.is_empty() {
+        let program = self.program.borrow();
+        if program.is_empty() {
             command.arg("replica").env_clear().stdout(Stdio::null());
             return command;
         }
@@ -86,7 +95,7 @@ impl Processes {
         for name in ours {
             command.env_remove(name);
         }
-        command.args(["exec", "--"]).args(&self.program).stdout(Stdio::piped());
+        command.args(["exec", "--"]).args(&*program).stdout(Stdio::piped());
         command
     }
 
@@ -206,6 +215,14 @@ impl Runtime for Processes {
 
     fn is_own_child(&self, process: Pid) -> bool {
         self.children.borrow().values().any(|child| child.pid == process)
+    }
+}
+
+/// Its first word can be run. None is our own program.
+pub fn check_program(program: &[OsString]) -> Result<(), Failure> {
+    match program.first().filter(|name| !is_executable(name)) {
+        Some(name) => Err(refused(format!("cannot run {}: there is no such program", name.display()))),
+        None => Ok(()),
     }
 }
 

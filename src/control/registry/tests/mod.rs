@@ -5,6 +5,7 @@
 //! | `mod.rs` | `World`: the registry with scripted starts, stops and probes, and helpers that make specs, calls and configurations |
 //! | `calls` | `/rep`, `/add`, `/rm`: names, undo, replies after acks, drains before stops, dry runs, bad calls |
 //! | `healing` | dead and failing instances replaced, backoff, start timeouts, fixed, foreign and adopted instances, the stop of all |
+//! | `reconfiguration` | other services, listeners and routes: shared, changed, new, resized, removed and come back |
 //! | `services` | two services in one registry; numbers of managed and foreign instances |
 //! | `storm` | random faults, calls and stuck workers from seeds, then everything is up again |
 //! | `successions` | outdated instances and their successors |
@@ -12,6 +13,7 @@
 
 mod calls;
 mod healing;
+mod reconfiguration;
 mod services;
 mod storm;
 mod successions;
@@ -319,13 +321,13 @@ pub fn dry(call: Call) -> Call {
 pub fn listed(answer: Answer) -> Vec<String> {
     match answer {
         Answer::Replicas(names) => names.iter().map(|name| name.to_string()).collect(),
-        Answer::Rejected(rejection) => panic!("rejected: {rejection:?}"),
+        other => panic!("not a list: {other:?}"),
     }
 }
 
 pub fn rejected(answer: Answer) -> (u16, String) {
     match answer {
         Answer::Rejected(Rejection { status, message }) => (status, message),
-        Answer::Replicas(names) => panic!("not rejected: {names:?}"),
+        other => panic!("not rejected: {other:?}"),
     }
 }

@@ -115,6 +115,12 @@ impl Docker {
     }
 }
 
+impl Docker {
+    pub fn settings(&self) -> &DockerSettings {
+        &self.driver.settings
+    }
+}
+
 impl Runtime for Docker {
     async fn start(&self, spec: &Spec) -> Result<Started, Failure> {
         self.driver.cluster_lock.check()?;

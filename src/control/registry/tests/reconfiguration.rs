@@ -1,0 +1,145 @@
+//! Other services, listeners and routes while requests are served.
+
+use super::*;
+use crate::core::snapshot::{Listener, ListenerId};
+
+const SHOP: ServiceId = ServiceId(0);
+const BLOG: ServiceId = ServiceId(1);
+const TICKET: u64 = 500;
+
+fn named(name: &str, replicas: usize) -> ServiceConfig {
+    ServiceConfig { name: name.into(), replicas, ..service_config() }
+}
+
+/// One service of three replicas.
+fn shop() -> World {
+    let mut world = World::empty(config_of([named("shop", 3)]));
+    world.tell(Command::Found(Vec::new()));
+    world.pass(100);
+    world
+}
+
+fn reconfigure(world: &mut World, topology: Topology) {
+    world.replies.remove(&TICKET);
+    let change = Reconfiguration { ticket: TICKET, topology, found: Vec::new() };
+    world.tell(Command::Reconfigure(change.into()));
+}
+
+fn names(world: &World, service: ServiceId) -> Vec<String> {
+    let service = world.shown.service(service).expect("a service");
+    let is_member = |(at, _): &(usize, &crate::core::snapshot::Replica)| *at < service.ring.members();
+    service.replicas.iter().enumerate().filter(is_member).map(|(_, replica)| replica.name.to_string()).collect()
+}
+
+fn answered(world: &World) -> bool {
+    world.replies.get(&TICKET) == Some(&Answer::Reconfigured)
+}
+
+#[test]
+fn an_unchanged_service_is_shared_with_the_snapshot_before() {
+    let mut world = shop();
+    let before = world.shown.clone();
+    reconfigure(&mut world, Topology::of_services([named("shop", 3)]));
+    world.pass(10);
+    assert!(answered(&world));
+    assert!(world.shown.epoch > before.epoch && Arc::ptr_eq(&before.services[0], &world.shown.services[0]));
+}
+
+#[test]
+fn limits_and_ring_change_in_place() {
+    let mut world = shop();
+    let before = world.shown.services[0].clone();
+    let limits = Limits { attempts: 7, ..Limits::default() };
+    let changed = ServiceConfig { limits: limits.into(), ring: RingKind::Exercise, ..named("shop", 3) };
+    reconfigure(&mut world, Topology::of_services([changed]));
+    let after = &world.shown.services[0];
+    assert_eq!((after.limits.attempts, after.ring.kind()), (7, RingKind::Exercise));
+    let ids = |service: &Service| service.replicas.iter().map(|replica| replica.id).collect::<Vec<_>>();
+    assert_eq!(ids(&before), ids(after), "the same instances");
+}
+
+#[test]
+fn requests_are_sent_to_a_new_service_when_it_can_take_them() {
+    let mut world = shop();
+    let mut topology = Topology::of_services([named("shop", 3), named("blog", 2)]);
+    let listener = world.shown.listeners[0].clone();
+    topology.listeners.insert(ListenerId(0), Arc::new(Listener { service: Some(BLOG), ..Listener::clone(&listener) }));
+    world.exhausted = true;
+    reconfigure(&mut world, topology);
+    world.pass(100);
+    assert_eq!(world.shown.listeners[0].service, Some(SHOP), "no replica of it has answered");
+    world.exhausted = false;
+    world.pass(5_000);
+    assert_eq!(world.shown.listeners[0].service, Some(BLOG));
+    assert!(answered(&world));
+    assert_eq!(names(&world, BLOG), ["server4", "server5"]);
+}
+
+#[test]
+fn a_new_service_whose_replicas_do_not_answer_delays_nothing_for_ever() {
+    let mut world = shop();
+    world.exhausted = true;
+    reconfigure(&mut world, Topology::of_services([named("shop", 3), named("blog", 1)]));
+    world.pass(9_000);
+    assert!(!answered(&world));
+    world.pass(2_000);
+    assert!(answered(&world) && world.logged(&["service blog: no replica of it answers yet"]));
+}
+
+#[test]
+fn replicas_are_added_and_removed_only_where_the_number_changed() {
+    let mut world = shop();
+    world.tell(Command::Call { ticket: 9, service: SHOP, call: add(1, &["extra"]) });
+    world.pass(100);
+    reconfigure(&mut world, Topology::of_services([named("shop", 3)]));
+    assert_eq!(names(&world, SHOP), ["server1", "server2", "server3", "extra"], "what a call added stays");
+    reconfigure(&mut world, Topology::of_services([named("shop", 2)]));
+    world.pass(100);
+    assert_eq!(names(&world, SHOP), ["server1", "server2"]);
+    reconfigure(&mut world, Topology::of_services([named("shop", 4)]));
+    world.pass(100);
+    assert_eq!(names(&world, SHOP).len(), 4);
+    assert!(world.registry.status(world.now).replicas.iter().all(|replica| replica.state == "up"));
+}
+
+#[test]
+fn a_removed_service_drains_keeps_its_id_and_can_come_back() {
+    let mut world = World::empty(config_of([named("shop", 1), named("blog", 2)]));
+    world.tell(Command::Found(Vec::new()));
+    world.pass(100);
+    reconfigure(&mut world, Topology::of_services([named("shop", 1)]));
+    world.pass(100);
+    assert!(world.logged(&["service blog: removed"]));
+    assert_eq!((names(&world, BLOG).len(), world.alive.len()), (0, 1));
+    assert_eq!(&*world.shown.services[1].name, "blog", "its id means no other service");
+    world.tell(Command::Call { ticket: 10, service: BLOG, call: add(1, &[]) });
+    assert_eq!(rejected(world.replies[&10].clone()).0, 400);
+    reconfigure(&mut world, Topology::of_services([named("shop", 1), named("blog", 1)]));
+    world.pass(100);
+    assert_eq!(names(&world, BLOG).len(), 1);
+}
+
+#[test]
+fn a_removed_listener_stays_in_the_snapshot_without_addresses() {
+    let bound = |address: &str| {
+        let listener = Topology::of_services([named("shop", 1)]).listeners[&ListenerId(0)].clone();
+        Arc::new(Listener { bind: vec![address.parse().expect("an address")], ..Listener::clone(&listener) })
+    };
+    let mut topology = Topology::of_services([named("shop", 1)]);
+    topology.listeners = [(ListenerId(0), bound("127.0.0.1:80")), (ListenerId(1), bound("127.0.0.1:81"))].into();
+    let mut world = World::empty(RegistryConfig { topology: topology.clone(), ..config() });
+    world.tell(Command::Found(Vec::new()));
+    world.pass(100);
+    topology.listeners.remove(&ListenerId(0));
+    reconfigure(&mut world, topology);
+    let binds: Vec<usize> = world.shown.listeners.iter().map(|listener| listener.bind.len()).collect();
+    assert_eq!(binds, [0, 1]);
+}
+
+#[test]
+fn a_reload_of_a_balancer_that_stops_is_refused() {
+    let mut world = shop();
+    world.tell(Command::Stop);
+    reconfigure(&mut world, Topology::of_services([named("shop", 1)]));
+    assert!(matches!(&world.replies[&TICKET], Answer::Rejected(rejection) if rejection.status == 503));
+}
