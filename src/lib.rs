@@ -22,7 +22,7 @@
 //! | 3 | [`control`] | the control plane: one admin thread; the only user of tokio |
 //! | 3 | [`replica`] | the small server that the runtimes start |
 //! | 3 | [`experiment`] | measurements of running balancers, and their pictures |
-//! | 2 | [`shared`] | what both planes may use: snapshot reader, counters, worker events |
+//! | 2 | [`shared`] | what both planes may use: snapshot reader, counters, worker events, access log |
 //! | 1 | [`settings`] | what can be set: one struct for each table of the file, read by [`config`] |
 //! | 1 | [`kernel`] | sockets, pipes and epoll; one method is one system call; no policy |
 //! | 0 | [`core`] | pure protocol and routing: bytes, time and choices in; steps and choices out |
@@ -104,6 +104,7 @@
 //! - **credit**: bytes that may pass without being parsed: [`Body::credit`](core::body::Body::credit).
 //! - **session**: the protocol state of one client connection, for its whole life: [`Session`](core::session::Session).
 //! - **exchange**: one request and its response, or one tunnel: [`Exchange`](core::exchange::Exchange).
+//! - **record**: what one exchange was, for the access log: [`ExchangeRecord`](core::exchange_record::ExchangeRecord).
 //! - **step**: one action that a session asks for: [`Step`](core::step::Step). Its **outcome** has a type for each kind
 //!   of step: [`Io`](core::step::Io), [`SpliceIn`](core::step::SpliceIn), [`Connect`](core::step::Connect).
 //! - **pick**: what a replica is chosen for: [`Pick`](core::step::Pick).

@@ -14,8 +14,11 @@ use std::time::Instant;
 use support::balancer::Balancer;
 use support::{TIMEOUT, connect, origin, read_head, read_response, until};
 
-/// Metrics that need a shortage, and the file whose test makes it.
-const ELSEWHERE: [(&str, &str); 3] = [
+/// Metrics that need a shortage or a setting, and the file whose test makes it.
+const ELSEWHERE: [(&str, &str); 6] = [
+    ("ringway_access_log_records_total", "tests/access_log.rs"),
+    ("ringway_access_log_dropped_total", "tests/access_log.rs"),
+    ("ringway_access_log_unwritten_total", "tests/access_log.rs"),
     ("ringway_short_total", "tests/descriptors.rs"),
     ("ringway_log_lines_dropped_total", "tests/log.rs"),
     ("ringway_worker_events_dropped_total", "src/shared/events.rs"),

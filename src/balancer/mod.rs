@@ -16,6 +16,7 @@ pub use reload::{Reader, reader};
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::control::admin_access::AdminAccess;
@@ -26,11 +27,14 @@ use crate::control::runtime::per_service::{PerService, RuntimeSettings};
 use crate::control::{self, ControlCore, ControlInit, End, Wakeup};
 use crate::core::snapshot::{Endpoint, Mode, ServiceId};
 use crate::kernel::listening::{BindError, ListeningSockets};
-use crate::shared::events;
 use crate::shared::publish::SnapshotPublisher;
+use crate::shared::{access_log, events};
 use crate::worker::{self, WorkerSettings};
 use plan::{Ids, Plan};
 use reload::RunningConfiguration;
+
+/// What the access log gets at the end to write what waits.
+const ACCESS_LOG_LIMIT: Duration = Duration::from_secs(2);
 
 /// Runs until a signal ends it; `read` reads the configuration again at a reload. `Err` is bad usage, in one line: what,
 /// where, what to do.
@@ -47,7 +51,9 @@ pub fn run(config: Config, read: Reader) -> Result<End, String> {
     let (registry, first) =
         Registry::new(RegistryConfig { topology, workers: config.workers, seed: fastrand::u64(..) });
     let mut publisher = SnapshotPublisher::with_ack_wake(first, wakeup.wake());
-    let workers = worker::start(&worker_settings(&config), &sockets, &mut publisher, &events)?;
+    let (access_log, senders) = access_log::start(&config.access_log, config.workers)?.unzip();
+    let senders = senders.unwrap_or_default();
+    let workers = worker::start(&worker_settings(&config), &sockets, &mut publisher, &events, senders)?;
     warn_if_few_descriptors(workers.descriptors);
     say_how_to_open_the_admin_api(&config, listener.as_ref());
     let init = ControlInit {
@@ -60,8 +66,13 @@ pub fn run(config: Config, read: Reader) -> Result<End, String> {
         configuration: Box::new(RunningConfiguration::new(read, config, ids, sockets, admin)),
         counters: workers.counters,
         workers: workers.threads,
+        access_log: access_log.clone(),
     };
-    control::serve(async || open(runtimes).await, init)
+    let end = control::serve(async || open(runtimes).await, init);
+    if let Some(log) = access_log {
+        log.finish(ACCESS_LOG_LIMIT);
+    }
+    end
 }
 
 /// The runtimes of all services.

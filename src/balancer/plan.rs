@@ -112,7 +112,12 @@ fn listener(named: &NamedListener, ids: &mut Ids) -> Listener {
         service: settings.service.as_ref().map(|name| ids.service(name)),
         redirect: settings.redirect_to_https.then(https),
         proxies: settings.proxy.accept_proxy_from.clone(),
-        limits: Arc::new(Limits { trust: forwarded.trust, via: forwarded.via, ..settings.limits.clone() }),
+        limits: Arc::new(Limits {
+            trust: forwarded.trust,
+            via: forwarded.via,
+            request_id: forwarded.request_id,
+            ..settings.limits.clone()
+        }),
     }
 }
 
@@ -195,6 +200,7 @@ fn limits(config: &Config) -> Limits {
     Limits {
         trust: config.forwarded.trust,
         via: config.forwarded.via,
+        request_id: config.forwarded.request_id,
         abort_on: config.limits.abort_on_client_close,
         ..config.limits.service.clone()
     }

@@ -1,5 +1,5 @@
 //! The configuration file: TOML whose keys are flags. Flat keys and tables are flags of `run`; a table is the heading that
-//! its flags stand under in the help. `[services.NAME]` and `[listeners.NAME]` hold the same keys and tables for one service
+//! its flags stand under in the help: the heading "Access log" is the table `[access_log]`. `[services.NAME]` and `[listeners.NAME]` hold the same keys and tables for one service
 //! or listener, `[[routes]]` the keys of a route. A key that is none of these is refused. What contradicts is found elsewhere.
 
 use std::path::Path;
@@ -54,7 +54,7 @@ pub fn read(path: &Path, command: &Command) -> Result<FileSettings, String> {
 
 /// Parses `text`, the contents of `path`. An error has a line for each mistake, which begins with path, line and column.
 pub fn parse_as(path: &Path, text: &str, command: &Command) -> Result<FileSettings, String> {
-    let mut reader = Reader { text, command, errors: Vec::new() };
+    let mut reader = FileReader { text, command, errors: Vec::new() };
     let settings = reader.read();
     reader.errors.sort_by_key(|error| error.offset);
     let lines = reader.errors.iter().map(|error| {
@@ -89,13 +89,13 @@ struct TableKeys<'c> {
     heading: Option<&'static str>,
 }
 
-struct Reader<'t> {
+struct FileReader<'t> {
     text: &'t str,
     command: &'t Command,
     errors: Vec<FileError>,
 }
 
-impl Reader<'_> {
+impl FileReader<'_> {
     fn read(&mut self) -> FileSettings {
         let (root, errors) = DeTable::parse_recoverable(self.text);
         self.errors.extend(errors.iter().map(|error| FileError {
@@ -230,14 +230,16 @@ impl Reader<'_> {
 /// In table `[hash]`, `key` is `--hash-key` and `ring` is `--ring`, since that stands under the heading Hash.
 fn is_flag(arg: &Arg, table: Option<&str>, name: &str, other_heading: Option<&str>) -> bool {
     let bare = name.replace('_', "-");
-    let full = table.map(|table| format!("{table}-{bare}"));
-    let is_prefixed = table.is_some_and(|table| bare.starts_with(&format!("{table}-")));
-    let heading = arg.get_help_heading().map(str::to_ascii_lowercase);
+    let table = table.map(|table| table.replace([' ', '_'], "-"));
+    let full = table.as_ref().map(|table| format!("{table}-{bare}"));
+    let is_prefixed = table.as_ref().is_some_and(|table| bare.starts_with(&format!("{table}-")));
+    let heading = table_of(arg).map(|heading| heading.replace('_', "-"));
     let mut names = arg.get_long_and_visible_aliases().unwrap_or_default();
     names.extend(arg.get_all_aliases().unwrap_or_default());
     // The program behind `--`.
     names.extend(arg.is_positional().then_some(arg.get_id().as_str()));
-    let has_heading = heading.as_deref() == table || (table.is_none() && heading.as_deref() == other_heading);
+    let has_heading =
+        heading == table || (table.is_none() && heading == other_heading.map(|heading| heading.replace('_', "-")));
     has_heading
         && !name.contains('-')
         && names.into_iter().any(|name| full.as_deref() == Some(name) || (name == bare && !is_prefixed))
@@ -252,10 +254,15 @@ pub fn is_setting(arg: &Arg) -> bool {
     !["config", "help"].contains(&arg.get_id().as_str())
 }
 
+/// The table that a flag stands in.
+pub fn table_of(arg: &Arg) -> Option<String> {
+    arg.get_help_heading().map(|heading| heading.to_ascii_lowercase().replace(' ', "_"))
+}
+
 /// How a file calls a flag, in its table; the program behind `--` goes by its id.
 pub fn key_of(arg: &Arg) -> String {
     let long = arg.get_long().unwrap_or(arg.get_id().as_str());
-    let prefix = arg.get_help_heading().map(|table| format!("{}-", table.to_ascii_lowercase()));
+    let prefix = table_of(arg).map(|table| format!("{}-", table.replace('_', "-")));
     let in_table = |name: &str| name.strip_prefix(prefix.as_deref()?).map(str::to_owned);
     let aliases = arg.get_all_aliases().unwrap_or_default();
     let bare = in_table(long).or_else(|| aliases.into_iter().find_map(in_table));

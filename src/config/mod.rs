@@ -38,8 +38,8 @@ use clap::builder::RangedU64ValueParser as Number;
 
 use crate::core::snapshot::Mode;
 use crate::settings::{
-    AdminSettings, DockerSettings, EjectionSettings, FixedReplica, ForwardedSettings, HashSettings, HealthSettings,
-    LimitSettings, ProxySettings, values,
+    AccessLogSettings, AdminSettings, DockerSettings, EjectionSettings, FixedReplica, ForwardedSettings, HashSettings,
+    HealthSettings, LimitSettings, ProxySettings, values,
 };
 
 pub use named::Named;
@@ -97,6 +97,8 @@ pub struct Config {
     pub proxy: ProxySettings,
     #[command(flatten)]
     pub forwarded: ForwardedSettings,
+    #[command(flatten)]
+    pub access_log: AccessLogSettings,
     #[command(flatten)]
     pub docker: DockerSettings,
     /// Settings that have no effect, one line each.

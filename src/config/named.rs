@@ -20,7 +20,7 @@ use crate::settings::{ForwardedSettings, ProxySettings, values};
 /// The name of what the flat settings describe.
 pub const DEFAULT: &str = "default";
 /// The heading whose settings stand outside of any table in a service or listener.
-pub const PROXY: &str = "proxy protocol";
+pub const PROXY: &str = "proxy_protocol";
 /// Limits of a listener: those of heads and of clients that have not sent a request yet.
 const LISTENER_LIMITS: [&str; 5] = ["head_timeout", "idle_timeout", "line_limit", "head_limit", "field_limit"];
 
@@ -281,7 +281,7 @@ fn flat_values(run: &Command, matches: &ArgMatches, is_of_table: impl Fn(&Arg) -
 }
 
 /// A mistake, and the table that it is in.
-type Fault = (Place, String);
+type NamedFault = (Place, String);
 
 impl Named {
     /// What the flat settings are by themselves.
@@ -328,7 +328,7 @@ impl Named {
     }
 
     /// Fills in the services of listeners that need not name one, and finds what contradicts.
-    pub fn complete(&mut self) -> Vec<Fault> {
+    pub fn complete(&mut self) -> Vec<NamedFault> {
         let mut faults = Vec::new();
         let has_routes = !self.routes.is_empty();
         let modes: BTreeMap<String, Mode> =
@@ -347,7 +347,7 @@ impl Named {
         faults
     }
 
-    fn addresses_given_twice(&self) -> Vec<Fault> {
+    fn addresses_given_twice(&self) -> Vec<NamedFault> {
         let mut seen: BTreeMap<SocketAddr, &str> = BTreeMap::new();
         let mut faults = Vec::new();
         for listener in &self.listeners {
@@ -361,7 +361,7 @@ impl Named {
     }
 
     /// A replica is known by its name alone: in the log, in metrics, to the admin API.
-    fn replicas_given_twice(&self) -> Vec<Fault> {
+    fn replicas_given_twice(&self) -> Vec<NamedFault> {
         let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
         let mut faults = Vec::new();
         for service in &self.services {
@@ -382,7 +382,7 @@ impl Named {
 }
 
 impl NamedListener {
-    fn fault(&self, why: &str) -> Fault {
+    fn fault(&self, why: &str) -> NamedFault {
         (self.place, format!("listeners.{}: {why}", self.name))
     }
 

@@ -21,12 +21,11 @@ pub fn effective(command: &Command, matches: &ArgMatches) -> String {
 
 fn section(table: Option<&str>, settings: &[&Arg], matches: &ArgMatches) -> String {
     let settings = settings.iter().filter(|arg| arg.get_help_heading() == table);
-    header(table) + &settings.map(|arg| entry(arg, matches)).collect::<String>()
+    header(settings.clone().next()) + &settings.map(|arg| entry(arg, matches)).collect::<String>()
 }
 
-fn header(table: Option<&str>) -> String {
-    let Some(table) = table.map(str::to_ascii_lowercase) else { return String::new() };
-    if table.contains(' ') { format!("[{table:?}]\n\n") } else { format!("[{table}]\n\n") }
+fn header(first: Option<&&Arg>) -> String {
+    first.and_then(|arg| file::table_of(arg)).map_or_else(String::new, |table| format!("[{table}]\n\n"))
 }
 
 fn entry(arg: &Arg, matches: &ArgMatches) -> String {
@@ -133,7 +132,7 @@ fn named_table(title: &str, settings: &NamedSettings, command: &Command) -> Stri
 /// The table within a named table that a setting stands in.
 fn heading(setting: &Setting, command: &Command) -> Option<String> {
     let arg = command.get_arguments().find(|arg| arg.get_id() == setting.id.as_str())?;
-    arg.get_help_heading().map(str::to_ascii_lowercase).filter(|heading| heading != named::PROXY)
+    file::table_of(arg).filter(|heading| heading != named::PROXY)
 }
 
 /// Those under one heading, or all.

@@ -3,7 +3,7 @@
 use super::sources::{SourcedSetting, Sources};
 use super::{Config, RuntimeKind, error};
 use crate::core::snapshot::Mode;
-use crate::settings::AdminListen;
+use crate::settings::{AccessLogTarget, AdminListen};
 
 /// Limits that an HTTP connection has and a tunnel has not.
 const HTTP_LIMITS: [&str; 9] = [
@@ -50,6 +50,8 @@ fn reason(config: &Config, setting: &SourcedSetting) -> Option<&'static str> {
         Some("with --mode tcp: a heartbeat is a connection that is accepted")
     } else if is_one_of(&HTTP_HEARTBEAT) && !config.replicas_are_ours() && config.health.path.is_none() {
         Some("without --health-path: a heartbeat is a connection that is accepted")
+    } else if table == "Access log" && long != "access-log" && config.access_log.target == AccessLogTarget::Off {
+        Some("without --access-log")
     } else if table == "Admin" && long != "admin" && config.admin.listen == AdminListen::Off {
         Some("with --admin off")
     } else {

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::admin_access::{AdminAccess, Denial, PAGE};
 use super::admin_seats::Seat;
+use super::metrics::DropCounts;
 use super::page::{self, Recent};
 use super::registry::{Answer, Call, Change, Rejection, Status};
 use super::reload::{ReloadAnswer, ReloadError};
@@ -27,8 +28,8 @@ use super::wire::{self, BODY_LIMIT, ReplicaNames};
 use super::{metrics, questions};
 use crate::core::snapshot::{Service, ServiceId, Snapshot};
 use crate::shared::counters::Counters;
-use crate::shared::log_writer;
 use crate::shared::publish::SnapshotView;
+use crate::shared::{access_log, log_writer};
 
 /// From the end of the head to the end of the body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -142,9 +143,13 @@ async fn question(State(state): State<AdminState>, uri: Uri, answer: RingQuestio
 
 async fn show_metrics(State(state): State<AdminState>) -> Response {
     let snapshot = state.snapshots.current();
-    let dropped = state.dropped.load(Ordering::Relaxed);
+    let dropped = DropCounts {
+        worker_events: state.dropped.load(Ordering::Relaxed),
+        log_lines: log_writer::dropped_lines(),
+        access_log_lines: access_log::unwritten_lines(),
+    };
     let status = state.status().await.unwrap_or_default();
-    let page = metrics::page(&snapshot, &state.counters, &status, dropped, log_writer::dropped_lines());
+    let page = metrics::page(&snapshot, &state.counters, &status, dropped);
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response()
 }
 

@@ -9,14 +9,16 @@ use crate::shared::counters::Counters;
 
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The whole page. `dropped` is the number of worker events that were dropped because their channel was full.
-pub fn page(
-    snapshot: &Snapshot,
-    counters: &[Arc<Counters>],
-    status: &Status,
-    dropped: u64,
-    log_lines_dropped: u64,
-) -> String {
+/// What was dropped because no reader took it in time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DropCounts {
+    pub worker_events: u64,
+    pub log_lines: u64,
+    pub access_log_lines: u64,
+}
+
+/// The whole page.
+pub fn page(snapshot: &Snapshot, counters: &[Arc<Counters>], status: &Status, dropped: DropCounts) -> String {
     let mut page = String::new();
     for (name, help, total) in totals(counters) {
         let name = format!("ringway_{name}_total");
@@ -43,14 +45,21 @@ pub fn page(
         "ringway_worker_events_dropped_total",
         "counter",
         "worker events dropped because the channel was full",
-        plain(dropped),
+        plain(dropped.worker_events),
     );
     family(
         &mut page,
         "ringway_log_lines_dropped_total",
         "counter",
         "log lines dropped because stderr did not take them",
-        plain(log_lines_dropped),
+        plain(dropped.log_lines),
+    );
+    family(
+        &mut page,
+        "ringway_access_log_unwritten_total",
+        "counter",
+        "lines of the access log dropped because they could not be written",
+        plain(dropped.access_log_lines),
     );
     family(&mut page, "ringway_epoch", "gauge", "number of the snapshot in force", plain(snapshot.epoch));
     family(&mut page, "ringway_workers", "gauge", "worker threads", plain(counters.len() as u64));
@@ -107,7 +116,7 @@ mod tests {
         counters[0].requests.add(3);
         counters[1].requests.add(4);
         let snapshot = Snapshot::empty(9);
-        let page = page(&snapshot, &counters, &Status::default(), 0, 0);
+        let page = page(&snapshot, &counters, &Status::default(), DropCounts::default());
         assert!(page.contains("\nringway_requests_total 7\n"), "{page}");
         assert!(page.contains("\nringway_epoch 9\n"));
         for line in page.lines().filter(|line| !line.starts_with('#')) {

@@ -8,6 +8,7 @@
 //! | `mod.rs` | nothing but this text and the re-exports |
 //! | `registry` | which replicas there are and what state they are in: a pure reducer of commands to effects |
 //! | `control_core` | publication, stops, worker ends and tickets around the registry: pure; the loop and the simulation drive it, and it returns `ControlAction`s (effects and log lines); level and words of log lines about signals and workers; the second signal; how it ends (`End`) |
+//! | `control_loop/reloads` | reloads on the admin thread: read, prepare the runtimes, hand to the registry, answer |
 //! | `control_loop` | the admin thread: tokio's select over clock, channels, signals and requests; spawns the tasks of starts, stops and probes, answers tickets; runtime events forwarded as commands, watches the worker threads, closes the runtime |
 //! | `orphans` | waits for zombies that process 1 of a container inherits: waitpid without hanging, children of others than ours |
 //! | `signals` | which signals are handled (TERM, INT, QUIT; HUP, USR1, USR2 answered by a log line), and what they ask for |

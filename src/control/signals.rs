@@ -13,6 +13,8 @@ pub enum SignalRequest {
     Stop(&'static str),
     /// SIGHUP: the configuration is read again.
     Reload,
+    /// SIGUSR1: open the access log again.
+    ReopenLog,
     /// What other servers do at this signal does not exist here; why, in one line.
     Unsupported(&'static str),
 }
@@ -22,17 +24,14 @@ pub struct Signals([(SignalRequest, Signal); 6]);
 impl Signals {
     /// Handled from now on, also before the first `next`.
     pub fn register() -> io::Result<Signals> {
-        use SignalRequest::{Reload, Stop, Unsupported};
+        use SignalRequest::{Reload, ReopenLog, Stop, Unsupported};
         let handled = |request, kind| Ok::<_, io::Error>((request, signal(kind)?));
         Ok(Signals([
             handled(Stop("SIGTERM"), SignalKind::terminate())?,
             handled(Stop("SIGINT"), SignalKind::interrupt())?,
             handled(Stop("SIGQUIT"), SignalKind::quit())?,
             handled(Reload, SignalKind::hangup())?,
-            handled(
-                Unsupported("SIGUSR1: there is no log file to open again: the log goes to stderr"),
-                SignalKind::user_defined1(),
-            )?,
+            handled(ReopenLog, SignalKind::user_defined1())?,
             handled(
                 Unsupported("SIGUSR2: there is no upgrade in place yet: start the new balancer instead"),
                 SignalKind::user_defined2(),

@@ -1,8 +1,9 @@
-//! What a session is lent for one call: the time, the snapshot, buffers, pseudo-random numbers and the `Date` line.
+//! What a session is lent for one call: the time, the snapshot, buffers, records, pseudo-random numbers and the `Date` line.
 
 use std::sync::Arc;
 
 use super::buffer::BufferPool;
+use super::exchange_record::Records;
 use super::rewrite::Edits;
 use super::snapshot::Snapshot;
 use super::tick::Tick;
@@ -15,6 +16,7 @@ pub struct Context {
     pub edits: Edits,
     pub prng: Prng,
     pub tally: Tally,
+    pub records: Records,
     /// `Date`, as it stands in a head in this second (RFC 9110 section 6.6.1), with its CRLF.
     pub date_line: String,
 }
@@ -28,6 +30,7 @@ impl Context {
             edits: Edits::default(),
             prng: Prng::new(seed),
             tally: Tally::default(),
+            records: Records::default(),
             date_line: String::new(),
         }
     }

@@ -26,6 +26,17 @@ pub enum Via {
     Off,
 }
 
+/// What becomes of `X-Request-Id`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestIdPolicy {
+    /// It is a field like any other.
+    Off,
+    /// A valid one is passed on and logged; any other is cut.
+    Pass,
+    /// The same, and a request without one gets one.
+    Make,
+}
+
 /// What a client does to its connection that ends its request at the replica too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AbortOn {
@@ -78,13 +89,19 @@ macro_rules! limits {
             /// Whether the forwarded fields of clients are trusted.
             pub trust: Trust,
             pub via: Via,
+            pub request_id: RequestIdPolicy,
             /// What of a client ends its request at the replica.
             pub abort_on: AbortOn,
         }
 
         impl Limits {
-            pub const DEFAULT: Limits =
-                Limits { $($name: $default,)+ trust: Trust::Append, via: Via::On, abort_on: AbortOn::Reset };
+            pub const DEFAULT: Limits = Limits {
+                $($name: $default,)+
+                trust: Trust::Append,
+                via: Via::On,
+                request_id: RequestIdPolicy::Pass,
+                abort_on: AbortOn::Reset,
+            };
 
             /// Every limit, in the order of the help.
             pub const ALL: &'static [Limit] = &[$(Limit {

@@ -25,11 +25,14 @@
 //! | [`snapshot`] | what workers route by: services with mode, routes and key policy, replicas with state, endpoint and load (in flight, received); the pick of a live replica, the ring's walk past unfit ones |
 //! | [`step`] | the vocabulary between session and worker: legs, readiness, steps, their outcomes, `Pick`, `Notice` and the kinds of fault of a replica; a connection dialled or reused; how a session ends (`Ending`) |
 //! | [`tick`] | a point in time, in milliseconds |
+//! | [`exchange_record`] | what one exchange was, for the access log and for metrics |
+//! | [`request_text`] | parts of a request's head, for the access log |
 
 pub mod body;
 pub mod buffer;
 pub mod context;
 pub mod exchange;
+pub mod exchange_record;
 pub mod fuzz;
 pub mod head;
 pub mod ip;
@@ -40,6 +43,7 @@ pub mod net;
 pub mod proxy;
 pub mod reply;
 pub mod request;
+pub mod request_text;
 pub mod response;
 pub mod rewrite;
 pub mod ring;

@@ -4,7 +4,7 @@
 use super::body::Body;
 use super::buffer::HEADROOM;
 use super::head::{self, Fields, Refusal, Request, bad_request, refusal};
-use super::limits::{Limits, Trust, Via};
+use super::limits::{Limits, RequestIdPolicy, Trust, Via};
 use super::rewrite::{CodingError, Edits, Rewriter};
 
 /// What an exchange keeps of a request head. The head itself is rewritten in place and sent.
@@ -23,6 +23,8 @@ pub struct RequestAnalysis {
     pub upgrade: bool,
     /// The client waits for 100 before it sends its body.
     pub expects_continue: bool,
+    /// The field that holds a valid `X-Request-Id`, by its index; `None` also where it is not looked for.
+    pub request_id: Option<usize>,
     /// `Max-Forwards` is 0: the balancer answers.
     pub local_reply: Option<LocalReply>,
 }
@@ -41,6 +43,8 @@ pub struct RequestSource<'a> {
     pub client_ip: &'a [u8],
     /// The `Host` of a request of HTTP/1.0 that has none.
     pub service: &'a str,
+    /// The `X-Request-Id` of a request that has none. `None`: none is added.
+    pub request_id: Option<&'a [u8]>,
     pub scheme: Scheme,
 }
 
@@ -78,7 +82,7 @@ pub fn analyze(
     origin: RequestSource,
     edits: &mut Edits,
 ) -> Result<RequestAnalysis, Refusal> {
-    let mut analyzer = RequestAnalyzer::new(head, request, limits.trust, edits);
+    let mut analyzer = RequestAnalyzer::new(head, request, limits, edits);
     let authority = analyzer.target()?;
     for i in 0..request.fields.len() {
         analyzer.field(i)?;
@@ -90,6 +94,7 @@ pub fn analyze(
     let upgrade = analyzer.upgrade();
     analyzer.version();
     analyzer.forwarded(origin, limits.via);
+    let request_id = analyzer.request_id(origin);
     let keep_alive = analyzer.rewriter.persists();
     let expects_continue = analyzer.expect();
     if edits.inserted() > HEADROOM {
@@ -104,13 +109,14 @@ pub fn analyze(
         safe: matches!(request.method, "GET" | "HEAD" | "OPTIONS"),
         upgrade,
         expects_continue,
+        request_id,
         local_reply,
     })
 }
 
 /// Fields that `Connection` cannot cut by naming them: framing and identity, and fields with rules of their own.
 fn is_exempt(name: &str) -> bool {
-    const EXEMPT: [&str; 17] = [
+    const EXEMPT: [&str; 18] = [
         "authorization",
         "connection",
         "content-length",
@@ -128,6 +134,7 @@ fn is_exempt(name: &str) -> bool {
         "transfer-encoding",
         "upgrade",
         "via",
+        "x-request-id",
     ];
     is_forwarding(name) || EXEMPT.iter().any(|exempt| name.eq_ignore_ascii_case(exempt))
 }
@@ -150,6 +157,7 @@ struct RequestAnalyzer<'h, 'e> {
     head: &'h [u8],
     request: &'h Request<'h>,
     trust: Trust,
+    id_policy: RequestIdPolicy,
     rewriter: Rewriter<'h, 'e>,
     /// `Upgrade` came once and names a protocol that can be carried.
     upgradable: bool,
@@ -159,14 +167,17 @@ struct RequestAnalyzer<'h, 'e> {
     /// The client's `X-Forwarded-Proto` stays.
     proto_kept: bool,
     max_forwards: Option<usize>,
+    /// The first valid `X-Request-Id`.
+    id_line: Option<usize>,
 }
 
 impl<'h, 'e> RequestAnalyzer<'h, 'e> {
-    fn new(head: &'h [u8], request: &'h Request<'h>, trust: Trust, edits: &'e mut Edits) -> Self {
+    fn new(head: &'h [u8], request: &'h Request<'h>, limits: &Limits, edits: &'e mut Edits) -> Self {
         RequestAnalyzer {
             head,
             request,
-            trust,
+            trust: limits.trust,
+            id_policy: limits.request_id,
             rewriter: Rewriter::new(head, request.fields, request.minor, edits),
             upgradable: false,
             host_line: None,
@@ -174,6 +185,7 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
             forwarded_for: None,
             proto_kept: false,
             max_forwards: None,
+            id_line: None,
         }
     }
 
@@ -229,6 +241,7 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
             }
             10 if is("keep-alive") => self.rewriter.cut(i),
             12 if is("max-forwards") => self.max_forwards_field(i)?,
+            12 if is("x-request-id") => self.request_id_field(i, value),
             14 if is("content-length") => self.rewriter.content_length(i, value).map_err(bad_request)?,
             14 if is("http2-settings") => self.rewriter.cut(i),
             14 if head::resembles(name, "content-length") => return Err(LOOKALIKE),
@@ -259,6 +272,23 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
             return Err(bad_request("Transfer-Encoding in HTTP/1.0"));
         }
         self.rewriter.transfer_encoding(i, value).map_err(coding_refusal)
+    }
+
+    /// `X-Request-Id`: the first valid one stays.
+    fn request_id_field(&mut self, i: usize, value: &[u8]) {
+        match self.id_policy {
+            RequestIdPolicy::Off => {}
+            _ if self.id_line.is_none() && is_request_id(value) => self.id_line = Some(i),
+            RequestIdPolicy::Pass | RequestIdPolicy::Make => self.rewriter.cut(i),
+        }
+    }
+
+    /// Adds an id where there is none and one was made.
+    fn request_id(&mut self, origin: RequestSource) -> Option<usize> {
+        if let (None, Some(id)) = (self.id_line, origin.request_id) {
+            self.rewriter.append(&[b"X-Request-Id: ", id, b"\r\n"]);
+        }
+        self.id_line
     }
 
     fn max_forwards_field(&mut self, i: usize) -> Result<(), Refusal> {
@@ -400,6 +430,12 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
             None => self.rewriter.append(&[b"X-Forwarded-For: ", origin.client_ip, b"\r\n", proto, via]),
         }
     }
+}
+
+/// A request id is repeated in logs: visible characters, not too many.
+fn is_request_id(value: &[u8]) -> bool {
+    const ID_MAX: usize = 128;
+    (1..=ID_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic)
 }
 
 /// HTTP/2 in the clear is not carried. A long list would be kept until the response comes.

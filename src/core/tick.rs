@@ -1,5 +1,6 @@
-//! A point in time, in whole milliseconds of a monotonic clock. The kernel reads the clock; core only compares.
+//! Points in time on a monotonic clock. The kernel reads the clocks; core only compares.
 
+/// A point in time, in whole milliseconds of a coarse clock: deadlines are ticks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tick(pub u64);
 
@@ -13,6 +14,16 @@ impl Tick {
     }
 
     pub fn ms_since(self, earlier: Tick) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// A point in time, in whole microseconds of a precise clock: what an exchange took is the difference of two stamps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stamp(pub u64);
+
+impl Stamp {
+    pub fn us_since(self, earlier: Stamp) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 }

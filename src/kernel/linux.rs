@@ -21,7 +21,7 @@ use super::{Flush, Kernel, SocketEvent, Token, Wake};
 use crate::core::lane::SPLICE_MAX;
 use crate::core::snapshot::Endpoint;
 use crate::core::step::Ready;
-use crate::core::tick::Tick;
+use crate::core::tick::{Stamp, Tick};
 
 /// Events that one wait returns at most.
 const EVENTS: usize = 512;
@@ -124,6 +124,12 @@ pub fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(3, Iterator::count)
 }
 
+/// The precise monotonic clock, now.
+pub fn stamp() -> Stamp {
+    let time = rustix::time::clock_gettime(ClockId::Monotonic);
+    Stamp(time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000)
+}
+
 #[derive(Debug)]
 pub struct LinuxPipe {
     read: OwnedFd,
@@ -160,6 +166,10 @@ impl Kernel for Linux {
     fn now(&mut self) -> Tick {
         let time = rustix::time::clock_gettime(ClockId::MonotonicCoarse);
         Tick(time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000)
+    }
+
+    fn stamp(&mut self) -> Stamp {
+        stamp()
     }
 
     fn unix_seconds(&mut self) -> u64 {

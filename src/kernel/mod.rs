@@ -19,7 +19,7 @@ use std::sync::Arc;
 use crate::core::snapshot::Endpoint;
 pub use crate::core::step::Flush;
 use crate::core::step::Ready;
-use crate::core::tick::Tick;
+use crate::core::tick::{Stamp, Tick};
 
 /// The receiver of an event: a listener, a client connection or an upstream connection, by its index in a slab and the
 /// generation of that index, so that an event of a closed connection never reaches its successor.
@@ -49,6 +49,8 @@ pub trait Kernel {
     fn wait(&mut self, timeout_ms: Option<u64>, events: &mut Vec<SocketEvent>) -> io::Result<()>;
     /// A monotonic clock.
     fn now(&mut self) -> Tick;
+    /// The same clock, precisely: read where exchanges are recorded.
+    fn stamp(&mut self) -> Stamp;
     fn unix_seconds(&mut self) -> u64;
     /// The listening socket that was bound for this worker at a configured address, and the address that it really has.
     /// `None`: there is none, or it was taken.

@@ -13,7 +13,9 @@
 //! | `service` | `[hash]` (key, ring), `[proxy protocol]`, `[forwarded]` (trust, Via), and `--replica`: `FixedReplica`, `HostPort` |
 //! | `units` | numbers with a unit, text to value and back: durations (ms, s, m, h), sizes (B, KiB, MiB, GiB), rates |
 //! | `values` | clap's value parsers of the other files' fields, text to one value or `want ...`: address, path, admin, mode, net, trust, key, ring, replica, member, weight, host and port, subnet, CPUs, tmpfs, volume, secret |
+//! | `access_log` | `[access_log]`: where one line for each request goes |
 
+mod access_log;
 mod admin;
 mod container;
 mod docker;
@@ -23,6 +25,7 @@ mod service;
 pub mod units;
 pub mod values;
 
+pub use access_log::{AccessLogFormat, AccessLogSettings, AccessLogTarget, LoggedShare};
 pub use admin::{AdminListen, AdminSettings};
 pub use container::ContainerSettings;
 pub use docker::{DockerSettings, OnExit, Reach};

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use clap::Args;
 
 use super::values;
-use crate::core::limits::{Trust, Via};
+use crate::core::limits::{RequestIdPolicy, Trust, Via};
 use crate::core::net::Net;
 use crate::core::proxy::Version;
 use crate::core::ring::RingKind;
@@ -65,4 +65,10 @@ pub struct ForwardedSettings {
     /// loops can be seen. Some servers answer a request with Via otherwise: nginx does not compress for it
     #[arg(id = "forwarded-via", long, value_name = "VIA", default_value = "on", value_parser = values::via)]
     pub via: Via,
+    /// What becomes of X-Request-Id, by which one request is found in the logs of several servers: `pass` (a valid one, of
+    /// 1 to 128 visible characters, is passed on and stands in the access log; any other is removed), `make` (the same, and
+    /// a request without one gets 32 random hexadecimal digits), or `off` (it is a field like any other)
+    #[arg(id = "forwarded-request-id", long, value_name = "WHAT", default_value = "pass",
+        value_parser = values::request_id)]
+    pub request_id: RequestIdPolicy,
 }

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::{AdminListen, FixedReplica, HostPort};
+use super::{AccessLogFormat, AccessLogTarget, AdminListen, FixedReplica, HostPort, LoggedShare};
 use crate::core::head;
-use crate::core::limits::{AbortOn, Trust, Via};
+use crate::core::limits::{AbortOn, RequestIdPolicy, Trust, Via};
 use crate::core::net::Net;
 use crate::core::proxy::Version;
 use crate::core::ring::{Member, RingKind};
@@ -119,6 +119,46 @@ pub fn via(text: &str) -> Result<Via, String> {
         "on" => Ok(Via::On),
         "off" => Ok(Via::Off),
         _ => Err("want on or off".into()),
+    }
+}
+
+pub fn request_id(text: &str) -> Result<RequestIdPolicy, String> {
+    match text {
+        "off" => Ok(RequestIdPolicy::Off),
+        "pass" => Ok(RequestIdPolicy::Pass),
+        "make" => Ok(RequestIdPolicy::Make),
+        _ => Err("want off, pass or make".into()),
+    }
+}
+
+/// A word without a slash is more likely a mistake than a file in the working directory.
+pub fn access_log_target(text: &str) -> Result<AccessLogTarget, String> {
+    match text {
+        "off" => Ok(AccessLogTarget::Off),
+        "stdout" => Ok(AccessLogTarget::Stdout),
+        path if path.contains('/') => Ok(AccessLogTarget::File(path.into())),
+        _ => Err("want off, stdout or a path with a slash, like /var/log/ringway/access.log or ./access.log".into()),
+    }
+}
+
+pub fn access_log_format(text: &str) -> Result<AccessLogFormat, String> {
+    match text {
+        "json" => Ok(AccessLogFormat::Json),
+        "common" => Ok(AccessLogFormat::Common),
+        "combined" => Ok(AccessLogFormat::Combined),
+        _ => Err("want json, common or combined".into()),
+    }
+}
+
+/// `all`, `errors`, or a share from 0 to 1.
+pub fn logged_share(text: &str) -> Result<LoggedShare, String> {
+    match text {
+        "all" => Ok(LoggedShare(1.0)),
+        "errors" => Ok(LoggedShare(0.0)),
+        _ => {
+            let share = text.parse().ok().filter(|share: &f64| (0.0..=1.0).contains(share));
+            share.map(LoggedShare).ok_or_else(|| "want all, errors, or a share from 0 to 1, like 0.01".into())
+        }
     }
 }
 
@@ -341,6 +381,20 @@ mod tests {
         }
         for wrong in ["key", "key=etc/key", "../key=/etc/key", "=/etc/key"] {
             assert!(secret(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_access_log_goes_nowhere_to_stdout_or_to_a_path() {
+        assert_eq!(access_log_target("off"), Ok(AccessLogTarget::Off));
+        assert_eq!(access_log_target("./a.log"), Ok(AccessLogTarget::File("./a.log".into())));
+        for wrong in ["", "on", "stderr", "access.log"] {
+            assert!(access_log_target(wrong).is_err(), "{wrong}");
+        }
+        let shares = ["all", "errors", "0.25", "0", "1"].map(logged_share);
+        assert_eq!(shares, [1.0, 0.0, 0.25, 0.0, 1.0].map(|share| Ok(LoggedShare(share))));
+        for wrong in ["", "none", "1.1", "-0.1", "NaN", "5%"] {
+            assert!(logged_share(wrong).is_err(), "{wrong}");
         }
     }
 

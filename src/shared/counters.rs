@@ -75,6 +75,10 @@ counters! {
     retried,
     /// times that a request waited for a descriptor, memory or a local port of ours
     short,
+    /// exchanges that went to the access log
+    access_log_records,
+    /// exchanges that did not, because its thread was behind
+    access_log_dropped,
     /// bytes from clients to replicas
     bytes_up,
     /// bytes from replicas to clients

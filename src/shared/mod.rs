@@ -9,7 +9,9 @@
 //! | `text` | control characters of foreign text made visible, and the format of a log line (time, level, target, message) |
 //! | `connection_limiter` | open connections of each client address over all workers, and their cap: enter at accept, leave at close |
 //! | `log_writer` | the log's bounded queue and the thread that writes it; lines dropped and counted |
+//! | `access_log` | records of exchanges, on their way to the access log |
 
+pub mod access_log;
 pub mod connection_limiter;
 pub mod counters;
 pub mod events;

@@ -14,6 +14,17 @@ pub fn log_line(time: impl Display, level: impl Display, target: &str, message: 
     format!("[{time} {level} {target}] {}", visible(message))
 }
 
+/// Appends text for a line in which it stands in quotation marks: what is not visible ASCII, and what could end the
+/// quotation, as `\xHH`.
+pub fn escape_into(out: &mut Vec<u8>, text: &[u8]) {
+    for byte in text {
+        match byte {
+            b'"' | b'\\' | ..b' ' | 0x7f.. => out.extend_from_slice(format!("\\x{byte:02X}").as_bytes()),
+            _ => out.push(*byte),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::core::exchange_record::Recording;
 use crate::core::snapshot::{Replica, ReplicaId, ServiceId};
 use crate::core::step::{Connect, Connection, Leg, Pick};
 use crate::kernel::{Kernel, Token};
@@ -50,6 +51,7 @@ impl<K: Kernel> Worker<K> {
             match existing.or_else(|| self.open(session, key)) {
                 Some(outcome) => {
                     self.count_retry(outcome, from);
+                    self.name_replica(session, key);
                     return outcome;
                 }
                 None => passed.push(key.replica),
@@ -147,6 +149,17 @@ impl<K: Kernel> Worker<K> {
                 Err(error) if exhausted(&error) == Some(Resource::Descriptors) && self.evict() => {}
                 result => return result,
             }
+        }
+    }
+
+    /// A session knows the id of its replica only: its record says the name.
+    #[inline]
+    fn name_replica(&mut self, session: SessionId, key: PoolKey) {
+        if self.cx.records.recording == Recording::All
+            && let Some(client) = self.clients.get_mut(session)
+            && let Some(replica) = self.cx.snapshot.service(key.service).and_then(|s| s.replicas.get(key.member))
+        {
+            client.session.name_replica(&replica.name);
         }
     }
 

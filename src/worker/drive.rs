@@ -4,13 +4,16 @@
 use std::net::IpAddr;
 
 use crate::core::context::Tally;
+use crate::core::exchange_record::ExchangeRecord;
 use crate::core::step::{Connect, Connection, Ending, Notice, Step};
 use crate::kernel::{Kernel, Token};
+use crate::shared::access_log::Sent;
 use crate::shared::events::WorkerEvent;
 
 use super::Worker;
 use super::clients::ClientIo;
 use super::slab::SessionId;
+use super::transfer::read_stamp;
 
 /// What a session may do in one turn: 64 steps of a splice alone could be 32 MiB each way.
 const STEPS: usize = 64;
@@ -74,6 +77,7 @@ impl<K: Kernel> Worker<K> {
     fn take(&mut self, id: SessionId, step: Step) -> Taken {
         match step {
             Step::Connect(pick) => {
+                read_stamp(&mut self.cx, &mut self.kernel);
                 let outcome = self.connect(id, &pick);
                 if let Some(client) = self.clients.get_mut(id) {
                     client.session.connected(outcome, &mut self.cx);
@@ -107,6 +111,43 @@ impl<K: Kernel> Worker<K> {
             for (counter, n) in self.counters.responses().into_iter().zip(responses) {
                 counter.add(n);
             }
+        }
+    }
+
+    /// Passes on what exchanges were that have ended.
+    pub(super) fn report_exchanges(&mut self) {
+        if !self.cx.records.has_ended() {
+            return;
+        }
+        let mut ended = self.cx.records.take_ended();
+        for record in ended.drain(..) {
+            self.report_exchange(record);
+        }
+        self.cx.records.give_back_list(ended);
+        if let Some(log) = &self.access_log {
+            log.flush();
+        }
+    }
+
+    /// The one place where an exchange's record is read.
+    fn report_exchange(&mut self, record: Box<ExchangeRecord>) {
+        let sent = match &mut self.access_log {
+            Some(log) => log.send(record),
+            None => Sent::Skipped(record),
+        };
+        let unused = match sent {
+            Sent::Queued(written) => {
+                self.counters.access_log_records.count();
+                written
+            }
+            Sent::Skipped(record) => Some(record),
+            Sent::Dropped(record) => {
+                self.counters.access_log_dropped.count();
+                Some(record)
+            }
+        };
+        if let Some(record) = unused {
+            self.cx.records.give_back(record);
         }
     }
 

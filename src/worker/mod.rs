@@ -47,10 +47,12 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::core::buffer::BufferPool;
 use crate::core::context::Context;
+use crate::core::exchange_record::Recording;
 use crate::core::snapshot::{Snapshot, State};
 use crate::core::step::{Ending, Leg, Ready};
 use crate::core::tick::Tick;
 use crate::kernel::{Kernel, SocketEvent, Token};
+use crate::shared::access_log::AccessLogSender;
 use crate::shared::connection_limiter::ConnectionLimiter;
 use crate::shared::counters::Counters;
 use crate::shared::events::EventSender;
@@ -61,6 +63,7 @@ use pipes::PipePool;
 use resources::ResourceLimits;
 use slab::UpstreamId;
 use timers::SessionTimers;
+use transfer::read_stamp;
 use upstreams::{Mux, Upstreams};
 
 /// Buffers that stay allocated while no bytes are in transit.
@@ -91,6 +94,8 @@ pub struct Worker<K: Kernel> {
     max_clients: usize,
     /// Connections of each client address over all workers, where they are capped.
     connection_limiter: Option<Arc<ConnectionLimiter>>,
+    /// Where records of exchanges go, if there is an access log.
+    access_log: Option<AccessLogSender>,
     swept: Tick,
     /// When a stop no longer waits for what is in progress.
     stop_by: Option<Tick>,
@@ -108,6 +113,7 @@ pub struct WorkerInit<K: Kernel> {
     pub max_connections: usize,
     /// Shared by all workers where the connections of each client address are capped.
     pub connection_limiter: Option<Arc<ConnectionLimiter>>,
+    pub access_log: Option<AccessLogSender>,
     /// Descriptors that connections and pipes of this worker may take.
     pub descriptors: usize,
 }
@@ -134,9 +140,11 @@ impl<K: Kernel> Worker<K> {
             events,
             max_clients: if init.max_connections == 0 { usize::MAX } else { init.max_connections },
             connection_limiter: init.connection_limiter,
+            access_log: init.access_log,
             swept: now,
             stop_by: None,
         };
+        worker.cx.records.recording = if worker.access_log.is_some() { Recording::All } else { Recording::Off };
         worker.read_clocks();
         worker.adopt_snapshot();
         worker
@@ -172,11 +180,12 @@ impl<K: Kernel> Worker<K> {
             self.flush_pipelines();
             self.drive_resumed();
         }
-        if self.is_over() {
+        let is_over = self.is_over();
+        if is_over {
             self.end();
-            return Ok(false);
         }
-        Ok(true)
+        self.report_exchanges();
+        Ok(!is_over)
     }
 
     /// What is still in progress when a stop no longer waits is reset.
@@ -204,6 +213,7 @@ impl<K: Kernel> Worker<K> {
 
     fn read_clocks(&mut self) {
         self.cx.now = self.kernel.now();
+        read_stamp(&mut self.cx, &mut self.kernel);
         let seconds = self.kernel.unix_seconds();
         if seconds != self.date_seconds {
             self.date_seconds = seconds;

@@ -1,6 +1,7 @@
 //! Carries out a session's transfers: which transport, which call, and the outcome back to the session. Connections are
 //! opened and closed elsewhere.
 
+use crate::core::context::Context;
 use crate::core::step::{Flush, Io, Leg, SpliceIn, Step};
 use crate::kernel::Kernel;
 use crate::shared::counters::Counters;
@@ -33,6 +34,7 @@ impl<K: Kernel> Worker<K> {
             (Leg::Client, ClientIo::Transport(transport)) => transport.recv(kernel, space),
             (Leg::Upstream, _) => self.upstreams.recv(*upstream, id, kernel, space),
         };
+        read_stamp(&mut self.cx, kernel);
         session.received(leg, outcome, &mut self.cx);
         outcome.moved()
     }
@@ -47,6 +49,7 @@ impl<K: Kernel> Worker<K> {
             (Leg::Upstream, _) => self.upstreams.send(*upstream, id, kernel, bytes, flush),
         };
         count_sent(&self.counters, leg, outcome);
+        read_stamp(&mut self.cx, kernel);
         session.sent(leg, flush, outcome, &mut self.cx);
         outcome.moved()
     }
@@ -67,6 +70,7 @@ impl<K: Kernel> Worker<K> {
             (Some(pipe), Leg::Client, ClientIo::Transport(transport)) => transport.splice_in(kernel, &pipe.pipe, len),
             (Some(pipe), Leg::Upstream, _) => self.upstreams.splice_in(*upstream, id, kernel, &pipe.pipe, len),
         };
+        read_stamp(&mut self.cx, kernel);
         session.spliced_in(leg, outcome, &mut self.cx);
         outcome.moved()
     }
@@ -82,6 +86,7 @@ impl<K: Kernel> Worker<K> {
             _ => GONE,
         };
         count_sent(&self.counters, leg, outcome);
+        read_stamp(&mut self.cx, &mut self.kernel);
         session.spliced_out(leg, outcome, &mut self.cx);
         outcome.moved()
     }
@@ -113,6 +118,14 @@ impl<K: Kernel> Worker<K> {
                 self.pipes.give(pipe);
             }
         }
+    }
+}
+
+/// What the session does next is at this time, where exchanges are recorded.
+#[inline]
+pub(super) fn read_stamp<K: Kernel>(cx: &mut Context, kernel: &mut K) {
+    if cx.records.is_on() {
+        cx.records.now = kernel.stamp();
     }
 }
 

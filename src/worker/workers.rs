@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 
 use crate::kernel::linux::{self, Linux};
 use crate::kernel::listening::ListeningSockets;
+use crate::shared::access_log::AccessLogSender;
 use crate::shared::connection_limiter::ConnectionLimiter;
 use crate::shared::counters::Counters;
 use crate::shared::events::EventSender;
@@ -33,18 +34,21 @@ pub struct Workers {
 }
 
 /// Gives each worker a reader at `publisher` and its share of `sockets`, and starts the threads. They end by themselves once
-/// a snapshot says `stopping` and their sessions have finished (or the drain deadline has passed).
+/// a snapshot says `stopping` and their sessions have finished (or the drain deadline has passed). `access_log` has one
+/// sender for each worker, or none.
 pub fn start(
     settings: &WorkerSettings,
     sockets: &Arc<ListeningSockets>,
     publisher: &mut SnapshotPublisher,
     events: &EventSender,
+    access_log: Vec<AccessLogSender>,
 ) -> Result<Workers, String> {
     let descriptors = linux::raise_descriptor_limit();
     let count = settings.workers.max(1);
     let share = share(descriptors, linux::open_descriptors(), count);
     let cap = settings.max_connections_per_client;
     let limiter = (cap > 0).then(|| Arc::new(ConnectionLimiter::new(cap)));
+    let mut access_log = access_log.into_iter();
     let mut workers = Workers { counters: Vec::new(), threads: Vec::new(), descriptors };
     for index in 0..count {
         let counters = Arc::new(Counters::default());
@@ -60,6 +64,7 @@ pub fn start(
             seed: fastrand::u64(..),
             max_connections: settings.max_connections.div_ceil(count),
             connection_limiter: limiter.clone(),
+            access_log: access_log.next(),
             descriptors: share,
         });
         let thread = spawn(index, settings.pin.then_some(index), worker);

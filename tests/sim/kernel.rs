@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringway::core::snapshot::Endpoint;
-use ringway::core::tick::Tick;
+use ringway::core::tick::{Stamp, Tick};
 use ringway::kernel::{Flush, Kernel, SocketEvent, Token};
 
 use super::net::{Net, Owner, SharedNet, SocketId};
@@ -108,6 +108,10 @@ impl Kernel for SimKernel {
 
     fn now(&mut self) -> Tick {
         Tick(self.net.borrow().now_ms())
+    }
+
+    fn stamp(&mut self) -> Stamp {
+        Stamp(self.net.borrow().now_us)
     }
 
     fn unix_seconds(&mut self) -> u64 {

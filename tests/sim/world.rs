@@ -123,6 +123,7 @@ impl World {
                 seed: seed + index as u64,
                 max_connections,
                 connection_limiter: None,
+                access_log: None,
                 descriptors,
             };
             let worker = Worker::new(init);

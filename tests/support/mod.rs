@@ -6,10 +6,10 @@ pub mod balancer;
 pub mod origin;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Longer than any wait takes on a busy machine; only a defect reaches it.
@@ -34,7 +34,15 @@ impl Process {
     }
 
     /// Starts a command that the test has set up, and waits likewise.
-    pub fn spawn(mut command: Command) -> Process {
+    pub fn spawn(command: Command) -> Process {
+        let (process, lines) = Process::spawn_unread(command);
+        // Its later output is read, so that it never blocks on a full pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        process
+    }
+
+    /// The same, with the rest of its output, which the test reads or leaves unread.
+    pub fn spawn_unread(mut command: Command) -> (Process, Lines<BufReader<ChildStdout>>) {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("our own binary starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let mut banner = String::new();
@@ -49,9 +57,7 @@ impl Process {
                 break address;
             }
         };
-        // Its later output is read, so that it never blocks on a full pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        Process { child, address, banner }
+        (Process { child, address, banner }, lines)
     }
 
     pub fn replica(id: &str) -> Process {

@@ -4,6 +4,7 @@
 use super::{Readiness, SLOW_MS, Session, Stage, UpstreamError, UpstreamState};
 use crate::core::context::Context;
 use crate::core::exchange::{REPLAY_LIMIT, RequestState, Retained};
+use crate::core::exchange_record::RetryReason;
 use crate::core::lane::Phase;
 use crate::core::proxy;
 use crate::core::snapshot::ReplicaId;
@@ -77,7 +78,9 @@ impl Session {
                 self.exchange.tried.add(replica);
                 self.exchange.timed_out = false;
                 self.notice = Some(Notice::Fault(ReplicaFault { replica, kind: FaultKind::ConnectFailed(why) }));
+                self.record_attempt(replica, cx);
                 if self.exchange.may_redial(self.limits(&cx.snapshot).attempts) {
+                    self.record_retry(RetryReason::ConnectFailed);
                     self.link = UpstreamState::Wanted { again: None, waits: false };
                 } else {
                     self.no_replica_reachable(cx);
@@ -135,6 +138,7 @@ impl Session {
         self.download.ended = false;
         self.exchange.tried.add(replica);
         self.exchange.request = RequestState::Unsent;
+        self.record_attempt(replica, cx);
         if let Some(version) = cx.snapshot.service(self.exchange.service).and_then(|s| s.send_proxy).filter(|_| !reused)
         {
             self.upload.prepend(&proxy::write(version, self.ends));
@@ -154,6 +158,9 @@ impl Session {
         match leg {
             Leg::Upstream => {
                 self.exchange.note_response_byte();
+                if let Some(record) = &mut self.record {
+                    record.times.first_byte.get_or_insert(cx.records.now);
+                }
                 if self.download.phase != Phase::Head {
                     self.extend_stall_deadline(cx);
                 }
@@ -163,7 +170,11 @@ impl Session {
                     self.exchange.retained.leave_buffer();
                 } else if !self.head_begun {
                     self.head_begun = true;
+                    self.head_begun_at = cx.records.now;
                     self.arm(cx.now, cx.snapshot.listener_limits(self.listener).head_timeout_ms);
+                }
+                if let Some(record) = &mut self.record {
+                    record.bytes_in += n;
                 }
                 self.extend_by_rate(n, cx);
             }
@@ -171,6 +182,11 @@ impl Session {
     }
 
     fn on_bytes_sent(&mut self, leg: Leg, n: u64, cx: &mut Context) {
+        if leg == Leg::Client
+            && let Some(record) = &mut self.record
+        {
+            record.bytes_out += n;
+        }
         match leg {
             Leg::Client if !self.download.is_drained() => self.extend_by_rate(n, cx),
             Leg::Client => self.extend_stall_deadline(cx),
@@ -184,6 +200,9 @@ impl Session {
         let was_connecting = self.is_connecting();
         if let UpstreamState::Open { connected, .. } = &mut self.link {
             *connected = true;
+        }
+        if was_connecting {
+            self.record_established(cx);
         }
         if !self.exchange.is_tunnel() && self.is_request_read() {
             return self.on_request_sent(cx);
@@ -214,6 +233,9 @@ impl Session {
             };
         }
         self.exchange.request = RequestState::Sent { at: cx.now };
+        if let Some(record) = &mut self.record {
+            record.times.sent = Some(cx.records.now);
+        }
         self.arm(cx.now, SLOW_MS.min(self.limits(&cx.snapshot).response_timeout_ms));
     }
 

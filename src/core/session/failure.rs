@@ -7,10 +7,13 @@ use super::{Readiness, Session, Stage, UpstreamError, UpstreamState};
 use crate::core::body::Body;
 use crate::core::context::Context;
 use crate::core::exchange::{ClientEnd, ExchangeKind, RequestState, ResponseState, Retained, UpstreamEnd};
+use crate::core::exchange_record::{ExchangeEnd, RetryReason};
 use crate::core::lane::Phase;
 use crate::core::reply;
 use crate::core::snapshot::ReplicaId;
-use crate::core::step::{Ending, FaultKind, Leg, Notice, ReplicaFault};
+use crate::core::step::{Connection, Ending, FaultKind, Leg, Notice, ReplicaFault};
+
+const CUT_SHORT: &str = "the request body was cut short";
 
 impl Session {
     pub(super) fn source_ended(&mut self, leg: Leg, cx: &mut Context) {
@@ -34,7 +37,10 @@ impl Session {
     fn client_ended(&mut self, cx: &mut Context) {
         match self.upload.phase {
             Phase::Head => self.stage = Stage::Closing(Ending::Clean),
-            Phase::Body => self.request_body_failed("the request body was cut short", cx),
+            Phase::Body => {
+                self.fail_record(ExchangeEnd::ClientAbort, CUT_SHORT);
+                self.request_body_failed(CUT_SHORT, cx);
+            }
             Phase::Done => {}
         }
     }
@@ -97,6 +103,7 @@ impl Session {
         let response_timed_out = connected && error == UpstreamError::TimedOut;
         let attempts = self.limits(&cx.snapshot).attempts.saturating_add(u32::from(reused));
         if !response_timed_out && self.exchange.may_redial(attempts) {
+            self.record_retry(retry_reason(error, connected, connection));
             return self.redial((reused && error != UpstreamError::ReplicaDown).then_some(replica), cx);
         }
         match (self.download.phase, response_timed_out) {
@@ -150,6 +157,7 @@ impl Session {
     #[cold]
     pub(super) fn truncate(&mut self) {
         self.exchange.response = ResponseState::Truncated;
+        self.fail_record(ExchangeEnd::Truncated, "the replica broke off its answer");
         self.exchange.close_after_response();
         self.exchange.upstream_end = UpstreamEnd::Close;
         self.download.phase = Phase::Done;
@@ -163,6 +171,7 @@ impl Session {
             self.exchange.upstream_end = UpstreamEnd::Close;
             return;
         }
+        self.fail_record(ExchangeEnd::of_status(status), why);
         if self.exchange.is_tunnel() || self.download.phase == Phase::Body || self.download.piped() > 0 {
             self.refusal = Some(Notice::Reset { status, why });
             self.stage = Stage::Closing(Ending::Reset);
@@ -173,13 +182,14 @@ impl Session {
             self.exchange.head.is_head = self.upload.unscanned().starts_with(b"HEAD ");
         }
         let refusal = if self.exchange.head.is_head { reply::refusal_head } else { reply::refusal };
-        self.answer_with(refusal(status, why, &cx.date_line));
+        self.answer_with(status, refusal(status, why, &cx.date_line));
         self.arm(cx.now, self.limits(&cx.snapshot).stall_timeout_ms);
     }
 
     /// An interim response that was not sent yet goes first.
     #[cold]
-    pub(super) fn answer_with(&mut self, mut reply: bytes::Bytes) {
+    pub(super) fn answer_with(&mut self, status: u16, mut reply: bytes::Bytes) {
+        self.record_reply(status, &reply);
         if self.download.has_pending() {
             reply = [self.download.pending(), &reply].concat().into();
         }
@@ -203,6 +213,7 @@ impl Session {
             self.stage = Stage::Closing(Ending::Clean);
         } else if !self.exchange.is_active() {
             if self.head_begun {
+                self.begin_refused_record(cx);
                 self.answer(408, "the request head did not come in time", cx);
             } else {
                 self.stage = Stage::Closing(Ending::Clean);
@@ -219,7 +230,10 @@ impl Session {
             }
             UpstreamState::Open { connected: false, .. } => self.upstream_failed(UpstreamError::TimedOut, cx),
             // Neither leg ended the tunnel: it must not look as if one had.
-            _ if self.exchange.is_tunnel() => self.stage = Stage::Closing(Ending::Reset),
+            _ if self.exchange.is_tunnel() => {
+                self.fail_record(ExchangeEnd::Timeout, "no byte of the tunnel moved in time");
+                self.stage = Stage::Closing(Ending::Reset);
+            }
             UpstreamState::Open { .. } if self.is_answered() => self.exchange.upstream_end = UpstreamEnd::Close,
             UpstreamState::Open { replica, .. } if self.download.phase == Phase::Head => {
                 if self.is_request_read() {
@@ -241,6 +255,7 @@ impl Session {
             true => (408, "the client did not read the response in time"),
             false => (504, "the replica sent no more of its response in time"),
         };
+        self.fail_record(ExchangeEnd::Timeout, why);
         self.refusal = Some(Notice::Reset { status, why });
         self.stage = Stage::Closing(Ending::Reset);
     }
@@ -259,5 +274,18 @@ impl Session {
             self.notice = Some(Notice::Fault(ReplicaFault { replica, kind: FaultKind::Slow { after_ms } }));
         }
         self.deadline = since.after_ms(timeout_ms);
+    }
+}
+
+/// Why the request is sent again after `error`.
+fn retry_reason(error: UpstreamError, connected: bool, connection: Connection) -> RetryReason {
+    match error {
+        UpstreamError::ReplicaDown => RetryReason::ReplicaDown,
+        UpstreamError::TimedOut => RetryReason::ConnectTimedOut,
+        UpstreamError::Failed(_) if !connected => RetryReason::ConnectFailed,
+        UpstreamError::Closed | UpstreamError::Failed(_) => match connection {
+            Connection::New => RetryReason::ConnectionClosed,
+            Connection::Reused | Connection::Pipelined => RetryReason::StaleConnection,
+        },
     }
 }

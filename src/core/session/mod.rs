@@ -13,11 +13,13 @@
 //! | `complete` | takes the outcome of a step: bytes received, sent or spliced, connected, released; deadlines extended by bytes and rate; upload and download lanes told, stall and readiness noted, a retained copy |
 //! | `protocol` | heads: PROXY header, request and response head read and rewritten, bodies begun, interim responses, tunnels opened, the exchange ended and the next request awaited; which lane's unscanned bytes, upload and download advanced, analyses and edits applied |
 //! | `failure` | what goes wrong: a leg ends early or fails, connect fails, a deadline expires, a head or body is malformed; to a redial, a local reply (4xx, 5xx), a truncated response or a reset |
+//! | `record` | the record of an exchange while it runs: stamps of its phases, attempts and why, status, how it ended; request ids that are made |
 
 mod complete;
 mod failure;
 mod next_step;
 mod protocol;
+mod record;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -25,14 +27,16 @@ use std::net::SocketAddr;
 use super::buffer::{CAPACITY, store_for};
 use super::context::Context;
 use super::exchange::{ClientEnd, Exchange, REPLAY_LIMIT, ResponseState};
+use super::exchange_record::{ExchangeEnd, ExchangeRecord};
 use super::ip::IpText;
 use super::lane::{Lane, Phase};
 use super::limits::{AbortOn, Limits};
 use super::proxy::{self, Ends};
 use super::reply;
+use super::request_text::RequestText;
 use super::snapshot::{ListenerId, ReplicaId, Snapshot};
 use super::step::{Connection, Ending, Leg, Notice, Pick, Ready};
-use super::tick::Tick;
+use super::tick::{Stamp, Tick};
 
 /// A response head that is awaited for longer makes the control plane probe the replica.
 pub const SLOW_MS: u64 = 250;
@@ -40,10 +44,10 @@ pub const SLOW_MS: u64 = 250;
 /// The most that one session holds in memory beside itself, in bytes, where heads may have `head_limit` bytes: a buffer
 /// for each lane; before the upload's buffer a request that is sent again behind a PROXY header, and the copy of that
 /// request; before the download's buffer an interim response with a local reply behind it, or the request that a TRACE
-/// reply contains.
+/// reply contains; where requests are logged, parts of their text.
 pub const fn held_max(head_limit: usize) -> usize {
     let store = store_for(head_limit);
-    2 * store + (REPLAY_LIMIT + proxy::WRITTEN_MAX) + REPLAY_LIMIT + (store + reply::HEAD_MAX)
+    2 * store + (REPLAY_LIMIT + proxy::WRITTEN_MAX) + REPLAY_LIMIT + (store + reply::HEAD_MAX) + RequestText::MAX
 }
 
 #[derive(Debug)]
@@ -58,6 +62,8 @@ pub struct Session {
     exchange: Exchange,
     /// A byte of the next head came: the head deadline runs.
     head_begun: bool,
+    /// When that byte came.
+    head_begun_at: Stamp,
     deadline: Tick,
     notice: Option<Notice>,
     refusal: Option<Notice>,
@@ -66,6 +72,8 @@ pub struct Session {
     held_back: bool,
     ends: Ends,
     client_ip: IpText,
+    /// Of the exchange in progress, where exchanges are recorded.
+    record: Option<Box<ExchangeRecord>>,
 }
 
 /// How a client connected.
@@ -146,6 +154,7 @@ impl Session {
             stage: Stage::Serving,
             exchange: Exchange::default(),
             head_begun: false,
+            head_begun_at: cx.records.now,
             deadline: Tick::NEVER,
             notice: None,
             refusal: None,
@@ -153,6 +162,7 @@ impl Session {
             held_back: false,
             ends: Ends { source: peer, destination: local },
             client_ip: IpText::new(peer.ip()),
+            record: None,
         };
         session.arm(cx.now, cx.snapshot.listener_limits(listener).idle_timeout_ms);
         if !proxied {
@@ -170,7 +180,9 @@ impl Session {
             && (!*connected || !self.upstream.writable && !self.upload.is_drained())
         {
             // The time in which the replica took no bytes does not count against the client.
-            *connected = true;
+            if !std::mem::replace(connected, true) {
+                self.record_established(cx);
+            }
             self.extend_stall_deadline(cx);
         }
         let readiness = self.readiness(leg);
@@ -276,6 +288,7 @@ impl Session {
 
     /// The client that a PROXY header named has as many connections as it may have.
     pub fn on_connection_limit(&mut self) {
+        self.fail_record(ExchangeEnd::Refused, "the client has as many connections as it may have");
         self.stage = Stage::Closing(Ending::Reset);
     }
 
@@ -299,6 +312,7 @@ impl Session {
 
     /// Gives the buffers back at the end of the session.
     pub fn release_buffers(&mut self, cx: &mut Context) {
+        self.end_record_at_close(cx);
         for lane in [&mut self.upload, &mut self.download] {
             lane.drop_all();
             lane.reclaim(&mut cx.pool);
@@ -307,7 +321,7 @@ impl Session {
 
     /// Memory held for bytes in transit and for a request that may be sent again, in bytes.
     pub fn held(&self) -> usize {
-        self.upload.held() + self.download.held() + self.exchange.retained.copied()
+        self.upload.held() + self.download.held() + self.exchange.retained.copied() + self.record_held()
     }
 
     /// Buffers of the worker's pool that it holds.
@@ -324,6 +338,7 @@ impl Session {
         assert!(self.deadline < Tick::NEVER, "no deadline: {self:?}");
         let open = matches!(self.link, UpstreamState::Open { .. });
         assert!(!open || self.exchange.is_active(), "an upstream connection without an exchange: {self:?}");
+        assert!(self.record.is_none() || self.exchange.is_active(), "a record without an exchange: {self:?}");
     }
 
     /// What a replica is picked for.

@@ -1,15 +1,17 @@
 //! Heads: reads them, has them rewritten, and moves both lanes from one message to the next as far as the bytes at hand
 //! allow. No I/O and no deadline is decided here beyond those that a head begins.
 
-use super::{ProxyHeader, Session, Stage, UpstreamState};
+use super::{ProxyHeader, Session, Stage, UpstreamState, record};
 use crate::core::body::Body;
 use crate::core::context::Context;
 use crate::core::exchange::{
     ClientEnd, ExchangeKind, PIPELINED_HEAD_MAX, RequestFacts, RequestState, ResponseState, Retained, UpstreamEnd,
 };
+use crate::core::exchange_record::RecordedHead;
 use crate::core::head::{self, HeadScan, Refusal};
 use crate::core::ip::IpText;
 use crate::core::lane::Phase;
+use crate::core::limits::RequestIdPolicy;
 use crate::core::proxy::{self, Ends};
 use crate::core::request::{self, LocalReply, RequestSource, Scheme};
 use crate::core::response::{self, ResponseAnalysis};
@@ -29,6 +31,7 @@ impl Session {
             self.advance_download(cx);
             if self.exchange.is_tunnel() {
                 if self.upload.finished && self.download.finished {
+                    self.end_record(cx);
                     self.stage = Stage::Closing(Ending::Clean);
                 }
                 break;
@@ -58,6 +61,7 @@ impl Session {
         let key = key.map_or(fresh, |s| key::of(&s.key, b"", &[], self.client_ip.text(), fresh));
         cx.tally.count_request();
         self.exchange.begin(ExchangeKind::Tunnel, service, key);
+        self.begin_tunnel_record(service, cx);
         self.open_tunnel();
         self.link = UpstreamState::Wanted { again: None, waits: false };
         self.arm(cx.now, cx.snapshot.limits(service).connect_timeout_ms);
@@ -78,6 +82,7 @@ impl Session {
         self.upload.skip(len);
         self.proxy_header = ProxyHeader::Done;
         self.head_begun = self.upload.has_unscanned();
+        self.head_begun_at = cx.records.now;
         self.introduce(ends);
         self.begin_tunnel_if_tcp(cx);
         Ok(())
@@ -100,6 +105,7 @@ impl Session {
             && self.upload.has_unscanned()
             && let Err(refusal) = self.read_request(cx)
         {
+            self.begin_refused_record(cx);
             self.answer(refusal.status, refusal.why, cx);
         }
         if self.upload.phase == Phase::Body
@@ -158,7 +164,9 @@ impl Session {
         let service = cx.snapshot.service(id);
         let client_ip = self.client_ip.text();
         let name = service.map_or("", |service| &service.name);
-        let origin = RequestSource { client_ip, service: name, scheme: Scheme::Http };
+        let made_id = (limits.request_id == RequestIdPolicy::Make).then(|| record::made_id(&mut cx.prng));
+        let request_id = made_id.as_ref().map(|id| id.as_slice());
+        let origin = RequestSource { client_ip, service: name, request_id, scheme: Scheme::Http };
         cx.edits.clear();
         let analysis = request::analyze(head, &request, limits, origin, &mut cx.edits)?;
         let fresh = cx.prng.next_u32();
@@ -173,6 +181,19 @@ impl Session {
             upgrade: analysis.upgrade.then(|| head::value(request.fields, "upgrade").to_vec()),
             expects_continue: analysis.expects_continue,
         };
+        let kept_id = analysis.request_id.and_then(|i| request.fields.get(i)).map(|field| field.value);
+        let record = cx.records.begin(
+            &request,
+            RecordedHead {
+                client: self.ends.source.ip(),
+                begun: self.head_begun_at,
+                read: self.upload.unscanned().len(),
+                epoch: cx.snapshot.epoch,
+                service: id,
+                service_name: name,
+                request_id: kept_id.or(request_id),
+            },
+        );
         let edits = &cx.edits;
         self.upload.release_head(len, |store, from, to| edits.apply(store, from, to));
         self.upload.body = analysis.body;
@@ -181,12 +202,15 @@ impl Session {
         cx.tally.count_request();
         self.exchange.begin(ExchangeKind::Http, id, key);
         self.exchange.head = facts;
+        self.record = record;
         self.exchange.client_end = if analysis.keep_alive { ClientEnd::KeepAlive } else { ClientEnd::Close };
         self.exchange.retained = Retained::InBuffer(self.upload.mark());
         match (analysis.local_reply, location) {
-            (Some(LocalReply::Options), _) => self.answer_with(reply::options(&cx.date_line)),
-            (Some(LocalReply::Trace(request)), _) => self.answer_with(reply::trace(&request, &cx.date_line)),
-            (None, Some((status, location))) => self.answer_with(reply::redirect(status, &location, &cx.date_line)),
+            (Some(LocalReply::Options), _) => self.answer_with(200, reply::options(&cx.date_line)),
+            (Some(LocalReply::Trace(request)), _) => self.answer_with(200, reply::trace(&request, &cx.date_line)),
+            (None, Some((status, location))) => {
+                self.answer_with(status, reply::redirect(status, &location, &cx.date_line));
+            }
             (None, None) => self.link = UpstreamState::Wanted { again: None, waits: false },
         }
         self.arm(cx.now, cx.snapshot.limits(id).connect_timeout_ms);
@@ -256,6 +280,7 @@ impl Session {
         }
         let edits = &cx.edits;
         self.download.release_head(len, |store, from, to| edits.apply(store, from, to));
+        self.record_response_head(analysis.status);
         if analysis.is_interim() {
             return Ok(Next::Head);
         }
@@ -342,6 +367,7 @@ impl Session {
     }
 
     fn end_exchange(&mut self, cx: &mut Context) {
+        self.end_record(cx);
         let whole = self.upload.phase == Phase::Done;
         let stopping = cx.snapshot.stopping;
         self.exchange.kind = ExchangeKind::Idle;
@@ -372,6 +398,7 @@ impl Session {
         let limits = cx.snapshot.listener_limits(self.listener);
         if self.upload.has_unscanned() {
             self.head_begun = true;
+            self.head_begun_at = cx.records.now;
             self.arm(cx.now, limits.head_timeout_ms);
         } else {
             self.arm(cx.now, limits.idle_timeout_ms);

@@ -1,6 +1,8 @@
 //! The admin thread: brings the control core what happens and carries out what it answers. It owns the clock, the tasks
 //! and the channels, and decides nothing.
 
+mod reloads;
+
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::rc::Rc;
@@ -21,15 +23,17 @@ use super::control_core::{ControlAction, ControlCore, End, WorkerEnd};
 use super::orphans;
 use super::page::Recent;
 use super::probe::{Heartbeat, ProbeError, probe};
-use super::registry::{Answer, Command, Effect, ProbeFailure, ProbeFault, Reconfiguration, Topology};
-use super::reload::{Configuration, PendingReload, ReloadAnswer, ReloadError, ReloadPlan, Requester};
-use super::runtime::per_service::{PerService, Reconfigured};
+use super::registry::{Answer, Command, Effect, ProbeFailure, ProbeFault};
+use super::reload::{Configuration, PendingReload, Requester};
+use super::runtime::per_service::PerService;
 use super::runtime::{Failure, InstanceId, Runtime, RuntimeEvent, Spec};
 use super::signals::{SignalRequest, Signals};
 use crate::core::snapshot::{Endpoint, ServiceId};
 use crate::core::tick::Tick;
+use crate::shared::access_log::AccessLog;
 use crate::shared::counters::Counters;
 use crate::shared::publish::Wake;
+use reloads::Prepared;
 
 /// Worker events taken in between two looks at everything else.
 const EVENTS_PER_TURN: usize = 1024;
@@ -63,6 +67,7 @@ pub struct ControlInit {
     pub configuration: Box<dyn Configuration>,
     pub counters: Vec<Arc<Counters>>,
     pub workers: Vec<JoinHandle<()>>,
+    pub access_log: Option<AccessLog>,
 }
 
 /// Runs the control plane on this thread until it ends. `open` makes the runtime, on the admin thread's own tokio.
@@ -72,13 +77,14 @@ pub fn serve(open: impl AsyncFnOnce() -> Result<PerService, Failure>, init: Cont
     let tokio = tokio.map_err(|error| format!("the admin thread cannot start: {error}"))?;
     let end = LocalSet::new().block_on(&tokio, async {
         let mut signals = Signals::register().map_err(|error| format!("signals cannot be handled: {error}"))?;
+        let access_log = init.access_log.clone();
         let start = async {
             let runtime = open().await.map_err(|failure| failure.message)?;
             ControlLoop::new(runtime, init).await
         };
         tokio::select! {
             begun = start => Ok(begun?.run(signals).await),
-            signal = stop_signal(&mut signals) => {
+            signal = stop_signal(&mut signals, access_log.as_ref()) => {
                 write(Level::Warn, &format!("{signal} during the start: stopping at once"));
                 Ok(End::AtOnce)
             }
@@ -89,13 +95,18 @@ pub fn serve(open: impl AsyncFnOnce() -> Result<PerService, Failure>, init: Cont
     end
 }
 
+const NO_LOG_FILE: &str =
+    "SIGUSR1: there is no log file to open again: the log goes to stderr, and --access-log is off";
+
 /// The next signal that asks for the end.
-async fn stop_signal(signals: &mut Signals) -> &'static str {
+async fn stop_signal(signals: &mut Signals, access_log: Option<&AccessLog>) -> &'static str {
     loop {
-        match signals.next().await {
-            SignalRequest::Stop(name) => return name,
-            SignalRequest::Reload => write(Level::Warn, "SIGHUP during the start: the settings are being read"),
-            SignalRequest::Unsupported(why) => write(Level::Warn, why),
+        match (signals.next().await, access_log) {
+            (SignalRequest::Stop(name), _) => return name,
+            (SignalRequest::Reload, _) => write(Level::Warn, "SIGHUP during the start: the settings are being read"),
+            (SignalRequest::ReopenLog, Some(log)) => log.reopen(),
+            (SignalRequest::ReopenLog, None) => write(Level::Warn, NO_LOG_FILE),
+            (SignalRequest::Unsupported(why), _) => write(Level::Warn, why),
         }
     }
 }
@@ -129,6 +140,7 @@ struct ControlLoop {
     replies: HashMap<u64, oneshot::Sender<Answer>>,
     next_ticket: u64,
     worker_ends: UnboundedReceiver<WorkerEnd>,
+    access_log: Option<AccessLog>,
 }
 
 /// What one turn of the loop is about.
@@ -139,13 +151,6 @@ enum Turn {
     WorkerEnded(WorkerEnd),
     Signal(SignalRequest),
     Prepared(Prepared),
-}
-
-/// The runtimes took a configuration in, or refused.
-struct Prepared {
-    topology: Topology,
-    heartbeats: Heartbeats,
-    outcome: Result<Reconfigured, Failure>,
 }
 
 impl ControlLoop {
@@ -191,6 +196,7 @@ impl ControlLoop {
             replies: HashMap::new(),
             next_ticket: 1,
             worker_ends: watch_workers(init.workers),
+            access_log: init.access_log,
         })
     }
 
@@ -250,6 +256,10 @@ impl ControlLoop {
                 self.carry_out(actions);
             }
             Turn::Signal(SignalRequest::Reload) => self.begin_reload(Requester::Signal),
+            Turn::Signal(SignalRequest::ReopenLog) => match &self.access_log {
+                Some(log) => log.reopen(),
+                None => write(Level::Warn, NO_LOG_FILE),
+            },
             Turn::Signal(SignalRequest::Unsupported(_)) => {}
             Turn::Prepared(prepared) => self.take_in(prepared, now),
         }
@@ -284,65 +294,6 @@ impl ControlLoop {
                 let _ = reply.send(self.configuration.text());
             }
         }
-    }
-
-    /// Reads the configuration, and has the runtimes prepared for it.
-    fn begin_reload(&mut self, requester: Requester) {
-        if self.reload.is_some() {
-            return requester.answer(Err(ReloadError::Unavailable("another reload is under way".into())));
-        }
-        let ReloadPlan { topology, heartbeats, runtimes, report } = match self.configuration.read() {
-            Ok(plan) => plan,
-            Err(lines) => return requester.answer(Err(ReloadError::Invalid(lines))),
-        };
-        self.reload = Some(PendingReload { requester, report, ticket: None });
-        let (runtime, prepared) = (self.runtime.clone(), self.prepared_in.clone());
-        spawn_local(async move {
-            let outcome = runtime.reconfigure(runtimes).await;
-            let _ = prepared.send(Prepared { topology, heartbeats, outcome });
-        });
-    }
-
-    /// Says what a reload would do.
-    fn try_reload(&mut self) -> ReloadAnswer {
-        if self.reload.is_some() {
-            return Err(ReloadError::Unavailable("another reload is under way".into()));
-        }
-        let plan = self.configuration.read().map_err(ReloadError::Invalid)?;
-        self.configuration.discard();
-        Ok(plan.report)
-    }
-
-    /// The runtimes are ready: the registry takes the configuration in.
-    fn take_in(&mut self, prepared: Prepared, now: Tick) {
-        let Prepared { topology, heartbeats, outcome } = prepared;
-        match outcome {
-            Ok(Reconfigured { found, needs_restart }) => {
-                let ticket = self.next_ticket();
-                if let Some(reload) = &mut self.reload {
-                    reload.ticket = Some(ticket);
-                    reload.report.needs_restart.extend(needs_restart);
-                }
-                self.heartbeats = heartbeats;
-                self.apply(Command::Reconfigure(Reconfiguration { ticket, topology, found }.into()), now);
-            }
-            Err(failure) => {
-                self.configuration.discard();
-                if let Some(reload) = self.reload.take() {
-                    reload.requester.answer(Err(ReloadError::Unavailable(failure.message)));
-                }
-            }
-        }
-    }
-
-    /// Every worker acts on it, or it came too late for a balancer that stops.
-    fn end_reload(&mut self, answer: Answer) {
-        let Some(PendingReload { requester, report, .. }) = self.reload.take() else { return };
-        self.configuration.commit();
-        requester.answer(match answer {
-            Answer::Rejected(rejection) => Err(ReloadError::Unavailable(rejection.message)),
-            Answer::Reconfigured | Answer::Replicas(_) => Ok(report),
-        });
     }
 
     fn next_ticket(&mut self) -> u64 {

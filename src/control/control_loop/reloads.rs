@@ -1,0 +1,79 @@
+//! Reloads on the admin thread: the configuration is read, the runtimes are prepared beside the loop, then the registry takes
+//! it in, and its answer ends the reload. One at a time.
+
+use tokio::task::spawn_local;
+
+use super::{ControlLoop, Heartbeats};
+use crate::control::registry::{Answer, Command, Reconfiguration, Topology};
+use crate::control::reload::{PendingReload, ReloadAnswer, ReloadError, ReloadPlan, Requester};
+use crate::control::runtime::Failure;
+use crate::control::runtime::per_service::Reconfigured;
+use crate::core::tick::Tick;
+
+/// The runtimes took a configuration in, or refused.
+pub struct Prepared {
+    topology: Topology,
+    heartbeats: Heartbeats,
+    outcome: Result<Reconfigured, Failure>,
+}
+
+impl ControlLoop {
+    /// Reads the configuration, and has the runtimes prepared for it.
+    pub(super) fn begin_reload(&mut self, requester: Requester) {
+        if self.reload.is_some() {
+            return requester.answer(Err(ReloadError::Unavailable("another reload is under way".into())));
+        }
+        let ReloadPlan { topology, heartbeats, runtimes, report } = match self.configuration.read() {
+            Ok(plan) => plan,
+            Err(lines) => return requester.answer(Err(ReloadError::Invalid(lines))),
+        };
+        self.reload = Some(PendingReload { requester, report, ticket: None });
+        let (runtime, prepared) = (self.runtime.clone(), self.prepared_in.clone());
+        spawn_local(async move {
+            let outcome = runtime.reconfigure(runtimes).await;
+            let _ = prepared.send(Prepared { topology, heartbeats, outcome });
+        });
+    }
+
+    /// Says what a reload would do.
+    pub(super) fn try_reload(&mut self) -> ReloadAnswer {
+        if self.reload.is_some() {
+            return Err(ReloadError::Unavailable("another reload is under way".into()));
+        }
+        let plan = self.configuration.read().map_err(ReloadError::Invalid)?;
+        self.configuration.discard();
+        Ok(plan.report)
+    }
+
+    /// The runtimes are ready: the registry takes the configuration in.
+    pub(super) fn take_in(&mut self, prepared: Prepared, now: Tick) {
+        let Prepared { topology, heartbeats, outcome } = prepared;
+        match outcome {
+            Ok(Reconfigured { found, needs_restart }) => {
+                let ticket = self.next_ticket();
+                if let Some(reload) = &mut self.reload {
+                    reload.ticket = Some(ticket);
+                    reload.report.needs_restart.extend(needs_restart);
+                }
+                self.heartbeats = heartbeats;
+                self.apply(Command::Reconfigure(Reconfiguration { ticket, topology, found }.into()), now);
+            }
+            Err(failure) => {
+                self.configuration.discard();
+                if let Some(reload) = self.reload.take() {
+                    reload.requester.answer(Err(ReloadError::Unavailable(failure.message)));
+                }
+            }
+        }
+    }
+
+    /// Every worker acts on it, or it came too late for a balancer that stops.
+    pub(super) fn end_reload(&mut self, answer: Answer) {
+        let Some(PendingReload { requester, report, .. }) = self.reload.take() else { return };
+        self.configuration.commit();
+        requester.answer(match answer {
+            Answer::Rejected(rejection) => Err(ReloadError::Unavailable(rejection.message)),
+            Answer::Reconfigured | Answer::Replicas(_) => Ok(report),
+        });
+    }
+}
