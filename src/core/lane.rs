@@ -427,6 +427,7 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::buffer::CAPACITY;
 
     #[test]
     fn a_lack_of_pipes_copies_one_read_and_a_refusal_copies_all() {
@@ -448,5 +449,48 @@ mod tests {
         lane.refuse_splice();
         read_full(&mut lane);
         assert!(lane.splice_len().is_none(), "the kernel does not splice here");
+    }
+
+    /// Two splices in a row below 8 KiB end the splicing of a tunnel, until a read fills the buffer.
+    #[test]
+    fn a_tunnel_stops_splicing_after_two_small_splices_in_a_row() {
+        let spliceable_after = |splices: &[u64]| {
+            let mut lane = Lane::new(Phase::Body);
+            lane.body = Body::Tunnel;
+            splices.iter().for_each(|n| lane.spliced_in(*n));
+            assert_eq!(lane.piped(), splices.iter().sum::<u64>());
+            lane.splice_len().is_some()
+        };
+        let (small, large) = (8 * 1024 - 1, 8 * 1024);
+        assert!(spliceable_after(&[small]));
+        assert!(!spliceable_after(&[small, small]));
+        assert!(spliceable_after(&[large, large, large]));
+        assert!(spliceable_after(&[small, large, small]));
+        assert!(!spliceable_after(&[small, large, small, small, small]));
+    }
+
+    #[test]
+    fn the_room_of_a_lane_is_what_the_next_read_can_take() {
+        let mut pool = BufferPool::new(1);
+        let mut lane = Lane::new(Phase::Head);
+        let mut room = |lane: &mut Lane| {
+            let room = lane.room();
+            assert_eq!(lane.space(&mut pool).len(), room, "{lane:?}");
+            room
+        };
+        assert_eq!(room(&mut lane), CAPACITY);
+        lane.commit_read(100);
+        assert_eq!(room(&mut lane), CAPACITY - 100);
+        lane.release(60);
+        lane.sent(40);
+        assert_eq!(room(&mut lane), CAPACITY - 100, "what was sent is not free while the buffer has room");
+        lane.commit_read(CAPACITY - 100);
+        assert_eq!((lane.room(), lane.wants_read()), (40, false), "20 bytes wait to be sent");
+        lane.sent(20);
+        assert_eq!((room(&mut lane), lane.wants_read()), (60, true));
+        lane.commit_read(60);
+        assert_eq!((lane.room(), lane.wants_read()), (0, false), "a buffer full of a head");
+        lane.make_room(2 * CAPACITY, &mut pool);
+        assert_eq!(lane.room(), CAPACITY + 1, "a larger buffer");
     }
 }

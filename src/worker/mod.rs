@@ -21,6 +21,7 @@
 //! | `timers` | heap of hints when to look at a session's deadline |
 //! | `slab` | typed keys with generations, free list; no connection, no socket |
 //! | `check` | assertions between the parts: an idle session holds no buffer and no pipe, session and worker agree on the upstream; for tests and the simulation |
+//! | `tests` | one worker over a scripted kernel: pipelining, resources that run out, stops, which sockets are watched |
 
 mod accept;
 mod check;
@@ -33,6 +34,8 @@ mod pipes;
 mod pool;
 mod resources;
 mod slab;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod transfer;
 mod transport;

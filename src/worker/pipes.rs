@@ -75,3 +75,39 @@ impl<P> Pipes<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipe(pool: &PipePool<()>) -> Pipe<()> {
+        Pipe { pipe: (), _open: Arc::clone(&pool.open) }
+    }
+
+    #[test]
+    fn a_session_with_one_pipe_still_holds_one() {
+        let pool = PipePool::new();
+        for leg in [Leg::Client, Leg::Upstream] {
+            let mut pipes = Pipes::new();
+            assert!(pipes.is_empty());
+            *pipes.from(leg) = Some(pipe(&pool));
+            assert!(!pipes.is_empty(), "{leg:?}");
+            *pipes.from(leg.other()) = Some(pipe(&pool));
+            assert_eq!((pipes.is_empty(), pool.count()), (false, 2));
+        }
+        assert_eq!(pool.count(), 0, "dropped with their session");
+    }
+
+    #[test]
+    fn idle_pipes_are_counted_kept_up_to_a_limit_and_closed_on_demand() {
+        let mut pool = PipePool::new();
+        for _ in 0..=SPARE_PIPES {
+            let pipe = pipe(&pool);
+            pool.give(pipe);
+        }
+        assert_eq!(pool.count(), SPARE_PIPES);
+        assert!(pool.evict());
+        assert_eq!(pool.count(), SPARE_PIPES - 1);
+        assert!(pool.take_spare().is_some());
+    }
+}

@@ -118,3 +118,67 @@ impl Pools {
         pools.get_mut(at)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use super::super::slab::Key;
+    use super::*;
+    use crate::core::limits::Limits;
+    use crate::core::ring::{Ring, RingKind};
+    use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Replica, ReplicaLoad, Service, State};
+
+    const SERVICE: ServiceId = ServiceId(0);
+
+    fn snapshot(states: &[State], pool_size: usize) -> Snapshot {
+        let replica = |(number, state): (usize, &State)| Replica {
+            id: ReplicaId(number as u64),
+            name: "a".into(),
+            endpoint: Endpoint::Tcp(SocketAddr::from(([10, 0, 0, 2], 80))),
+            weight: 1,
+            state: *state,
+            load: Arc::new(ReplicaLoad::new(1)),
+        };
+        let service = Service {
+            name: "service".into(),
+            mode: Mode::Http,
+            key: KeyPolicy::Request,
+            limits: Arc::new(Limits { pool_size, ..Limits::DEFAULT }),
+            replicas: states.iter().enumerate().map(replica).collect(),
+            send_proxy: None,
+            ring: Arc::new(Ring::build(RingKind::Ketama, &[])),
+        };
+        Snapshot::of_service(1, service)
+    }
+
+    fn key(member: usize) -> PoolKey {
+        PoolKey { service: SERVICE, member, replica: ReplicaId(member as u64) }
+    }
+
+    fn upstreams<const N: usize>() -> [UpstreamId; N] {
+        std::array::from_fn(|index| UpstreamId::from_index(index as u32))
+    }
+
+    #[test]
+    fn a_pool_keeps_as_many_connections_as_its_limit_and_none_of_a_replica_that_takes_no_requests() {
+        let mut pools = Pools::default();
+        let [a, b, c] = upstreams();
+        pools.follow(&snapshot(&[State::Up, State::Ejected, State::Draining, State::Down], 2));
+        assert_eq!([a, b, c].map(|id| pools.give(key(0), id)), [true, true, false]);
+        assert_eq!([1, 2, 3].map(|member| pools.give(key(member), a)), [true, false, false]);
+        assert_eq!([(); 3].map(|()| pools.take(key(0))), [Some(b), Some(a), None], "last in, first out");
+        assert!(!pools.give(PoolKey { service: ServiceId(7), ..key(0) }, a), "a service that is gone");
+    }
+
+    #[test]
+    fn connections_follow_their_replica_and_are_returned_when_it_takes_no_requests() {
+        let mut pools = Pools::default();
+        let [a, b] = upstreams();
+        pools.follow(&snapshot(&[State::Up, State::Up], 2));
+        assert!(pools.give(key(0), a) && pools.give(key(1), b));
+        assert_eq!(pools.follow(&snapshot(&[State::Up, State::Down], 2)), [b]);
+        assert_eq!((pools.take(key(0)), pools.take(key(1))), (Some(a), None));
+    }
+}

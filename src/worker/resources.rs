@@ -192,6 +192,15 @@ mod tests {
     }
 
     #[test]
+    fn after_a_failure_no_connection_is_opened_until_the_retry_time() {
+        let mut resources = ResourceLimits::new(100);
+        assert!(!resources.is_blocked(Tick(5)));
+        resources.block(Tick(5));
+        assert!(resources.is_blocked(Tick(5).after_ms(RETRY_MS - 1)));
+        assert!(!resources.is_blocked(Tick(5).after_ms(RETRY_MS)));
+    }
+
+    #[test]
     fn exhausted_resources_are_told_from_faults_of_a_replica() {
         let code = |code| exhausted(&io::Error::from_raw_os_error(code));
         assert_eq!([code(24), code(23)], [Some(Resource::Descriptors); 2]);

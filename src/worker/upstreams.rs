@@ -222,3 +222,21 @@ impl<K: Kernel> Upstreams<K> {
 
 /// The connection was taken from the session.
 pub const GONE: Io = Io::Failed(std::io::ErrorKind::NotConnected);
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::kernel::ScriptedKernel;
+    use super::*;
+
+    #[test]
+    fn pipelines_that_are_not_used_are_kept_up_to_a_limit() {
+        let mut upstreams: Upstreams<ScriptedKernel> = Upstreams::new(0);
+        let mut used: Vec<_> = (0..=SPARE_PIPELINES).map(|_| upstreams.pipeline()).collect();
+        for pipeline in used.drain(..) {
+            upstreams.give_back(pipeline);
+        }
+        assert_eq!(upstreams.spare.len(), SPARE_PIPELINES);
+        upstreams.pipeline();
+        assert_eq!(upstreams.spare.len(), SPARE_PIPELINES - 1, "a kept one is used again");
+    }
+}

@@ -139,3 +139,21 @@ fn version(head: &[u8]) -> Option<(u8, u8)> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::field_storage;
+    use super::*;
+
+    /// httparse skips empty lines before a status line, and takes LF for the end of one.
+    #[test]
+    fn a_status_line_that_httparse_reads_more_widely_is_refused() {
+        let status =
+            |head: &str| parse_response(head.as_bytes(), &mut field_storage(), &Limits::DEFAULT).map(|r| r.status);
+        assert_eq!(status("HTTP/1.1 200 OK\r\n\r\n"), Ok(200));
+        assert_eq!(status("HTTP/1.1 200\r\n\r\n"), Ok(200));
+        for head in ["\r\nHTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200\n\r\n", "\nHTTP/1.1 20 OK\r\n\r\n"] {
+            assert!(status(head).is_err(), "{head:?}");
+        }
+    }
+}

@@ -117,3 +117,21 @@ impl HeadScan {
         *self = HeadScan::default();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_limit_counts_the_bytes_before_crlf() {
+        let limits = Limits { line_limit: 20, ..Limits::DEFAULT };
+        let find = |bytes: &str| HeadScan::default().find(bytes.as_bytes(), &limits).map_err(|refusal| refusal.status);
+        let line = |len: usize| "x".repeat(len);
+        assert_eq!(find(&format!("{}\r\n", line(20))), Ok(None));
+        assert_eq!(find(&format!("{}\r\n", line(21))), Err(414));
+        assert_eq!(find(&format!("{}\r", line(20))), Ok(None), "LF may follow");
+        assert_eq!(find(&line(21)), Ok(None), "a CR may be its last byte");
+        assert_eq!(find(&line(22)), Err(414));
+        assert_eq!(find(&format!("{}\r\n{}\r\n", line(20), line(200))), Ok(None), "a limit of the first line only");
+    }
+}

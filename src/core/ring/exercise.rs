@@ -146,6 +146,14 @@ mod tests {
         assert_eq!(format!("{:.1}", largest * 100.0), "84.4");
     }
 
+    /// Phi(1, j) of `a1` takes the slots 26, 29, 34, 41, 50, 61, 74, 89 and 106, which `b1` finds taken.
+    #[test]
+    fn of_two_servers_with_one_number_every_copy_of_the_second_is_displaced() {
+        let members = ["a1", "b1"].map(|name| Member::new(name, 1));
+        assert_eq!(displaced(THE_EXERCISE, &members[..1]), (0, 9));
+        assert_eq!(displaced(THE_EXERCISE, &members), (9, 18));
+    }
+
     #[test]
     fn of_64_servers_the_last_7_have_no_point() {
         let members: Vec<Member> = (1..=64).map(|i| Member::new(format!("server{i}"), 1)).collect();

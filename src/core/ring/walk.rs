@@ -48,10 +48,6 @@ impl Iterator for Walk<'_> {
         }
         Some(self.fallback())
     }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.remaining, Some(self.remaining))
-    }
 }
 
 /// Sets the bit of a member. False: it was set before.

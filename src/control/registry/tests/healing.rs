@@ -228,7 +228,36 @@ fn a_foreign_replica_joins_and_leaves_by_itself() {
     assert!(world.stops.is_empty(), "a foreign instance is not stopped");
     world.tell(Command::RuntimeEvent(RuntimeEvent::Left { instance: foreign, why: "removed".into() }));
     assert_eq!(world.state("web"), None);
+    assert!(world.logged(&["web", "left: removed; 3 of 3 live"]), "{:?}", world.log.last());
     assert_eq!(world.names().len(), 3);
+}
+
+/// What the runtime says of an instance that it did not find by itself, or that is none.
+#[test]
+fn only_a_foreign_replica_can_leave() {
+    let mut world = World::up();
+    for instance in [world.instance("server1"), InstanceId::Foreign(9)] {
+        world.tell(Command::RuntimeEvent(RuntimeEvent::Left { instance, why: "removed".into() }));
+    }
+    world.pass(50);
+    assert_eq!(world.up_names(), ["server1", "server2", "server3"]);
+    assert!(!world.logged(&["left"]), "{:?}", world.log);
+}
+
+/// Several are due in one tick where the registry is late: they start in the order of the ring.
+#[test]
+fn replicas_that_are_due_together_start_in_the_order_of_the_ring() {
+    let mut world = World::up();
+    world.broken = ["server1", "server2"].map(|name| (name.into(), FailureKind::Refused)).into();
+    world.kill("server2");
+    world.pass(10);
+    world.kill("server1");
+    let starts = world.starts.len();
+    world.broken.clear();
+    world.now = world.now.after_ms(10_000);
+    world.tell(Command::Tick);
+    let started: Vec<&str> = world.starts[starts..].iter().map(|(_, spec)| &*spec.name).collect();
+    assert_eq!(started, ["server1", "server2"]);
 }
 
 #[test]
