@@ -188,6 +188,10 @@
 //!   `control::registry::health`.
 //! - **drain**: a replica or the balancer finishes what is under way and takes nothing new:
 //!   [`State::Draining`](core::snapshot::State), `Session::on_drain`.
+//! - **lifecycle**: what the balancer as a whole does with its clients, from start to stop:
+//!   [`Lifecycle`](core::snapshot::Lifecycle).
+//! - **predecessor**, **successor**: the process that an upgrade in place (SIGUSR2) replaces, and the one that replaces it:
+//!   `control::successor`.
 //! - **heal**: the replacement of a dead instance by a new one that answers: `control::registry`.
 #![forbid(unsafe_code)]
 

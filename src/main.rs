@@ -9,6 +9,7 @@ use ringway::balancer;
 use ringway::config::{self, Config, EarlyExit, Invocation};
 use ringway::control::End;
 use ringway::experiment::{self, ExperimentError, ExperimentSettings, RingQuery};
+use ringway::kernel::inherited::Inherited;
 use ringway::kernel::parent;
 use ringway::replica::{self, ReplicaError};
 use ringway::shared::log_writer::LogWriter;
@@ -24,11 +25,13 @@ const CANNOT_RUN: u8 = 126;
 const PIPE_CLOSED: u8 = 128 + 13;
 
 fn main() -> ExitCode {
+    // Before any other descriptor is opened.
+    let inherited = Inherited::take();
     match config::read(std::env::args_os()) {
         Ok(Invocation::Shown(text)) => show(text.trim_end()),
         Ok(Invocation::Ring(query)) => ring(&query),
         Ok(Invocation::Experiment(settings)) => experiment(&settings),
-        Ok(Invocation::Run(config)) => run(*config),
+        Ok(Invocation::Run(config)) => run(*config, inherited),
         Ok(Invocation::Replica(settings)) => match replica::run(&settings) {
             Ok(()) => ExitCode::SUCCESS,
             Err(ReplicaError::Usage(why)) => fail(USAGE, &why),
@@ -50,13 +53,13 @@ const LOG_LIMIT: Duration = Duration::from_secs(1);
 /// A first signal drains and ends with 0, unless something is left behind; a second one aborts what is in flight, which is
 /// not success. From here on only
 /// the log's own thread writes to stderr: it may be a pipe that is not read.
-fn run(config: Config) -> ExitCode {
+fn run(config: Config, inherited: Inherited) -> ExitCode {
     let mut log = match start_log() {
         Ok(log) => log,
         Err(why) => return fail(FAILED, &format!("the log cannot start: {why}")),
     };
-    let end = parent::follow(parent::Signal::TERM)
-        .and_then(|()| balancer::run(config, balancer::reader(std::env::args_os().collect())));
+    let read = balancer::reader(std::env::args_os().collect());
+    let end = parent::follow(parent::Signal::TERM).and_then(|()| balancer::run(config, read, inherited));
     let status = match end {
         Ok(End::Drained) => ExitCode::SUCCESS,
         Ok(End::AtOnce | End::LeftBehind) => ExitCode::from(FAILED),

@@ -132,7 +132,7 @@ fn a_rejected_call_gives_the_reason_and_changes_nothing() {
             "/nothing",
             "",
             404,
-            "<Error> there is nothing at /nothing: see /rep, /add, /rm, /replicas, /reload, /config, /ring, /explain, /what-if, /metrics",
+            "<Error> there is nothing at /nothing: see /rep, /add, /rm, /replicas, /reload, /config, /ring, /explain, /what-if, /livez, /readyz, /metrics",
         ),
     ] {
         let response = balancer.ask(method, path, body);
@@ -363,6 +363,8 @@ fn a_configured_token_is_required() {
     let get =
         |path: &str| exchange(admin, format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n"));
     assert!(get("/").starts_with("HTTP/1.1 200 "), "the page with the form for the token");
+    assert!(get("/livez").starts_with("HTTP/1.1 200 "), "probers have no token");
+    assert!(get("/readyz").contains("\"status\":"), "nor for this");
     for path in ["/live", "/live?token=s3cret", "/rep", "//", "/metrics"] {
         assert!(get(path).starts_with("HTTP/1.1 401 "), "{path}");
     }

@@ -103,6 +103,41 @@ fn a_second_signal_stops_at_once_with_exit_status_1() {
     assert_eq!(balancer.process.wait().code(), Some(1), "a request was aborted");
 }
 
+/// Long enough that no test waits for its end.
+const DELAY: [&str; 2] = ["--shutdown-delay", "10m"];
+
+#[test]
+fn during_the_delay_before_a_drain_requests_are_served_and_each_is_the_last_of_its_connection() {
+    let mut balancer = Balancer::start(&DELAY);
+    let mut client = connect(balancer.data);
+    let get = |client: &mut TcpStream| {
+        client.write_all(b"GET /home HTTP/1.1\r\nHost: a\r\n\r\n").expect("it reads");
+        read_response(client).0
+    };
+    assert_eq!(support::field(&get(&mut client), "connection"), None);
+    assert_eq!(balancer.get("/readyz").status, 200);
+    balancer.process.signal("TERM");
+    let unready = || Some(balancer.get("/readyz")).filter(|answer| answer.status == 503);
+    let unready = until(Instant::now() + TIMEOUT, "it to be unready", unready);
+    assert_eq!(unready.json["message"], "<Error> about to stop: requests are still served");
+    assert_eq!(balancer.get("/livez").status, 200);
+    let last = get(&mut client);
+    assert!(last.starts_with("HTTP/1.1 200 "), "a connection without a request stays open: {last}");
+    assert_eq!(support::field(&last, "connection"), Some("close"));
+    assert_eq!(client.read(&mut [0]).expect("an end"), 0);
+    let new = get(&mut connect(balancer.data));
+    assert!(new.starts_with("HTTP/1.1 200 ") && support::field(&new, "connection") == Some("close"), "{new}");
+    balancer.process.signal("TERM");
+    assert_eq!(balancer.process.wait().code(), Some(1), "a second signal does not wait");
+}
+
+#[test]
+fn a_drain_follows_the_delay() {
+    let mut balancer = Balancer::start(&["--shutdown-delay", "300ms"]);
+    balancer.process.signal("TERM");
+    assert_eq!(balancer.process.wait().code(), Some(0));
+}
+
 #[test]
 fn a_fixed_replica_that_dies_gets_no_requests_until_it_is_back() {
     let replicas = [support::Process::replica("one"), support::Process::replica("two")];

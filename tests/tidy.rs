@@ -22,8 +22,10 @@ const LAYERS: [(&str, u8); 11] = [
 ];
 
 /// External crates that only some modules may use.
-const CRATES: [(&str, &[&str]); 13] = [
+const CRATES: [(&str, &[&str]); 15] = [
     ("mio", &["kernel", "replica"]),
+    ("listenfd", &["kernel"]),
+    ("command_fds", &["control"]),
     ("libc", &["kernel"]),
     ("memmap2", &["core"]),
     ("nix", &["kernel"]),

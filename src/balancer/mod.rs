@@ -14,18 +14,22 @@ mod reload;
 
 pub use reload::{Reader, reader};
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Config;
 use crate::control::admin_access::AdminAccess;
 use crate::control::admin_listener::AdminListener;
-use crate::control::registry::{Registry, RegistryConfig};
+use crate::control::registry::{Predecessor, Registry, RegistryConfig};
 use crate::control::runtime::Failure;
-use crate::control::runtime::per_service::{PerService, RuntimeSettings};
-use crate::control::{self, ControlCore, ControlInit, End, Wakeup};
+use crate::control::runtime::docker::DockerPredecessor;
+use crate::control::runtime::per_service::{DockerPredecessors, PerService, RuntimeSettings};
+use crate::control::{self, ControlCore, ControlInit, End, PredecessorLink, Upgrade, Wakeup};
 use crate::core::snapshot::{Endpoint, Mode, ServiceId};
+use crate::kernel::inherited::Inherited;
 use crate::kernel::listening::{BindError, ListeningSockets};
 use crate::shared::publish::SnapshotPublisher;
 use crate::shared::{access_log, events};
@@ -38,27 +42,43 @@ const ACCESS_LOG_LIMIT: Duration = Duration::from_secs(2);
 
 /// Runs until a signal ends it; `read` reads the configuration again at a reload. `Err` is bad usage, in one line: what,
 /// where, what to do.
-pub fn run(config: Config, read: Reader) -> Result<End, String> {
+pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End, String> {
     config.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-    let listener = AdminListener::bind(&config.admin.listen)?;
+    let mut predecessor = PredecessorLink::read(&mut inherited)?;
+    let lets_clients_wait = inherited.has_listeners();
+    let mut listener = AdminListener::bind(&config.admin.listen, &mut inherited)?;
     let wakeup = Wakeup::default();
     let (events, worker_events) = events::channel(wakeup.wake());
     let (mut ids, admin) = (Ids::default(), listener.as_ref().map(AdminListener::endpoint).cloned());
     let plan = Plan::new(&config, &mut ids, admin.as_ref());
-    let sockets = Arc::new(ListeningSockets::new(config.workers));
+    let sockets = Arc::new(ListeningSockets::new(config.workers, inherited));
     bind(&sockets, &plan)?;
+    warn_of_unwanted(&sockets);
     let Plan { topology, heartbeats, runtimes, .. } = plan;
-    let (registry, first) =
-        Registry::new(RegistryConfig { topology, workers: config.workers, seed: fastrand::u64(..) });
+    let registry = RegistryConfig { topology, workers: config.workers, seed: fastrand::u64(..) };
+    let (registry, first) = match &predecessor {
+        Some(predecessor) => Registry::starting(registry, predecessor.introduction.replicas.clone()),
+        // Clients that came before this process wait for its first replicas.
+        None if lets_clients_wait => Registry::starting(registry, Predecessor::default()),
+        None => Registry::new(registry),
+    };
     let mut publisher = SnapshotPublisher::with_ack_wake(first, wakeup.wake());
     let (access_log, senders) = access_log::start(&config.access_log, config.workers)?.unzip();
     let senders = senders.unwrap_or_default();
     let workers = worker::start(&worker_settings(&config), &sockets, &mut publisher, &events, senders)?;
     warn_if_few_descriptors(workers.descriptors);
     say_how_to_open_the_admin_api(&config, listener.as_ref());
+    let admin_socket = listener.as_mut().map(AdminListener::share).transpose();
+    let admin_socket = admin_socket.map_err(|error| format!("the admin API's socket cannot be shared: {error}"))?;
+    let upgrade_timeout = Duration::from_millis(config.limits.upgrade_timeout_ms);
+    let mut docker = predecessor.as_mut().map(docker_predecessors).unwrap_or_default();
+    let core = ControlCore::new(registry, publisher, worker_events, workers.threads.len())
+        .with_shutdown_delay(config.limits.shutdown_delay_ms);
     let init = ControlInit {
         banner: banner(&config, &sockets, listener.as_ref()),
-        core: ControlCore::new(registry, publisher, worker_events, workers.threads.len()),
+        core: if predecessor.is_some() { core.with_predecessor() } else { core },
+        upgrade: Upgrade::new(sockets.clone(), admin_socket, upgrade_timeout),
+        predecessor,
         wakeup,
         listener,
         access: AdminAccess { token: config.admin.token.clone(), hosts: config.admin.hosts.clone() },
@@ -68,7 +88,7 @@ pub fn run(config: Config, read: Reader) -> Result<End, String> {
         workers: workers.threads,
         access_log: access_log.clone(),
     };
-    let end = control::serve(async || open(runtimes).await, init);
+    let end = control::serve(async move || open(runtimes, &mut docker).await, init);
     if let Some(log) = access_log {
         log.finish(ACCESS_LOG_LIMIT);
     }
@@ -76,12 +96,33 @@ pub fn run(config: Config, read: Reader) -> Result<End, String> {
 }
 
 /// The runtimes of all services.
-async fn open(settings: Vec<(ServiceId, RuntimeSettings)>) -> Result<PerService, Failure> {
+async fn open(
+    settings: Vec<(ServiceId, RuntimeSettings)>,
+    predecessors: &mut DockerPredecessors,
+) -> Result<PerService, Failure> {
     let runtimes = PerService::default();
     for (service, settings) in settings {
-        runtimes.insert(service, settings.open().await?);
+        runtimes.insert(service, settings.open(predecessors).await?);
     }
     Ok(runtimes)
+}
+
+/// What the process that this one replaces passed on for its Docker runtimes, by service.
+fn docker_predecessors(predecessor: &mut PredecessorLink) -> DockerPredecessors {
+    let mut locks: BTreeMap<String, UnixDatagram> = predecessor.locks.drain(..).collect();
+    let run_ids = std::mem::take(&mut predecessor.introduction.docker_run_ids);
+    let with_lock = |(service, run_id): (String, String)| {
+        let lock = locks.remove(&service);
+        (service, DockerPredecessor { run_id: Some(run_id), lock })
+    };
+    run_ids.into_iter().map(with_lock).collect()
+}
+
+/// Nothing accepts on them: a connection would wait for ever.
+fn warn_of_unwanted(sockets: &ListeningSockets) {
+    for socket in sockets.close_unwanted() {
+        log::warn!("this process was started with the socket {socket}, and no listener is configured for it: closed");
+    }
 }
 
 fn bind(sockets: &ListeningSockets, plan: &Plan) -> Result<(), String> {

@@ -19,6 +19,7 @@ use crate::core::snapshot::{
     ServiceId, State,
 };
 use crate::kernel::linux::SendsFirst;
+use crate::kernel::listening::Listen;
 use crate::settings::OnExit;
 
 /// What replicas that this balancer starts answer, unless another path is given.
@@ -43,7 +44,7 @@ pub struct Plan {
     pub topology: Topology,
     pub heartbeats: Heartbeats,
     pub runtimes: Vec<(ServiceId, RuntimeSettings)>,
-    pub bind: Vec<(SocketAddr, SendsFirst)>,
+    pub bind: Vec<Listen>,
 }
 
 impl Ids {
@@ -93,10 +94,13 @@ impl Plan {
     }
 }
 
-fn addresses(config: &Config) -> Vec<(SocketAddr, SendsFirst)> {
+/// Each address of a listener has a name, by which a process that replaces this one finds its sockets.
+fn addresses(config: &Config) -> Vec<Listen> {
     let of = |listener: &NamedListener| {
         let sends_first = if listener.settings.mode == Mode::Tcp { SendsFirst::Either } else { SendsFirst::Client };
-        listener.settings.bind.iter().map(move |address| (*address, sends_first)).collect::<Vec<_>>()
+        let name = |at: usize| if at == 0 { listener.name.clone() } else { format!("{}.{at}", listener.name) };
+        let listen = |(at, address): (usize, &SocketAddr)| Listen { name: name(at), address: *address, sends_first };
+        listener.settings.bind.iter().enumerate().map(listen).collect::<Vec<_>>()
     };
     config.named.listeners.iter().flat_map(of).collect()
 }

@@ -24,6 +24,10 @@ pub const PROXY: &str = "proxy_protocol";
 /// Limits of a listener: those of heads and of clients that have not sent a request yet.
 const LISTENER_LIMITS: [&str; 5] = ["head_timeout", "idle_timeout", "line_limit", "head_limit", "field_limit"];
 
+/// Limits of the whole balancer.
+const OF_THE_PROCESS: [&str; 4] =
+    ["max_connections", "max_connections_per_client", "shutdown_delay", "upgrade_timeout"];
+
 /// Listeners, services and routes, by name.
 #[derive(Clone, Debug, Default)]
 pub struct Named {
@@ -135,7 +139,7 @@ pub fn is_of_service(arg: &Arg) -> bool {
     match arg.get_help_heading() {
         None => ["mode", "runtime", "replicas", "replica", "program"].contains(&id),
         Some("Hash" | "Health" | "Ejection" | "Docker") => true,
-        Some("Limits") => !["max_connections", "max_connections_per_client"].contains(&id),
+        Some("Limits") => !OF_THE_PROCESS.contains(&id),
         Some("Proxy protocol") => id == "send_proxy",
         Some(_) => false,
     }

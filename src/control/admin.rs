@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::admin_access::{AdminAccess, Denial, PAGE};
+use super::admin_access::{AdminAccess, Denial, LIVEZ, PAGE, READYZ};
 use super::admin_seats::Seat;
 use super::metrics::DropCounts;
 use super::page::{self, Recent};
@@ -36,10 +36,25 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the admin API asks of the control loop.
 pub enum AdminRequest {
-    Call { service: ServiceId, call: Call, reply: oneshot::Sender<Answer> },
-    Status { reply: oneshot::Sender<Status> },
-    Reload { dry_run: DryRun, reply: oneshot::Sender<ReloadAnswer> },
-    Configuration { reply: oneshot::Sender<String> },
+    Call {
+        service: ServiceId,
+        call: Call,
+        reply: oneshot::Sender<Answer>,
+    },
+    Status {
+        reply: oneshot::Sender<Status>,
+    },
+    /// `Err`: why clients are to be sent elsewhere.
+    Readiness {
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    Reload {
+        dry_run: DryRun,
+        reply: oneshot::Sender<ReloadAnswer>,
+    },
+    Configuration {
+        reply: oneshot::Sender<String>,
+    },
 }
 
 /// Whether a call only says what it would do.
@@ -74,6 +89,8 @@ pub fn router(state: AdminState) -> Router {
         .route("/ring", only(&[Method::GET], any(async |state, uri| question(state, uri, questions::ring).await)))
         .route("/explain", only(&[Method::GET], any(async |state, uri| question(state, uri, questions::explain).await)))
         .route("/what-if", only(&[Method::GET], any(async |state, uri| question(state, uri, questions::what_if).await)))
+        .route(LIVEZ, only(&[Method::GET], any(async || reply(StatusCode::OK, wire::successful(&"live")))))
+        .route(READYZ, only(&[Method::GET], any(readiness)))
         .route("/metrics", only(&[Method::GET], any(show_metrics)))
         .fallback(nothing_here)
         .layer(from_fn_with_state(state.clone(), guard))
@@ -199,9 +216,21 @@ fn stopping() -> Rejection {
     Rejection::unavailable("the balancer is stopping".into())
 }
 
+async fn readiness(State(state): State<AdminState>) -> Response {
+    let (sender, readiness) = oneshot::channel();
+    let sent = state.requests.send(AdminRequest::Readiness { reply: sender });
+    let readiness = if sent.is_ok() { readiness.await.ok() } else { None };
+    match readiness {
+        Some(Ok(())) => reply(StatusCode::OK, wire::successful(&"ready")),
+        Some(Err(why)) => answered(Answer::Rejected(Rejection::unavailable(why))),
+        None => answered(Answer::Rejected(stopping())),
+    }
+}
+
 async fn nothing_here(request: Request) -> Response {
     let why = format!(
-        "there is nothing at {}: see /rep, /add, /rm, /replicas, /reload, /config, /ring, /explain, /what-if, /metrics",
+        "there is nothing at {}: see /rep, /add, /rm, /replicas, /reload, /config, /ring, /explain, /what-if, /livez, \
+         /readyz, /metrics",
         request.uri().path()
     );
     reply(StatusCode::NOT_FOUND, wire::failure(&why))

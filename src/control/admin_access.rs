@@ -8,6 +8,9 @@ use axum::http::{HeaderMap, Uri};
 
 /// The document of the live page. It contains no data and needs no token.
 pub const PAGE: &str = "/";
+/// For probers, which have no token: they learn whether this process is there, and whether it serves.
+pub const LIVEZ: &str = "/livez";
+pub const READYZ: &str = "/readyz";
 
 const BEARER: &[u8] = b"Bearer ";
 
@@ -39,7 +42,7 @@ impl AdminAccess {
         if !hosts.all(|host| self.is_own(host)) {
             return Err(Denial::UnknownHost);
         }
-        if uri.path() != PAGE && !self.has_token(headers) {
+        if !is_open(uri) && !self.has_token(headers) {
             return Err(Denial::NoToken);
         }
         if is_foreign_page(headers) { Err(Denial::ForeignPage) } else { Ok(()) }
@@ -47,7 +50,7 @@ impl AdminAccess {
 
     /// A call that passes has shown a token, or that none is required.
     pub fn proves_itself(&self, uri: &Uri) -> bool {
-        self.token.is_none() || uri.path() != PAGE
+        self.token.is_none() || !is_open(uri)
     }
 
     fn is_own(&self, host: &[u8]) -> bool {
@@ -63,6 +66,11 @@ impl AdminAccess {
         // RFC 9110, 11.1: the scheme's name has no case.
         given.is_some_and(|(scheme, given)| scheme.eq_ignore_ascii_case(BEARER) && is_equal(given, token.as_bytes()))
     }
+}
+
+/// Without a token.
+fn is_open(uri: &Uri) -> bool {
+    [PAGE, LIVEZ, READYZ].contains(&uri.path())
 }
 
 /// In constant time for inputs of one length.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use log::Level;
 
 use super::log_throttle::LogThrottle;
-use super::registry::{Command, Effect, Registry, STOP_GRACE_MS, Status};
+use super::registry::{Command, Effect, Predecessor, Registry, STOP_GRACE_MS, Status};
+use crate::core::snapshot::Lifecycle;
 use crate::core::tick::Tick;
 use crate::shared::events::{EventReceiver, WorkerEvent};
 use crate::shared::publish::SnapshotPublisher;
@@ -20,7 +21,16 @@ pub struct ControlCore {
     log_throttle: LogThrottle,
     /// Workers that have not ended.
     workers: usize,
+    /// There is another process to take over from.
+    has_predecessor: bool,
+    /// The first start is over.
+    started: bool,
+    /// The end has begun, or begins at `drain_at`.
     stopping: bool,
+    /// A signal asked for it: the next one does not wait.
+    signalled: bool,
+    shutdown_delay_ms: u64,
+    drain_at: Tick,
     /// How long an instance may take to end.
     stop_limit_ms: u64,
     /// Nothing is waited for any more from then on.
@@ -31,6 +41,10 @@ pub struct ControlCore {
 /// What the end may take beyond the drain timeout and the time that instances get to end: for a worker or an engine that
 /// hangs.
 pub const END_GRACE_MS: u64 = 5_000;
+
+/// After another process took over, a connection without a request stays open for so long: the next request may be on its
+/// way, and its response says that the connection ends.
+const HANDED_OVER_IDLE_MS: u64 = 3_000;
 
 /// What the driver carries out, in order.
 #[derive(Debug)]
@@ -74,7 +88,12 @@ impl ControlCore {
             worker_events,
             log_throttle,
             workers,
+            has_predecessor: false,
+            started: false,
             stopping: false,
+            signalled: false,
+            shutdown_delay_ms: 0,
+            drain_at: Tick::NEVER,
             stop_limit_ms: STOP_GRACE_MS,
             give_up_at: Tick::NEVER,
             end: None,
@@ -87,9 +106,65 @@ impl ControlCore {
         self
     }
 
+    /// How long it serves on after the signal to stop, so that those who balance over it see it leave.
+    pub fn with_shutdown_delay(mut self, delay_ms: u64) -> ControlCore {
+        self.shutdown_delay_ms = delay_ms;
+        self
+    }
+
+    /// It accepts when its driver says so, not when it can.
+    pub fn with_predecessor(mut self) -> ControlCore {
+        self.has_predecessor = true;
+        self
+    }
+
     /// When `Command::Tick` is wanted next.
     pub fn due(&self) -> Tick {
-        self.registry.due().min(self.give_up_at)
+        self.registry.due().min(self.give_up_at).min(self.drain_at)
+    }
+
+    /// Of each replica that there was at first it is known whether it answers.
+    pub fn has_started(&self) -> bool {
+        self.started
+    }
+
+    /// A successor may take over: its start is over, and a replica takes requests.
+    pub fn can_take_over(&self) -> bool {
+        self.started && self.registry.can_serve()
+    }
+
+    /// It takes over from another process, and has not yet.
+    pub fn is_standing_by(&self) -> bool {
+        self.has_predecessor && self.registry.lifecycle() == Lifecycle::Starting
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// What is under way would be lost to a successor.
+    pub fn is_quiet(&self) -> bool {
+        self.registry.is_quiet()
+    }
+
+    pub fn for_successor(&self) -> Predecessor {
+        self.registry.for_successor()
+    }
+
+    /// How it is, for the operator.
+    pub fn tally(&self) -> String {
+        self.registry.tally()
+    }
+
+    /// `Err` is why a balancer or prober in front is to send its clients elsewhere.
+    pub fn readiness(&self) -> Result<(), String> {
+        match self.registry.lifecycle() {
+            Lifecycle::Serving if self.started => Ok(()),
+            Lifecycle::Starting | Lifecycle::Serving => Err(format!("starting: {}", self.tally())),
+            Lifecycle::LameDuck => Err("about to stop: requests are still served".into()),
+            Lifecycle::HandedOver => Err("another process has taken over".into()),
+            Lifecycle::Stopping => Err("stopping: requests under way finish".into()),
+        }
     }
 
     /// When `flush_log` has lines next.
@@ -120,6 +195,27 @@ impl ControlCore {
     }
 
     pub fn apply(&mut self, command: Command, now: Tick) -> Vec<ControlAction> {
+        let mut actions = self.reduce(command, now);
+        self.started = self.started || self.registry.is_settled();
+        if self.lets_clients_wait() && (self.started || self.registry.can_serve_all()) {
+            actions.extend(self.reduce(Command::Enter(Lifecycle::Serving), now));
+        }
+        if self.drain_at <= now {
+            actions.extend(self.drain(now));
+        }
+        if self.end.is_none() && self.give_up_at <= now {
+            self.end = Some(End::AtOnce);
+            actions.push(ControlAction::Log(Level::Error, "the end took too long: stopping at once".into()));
+        }
+        actions
+    }
+
+    /// Its sockets were there before it: their clients wait for its first replicas.
+    fn lets_clients_wait(&self) -> bool {
+        !self.has_predecessor && self.registry.lifecycle() == Lifecycle::Starting
+    }
+
+    fn reduce(&mut self, command: Command, now: Tick) -> Vec<ControlAction> {
         let effects = self.registry.apply(command, now);
         for effect in &effects {
             match effect {
@@ -131,10 +227,15 @@ impl ControlCore {
                 _ => {}
             }
         }
-        let mut actions: Vec<ControlAction> = effects.into_iter().map(ControlAction::Effect).collect();
-        if self.end.is_none() && self.give_up_at <= now {
-            self.end = Some(End::AtOnce);
-            actions.push(ControlAction::Log(Level::Error, "the end took too long: stopping at once".into()));
+        effects.into_iter().map(ControlAction::Effect).collect()
+    }
+
+    fn drain(&mut self, now: Tick) -> Vec<ControlAction> {
+        self.drain_at = Tick::NEVER;
+        self.give_up_after(self.drain_timeout_ms(), now);
+        let mut actions = self.reduce(Command::Stop, now);
+        if self.workers == 0 {
+            actions.extend(self.reduce(Command::WorkersEnded, now));
         }
         actions
     }
@@ -178,20 +279,40 @@ impl ControlCore {
         self.log_throttle.flush(now).into_iter().map(log).collect()
     }
 
-    /// The first signal begins the drain, the second ends the run. `signal` is its name.
+    /// The first signal begins the drain, or the delay before it; the second ends the run. `signal` is its name.
     pub fn signal(&mut self, signal: &str, now: Tick) -> Vec<ControlAction> {
-        if std::mem::replace(&mut self.stopping, true) {
+        if std::mem::replace(&mut self.signalled, true) {
             self.end = Some(End::AtOnce);
             return vec![ControlAction::Log(Level::Warn, format!("{signal} again: stopping at once"))];
         }
-        self.give_up_after(self.drain_timeout_ms(), now);
-        let line = format!("{signal}: draining; a second signal stops at once");
-        let mut actions = vec![ControlAction::Log(Level::Info, line)];
-        actions.extend(self.apply(Command::Stop, now));
-        if self.workers == 0 {
-            actions.extend(self.apply(Command::WorkersEnded, now));
+        if self.is_standing_by() {
+            self.end = Some(End::AtOnce);
+            return vec![ControlAction::Log(Level::Warn, format!("{signal} before the take-over: stopping at once"))];
         }
+        let delay_ms = if self.stopping { 0 } else { self.shutdown_delay_ms };
+        let is_draining = self.stopping && self.drain_at == Tick::NEVER;
+        self.stopping = true;
+        let (line, command) = match delay_ms {
+            _ if is_draining => (format!("{signal}: draining already; a second signal stops at once"), Command::Tick),
+            0 => (format!("{signal}: draining; a second signal stops at once"), Command::Tick),
+            ms => (
+                format!("{signal}: draining in {ms} ms, not ready from now on; a second signal stops at once"),
+                Command::Enter(Lifecycle::LameDuck),
+            ),
+        };
+        if !is_draining {
+            self.drain_at = now.after_ms(delay_ms);
+        }
+        let mut actions = vec![ControlAction::Log(Level::Info, line)];
+        actions.extend(self.apply(command, now));
         actions
+    }
+
+    /// A successor accepts from now on, on the same sockets.
+    pub fn hand_over(&mut self, now: Tick) -> Vec<ControlAction> {
+        self.stopping = true;
+        self.drain_at = now.after_ms(HANDED_OVER_IDLE_MS);
+        self.apply(Command::Enter(Lifecycle::HandedOver), now)
     }
 
     /// One worker has ended: its drain is over, or it failed.
@@ -229,7 +350,7 @@ mod tests {
     use super::*;
     use crate::control::registry::tests::{SERVICE, add, config, started};
     use crate::core::limits::Limits;
-    use crate::core::snapshot::ReplicaId;
+    use crate::core::snapshot::{ReplicaId, Snapshot};
     use crate::core::step::{FaultKind, ReplicaFault};
     use crate::shared::events::{self, EventSender};
     use crate::shared::publish::SnapshotReader;
@@ -246,19 +367,27 @@ mod tests {
 
     impl Fixture {
         fn new() -> Fixture {
+            let mut fixture = Fixture::with(Registry::new(config()));
+            fixture.apply(Command::Found(Vec::new()));
+            fixture
+        }
+
+        /// Of a process that does not accept yet and knows of no replica.
+        fn starting() -> Fixture {
+            Fixture::with(Registry::starting(config(), Predecessor::default()))
+        }
+
+        fn with((registry, first): (Registry, Snapshot)) -> Fixture {
             let wakes = Arc::new(AtomicU64::new(0));
             let counted = wakes.clone();
             let wake = Arc::new(move || {
                 counted.fetch_add(1, Ordering::Relaxed);
             });
             let (events, worker_events) = events::channel(Arc::new(|| {}));
-            let (registry, first) = Registry::new(config());
             let publisher = SnapshotPublisher::with_ack_wake(first, wake);
             let mut core = ControlCore::new(registry, publisher, worker_events, 1);
             let reader = core.publisher_mut().reader(Arc::new(|| {}));
-            let mut fixture = Fixture { core, events, reader, wakes };
-            fixture.apply(Command::Found(Vec::new()));
-            fixture
+            Fixture { core, events, reader, wakes }
         }
 
         /// The command, and what the runtime and the replicas answer at once.
@@ -349,7 +478,7 @@ mod tests {
         let mut fixture = Fixture::new();
         let actions = fixture.core.signal("SIGTERM", NOW);
         assert!(matches!(&actions[0], ControlAction::Log(Level::Info, line) if line.starts_with("SIGTERM: draining")));
-        assert!(fixture.reader.load().stopping);
+        assert!(fixture.reader.load().lifecycle.is_stopping());
         assert_eq!(fixture.core.end(), None);
         let actions = fixture.core.worker_ended(WorkerEnd::Returned, NOW);
         assert_eq!(fixture.core.end(), None, "its replicas have not ended");
@@ -394,6 +523,54 @@ mod tests {
         fixture.core.signal("SIGTERM", NOW);
         fixture.core.signal("SIGINT", NOW);
         assert_eq!(fixture.core.end(), Some(End::AtOnce));
+    }
+
+    #[test]
+    fn a_delay_before_the_drain_is_a_lame_ducks() {
+        let mut fixture = Fixture::new();
+        fixture.core.shutdown_delay_ms = 500;
+        assert_eq!(fixture.core.readiness(), Ok(()));
+        fixture.core.signal("SIGTERM", NOW);
+        assert_eq!(fixture.reader.load().lifecycle, Lifecycle::LameDuck);
+        assert!(fixture.core.readiness().is_err());
+        let due = NOW.after_ms(500);
+        assert_eq!(fixture.core.due(), due);
+        fixture.core.apply(Command::Tick, due);
+        assert!(fixture.reader.load().lifecycle.is_stopping());
+        assert_eq!(fixture.core.end(), None, "requests under way finish");
+    }
+
+    #[test]
+    fn a_process_that_was_replaced_drains_by_itself_and_at_once_after_a_signal() {
+        let mut fixture = Fixture::new();
+        fixture.core.hand_over(NOW);
+        assert_eq!(fixture.reader.load().lifecycle, Lifecycle::HandedOver);
+        assert!(fixture.core.due() <= NOW.after_ms(HANDED_OVER_IDLE_MS));
+        assert_eq!(fixture.core.end(), None, "connections without a request stay open");
+        fixture.core.signal("SIGTERM", NOW);
+        assert!(fixture.reader.load().lifecycle.is_stopping());
+        assert_eq!(fixture.core.end(), None);
+        fixture.core.signal("SIGTERM", NOW);
+        assert_eq!(fixture.core.end(), Some(End::AtOnce));
+    }
+
+    #[test]
+    fn a_process_that_has_not_taken_over_ends_at_once_and_stops_nothing() {
+        let mut fixture = Fixture::starting();
+        fixture.core.has_predecessor = true;
+        fixture.apply(Command::Found(Vec::new()));
+        assert!(fixture.core.can_take_over() && fixture.core.is_standing_by());
+        let actions = fixture.core.signal("SIGTERM", NOW);
+        assert!(matches!(&actions[..], [ControlAction::Log(Level::Warn, _)]), "{actions:?}");
+        assert_eq!(fixture.core.end(), Some(End::AtOnce));
+    }
+
+    #[test]
+    fn clients_that_were_there_first_wait_for_replicas() {
+        let mut fixture = Fixture::starting();
+        assert_eq!(fixture.reader.load().lifecycle, Lifecycle::Starting);
+        fixture.apply(Command::Found(Vec::new()));
+        assert_eq!(fixture.reader.load().lifecycle, Lifecycle::Serving);
     }
 
     #[test]

@@ -14,6 +14,11 @@
 //! | `signals` | which signals are handled (TERM, INT, QUIT; HUP, USR1, USR2 answered by a log line), and what they ask for |
 //! | `log_throttle` | workers' events as log lines: the first of a kind at once, then a count for each second; names of former replicas; pure; windows by kind; words for a fault, a cap, a shortage |
 //! | `probe` | one health check of one replica: connect or HTTP request with a timeout, the answer judged (status, X-Server-Id), the fault of a failure; I/O errors as `ProbeFault`s (dead, connect timed out, silent, unhealthy); TCP and Unix streams under one deadline |
+//! | `control_loop/replacement` | its turns about an upgrade and the service manager |
+//! | `upgrade` | the process that replaces this one: what is passed on to it, and how far it is |
+//! | `successor` | starts that process and speaks with it |
+//! | `predecessor` | the process that this one replaces |
+//! | `service_manager` | what systemd is told |
 //! | `runtime` | what starts and stops replicas: child processes, Docker containers, a fixed list |
 //! | `reload` | the trait `Configuration`, `ReloadPlan`, `ReloadReport` (changed, needs a restart), who asked for a reload and what it is answered |
 //! | `admin_listener` | the socket of the admin API, TCP or Unix: bind, accept, hyper connections with head and write timeouts |
@@ -41,14 +46,21 @@ pub mod questions;
 pub mod registry;
 pub mod reload;
 pub mod runtime;
+pub mod service_manager;
 pub mod wire;
 
 mod admin_seats;
 mod control_loop;
 mod orphans;
+mod predecessor;
+
 mod signals;
 mod socket_file;
+mod successor;
+mod upgrade;
 mod write_deadline;
 
 pub use control_core::{ControlCore, End};
 pub use control_loop::{ControlInit, Heartbeats, Wakeup, serve};
+pub use predecessor::PredecessorLink;
+pub use upgrade::Upgrade;

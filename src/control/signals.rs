@@ -15,8 +15,8 @@ pub enum SignalRequest {
     Reload,
     /// SIGUSR1: open the access log again.
     ReopenLog,
-    /// What other servers do at this signal does not exist here; why, in one line.
-    Unsupported(&'static str),
+    /// SIGUSR2: another process is to replace this one.
+    Upgrade,
 }
 
 pub struct Signals([(SignalRequest, Signal); 6]);
@@ -24,7 +24,7 @@ pub struct Signals([(SignalRequest, Signal); 6]);
 impl Signals {
     /// Handled from now on, also before the first `next`.
     pub fn register() -> io::Result<Signals> {
-        use SignalRequest::{Reload, ReopenLog, Stop, Unsupported};
+        use SignalRequest::{Reload, ReopenLog, Stop, Upgrade};
         let handled = |request, kind| Ok::<_, io::Error>((request, signal(kind)?));
         Ok(Signals([
             handled(Stop("SIGTERM"), SignalKind::terminate())?,
@@ -32,10 +32,7 @@ impl Signals {
             handled(Stop("SIGQUIT"), SignalKind::quit())?,
             handled(Reload, SignalKind::hangup())?,
             handled(ReopenLog, SignalKind::user_defined1())?,
-            handled(
-                Unsupported("SIGUSR2: there is no upgrade in place yet: start the new balancer instead"),
-                SignalKind::user_defined2(),
-            )?,
+            handled(Upgrade, SignalKind::user_defined2())?,
         ]))
     }
 

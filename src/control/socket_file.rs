@@ -19,6 +19,7 @@ pub struct SocketFile {
     path: PathBuf,
     /// Device and inode.
     identity: (u64, u64),
+    removed_on_drop: bool,
 }
 
 /// Binds a listener at `path`. `Err` says what lies there and what to do, in one line.
@@ -37,17 +38,39 @@ pub fn bind(path: &Path) -> Result<(UnixListener, SocketFile), String> {
 }
 
 impl SocketFile {
-    fn new(path: &Path) -> io::Result<SocketFile> {
+    fn identify(path: &Path) -> io::Result<SocketFile> {
         let identity = identity(&std::fs::symlink_metadata(path)?);
-        let file = SocketFile { path: path.to_owned(), identity };
+        Ok(SocketFile { path: path.to_owned(), identity, removed_on_drop: true })
+    }
+
+    fn new(path: &Path) -> io::Result<SocketFile> {
+        let file = SocketFile::identify(path)?;
         std::fs::set_permissions(path, Permissions::from_mode(MODE))?;
         Ok(file)
+    }
+
+    /// The file of a listener that a Ringway bound which this one is to replace. It stays that one's until `own`.
+    pub fn adopt(path: &Path) -> io::Result<SocketFile> {
+        let mut file = SocketFile::identify(path)?;
+        file.removed_on_drop = false;
+        Ok(file)
+    }
+
+    pub fn own(&mut self) {
+        self.removed_on_drop = true;
+    }
+
+    /// Another process has the listener: the file is that one's.
+    pub fn leave(mut self) {
+        self.removed_on_drop = false;
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity) {
+        if self.removed_on_drop
+            && std::fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
+        {
             let _ = std::fs::remove_file(&self.path);
         }
     }

@@ -195,12 +195,37 @@ pub enum Destination<'a> {
     Redirect(&'a Redirect),
 }
 
+/// What the balancer as a whole does with its clients. It never goes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lifecycle {
+    /// Its listeners are bound, and clients wait in their queues; or the process that it replaces still accepts.
+    Starting,
+    #[default]
+    Serving,
+    /// It is about to stop: it accepts, and each response is the last of its connection.
+    LameDuck,
+    /// Another process accepts on the same sockets: this one's are closed, and each response is the last of its connection.
+    HandedOver,
+    /// Stop accepting, finish what is in flight, exit.
+    Stopping,
+}
+
+impl Lifecycle {
+    /// A connection may serve another request after its response.
+    pub fn keeps_alive(self) -> bool {
+        self <= Lifecycle::Serving
+    }
+
+    pub fn is_stopping(self) -> bool {
+        self == Lifecycle::Stopping
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// Rises by one with each publication.
     pub epoch: u64,
-    /// Never unset: stop accepting, finish what is in flight, exit.
-    pub stopping: bool,
+    pub lifecycle: Lifecycle,
     pub services: Vec<Arc<Service>>,
     pub listeners: Vec<Arc<Listener>>,
     pub routes: Arc<Routes>,
@@ -208,7 +233,13 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub fn empty(epoch: u64) -> Snapshot {
-        Snapshot { epoch, stopping: false, services: Vec::new(), listeners: Vec::new(), routes: Arc::default() }
+        Snapshot {
+            epoch,
+            lifecycle: Lifecycle::Serving,
+            services: Vec::new(),
+            listeners: Vec::new(),
+            routes: Arc::default(),
+        }
     }
 
     /// A service and a listener that sends it everything.

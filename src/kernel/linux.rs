@@ -14,7 +14,7 @@ use nix::sys::socket::sockopt::SetStruct;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, sockopt};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 use rustix::time::ClockId;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::listening::ListeningSockets;
 use super::{Flush, Kernel, SocketEvent, Token, Wake};
@@ -87,6 +87,16 @@ pub fn listen(address: SocketAddr, sends_first: SendsFirst) -> io::Result<OwnedF
     Ok(socket.into())
 }
 
+/// Makes a listening socket that another process bound one of ours. Its backlog stays.
+pub fn adopt(socket: &OwnedFd, sends_first: SendsFirst) -> io::Result<()> {
+    let options = SockRef::from(socket);
+    options.set_nonblocking(true)?;
+    options.set_tcp_nodelay(true)?;
+    let defer_s = if sends_first == SendsFirst::Client { DEFER_S } else { 0 };
+    let _ = DeferAccept.set(socket, &defer_s);
+    Ok(())
+}
+
 /// Fails if the address is in use. A bind without SO_REUSEPORT: with it, the port of another Ringway would be shared.
 pub fn probe_free(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
@@ -138,7 +148,8 @@ pub struct LinuxPipe {
 
 impl Kernel for Linux {
     type Socket = OwnedFd;
-    type Listener = OwnedFd;
+    /// Shared with what passes it on to another process.
+    type Listener = Arc<OwnedFd>;
     type Pipe = LinuxPipe;
 
     fn wait(&mut self, timeout_ms: Option<u64>, events: &mut Vec<SocketEvent>) -> io::Result<()> {
@@ -159,7 +170,7 @@ impl Kernel for Linux {
         Ok(())
     }
 
-    fn listener(&mut self, address: SocketAddr) -> Option<(OwnedFd, SocketAddr)> {
+    fn listeners(&mut self, address: SocketAddr) -> Vec<(Arc<OwnedFd>, SocketAddr)> {
         self.sockets.take(address, self.worker)
     }
 
@@ -176,7 +187,7 @@ impl Kernel for Linux {
         rustix::time::clock_gettime(ClockId::RealtimeCoarse).tv_sec as u64
     }
 
-    fn accept(&mut self, listener: &OwnedFd) -> io::Result<(OwnedFd, SocketAddr)> {
+    fn accept(&mut self, listener: &Arc<OwnedFd>) -> io::Result<(OwnedFd, SocketAddr)> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (socket, peer) = rustix::net::acceptfrom_with(listener, flags)?;
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
@@ -207,8 +218,13 @@ impl Kernel for Linux {
         self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), pack(token), both)
     }
 
-    fn watch_listener(&mut self, listener: &OwnedFd, token: Token) -> io::Result<()> {
+    fn watch_listener(&mut self, listener: &Arc<OwnedFd>, token: Token) -> io::Result<()> {
         self.poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), pack(token), Interest::READABLE)
+    }
+
+    fn close_listener(&mut self, listener: Arc<OwnedFd>) {
+        // Epoll forgets a socket only when no process has it any more (epoll(7), question 6).
+        let _ = self.poll.registry().deregister(&mut SourceFd(&listener.as_raw_fd()));
     }
 
     fn recv(&mut self, socket: &OwnedFd, space: &mut [u8]) -> io::Result<usize> {
@@ -277,10 +293,12 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
+    use crate::kernel::inherited::Inherited;
 
     /// Of two clients that connect, the first is silent: whether it is accepted first. Both are accepted in the end.
     fn accepts_the_silent_first(sends_first: SendsFirst) -> bool {
         let listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), sends_first).expect("a free port");
+        let listener = Arc::new(listener);
         let address = local_address(&listener).expect("it is bound");
         let silent = TcpStream::connect(address).expect("it listens");
         let mut sender = TcpStream::connect(address).expect("it listens");
@@ -289,7 +307,8 @@ mod tests {
         let mut events = Events::with_capacity(1);
         poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), WAKER, Interest::READABLE).expect("a socket");
         let mut accepted = Vec::new();
-        let (mut kernel, _) = Linux::new(Arc::new(ListeningSockets::new(1)), 0).expect("two descriptors");
+        let (mut kernel, _) =
+            Linux::new(Arc::new(ListeningSockets::new(1, Inherited::default())), 0).expect("two descriptors");
         while accepted.len() < 2 {
             match kernel.accept(&listener) {
                 Ok((_, peer)) => accepted.push(peer),

@@ -8,6 +8,7 @@
 //! | `linux` | the same on Linux: mio's epoll, tokens packed into 64 bits, sockets with their options (SO_REUSEPORT, TCP_DEFER_ACCEPT, TCP_NODELAY), `splice`, descriptor limit, pinning to a core; waker, pipes with their size, flags close-on-exec and non-blocking |
 //! | `parent` | a child dies with its parent: PR_SET_PDEATHSIG, `RINGWAY_PARENT_PID`, and `ringway exec`, which does so for another program |
 
+pub mod inherited;
 pub mod linux;
 pub mod listening;
 pub mod parent;
@@ -52,9 +53,9 @@ pub trait Kernel {
     /// The same clock, precisely: read where exchanges are recorded.
     fn stamp(&mut self) -> Stamp;
     fn unix_seconds(&mut self) -> u64;
-    /// The listening socket that was bound for this worker at a configured address, and the address that it really has.
-    /// `None`: there is none, or it was taken.
-    fn listener(&mut self, address: SocketAddr) -> Option<(Self::Listener, SocketAddr)>;
+    /// The listening sockets that were bound for this worker at a configured address, and the address that they really
+    /// have. None of them is there a second time.
+    fn listeners(&mut self, address: SocketAddr) -> Vec<(Self::Listener, SocketAddr)>;
     /// The next connection and its peer. `WouldBlock`: none is waiting.
     fn accept(&mut self, listener: &Self::Listener) -> io::Result<(Self::Socket, SocketAddr)>;
     /// The address that the client connected to.
@@ -75,6 +76,10 @@ pub trait Kernel {
     fn shutdown_write(&mut self, socket: &Self::Socket) -> io::Result<()>;
     /// Makes the close of the socket a reset.
     fn abort(&mut self, socket: &Self::Socket) -> io::Result<()>;
+    /// Stops watching the listener, which other processes may have too, and closes it.
+    fn close_listener(&mut self, listener: Self::Listener) {
+        drop(listener);
+    }
     /// Closes the socket. Dropping it does the same; the simulation counts here.
     fn close(&mut self, socket: Self::Socket) {
         drop(socket);

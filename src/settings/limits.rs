@@ -4,7 +4,7 @@ use clap::builder::RangedU64ValueParser as Number;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
 use super::{units, values};
-use crate::core::limits::{AbortOn, Limit, Limits};
+use crate::core::limits::{AbortOn, Limit, Limits, Unit};
 
 const HEADING: &str = "Limits";
 
@@ -26,6 +26,15 @@ pub struct LimitSettings {
     /// to its end)
     #[arg(long, value_name = "WHAT", default_value = "reset", value_parser = values::abort_on)]
     pub abort_on_client_close: AbortOn,
+    /// After a signal to stop, requests are served for this long yet: /readyz answers 503 and each response ends its
+    /// connection, so that those who balance over this balancer leave it first
+    #[arg(id = "shutdown_delay", long = "shutdown-delay", value_name = "DURATION", default_value = "0",
+        value_parser = units::parser(Unit::Duration, 0..=3_600_000))]
+    pub shutdown_delay_ms: u64,
+    /// A new process that is not ready to replace this one (SIGUSR2) within this is ended
+    #[arg(id = "upgrade_timeout", long = "upgrade-timeout", value_name = "DURATION", default_value = "1m",
+        value_parser = units::parser(Unit::Duration, 1..=3_600_000))]
+    pub upgrade_timeout_ms: u64,
     #[command(flatten)]
     pub service: Limits,
 }

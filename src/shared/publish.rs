@@ -19,10 +19,14 @@ pub struct SnapshotPublisher {
     view: SnapshotView,
     readers: Vec<ReaderSlot>,
     acks: Arc<Acks>,
+    /// The number of the newest call of the roll.
+    roll: Arc<AtomicU64>,
 }
 
 struct ReaderSlot {
     acked: Arc<AtomicU64>,
+    /// The newest call of the roll that it answered.
+    answered: Arc<AtomicU64>,
     wake: Wake,
 }
 
@@ -42,6 +46,8 @@ pub struct SnapshotReader {
     cache: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     acked: Arc<AtomicU64>,
     acks: Arc<Acks>,
+    roll: Arc<AtomicU64>,
+    answered: Arc<AtomicU64>,
 }
 
 impl SnapshotPublisher {
@@ -56,14 +62,32 @@ impl SnapshotPublisher {
             view: SnapshotView(Arc::new(ArcSwap::from_pointee(first))),
             readers: Vec::new(),
             acks: Arc::new(Acks { awaited: AtomicBool::new(false), wake }),
+            roll: Arc::default(),
         }
     }
 
     /// A reader for one more worker, woken by `wake` whenever something is published.
     pub fn reader(&mut self, wake: Wake) -> SnapshotReader {
         let acked = Arc::new(AtomicU64::new(0));
-        self.readers.push(ReaderSlot { acked: acked.clone(), wake });
-        SnapshotReader { cache: Cache::new(self.view.0.clone()), acked, acks: self.acks.clone() }
+        let answered = Arc::new(AtomicU64::new(0));
+        self.readers.push(ReaderSlot { acked: acked.clone(), answered: answered.clone(), wake });
+        let (cache, roll) = (Cache::new(self.view.0.clone()), self.roll.clone());
+        SnapshotReader { cache, acked, acks: self.acks.clone(), roll, answered }
+    }
+
+    /// Wakes every worker, each of which answers in its next turn.
+    pub fn call_roll(&self) {
+        self.roll.fetch_add(1, Ordering::Relaxed);
+        self.readers.iter().for_each(|reader| (reader.wake)());
+    }
+
+    /// The first worker that has not had a turn since the last `call_roll`.
+    pub fn first_silent(&self) -> Option<usize> {
+        let roll = self.roll.load(Ordering::Relaxed);
+        let is_silent = |reader: &ReaderSlot| {
+            reader.answered.load(Ordering::Relaxed) != roll && reader.acked.load(Ordering::SeqCst) != DETACHED
+        };
+        self.readers.iter().position(is_silent)
     }
 
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
@@ -101,6 +125,10 @@ impl SnapshotView {
 
 impl SnapshotReader {
     pub fn load(&mut self) -> &Arc<Snapshot> {
+        let roll = self.roll.load(Ordering::Relaxed);
+        if self.answered.load(Ordering::Relaxed) != roll {
+            self.answered.store(roll, Ordering::Relaxed);
+        }
         self.cache.load()
     }
 
@@ -151,6 +179,22 @@ mod tests {
         assert_eq!(publisher.acked_epoch(), 1);
         second.detach();
         assert_eq!(publisher.acked_epoch(), 2, "a worker that ended delays nothing");
+    }
+
+    #[test]
+    fn a_worker_without_a_turn_is_silent_until_it_ends() {
+        let (publisher, [mut first, mut second], _) = publisher();
+        assert_eq!(publisher.first_silent(), None, "the roll was not called");
+        publisher.call_roll();
+        assert_eq!(publisher.first_silent(), Some(0));
+        first.load();
+        assert_eq!(publisher.first_silent(), Some(1));
+        second.load();
+        assert_eq!(publisher.first_silent(), None);
+        publisher.call_roll();
+        first.load();
+        second.detach();
+        assert_eq!(publisher.first_silent(), None, "a worker that ended has no turns");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 
 use crate::core::session::{Arrival, Session};
+use crate::core::snapshot::Lifecycle;
 use crate::kernel::{Kernel, Token};
 use crate::shared::events::{Cap, Resource, WorkerEvent};
 
@@ -25,6 +26,9 @@ const REPORT_MS: u64 = 1_000;
 
 impl<K: Kernel> Worker<K> {
     pub(super) fn accept(&mut self) {
+        if self.cx.snapshot.lifecycle == Lifecycle::Starting {
+            return;
+        }
         (0..self.listeners.len()).for_each(|place| self.accept_from(place));
     }
 
@@ -57,13 +61,16 @@ impl<K: Kernel> Worker<K> {
             for _ in 0..CLOSING_BATCHES {
                 self.accept_from(place);
             }
-            self.listeners.remove(place);
+            if let Some(listener) = self.listeners.remove(place) {
+                self.kernel.close_listener(listener.socket);
+            }
         }
         for (id, address) in changes.opened {
-            let Some((socket, local)) = self.kernel.listener(address) else { continue };
-            match self.kernel.watch_listener(&socket, Token::Listener(self.listeners.next_number())) {
-                Ok(()) => self.listeners.insert(id, address, socket, local),
-                Err(error) => self.report_unwatched(&error),
+            for (socket, local) in self.kernel.listeners(address) {
+                match self.kernel.watch_listener(&socket, Token::Listener(self.listeners.next_number())) {
+                    Ok(()) => self.listeners.insert(id, address, socket, local),
+                    Err(error) => self.report_unwatched(&error),
+                }
             }
         }
     }

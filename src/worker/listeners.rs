@@ -111,14 +111,12 @@ impl<L> Listeners<L> {
         }
     }
 
-    pub fn remove(&mut self, place: usize) {
-        if place < self.open.len() {
-            self.open.remove(place);
-        }
+    pub fn remove(&mut self, place: usize) -> Option<OpenListener<L>> {
+        (place < self.open.len()).then(|| self.open.remove(place))
     }
 
-    pub fn clear(&mut self) {
-        self.open.clear();
+    pub fn take_all(&mut self) -> Vec<OpenListener<L>> {
+        std::mem::take(&mut self.open)
     }
 
     /// What has to change so that those are open that `snapshot` names. An address that moved to another listener stays open
@@ -127,10 +125,11 @@ impl<L> Listeners<L> {
         let mut changes = ListenerChanges::default();
         for (id, listener) in (0..).map(ListenerId).zip(&snapshot.listeners) {
             for address in &listener.bind {
-                match self.open.iter_mut().find(|open| open.address == *address) {
-                    Some(open) => open.id = id,
-                    None => changes.opened.push((id, *address)),
+                let mut known = self.open.iter_mut().filter(|open| open.address == *address).peekable();
+                if known.peek().is_none() {
+                    changes.opened.push((id, *address));
                 }
+                known.for_each(|open| open.id = id);
             }
         }
         let is_named =

@@ -51,7 +51,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use crate::core::buffer::BufferPool;
 use crate::core::context::Context;
 use crate::core::exchange_record::Recording;
-use crate::core::snapshot::{Snapshot, State};
+use crate::core::snapshot::{Lifecycle, Snapshot, State};
 use crate::core::step::{Ending, Leg, Ready};
 use crate::core::tick::Tick;
 use crate::kernel::{Kernel, SocketEvent, Token};
@@ -204,7 +204,9 @@ impl<K: Kernel> Worker<K> {
 
     /// How long the next wait may last.
     fn wait_ms(&self) -> Option<u64> {
-        if self.clients.has_runnable() || self.listeners.iter().any(|listener| listener.is_ready(self.cx.now)) {
+        let accepts = self.cx.snapshot.lifecycle != Lifecycle::Starting;
+        let waits = accepts && self.listeners.iter().any(|listener| listener.is_ready(self.cx.now));
+        if self.clients.has_runnable() || waits {
             return Some(0);
         }
         let sweep = (self.upstreams.len() > 0).then(|| self.swept.after_ms(SWEEP_MS));
@@ -239,10 +241,12 @@ impl<K: Kernel> Worker<K> {
             self.discard_upstream(id);
         }
         self.leave_down_replicas(&snapshot);
-        if !snapshot.stopping {
-            self.follow_listeners();
-        } else if self.stop_by.is_none() {
-            self.begin_drain(&snapshot);
+        match snapshot.lifecycle {
+            Lifecycle::Stopping if self.stop_by.is_none() => self.begin_drain(&snapshot),
+            Lifecycle::Stopping => {}
+            // What waits in their queues is the other process's.
+            Lifecycle::HandedOver => self.close_listeners(),
+            Lifecycle::Starting | Lifecycle::Serving | Lifecycle::LameDuck => self.follow_listeners(),
         }
         self.reader.ack(snapshot.epoch);
     }
@@ -266,7 +270,7 @@ impl<K: Kernel> Worker<K> {
     /// Accepts what is in the listeners' queues, closes them, and lets the sessions finish.
     fn begin_drain(&mut self, snapshot: &Snapshot) {
         self.accept();
-        self.listeners.clear();
+        self.close_listeners();
         let drain_ms = snapshot.services.iter().map(|service| service.limits.drain_timeout_ms).max().unwrap_or(0);
         self.stop_by = Some(self.cx.now.after_ms(drain_ms));
         for id in self.clients.ids() {
@@ -274,6 +278,12 @@ impl<K: Kernel> Worker<K> {
                 client.session.on_drain(&self.cx);
                 self.clients.queue(id);
             }
+        }
+    }
+
+    fn close_listeners(&mut self) {
+        for listener in self.listeners.take_all() {
+            self.kernel.close_listener(listener.socket);
         }
     }
 

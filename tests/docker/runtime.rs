@@ -37,7 +37,7 @@ fn replacement(name: &str, instance: u64, replaces: u64) -> Spec {
 }
 
 async fn opened(settings: DockerSettings) -> (Docker, UnboundedReceiver<RuntimeEvent>, Vec<(Spec, Started)>) {
-    let runtime = Docker::open(settings, "default").await.unwrap();
+    let runtime = Docker::open(settings, "default", None).await.unwrap();
     let (sender, events) = unbounded_channel();
     let adopted = runtime.attach(sender).await.unwrap();
     (runtime, events, adopted)
@@ -164,7 +164,7 @@ fn a_foreign_name_a_missing_image_and_a_container_that_ends_at_once_are_errors()
     });
     run(async {
         let missing = DockerSettings { image: "rwtest/no-such-image:1".into(), ..settings(&lab) };
-        let failure = Docker::open(missing, "default").await.err().unwrap();
+        let failure = Docker::open(missing, "default", None).await.err().unwrap();
         assert_eq!(failure.kind, FailureKind::Refused);
         assert!(failure.message.contains("docker pull rwtest/no-such-image:1"), "{}", failure.message);
     });

@@ -263,7 +263,7 @@ impl Control {
     fn perform(&mut self, net: &mut Net, effect: Effect) {
         match effect {
             Effect::Publish(snapshot) => {
-                net.note("p.publish", snapshot.epoch, u64::from(snapshot.stopping), 0);
+                net.note("p.publish", snapshot.epoch, u64::from(snapshot.lifecycle.is_stopping()), 0);
                 self.check_health(net, &snapshot.services[0]);
                 for replica in snapshot.services.iter().flat_map(|service| &service.replicas) {
                     if replica.state == State::Up {

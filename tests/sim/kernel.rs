@@ -75,12 +75,12 @@ impl Kernel for SimKernel {
     type Listener = SimListener;
     type Pipe = SimPipe;
 
-    fn listener(&mut self, address: SocketAddr) -> Option<(SimListener, SocketAddr)> {
-        let own = listening_addresses(self.worker).contains(&address);
-        own.then(|| {
-            let number = self.net.borrow_mut().add_listener(self.worker);
-            (SimListener { net: self.net.clone(), worker: self.worker, number }, address)
-        })
+    fn listeners(&mut self, address: SocketAddr) -> Vec<(SimListener, SocketAddr)> {
+        if !listening_addresses(self.worker).contains(&address) {
+            return Vec::new();
+        }
+        let number = self.net.borrow_mut().add_listener(self.worker);
+        vec![(SimListener { net: self.net.clone(), worker: self.worker, number }, address)]
     }
 
     /// Oracle: a worker does not wait while bytes sent with MSG_MORE are held back.

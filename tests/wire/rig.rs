@@ -10,7 +10,7 @@ use ringway::core::context::Context;
 use ringway::core::limits::Limits;
 use ringway::core::ring::{Member, Ring, RingKind};
 use ringway::core::session::{Arrival, Session};
-use ringway::core::snapshot::{KeyPolicy, ListenerId, Mode, ReplicaId, Service, Snapshot};
+use ringway::core::snapshot::{KeyPolicy, Lifecycle, ListenerId, Mode, ReplicaId, Service, Snapshot};
 use ringway::core::step::{Connect, Connection, Ending, Io, Leg, Notice, Ready, SpliceIn, Step};
 use ringway::core::tick::Tick;
 
@@ -408,7 +408,7 @@ impl Rig {
 
     /// The balancer is told to stop.
     pub fn stop(&mut self) {
-        Arc::make_mut(&mut self.cx.snapshot).stopping = true;
+        Arc::make_mut(&mut self.cx.snapshot).lifecycle = Lifecycle::Stopping;
         self.with_context(|session, cx| session.on_drain(cx));
         self.run();
     }

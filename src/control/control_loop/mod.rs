@@ -2,6 +2,7 @@
 //! and the channels, and decides nothing.
 
 mod reloads;
+mod replacement;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use log::Level;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, oneshot};
-use tokio::task::{LocalSet, spawn_blocking, spawn_local};
+use tokio::task::{AbortHandle, LocalSet, spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::admin::{AdminRequest, AdminState, DryRun, router};
@@ -22,18 +23,22 @@ use super::admin_listener::AdminListener;
 use super::control_core::{ControlAction, ControlCore, End, WorkerEnd};
 use super::orphans;
 use super::page::Recent;
+use super::predecessor::PredecessorLink;
 use super::probe::{Heartbeat, ProbeError, probe};
 use super::registry::{Answer, Command, Effect, ProbeFailure, ProbeFault};
 use super::reload::{Configuration, PendingReload, Requester};
 use super::runtime::per_service::PerService;
 use super::runtime::{Failure, InstanceId, Runtime, RuntimeEvent, Spec};
 use super::signals::{SignalRequest, Signals};
+use super::successor::SuccessorEvent;
+use super::upgrade::Upgrade;
 use crate::core::snapshot::{Endpoint, ServiceId};
 use crate::core::tick::Tick;
 use crate::shared::access_log::AccessLog;
 use crate::shared::counters::Counters;
 use crate::shared::publish::Wake;
 use reloads::Prepared;
+use replacement::Announcer;
 
 /// Worker events taken in between two looks at everything else.
 const EVENTS_PER_TURN: usize = 1024;
@@ -68,6 +73,9 @@ pub struct ControlInit {
     pub counters: Vec<Arc<Counters>>,
     pub workers: Vec<JoinHandle<()>>,
     pub access_log: Option<AccessLog>,
+    pub upgrade: Upgrade,
+    /// The process that this one replaces.
+    pub predecessor: Option<PredecessorLink>,
 }
 
 /// Runs the control plane on this thread until it ends. `open` makes the runtime, on the admin thread's own tokio.
@@ -106,17 +114,9 @@ async fn stop_signal(signals: &mut Signals, access_log: Option<&AccessLog>) -> &
             (SignalRequest::Reload, _) => write(Level::Warn, "SIGHUP during the start: the settings are being read"),
             (SignalRequest::ReopenLog, Some(log)) => log.reopen(),
             (SignalRequest::ReopenLog, None) => write(Level::Warn, NO_LOG_FILE),
-            (SignalRequest::Unsupported(why), _) => write(Level::Warn, why),
-        }
-    }
-}
-
-/// The next signal that the loop has to act on.
-async fn next_signal(signals: &mut Signals) -> SignalRequest {
-    loop {
-        match signals.next().await {
-            SignalRequest::Unsupported(why) => write(Level::Warn, why),
-            request => return request,
+            (SignalRequest::Upgrade, _) => {
+                write(Level::Warn, "SIGUSR2 during the start: there is nothing to replace yet")
+            }
         }
     }
 }
@@ -141,6 +141,12 @@ struct ControlLoop {
     next_ticket: u64,
     worker_ends: UnboundedReceiver<WorkerEnd>,
     access_log: Option<AccessLog>,
+    announcer: Announcer,
+    upgrade: Upgrade,
+    /// The process that this one replaces, until this one is ready.
+    predecessor: Option<PredecessorLink>,
+    /// Accepts admin connections.
+    admin: Option<AbortHandle>,
 }
 
 /// What one turn of the loop is about.
@@ -151,6 +157,8 @@ enum Turn {
     WorkerEnded(WorkerEnd),
     Signal(SignalRequest),
     Prepared(Prepared),
+    Successor(SuccessorEvent),
+    Ping,
 }
 
 impl ControlLoop {
@@ -172,9 +180,7 @@ impl ControlLoop {
             recent: recent.clone(),
             access: Arc::new(init.access),
         };
-        if let Some(listener) = init.listener {
-            spawn_local(serve_admin(listener, state));
-        }
+        let admin = init.listener.map(|listener| spawn_local(serve_admin(listener, state)).abort_handle());
         let runtime = Rc::new(runtime);
         let children = runtime.clone();
         spawn_local(orphans::reap(move |child| children.is_own_child(child)));
@@ -197,6 +203,10 @@ impl ControlLoop {
             next_ticket: 1,
             worker_ends: watch_workers(init.workers),
             access_log: init.access_log,
+            announcer: Announcer::new(),
+            upgrade: init.upgrade,
+            predecessor: init.predecessor,
+            admin,
         })
     }
 
@@ -212,6 +222,10 @@ impl ControlLoop {
 
     /// Bounded like everything before it: an engine that hangs is not waited for.
     async fn close(&self, end: End) -> End {
+        // What it has found and started is its predecessor's, or ends with it.
+        if self.core.is_standing_by() {
+            return end;
+        }
         if end == End::Drained && timeout(CLOSE_LIMIT, self.runtime.close()).await.is_err() {
             write(Level::Error, "what the replicas ran on could not be cleaned up in time");
             return End::LeftBehind;
@@ -229,13 +243,17 @@ impl ControlLoop {
 
     async fn next_turn(&mut self, signals: &mut Signals) -> Turn {
         let due = self.instant(self.core.due().min(self.core.log_due()));
+        let due = self.upgrade.waits_until().map_or(due, |give_up_at| due.min(give_up_at));
+        let ping = self.announcer.next_ping().unwrap_or_else(|| self.instant(Tick::NEVER));
         tokio::select! {
-            request = next_signal(signals) => Turn::Signal(request),
+            request = signals.next() => Turn::Signal(request),
             Some(prepared) = self.prepared.recv() => Turn::Prepared(prepared),
             Some(command) = self.inbox.recv() => Turn::Apply(command),
             Some(request) = self.requests.recv() => Turn::Request(request),
             () = self.wakeup.0.notified() => Turn::Workers,
             Some(end) = self.worker_ends.recv() => Turn::WorkerEnded(end),
+            event = self.upgrade.next() => Turn::Successor(event),
+            () = sleep_until(ping) => Turn::Ping,
             () = sleep_until(due) => Turn::Apply(Command::Tick),
         }
     }
@@ -252,6 +270,8 @@ impl ControlLoop {
                 self.carry_out(actions);
             }
             Turn::Signal(SignalRequest::Stop(name)) => {
+                self.announce_stop(name);
+                self.end_upgrade();
                 let actions = self.core.signal(name, now);
                 self.carry_out(actions);
             }
@@ -260,8 +280,10 @@ impl ControlLoop {
                 Some(log) => log.reopen(),
                 None => write(Level::Warn, NO_LOG_FILE),
             },
-            Turn::Signal(SignalRequest::Unsupported(_)) => {}
+            Turn::Signal(SignalRequest::Upgrade) => self.upgrade(),
             Turn::Prepared(prepared) => self.take_in(prepared, now),
+            Turn::Successor(event) => self.successor(event),
+            Turn::Ping => self.ping(),
         }
         let lines = self.core.flush_log(now);
         self.carry_out(lines);
@@ -269,6 +291,8 @@ impl ControlLoop {
             let actions = self.core.take_acks(now);
             self.carry_out(actions);
         }
+        self.advance_replacement();
+        self.announce();
     }
 
     fn apply(&mut self, command: Command, now: Tick) {
@@ -285,6 +309,9 @@ impl ControlLoop {
             }
             AdminRequest::Status { reply } => {
                 let _ = reply.send(self.core.status(now));
+            }
+            AdminRequest::Readiness { reply } => {
+                let _ = reply.send(self.core.readiness());
             }
             AdminRequest::Reload { dry_run: DryRun::No, reply } => self.begin_reload(Requester::Admin(reply)),
             AdminRequest::Reload { dry_run: DryRun::Yes, reply } => {

@@ -20,9 +20,10 @@ pub struct Prepared {
 impl ControlLoop {
     /// Reads the configuration, and has the runtimes prepared for it.
     pub(super) fn begin_reload(&mut self, requester: Requester) {
-        if self.reload.is_some() {
-            return requester.answer(Err(ReloadError::Unavailable("another reload is under way".into())));
+        if let Some(why) = self.why_no_reload() {
+            return requester.answer(Err(ReloadError::Unavailable(why.into())));
         }
+        self.announce_reload();
         let ReloadPlan { topology, heartbeats, runtimes, report } = match self.configuration.read() {
             Ok(plan) => plan,
             Err(lines) => return requester.answer(Err(ReloadError::Invalid(lines))),
@@ -35,10 +36,20 @@ impl ControlLoop {
         });
     }
 
+    fn why_no_reload(&self) -> Option<&'static str> {
+        if self.reload.is_some() {
+            Some("another reload is under way")
+        } else if self.upgrade.is_wanted() || self.core.is_standing_by() {
+            Some("an upgrade is under way")
+        } else {
+            None
+        }
+    }
+
     /// Says what a reload would do.
     pub(super) fn try_reload(&mut self) -> ReloadAnswer {
-        if self.reload.is_some() {
-            return Err(ReloadError::Unavailable("another reload is under way".into()));
+        if let Some(why) = self.why_no_reload() {
+            return Err(ReloadError::Unavailable(why.into()));
         }
         let plan = self.configuration.read().map_err(ReloadError::Invalid)?;
         self.configuration.discard();

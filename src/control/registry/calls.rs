@@ -101,7 +101,8 @@ impl Registry {
         while self.addition.is_none() {
             let Some(QueuedCall { ticket, service, call }) = self.calls.pop_front() else { return };
             let outcome = match call {
-                _ if self.stopping => Err(Rejection::unavailable("the balancer is stopping".into())),
+                _ if self.is_stopping() => Err(Rejection::unavailable("the balancer is stopping".into())),
+                _ if self.held.is_some() => Err(Rejection::unavailable(self.held.unwrap_or_default().into())),
                 Call::List => Ok(()),
                 Call::Add(change) => self.add(ticket, service, &change, now),
                 Call::Remove(change) => self.remove_members(ticket, service, &change, now),

@@ -11,7 +11,7 @@ use crate::control::runtime::{Failure, InstanceId, RuntimeEvent, Spec, Started};
 use crate::core::limits::Limits;
 use crate::core::proxy::Version;
 use crate::core::ring::RingKind;
-use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, ServiceId, Snapshot};
+use crate::core::snapshot::{Endpoint, KeyPolicy, Lifecycle, Mode, ServiceId, Snapshot};
 use crate::core::tick::Tick;
 use crate::shared::events::WorkerEvent;
 
@@ -83,6 +83,11 @@ pub enum Command {
     Acked(u64),
     /// `Registry::due` came.
     Tick,
+    /// What comes before an end: see `Lifecycle`. It never goes back.
+    Enter(Lifecycle),
+    /// No change is taken until `Release`: this is why.
+    Hold(&'static str),
+    Release,
     /// Drain and end.
     Stop,
     WorkersEnded,

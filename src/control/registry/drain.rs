@@ -8,7 +8,7 @@ use super::command::{Effect, since};
 use super::leaving::{Drained, Leaving, NameUse};
 use super::slot::{Slot, SlotState};
 use crate::control::runtime::{InstanceId, Origin};
-use crate::core::snapshot::ServiceId;
+use crate::core::snapshot::{Lifecycle, ServiceId};
 use crate::core::tick::Tick;
 
 /// What an instance gets to end by itself once its requests are done; then it is ended by force.
@@ -73,11 +73,11 @@ impl Registry {
 
     /// No more starts, heals or calls; the workers finish the requests they have.
     pub(super) fn stop(&mut self, now: Tick) {
-        if std::mem::replace(&mut self.stopping, true) {
+        if self.is_stopping() {
             return;
         }
-        let tallies: Vec<String> = self.services.values().map(|service| service.tally()).collect();
-        self.log(Level::Info, format!("stopping: requests under way finish; {}", tallies.join(", ")));
+        self.lifecycle = Lifecycle::Stopping;
+        self.log(Level::Info, format!("stopping: requests under way finish; {}", self.tally()));
         self.undo_addition(Rejection::unavailable("the balancer is stopping".into()), now);
         self.end_successions("the balancer is stopping");
         self.take_calls(now);
@@ -85,7 +85,7 @@ impl Registry {
 
     /// The workers are gone: every managed instance ends, unless those of its service outlive the balancer.
     pub(super) fn workers_ended(&mut self) {
-        self.stopping = true;
+        self.lifecycle = Lifecycle::Stopping;
         self.ending = true;
         let services: Vec<ServiceId> = self.services.keys().copied().collect();
         services.into_iter().for_each(|service| self.give_up_members(service));

@@ -17,10 +17,12 @@ use crate::core::snapshot::{Endpoint, ReplicaId, ServiceId};
 use crate::core::tick::Tick;
 
 impl Registry {
-    pub(super) fn found(&mut self, found: Vec<(Spec, Started)>, now: Tick) {
+    pub(super) fn found(&mut self, mut found: Vec<(Spec, Started)>, now: Tick) {
+        found.sort_by_key(|(spec, _)| self.inherited_place(spec));
         self.insert_found(found, now);
         let services: Vec<ServiceId> = self.services.keys().copied().collect();
         services.into_iter().for_each(|service| self.fill_up(service, now));
+        self.settled_below = Some(SlotId::default());
     }
 
     /// Instances that run already, of runtimes that were opened.
@@ -35,6 +37,10 @@ impl Registry {
             }
             if spec.instance.origin() == Origin::Managed {
                 self.log(Level::Info, format!("{}: adopted {}", spec.name, started.handle));
+            }
+            if self.was_removed(&spec) {
+                self.removed.insert(spec.name.clone(), (spec, started));
+                continue;
             }
             self.insert_filled(spec, started, now);
         }
@@ -53,7 +59,10 @@ impl Registry {
         service.mark_ring_changed();
         if service.config.can_start {
             let missing = service.config.replicas.saturating_sub(service.managed());
-            for name in self.free_names(missing) {
+            // Only at the start: what a reload asks for is new.
+            let inherited = self.settled_below.is_none().then(|| self.inherited_names(id)).flatten();
+            let names = inherited.unwrap_or_else(|| self.free_names(missing));
+            for name in names {
                 let slot = Slot::vacant(id, name, self.workers, now);
                 self.insert(slot);
             }
@@ -217,7 +226,7 @@ impl Registry {
             (lived, slot.vacate(now))
         });
         let Some((lived, pause_ms)) = vacated else { return };
-        let then = match (self.stopping, pause_ms) {
+        let then = match (self.is_stopping(), pause_ms) {
             (true, _) => "",
             (_, 0) => "; it is replaced at once",
             (_, _) => &format!("; it is replaced in {}", readable(pause_ms)),

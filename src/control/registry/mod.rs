@@ -28,6 +28,7 @@
 //! | `topology` | services, listeners and routes as a configuration gives them, with their ids: at the start and at a reload |
 //! | `status` | copies for the live page and the metrics: [`Status`] (deaths, heals), [`ReplicaStatus`] (address, weight, state and why, requests, failures, handle) |
 //! | `tests` | tests of all of this |
+//! | `lifecycle` | from the start to the end: when a start is over, what a successor takes over |
 
 mod answer;
 mod calls;
@@ -37,6 +38,7 @@ mod drain;
 mod health;
 mod instances;
 mod leaving;
+mod lifecycle;
 mod publication;
 mod removed;
 mod service;
@@ -59,12 +61,13 @@ pub use calls::{ACK_TIMEOUT_MS, add_limit_ms};
 pub use command::{Command, Effect, RegistryConfig, ServiceConfig, readable};
 pub use drain::STOP_GRACE_MS;
 pub use health::{HealthPolicy, ProbeFailure, ProbeFault};
+pub use lifecycle::Predecessor;
 pub use status::{ReplicaStatus, Status};
 use topology::PendingTopology;
 pub use topology::{Reconfiguration, ServiceSource, Topology};
 
 use crate::core::routes::Routes;
-use crate::core::snapshot::{Listener, ListenerId, Service, ServiceId, Snapshot};
+use crate::core::snapshot::{Lifecycle, Listener, ListenerId, Service, ServiceId, Snapshot};
 use crate::core::tick::Tick;
 use calls::{Addition, DeferredReply, QueuedCall};
 use leaving::LeavingTable;
@@ -104,8 +107,13 @@ pub struct Registry {
     acked_epoch: u64,
     /// Of the next managed instance or foreign replica.
     next_number: u64,
-    /// Set by `Stop`: nothing is started or healed any more.
-    stopping: bool,
+    /// Once it stops, nothing is started or healed any more.
+    lifecycle: Lifecycle,
+    predecessor: Predecessor,
+    /// Why no change is taken now.
+    held: Option<&'static str>,
+    /// `Found` came, and slots below this one are settled.
+    settled_below: Option<SlotId>,
     /// Set by `WorkersEnded`: the instances end.
     ending: bool,
     /// When skipped probes may be logged again.
@@ -116,6 +124,10 @@ pub struct Registry {
 impl Registry {
     /// Also the first snapshot, epoch 1, with no replica in it: they come with `Command::Found`.
     pub fn new(config: RegistryConfig) -> (Registry, Snapshot) {
+        Registry::with_lifecycle(config, Lifecycle::Serving, Predecessor::default())
+    }
+
+    fn with_lifecycle(config: RegistryConfig, lifecycle: Lifecycle, predecessor: Predecessor) -> (Registry, Snapshot) {
         let mut registry = Registry {
             services: BTreeMap::new(),
             static_services: BTreeMap::new(),
@@ -123,7 +135,7 @@ impl Registry {
             routes: config.topology.routes,
             workers: config.workers,
             random: fastrand::Rng::with_seed(config.seed),
-            publication: Publication::first(),
+            publication: Publication::first(lifecycle),
             slots: Slots::new(),
             leaving: LeavingTable::new(),
             removed: RemovedServers::new(),
@@ -135,7 +147,10 @@ impl Registry {
             now: Tick::ZERO,
             acked_epoch: 0,
             next_number: 1,
-            stopping: false,
+            lifecycle,
+            predecessor,
+            held: None,
+            settled_below: None,
             ending: false,
             log_skipped_at: Tick::ZERO,
             effects: Vec::new(),
@@ -171,6 +186,9 @@ impl Registry {
             Command::WorkerEvent(event) => self.worker_event(&event, now),
             Command::Acked(epoch) => self.acked(epoch, now),
             Command::Tick => {}
+            Command::Enter(lifecycle) => self.enter(lifecycle),
+            Command::Hold(why) => self.held = Some(why),
+            Command::Release => self.held = None,
             Command::Stop => self.stop(now),
             Command::WorkersEnded => self.workers_ended(),
         }
@@ -185,7 +203,7 @@ impl Registry {
 
     /// When `Command::Tick` is wanted next.
     pub fn due(&self) -> Tick {
-        let slots = if self.stopping { Tick::NEVER } else { self.slots.due() };
+        let slots = if self.is_stopping() { Tick::NEVER } else { self.slots.due() };
         let addition = self.addition.as_ref().map_or(Tick::NEVER, |addition| addition.deadline);
         let deferred = self.deferred.front().map_or(Tick::NEVER, |reply| reply.due(self.acked_epoch));
         let topology = self.pending_topology.as_ref().map_or(Tick::NEVER, |pending| pending.deadline);
@@ -198,7 +216,7 @@ impl Registry {
     }
 
     fn expire(&mut self, now: Tick) {
-        if !self.stopping {
+        if !self.is_stopping() {
             let due = self.slots.due_at(now);
             self.start_due(&due, now);
             self.expire_starts(&due, now);

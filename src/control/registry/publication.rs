@@ -8,20 +8,20 @@ use super::Registry;
 use super::command::Effect;
 use super::leaving::Leaving;
 use super::service::ServiceState;
-use crate::core::snapshot::{Service, ServiceId, Snapshot};
+use crate::core::snapshot::{Lifecycle, Service, ServiceId, Snapshot};
 
 /// Which snapshot is in force.
 #[derive(Debug)]
 pub struct Publication {
     epoch: u64,
-    stopping: bool,
+    lifecycle: Lifecycle,
     /// Listeners or routes changed since.
     is_outdated: bool,
 }
 
 impl Publication {
-    pub fn first() -> Publication {
-        Publication { epoch: 1, stopping: false, is_outdated: false }
+    pub fn first(lifecycle: Lifecycle) -> Publication {
+        Publication { epoch: 1, lifecycle, is_outdated: false }
     }
 
     pub fn mark_changed(&mut self) {
@@ -37,12 +37,12 @@ impl Publication {
 impl Registry {
     pub(super) fn publish_changes(&mut self) {
         let has_changes = self.services.values().any(ServiceState::has_changes);
-        if !has_changes && self.publication.stopping == self.stopping && !self.publication.is_outdated {
+        if !has_changes && self.publication.lifecycle == self.lifecycle && !self.publication.is_outdated {
             return;
         }
         self.publication.is_outdated = false;
         self.publication.epoch += 1;
-        self.publication.stopping = self.stopping;
+        self.publication.lifecycle = self.lifecycle;
         let snapshot = Arc::new(self.snapshot());
         self.effects.insert(0, Effect::Publish(snapshot));
     }
@@ -56,7 +56,7 @@ impl Registry {
         let fixed = self.static_services.iter().map(|(id, service)| (*id, service.clone()));
         let services: BTreeMap<ServiceId, Arc<Service>> = services.chain(fixed).collect();
         let (services, listeners) = (services.into_values().collect(), self.listeners.values().cloned().collect());
-        let Publication { epoch, stopping, .. } = self.publication;
-        Snapshot { epoch, stopping, services, listeners, routes: self.routes.clone() }
+        let Publication { epoch, lifecycle, .. } = self.publication;
+        Snapshot { epoch, lifecycle, services, listeners, routes: self.routes.clone() }
     }
 }

@@ -212,6 +212,13 @@ impl Slot {
         matches!(self.state, SlotState::Up { .. })
     }
 
+    /// It is known whether an instance of it answers: one does or did, or a start of one has failed.
+    pub fn is_settled(&self) -> bool {
+        let begins =
+            matches!(self.state, SlotState::Vacant { .. } | SlotState::Starting { .. } | SlotState::Probing { .. });
+        !begins || self.failures_in_a_row > 0
+    }
+
     pub fn is_member(&self) -> bool {
         self.standing == Standing::Member
     }

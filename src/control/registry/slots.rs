@@ -11,7 +11,7 @@ use crate::core::snapshot::{Endpoint, ReplicaId, State};
 use crate::core::tick::Tick;
 
 /// Rises with every insertion: the members of a service are in ring order when sorted by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SlotId(u64);
 
 #[derive(Debug)]
@@ -142,6 +142,11 @@ impl Slots {
 
     pub fn all(&self) -> impl Iterator<Item = &Slot> {
         self.slots.values()
+    }
+
+    /// Those from `id` on, in order.
+    pub fn from(&self, id: SlotId) -> impl Iterator<Item = (SlotId, &Slot)> {
+        self.slots.range(id..).map(|(id, slot)| (*id, slot))
     }
 
     pub fn named(&self, name: &str) -> Option<SlotId> {

@@ -30,6 +30,12 @@ struct Succession {
     since: Tick,
 }
 
+impl Successions {
+    pub fn is_under_way(&self) -> bool {
+        self.current.is_some()
+    }
+}
+
 impl Registry {
     /// An instance runs with settings that hold no longer.
     pub(super) fn outdated(&mut self, instance: InstanceId, why: String) {
@@ -38,7 +44,7 @@ impl Registry {
 
     /// The next outdated instance that is up gets a successor. One that is not up is replaced anyway.
     pub(super) fn begin_succession(&mut self, now: Tick) {
-        if self.successions.current.is_some() || self.stopping {
+        if self.successions.current.is_some() || self.is_stopping() || self.held.is_some() {
             return;
         }
         let slots = &self.slots;

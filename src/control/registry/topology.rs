@@ -89,7 +89,7 @@ impl Registry {
     /// connections and counters.
     pub(super) fn reconfigure(&mut self, change: Reconfiguration, now: Tick) {
         let Reconfiguration { ticket, topology, found } = change;
-        if self.stopping {
+        if self.is_stopping() {
             let rejection = Rejection::unavailable("the balancer is stopping".into());
             return self.emit(Effect::Reply { ticket, answer: Answer::Rejected(rejection) });
         }
@@ -120,7 +120,7 @@ impl Registry {
                     format!("service {name}: no replica of it answers yet; requests are sent to it all the same");
                 self.log(Level::Warn, line);
             }
-            Some(_) if !self.stopping => return,
+            Some(_) if !self.is_stopping() => return,
             _ => {}
         }
         self.finish_reconfiguration(now);

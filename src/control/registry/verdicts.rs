@@ -160,7 +160,7 @@ impl Registry {
         let Some(service) = self.service_of(id) else { return };
         let is_replaced = |slot: &Slot| slot.origin == Origin::Managed && !slot.is_up();
         if instance.origin() == Origin::Foreign
-            || self.stopping
+            || self.is_stopping()
             || service.members().iter().filter_map(|id| self.slots.slot(*id)).any(is_replaced)
         {
             // It stays, and is at least passed over.

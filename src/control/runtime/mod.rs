@@ -19,6 +19,7 @@ mod process_state;
 pub mod resolver;
 
 use std::fmt::{self, Display, Formatter};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,6 +109,13 @@ pub enum RuntimeEvent {
     Outdated { instance: InstanceId, why: String },
 }
 
+/// What a runtime passes on to a successor of this process.
+#[derive(Debug, Default)]
+pub struct Lent {
+    pub run_id: Option<String>,
+    pub lock: Option<OwnedFd>,
+}
+
 /// Why a start or a stop failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -153,6 +161,13 @@ pub trait Runtime {
     fn stop_limit(&self) -> Duration {
         Duration::ZERO
     }
+    /// A successor of this process is about to start: until `take_back`, nothing is started, stopped or removed here that a
+    /// successor would find. What it needs beside the replicas' names.
+    fn lend(&self) -> Lent {
+        Lent::default()
+    }
+    /// There is no successor after all.
+    fn take_back(&self) {}
     /// Whether it waits for this child of ours itself.
     fn is_own_child(&self, _process: Pid) -> bool {
         false

@@ -4,6 +4,7 @@
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,11 +12,12 @@ use rustix::process::Pid;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::spawn_local;
 
-use super::docker::Docker;
+use super::docker::{Docker, DockerPredecessor};
 use super::fixed::Fixed;
 use super::process::{self, Processes};
-use super::{Failure, FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started};
+use super::{Failure, FailureKind, InstanceId, Lent, Runtime, RuntimeEvent, Spec, Started};
 use crate::core::snapshot::ServiceId;
+use crate::kernel::inherited::LOCK;
 use crate::settings::{DockerSettings, FixedReplica};
 
 /// What runs the replicas of one service.
@@ -39,12 +41,17 @@ pub enum RuntimeSettings {
     Fixed(Vec<FixedReplica>),
 }
 
+/// By the name of the service.
+pub type DockerPredecessors = BTreeMap<String, DockerPredecessor>;
+
 impl RuntimeSettings {
-    pub async fn open(self) -> Result<ServiceRuntime, Failure> {
+    /// `predecessors` are the Docker runtimes of the process that this one replaces, by service.
+    pub async fn open(self, predecessors: &mut DockerPredecessors) -> Result<ServiceRuntime, Failure> {
         Ok(match self {
             RuntimeSettings::Process { program } => ServiceRuntime::Process(Processes::new(program)?),
             RuntimeSettings::Docker { settings, service } => {
-                ServiceRuntime::Docker(Docker::open(*settings, &service).await?)
+                let predecessor = predecessors.remove(&service);
+                ServiceRuntime::Docker(Docker::open(*settings, &service, predecessor).await?)
             }
             RuntimeSettings::Fixed(replicas) => ServiceRuntime::Fixed(Fixed::new(replicas)),
         })
@@ -124,7 +131,7 @@ impl PerService {
         }
         let mut opened = Vec::new();
         for (service, settings) in new {
-            let runtime = Rc::new(settings.open().await?);
+            let runtime = Rc::new(settings.open(&mut DockerPredecessors::new()).await?);
             done.found.append(&mut self.attach_one(service, &runtime).await?);
             opened.push((service, runtime));
         }
@@ -153,6 +160,19 @@ impl PerService {
         let numbers = found.iter().filter_map(|(spec, _)| managed(spec.instance));
         self.managed.borrow_mut().extend(numbers.map(|number| (number, service)));
         Ok(found)
+    }
+
+    /// A successor of this process is about to start: what the runtimes pass on to it, run ids and locks, by service.
+    pub fn lend_all(&self) -> (BTreeMap<String, String>, Vec<(String, OwnedFd)>) {
+        let (mut run_ids, mut locks) = (BTreeMap::new(), Vec::new());
+        for runtime in self.all() {
+            let Lent { run_id, lock } = runtime.lend();
+            if let ServiceRuntime::Docker(docker) = &*runtime {
+                run_ids.extend(run_id.map(|run_id| (docker.service().to_owned(), run_id)));
+                locks.extend(lock.map(|lock| (format!("{LOCK}{}", docker.service()), lock)));
+            }
+        }
+        (run_ids, locks)
     }
 
     fn all(&self) -> Vec<Rc<ServiceRuntime>> {
@@ -276,6 +296,10 @@ impl Runtime for PerService {
         self.all().iter().map(|runtime| runtime.stop_limit()).max().unwrap_or_default()
     }
 
+    fn take_back(&self) {
+        self.all().iter().for_each(|runtime| runtime.take_back());
+    }
+
     fn is_own_child(&self, process: Pid) -> bool {
         self.all().iter().any(|runtime| runtime.is_own_child(process))
     }
@@ -341,6 +365,22 @@ impl Runtime for ServiceRuntime {
         match self {
             ServiceRuntime::Docker(docker) => docker.stop_limit(),
             ServiceRuntime::Process(_) | ServiceRuntime::Fixed(_) => Duration::ZERO,
+        }
+    }
+
+    fn lend(&self) -> Lent {
+        match self {
+            ServiceRuntime::Process(processes) => processes.lend(),
+            ServiceRuntime::Docker(docker) => docker.lend(),
+            ServiceRuntime::Fixed(fixed) => fixed.lend(),
+        }
+    }
+
+    fn take_back(&self) {
+        match self {
+            ServiceRuntime::Process(processes) => processes.take_back(),
+            ServiceRuntime::Docker(docker) => docker.take_back(),
+            ServiceRuntime::Fixed(fixed) => fixed.take_back(),
         }
     }
 

@@ -89,9 +89,13 @@ impl Processes {
             command.arg("replica").env_clear().stdout(Stdio::null());
             return command;
         }
-        // The balancer's settings are not the program's, and its token is secret.
-        let ours =
-            std::env::vars_os().map(|(name, _)| name).filter(|name| name.as_encoded_bytes().starts_with(b"RINGWAY_"));
+        // The balancer's settings are not the program's, its token is secret, and the service manager is its own business.
+        let is_ours = |name: &OsString| {
+            let name = name.as_encoded_bytes();
+            [&b"RINGWAY_"[..], b"LISTEN_FD", b"WATCHDOG_"].iter().any(|prefix| name.starts_with(prefix))
+                || name == b"NOTIFY_SOCKET"
+        };
+        let ours = std::env::vars_os().map(|(name, _)| name).filter(is_ours);
         for name in ours {
             command.env_remove(name);
         }

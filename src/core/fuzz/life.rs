@@ -12,7 +12,7 @@ use crate::core::limits::Limits;
 use crate::core::proxy::Version;
 use crate::core::ring::{Member, Ring, RingKind};
 use crate::core::session::{Arrival, Session};
-use crate::core::snapshot::{KeyPolicy, ListenerId, Mode, ReplicaId, Service, Snapshot};
+use crate::core::snapshot::{KeyPolicy, Lifecycle, ListenerId, Mode, ReplicaId, Service, Snapshot};
 use crate::core::step::{Connect, Connection, Ending, Flush, Io, Leg, Ready, SpliceIn, Step};
 use crate::core::tick::Tick;
 
@@ -48,7 +48,7 @@ pub fn session(bytes: &[u8]) {
             Event::Down if session.replica().is_some() => session.on_replica_down(&mut cx),
             Event::Down => {}
             Event::Stop => {
-                Arc::make_mut(&mut cx.snapshot).stopping = true;
+                Arc::make_mut(&mut cx.snapshot).lifecycle = Lifecycle::Stopping;
                 session.on_drain(&cx);
             }
         }

@@ -428,7 +428,11 @@ impl Session {
     /// When a connection that begins to linger now is closed. A balancer that stops waits for silence only.
     fn linger_end(&self, cx: &Context) -> Tick {
         let limits = self.limits(&cx.snapshot);
-        cx.now.after_ms(if cx.snapshot.stopping { limits.linger_timeout_ms } else { limits.linger_max_ms })
+        cx.now.after_ms(if cx.snapshot.lifecycle.is_stopping() {
+            limits.linger_timeout_ms
+        } else {
+            limits.linger_max_ms
+        })
     }
 
     fn arm(&mut self, now: Tick, ms: u64) {

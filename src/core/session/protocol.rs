@@ -45,7 +45,7 @@ impl Session {
         if self.client.hangup {
             self.close_if_abandoned(Ready::HANGUP, cx);
         }
-        if cx.snapshot.stopping {
+        if cx.snapshot.lifecycle.is_stopping() {
             self.on_drain(cx);
         }
         self.upload.reclaim(&mut cx.pool);
@@ -251,7 +251,8 @@ impl Session {
             Err(why) => return self.read_canonical_response(len, why, cx),
         };
         let mut summary = self.exchange.asked();
-        summary.keep_alive &= !cx.snapshot.stopping && self.upload.phase == Phase::Done && !self.upload.ended;
+        summary.keep_alive &=
+            cx.snapshot.lifecycle.keeps_alive() && self.upload.phase == Phase::Done && !self.upload.ended;
         if parsed.status == 101 {
             let offered = self.exchange.head.upgrade.as_deref().unwrap_or_default();
             if !head::is_among(head::value(parsed.fields, "upgrade"), offered) {
@@ -369,7 +370,7 @@ impl Session {
     fn end_exchange(&mut self, cx: &mut Context) {
         self.end_record(cx);
         let whole = self.upload.phase == Phase::Done;
-        let stopping = cx.snapshot.stopping;
+        let stopping = cx.snapshot.lifecycle.is_stopping();
         self.exchange.kind = ExchangeKind::Idle;
         if self.exchange.response == ResponseState::Truncated {
             let cut = self.download.body.is_close_delimited();

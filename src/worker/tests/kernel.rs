@@ -175,8 +175,8 @@ impl Kernel for ScriptedKernel {
         0
     }
 
-    fn listener(&mut self, address: SocketAddr) -> Option<((), SocketAddr)> {
-        Some(((), address))
+    fn listeners(&mut self, address: SocketAddr) -> Vec<((), SocketAddr)> {
+        vec![((), address)]
     }
 
     fn accept(&mut self, (): &()) -> io::Result<(usize, SocketAddr)> {

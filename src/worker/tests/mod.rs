@@ -123,7 +123,7 @@ impl Rig {
     }
 
     fn stop(&mut self) {
-        self.publish(|snapshot| snapshot.stopping = true);
+        self.publish(|snapshot| snapshot.lifecycle = Lifecycle::Stopping);
     }
 
     fn set_limits(&mut self, limits: Limits) {

@@ -265,7 +265,7 @@ fn a_stop_ends_every_instance_and_then_finishes() {
     let mut world = World::up();
     let slow = world.call(Call::Add(change(1, &[])));
     world.tell(Command::Stop);
-    assert!(world.shown.stopping);
+    assert!(world.shown.lifecycle.is_stopping());
     assert!(world.replies.contains_key(&slow));
     assert_eq!(rejected(world.answer(add(1, &[]))).0, 503);
     world.kill("server1");

@@ -66,7 +66,9 @@ impl Driver {
             *spec.name == *labels.slot || spec.instance == InstanceId::Managed(labels.instance)
         };
         match () {
-            () if self.settings.on_exit == OnExit::Remove => Some("left by a Ringway that was killed"),
+            () if self.settings.on_exit == OnExit::Remove && !self.is_successor => {
+                Some("left by a Ringway that was killed")
+            }
             () if state != Some(State::RUNNING) => Some("it is not running"),
             () if labels.instance == 0 || labels.slot.is_empty() => Some("its labels are broken"),
             () if adopted.iter().any(same_slot) => Some("its slot is filled"),

@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
@@ -45,13 +46,25 @@ const TRIES: u32 = 5;
 pub struct ClusterLock {
     lock: Arc<Lock>,
     keeper: AbortHandle,
-    _socket: Option<UnixDatagram>,
+    socket: Option<UnixDatagram>,
+    /// A process that replaces this one has it too, and is about to be the only one.
+    is_lent: AtomicBool,
 }
 
 impl ClusterLock {
-    /// `image` is any image that the engine has: a container cannot be created without one.
-    pub async fn acquire(engine: &Engine, cluster: &str, image: &str, run_id: &str) -> Result<ClusterLock, Failure> {
-        let socket = bind(&engine.id().await?, cluster);
+    /// `image` is any image that the engine has: a container cannot be created without one. `socket` is that of the Ringway
+    /// which this one replaces: the lock that carries their run id is theirs both.
+    pub async fn acquire(
+        engine: &Engine,
+        cluster: &str,
+        image: &str,
+        run_id: &str,
+        socket: Option<UnixDatagram>,
+    ) -> Result<ClusterLock, Failure> {
+        let socket = match socket {
+            Some(socket) => Ok(socket),
+            None => bind(&engine.id().await?, cluster),
+        };
         if let Err(error) = &socket {
             if error.kind() == ErrorKind::AddrInUse {
                 return Err(held(engine, cluster, "in this network namespace"));
@@ -69,15 +82,36 @@ impl ClusterLock {
         });
         lock.take().await?;
         let keeper = tokio::spawn(lock.clone().keep()).abort_handle();
-        Ok(ClusterLock { lock, keeper, _socket: socket.ok() })
+        Ok(ClusterLock { lock, keeper, socket: socket.ok(), is_lent: AtomicBool::new(false) })
     }
 
     /// `Err` if another Ringway has taken the cluster over: its containers are that one's.
     pub fn check(&self) -> Result<(), Failure> {
+        if self.is_lent() {
+            let message = "an upgrade is under way: the new process starts and stops containers".to_owned();
+            return Err(Failure { kind: FailureKind::Unavailable, message });
+        }
         match self.lock.is_lost.load(Ordering::Relaxed) {
             false => Ok(()),
             true => Err(held(&self.lock.engine, &self.lock.cluster, "which took it over")),
         }
+    }
+
+    /// A process that replaces this one starts and stops containers from now on.
+    pub fn lend(&self) {
+        self.is_lent.store(true, Ordering::Relaxed);
+    }
+
+    pub fn take_back(&self) {
+        self.is_lent.store(false, Ordering::Relaxed);
+    }
+
+    pub fn is_lent(&self) -> bool {
+        self.is_lent.load(Ordering::Relaxed)
+    }
+
+    pub fn socket(&self) -> Option<OwnedFd> {
+        self.socket.as_ref()?.as_fd().try_clone_to_owned().ok()
     }
 
     pub async fn release(&self) {
@@ -144,6 +178,9 @@ impl Lock {
                 return Ok(());
             }
             let Some(holder) = self.list().await?.into_iter().find(|found| found.is_lock) else { continue };
+            if holder.run_id == self.run_id {
+                return Ok(());
+            }
             let is_gone = self.namespace.is_some() && holder.namespace == self.namespace;
             if !is_gone && self.is_answered().await? {
                 return Err(held(&self.engine, &self.cluster, &holder.process));

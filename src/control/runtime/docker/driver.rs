@@ -45,8 +45,10 @@ pub struct Driver {
     pub reach: Reach,
     /// Where published ports are dialled.
     pub host: IpAddr,
-    /// Random, and new with every start of Ringway.
+    /// Random, and new with every start of Ringway but one that replaces another.
     pub run_id: String,
+    /// This process goes on with the containers of the one that it replaces.
+    pub is_successor: bool,
     /// How long a container may take to end by itself.
     pub stop_timeout: Duration,
     pub cluster_lock: ClusterLock,

@@ -48,12 +48,15 @@ mod network;
 mod plan;
 mod watch;
 
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use self::adopt::Adopted;
@@ -63,7 +66,7 @@ use self::driver::Driver;
 use self::engine::{Engine, no_image, status};
 use self::instance_table::InstanceTable;
 use self::plan::{ContainerPlan, Image};
-use super::{Failure, FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started, process_state};
+use super::{Failure, FailureKind, InstanceId, Lent, Runtime, RuntimeEvent, Spec, Started, process_state};
 use crate::settings::{DockerSettings, Reach};
 
 /// How long an engine may take to say how a silent container is.
@@ -72,13 +75,27 @@ const SUSPENSION_LIMIT: Duration = Duration::from_millis(500);
 /// The Docker runtime.
 pub struct Docker {
     driver: Arc<Driver>,
+    /// The task that follows the engine, and where it reports.
+    watch: RefCell<Option<(AbortHandle, UnboundedSender<RuntimeEvent>)>>,
+}
+
+/// What a Ringway passes on to the one that replaces it: both are one run, so that the cluster stays locked and containers
+/// keep their labels.
+#[derive(Debug, Default)]
+pub struct DockerPredecessor {
+    pub run_id: Option<String>,
+    pub lock: Option<UnixDatagram>,
 }
 
 impl Docker {
     /// Containers of others whose label `ringway.service` names another service than `service` are not balanced.
     ///
     /// Connects, and checks for image and network (which it creates), so that their lack ends the start of Ringway.
-    pub async fn open(settings: DockerSettings, service: &str) -> Result<Docker, Failure> {
+    pub async fn open(
+        settings: DockerSettings,
+        service: &str,
+        predecessor: Option<DockerPredecessor>,
+    ) -> Result<Docker, Failure> {
         let engine = Engine::connect(settings.host.as_deref()).await?;
         let image = image(&engine, &settings.image).await?;
         let network = network::ensure(&engine, &settings).await?;
@@ -90,9 +107,11 @@ impl Docker {
             _ => Ipv4Addr::LOCALHOST.into(),
         };
         let plan = ContainerPlan::new(&settings, &network.name, &image, publish);
-        let run_id = format!("{:016x}", fastrand::u64(..));
+        let DockerPredecessor { run_id, lock } = predecessor.unwrap_or_default();
+        let is_successor = run_id.is_some();
+        let run_id = run_id.unwrap_or_else(|| format!("{:016x}", fastrand::u64(..)));
         // Last, so that no start that fails leaves it behind.
-        let cluster_lock = ClusterLock::acquire(&engine, &settings.cluster, &image.id, &run_id).await?;
+        let cluster_lock = ClusterLock::acquire(&engine, &settings.cluster, &image.id, &run_id, lock).await?;
         log::info!("Docker engine at {}, image {}, network {}", engine.host, settings.image, network.name);
         let stop_timeout = confinement::stop_timeout(&settings.container, image.kind);
         let table = Mutex::new(InstanceTable::new(&network.name, image.stop_signal));
@@ -106,18 +125,29 @@ impl Docker {
                 reach,
                 host,
                 run_id,
+                is_successor,
                 stop_timeout,
                 cluster_lock,
                 table,
                 changed: Notify::new(),
             }),
+            watch: RefCell::default(),
         })
     }
 }
 
 impl Docker {
+    pub fn service(&self) -> &str {
+        &self.driver.service
+    }
+
     pub fn settings(&self) -> &DockerSettings {
         &self.driver.settings
+    }
+
+    fn watch(&self, events: UnboundedSender<RuntimeEvent>, outdated: Vec<InstanceId>) {
+        let task = tokio::spawn(watch::run(self.driver.clone(), events.clone(), outdated));
+        self.watch.replace(Some((task.abort_handle(), events)));
     }
 }
 
@@ -137,11 +167,11 @@ impl Runtime for Docker {
 
     async fn attach(&self, events: UnboundedSender<RuntimeEvent>) -> Result<Vec<(Spec, Started)>, Failure> {
         let adopted = self.driver.adopt_or_remove().await;
-        if adopted.is_err() {
+        if adopted.is_err() && !self.driver.is_successor {
             self.driver.cluster_lock.release().await;
         }
         let Adopted { instances, outdated } = adopted?;
-        tokio::spawn(watch::run(self.driver.clone(), events, outdated));
+        self.watch(events, outdated);
         Ok(instances)
     }
 
@@ -155,11 +185,34 @@ impl Runtime for Docker {
         self.driver.stop_timeout
     }
 
+    fn lend(&self) -> Lent {
+        if let Some((task, _)) = &*self.watch.borrow() {
+            task.abort();
+        }
+        self.driver.cluster_lock.lend();
+        let lock = self.driver.cluster_lock.socket();
+        Lent { run_id: Some(self.driver.run_id.clone()), lock }
+    }
+
+    /// The engine's list tells what happened meanwhile.
+    fn take_back(&self) {
+        self.driver.cluster_lock.take_back();
+        if let Some((_, events)) = self.watch.take() {
+            self.watch(events, Vec::new());
+        }
+    }
+
     async fn close(&self) {
+        if self.driver.cluster_lock.is_lent() {
+            return;
+        }
         self.driver.close().await;
     }
 
     fn left_behind(&self) -> Vec<String> {
+        if self.driver.cluster_lock.is_lent() {
+            return Vec::new();
+        }
         self.driver.table().left_behind(self.driver.settings.on_exit)
     }
 }

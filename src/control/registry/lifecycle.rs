@@ -1,0 +1,184 @@
+//! From the start to the end of a balancer: when a start is over, and what a process that replaces this one takes over
+//! from it. The drain itself is in `drain`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Registry;
+use super::command::RegistryConfig;
+use super::service::ServiceState;
+use super::slot::SlotState;
+use crate::control::runtime::Spec;
+use crate::core::snapshot::{Lifecycle, ServiceId, Snapshot};
+
+/// What a balancer tells the process that replaces it: the replicas of each service, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Predecessor {
+    services: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+}
+
+impl Registry {
+    /// Begins with the replicas of `predecessor`, if it had any, and accepts nothing before
+    /// `Command::Enter(Lifecycle::Serving)`.
+    pub fn starting(config: RegistryConfig, predecessor: Predecessor) -> (Registry, Snapshot) {
+        Registry::with_lifecycle(config, Lifecycle::Starting, predecessor)
+    }
+
+    /// What a successor of this balancer is told.
+    pub fn for_successor(&self) -> Predecessor {
+        let names = |id: &ServiceId| self.member_names(*id).collect();
+        let services = self.services.iter().map(|(id, service)| (service.config.name.clone(), names(id)));
+        Predecessor { services: services.collect() }
+    }
+
+    pub(super) fn enter(&mut self, lifecycle: Lifecycle) {
+        self.lifecycle = self.lifecycle.max(lifecycle);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.lifecycle.is_stopping()
+    }
+
+    pub fn lifecycle(&self) -> Lifecycle {
+        self.lifecycle
+    }
+
+    /// The predecessor had a server of this name removed from its fixed list.
+    pub(super) fn was_removed(&self, spec: &Spec) -> bool {
+        let Some(service) = self.services.get(&spec.service).filter(|service| !service.config.can_start) else {
+            return false;
+        };
+        self.predecessor.services.get(&service.config.name).is_some_and(|names| !names.contains(&spec.name))
+    }
+
+    /// Where the predecessor lists a replica: first those that it has, in its order.
+    pub(super) fn inherited_place(&self, spec: &Spec) -> usize {
+        let service = self.services.get(&spec.service);
+        let names = service.and_then(|service| self.predecessor.services.get(&service.config.name));
+        names.and_then(|names| names.iter().position(|name| *name == spec.name)).unwrap_or(usize::MAX)
+    }
+
+    /// The names of the predecessor's replicas that this balancer has not; `None` without a predecessor that had the
+    /// service.
+    pub(super) fn inherited_names(&self, id: ServiceId) -> Option<Vec<Arc<str>>> {
+        let names = self.predecessor.services.get(&self.services.get(&id)?.config.name)?;
+        Some(names.iter().filter(|name| !self.name_taken(name)).cloned().collect())
+    }
+
+    /// For each replica that there was at first it is known whether it answers: the start is over. Each slot is looked at
+    /// a few times, however often this is called.
+    pub fn is_settled(&mut self) -> bool {
+        let Some(from) = self.settled_below else { return false };
+        let open = self.slots.from(from).find(|(_, slot)| !slot.is_settled()).map(|(id, _)| id);
+        self.settled_below = open.or(Some(from));
+        open.is_none()
+    }
+
+    /// A replica takes requests, or there is none at all: a successor may take over.
+    pub fn can_serve(&self) -> bool {
+        let members = |service: &ServiceState| !service.members().is_empty();
+        self.services.values().any(|service| service.routable() > 0) || !self.services.values().any(members)
+    }
+
+    /// Requests of every service find a replica.
+    pub fn can_serve_all(&self) -> bool {
+        self.services.values().filter(|service| !service.is_removed).all(|service| service.routable() > 0)
+    }
+
+    /// Nothing is under way that a successor could not take over: no change, no start of an instance, none that ends.
+    pub fn is_quiet(&self) -> bool {
+        let is_starting =
+            |id: &_| self.slots.slot(*id).is_some_and(|slot| matches!(slot.state, SlotState::Starting { .. }));
+        self.addition.is_none()
+            && self.pending_topology.is_none()
+            && self.calls.is_empty()
+            && self.leaving.is_empty()
+            && !self.successions.is_under_way()
+            && !self.services.values().flat_map(ServiceState::members).any(is_starting)
+    }
+
+    /// "2 of 3 live", of each service.
+    pub fn tally(&self) -> String {
+        let tallies: Vec<String> = self.services.values().map(ServiceState::tally).collect();
+        tallies.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::registry::tests::{SERVICE, config, started};
+    use crate::control::registry::{Command, Effect};
+    use crate::core::tick::Tick;
+
+    const NOW: Tick = Tick(1);
+
+    /// The names of the replicas that are started, and what they answer to: they are up.
+    fn bring_up(registry: &mut Registry) -> Vec<Arc<str>> {
+        let mut names = Vec::new();
+        let mut effects = registry.apply(Command::Found(Vec::new()), NOW);
+        while let Some(effect) = effects.pop() {
+            let answer = match effect {
+                Effect::Start(spec) => {
+                    let instance = spec.instance;
+                    names.push(spec.name);
+                    Command::Started { instance, started: started(instance) }
+                }
+                Effect::Probe { instance, .. } => Command::ProbeOk { instance },
+                _ => continue,
+            };
+            effects.extend(registry.apply(answer, NOW));
+        }
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_successor_starts_the_replicas_of_its_predecessor() {
+        let text = r#"{"services":{"test":["S5","server2"],"gone":["other"]},"of a later version":1}"#;
+        let predecessor: Predecessor = serde_json::from_str(text).unwrap();
+        let (mut registry, first) = Registry::starting(config(), predecessor);
+        assert_eq!(first.lifecycle, Lifecycle::Starting);
+        assert!(!registry.is_settled(), "it was not told what there is");
+        assert_eq!(bring_up(&mut registry), ["S5".into(), "server2".into()] as [Arc<str>; 2]);
+        assert!(registry.is_settled() && registry.can_serve() && registry.is_quiet());
+        let passed_on = serde_json::to_string(&registry.for_successor()).unwrap();
+        assert_eq!(passed_on, r#"{"services":{"test":["S5","server2"]}}"#);
+    }
+
+    #[test]
+    fn a_start_is_settled_when_each_replica_answers_or_has_failed() {
+        let (mut registry, _) = Registry::new(config());
+        let effects = registry.apply(Command::Found(Vec::new()), NOW);
+        let starts: Vec<_> = effects.into_iter().filter(|effect| matches!(effect, Effect::Start(_))).collect();
+        assert_eq!(starts.len(), 3);
+        for effect in starts {
+            assert!(!registry.is_settled());
+            let Effect::Start(spec) = effect else { continue };
+            let failure = crate::control::runtime::Failure {
+                kind: crate::control::runtime::FailureKind::Refused,
+                message: "no".into(),
+            };
+            registry.apply(Command::StartFailed { instance: spec.instance, failure }, NOW);
+        }
+        assert!(registry.is_settled(), "each has failed once");
+        assert!(!registry.can_serve(), "but a successor would serve nothing");
+    }
+
+    #[test]
+    fn held_calls_are_refused_until_the_release() {
+        use crate::control::registry::tests::add;
+        let (mut registry, _) = Registry::new(config());
+        bring_up(&mut registry);
+        registry.apply(Command::Hold("not now"), NOW);
+        let call = |ticket| Command::Call { ticket, service: SERVICE, call: add(1, &[]) };
+        let refused = registry.apply(call(1), NOW);
+        assert!(refused.iter().any(|effect| matches!(effect, Effect::Reply { ticket: 1, .. })), "{refused:?}");
+        registry.apply(Command::Release, NOW);
+        let begun = registry.apply(call(2), NOW);
+        assert!(begun.iter().any(|effect| matches!(effect, Effect::Start(_))), "{begun:?}");
+        assert!(!registry.is_quiet());
+    }
+}
