@@ -23,6 +23,7 @@ use ringway::shared::publish::{SnapshotPublisher, SnapshotReader, Wake};
 
 use super::kernel::listening_addresses;
 use super::net::{Actor, Event, Net};
+use super::reloads::Reloads;
 use super::replica::Replica;
 
 /// Replicas of the service that is bytes only: they are always there.
@@ -61,6 +62,7 @@ pub struct Control {
     reuse_addresses: bool,
     names: u64,
     has_been_up: BTreeSet<ReplicaId>,
+    reloads: Option<Reloads>,
 }
 
 /// A listener of HTTP and one of bytes, each with the addresses of all workers.
@@ -141,8 +143,9 @@ impl Control {
             },
         };
         let http = with_slowness(http, net);
-        let config =
-            RegistryConfig { topology: topology(http, tcp, workers), workers, seed: net.random.control().draw() };
+        let topology = topology(http, tcp, workers);
+        let reloads = Reloads::draw(&topology, net.random.reloads()).filter(|_| !net.faults.serial);
+        let config = RegistryConfig { topology, workers, seed: net.random.control().draw() };
         let reuse_addresses = net.random.control().one_in(2);
         let (registry, first) = Registry::new(config);
         let now_us = net.now_us;
@@ -164,6 +167,7 @@ impl Control {
             reuse_addresses,
             names: 0,
             has_been_up: BTreeSet::new(),
+            reloads,
         };
         for number in 0..TCP_REPLICAS {
             control.spawn(net, format!("tcp{number}"), u64::MAX - number, tcp_address(number), Mode::Tcp);
@@ -371,7 +375,21 @@ impl Control {
         if net.history.stopping.is_none() && net.random.control().per_mille(net.faults.calls) {
             self.operator_calls(net);
         }
+        if net.history.stopping.is_none() {
+            self.reload(net);
+        }
         self.later(net, 1_000_000, Coming::Fate);
+    }
+
+    /// Another configuration, if the world has reloads and now is the time.
+    fn reload(&mut self, net: &mut Net) {
+        let ticket = self.ticket + 1;
+        let next = self.reloads.as_ref().and_then(|reloads| reloads.next(ticket, net.random.reloads()));
+        let Some(command) = next else { return };
+        self.ticket = ticket;
+        net.note("p.reload", ticket, 0, 0);
+        self.open_calls.push(ticket);
+        self.apply(net, command);
     }
 
     /// A replica dies or hangs.

@@ -9,6 +9,7 @@ use ringway::core::snapshot::{Endpoint, KeyPolicy, Replica, Service, Snapshot, S
 
 use super::http::Framing;
 use super::net::{Actor, SocketId};
+use super::reloads::candidates;
 use super::request::{Malformed, Request};
 
 /// For so long a worker avoids a replica to which it had no free local port.
@@ -165,11 +166,12 @@ impl History {
         let first = self.snapshots.iter().rposition(|(time, _)| *time <= since).unwrap_or(0);
         let mut reasons = String::new();
         for (_, snapshot) in &self.snapshots[first..] {
-            let Some(service) = snapshot.services.get(request.service) else { continue };
-            match self.choice(request, service, at, since, now) {
-                Choice::Right => return Ok(()),
-                Choice::NotUp => reasons += &format!("; {at} is not up in snapshot {}", snapshot.epoch),
-                Choice::Skipped(name) => reasons += &format!("; {name} was skipped in snapshot {}", snapshot.epoch),
+            for service in candidates(request.service, &snapshot.services).into_values() {
+                match self.choice(request, service, at, since, now) {
+                    Choice::Right => return Ok(()),
+                    Choice::NotUp => reasons += &format!("; {at} is not up in snapshot {}", snapshot.epoch),
+                    Choice::Skipped(name) => reasons += &format!("; {name} was skipped in snapshot {}", snapshot.epoch),
+                }
             }
         }
         Err(format!("arrived at {at}{reasons}"))

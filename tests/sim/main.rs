@@ -76,6 +76,7 @@ mod pattern;
 mod plan;
 mod random;
 mod regressions;
+mod reloads;
 mod replica;
 mod request;
 mod tunnel;

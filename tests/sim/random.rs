@@ -16,9 +16,10 @@ enum Concern {
     Kernel,
     Schedule,
     Health,
+    Reloads,
 }
 
-const CONCERNS: u64 = 9;
+const CONCERNS: u64 = 10;
 
 impl Streams {
     pub fn new(seed: u64) -> Streams {
@@ -27,7 +28,9 @@ impl Streams {
 
     /// One stream for all concerns that there were before the streams were split, and one for those that came later.
     pub fn shared(seed: u64) -> Streams {
-        Streams(vec![Random::new(seed), Random::new(mix(seed).wrapping_add(Concern::Health as u64))])
+        let later = [Concern::Health, Concern::Reloads];
+        let later = later.map(|concern| Random::new(mix(seed).wrapping_add(concern as u64)));
+        Streams([Random::new(seed)].into_iter().chain(later).collect())
     }
 
     /// Number of workers and clients, connection cap, time of the stop.
@@ -75,10 +78,16 @@ impl Streams {
         self.of(Concern::Health)
     }
 
+    /// Configurations that take the place of the first.
+    pub fn reloads(&mut self) -> &mut Random {
+        self.of(Concern::Reloads)
+    }
+
     fn of(&mut self, concern: Concern) -> &mut Random {
         let is_shared = self.0.len() < CONCERNS as usize;
         let index = match concern {
             Concern::Health if is_shared => 1,
+            Concern::Reloads if is_shared => 2,
             _ if is_shared => 0,
             concern => concern as usize,
         };
