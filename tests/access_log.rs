@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 use support::balancer::{Balancer, admin_address};
-use support::{Log, Process, RINGWAY, TIMEOUT, connect, field, origin, read_head, read_response, until};
+use support::{Log, Process, RINGWAY, TIMEOUT, connect, field, origin, read_head, read_response, try_connect, until};
 
 /// An access log in a file that is removed when this is dropped.
 struct AccessFile(PathBuf);
@@ -213,7 +213,7 @@ fn a_tunnel_has_one_line_at_its_end() {
     let mut balancer = Process::start(&args, &[]);
     let request = "GET /ok HTTP/1.1\r\nHost: a\r\n\r\n";
     let received = until(Instant::now() + TIMEOUT, "the replica to be up", || {
-        let mut client = connect(balancer.address);
+        let mut client = try_connect(balancer.address).ok()?;
         client.write_all(request.as_bytes()).ok()?;
         client.shutdown(Shutdown::Write).ok()?;
         let mut answer = Vec::new();
