@@ -28,9 +28,11 @@ use crate::control::runtime::Failure;
 use crate::control::runtime::docker::DockerPredecessor;
 use crate::control::runtime::per_service::{DockerPredecessors, PerService, RuntimeSettings};
 use crate::control::{self, ControlCore, ControlInit, End, PredecessorLink, Upgrade, Wakeup};
+use crate::core::exchange_record::Recording;
 use crate::core::snapshot::{Endpoint, Mode, ServiceId};
 use crate::kernel::inherited::Inherited;
 use crate::kernel::listening::{BindError, ListeningSockets};
+use crate::settings::AdminListen;
 use crate::shared::publish::SnapshotPublisher;
 use crate::shared::{access_log, events};
 use crate::worker::{self, WorkerSettings};
@@ -166,6 +168,8 @@ fn worker_settings(config: &Config) -> WorkerSettings {
         pin: config.pin,
         max_connections: config.limits.max_connections,
         max_connections_per_client: config.limits.max_connections_per_client,
+        // Without an admin API there is no page of metrics to be read.
+        recording: if config.admin.listen == AdminListen::Off { Recording::Off } else { Recording::Numbers },
     }
 }
 

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Query, Request, State};
-use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any};
@@ -20,12 +20,15 @@ use tokio::time::timeout;
 
 use super::admin_access::{AdminAccess, Denial, LIVEZ, PAGE, READYZ};
 use super::admin_seats::Seat;
-use super::metrics::DropCounts;
+use super::metrics::exposition::Format;
+use super::metrics::process::ProcessFacts;
+use super::metrics::rings::RingWatch;
+use super::metrics::{self, DropCounts, ScrapeSources};
 use super::page::{self, Recent};
+use super::questions;
 use super::registry::{Answer, Call, Change, Rejection, Status};
 use super::reload::{ReloadAnswer, ReloadError};
 use super::wire::{self, BODY_LIMIT, ReplicaNames};
-use super::{metrics, questions};
 use crate::core::snapshot::{Service, ServiceId, Snapshot};
 use crate::shared::counters::Counters;
 use crate::shared::publish::SnapshotView;
@@ -74,6 +77,9 @@ pub struct AdminState {
     pub dropped: Arc<AtomicU64>,
     pub recent: Recent,
     pub access: Arc<AdminAccess>,
+    pub rings: RingWatch,
+    /// When this process started.
+    pub started: SystemTime,
 }
 
 pub fn router(state: AdminState) -> Router {
@@ -158,16 +164,15 @@ async fn question(State(state): State<AdminState>, uri: Uri, answer: RingQuestio
     }
 }
 
-async fn show_metrics(State(state): State<AdminState>) -> Response {
-    let snapshot = state.snapshots.current();
-    let dropped = DropCounts {
-        worker_events: state.dropped.load(Ordering::Relaxed),
-        log_lines: log_writer::dropped_lines(),
-        access_log_lines: access_log::unwritten_lines(),
-    };
+/// Written on a thread of its own, like an answer about the ring.
+async fn show_metrics(State(state): State<AdminState>, headers: HeaderMap) -> Response {
+    let accept: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let format = Format::accepted(&accept.join(","));
     let status = state.status().await.unwrap_or_default();
-    let page = metrics::page(&snapshot, &state.counters, &status, dropped);
-    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response()
+    match spawn_blocking(move || state.metrics(&status, format)).await {
+        Ok(page) => ([(CONTENT_TYPE, format.content_type()), (VARY, "accept")], page).into_response(),
+        Err(error) => reply(StatusCode::INTERNAL_SERVER_ERROR, wire::failure(&error.to_string())),
+    }
 }
 
 async fn replicas(State(state): State<AdminState>) -> Response {
@@ -264,6 +269,23 @@ impl AdminState {
 }
 
 impl AdminState {
+    fn metrics(&self, status: &Status, format: Format) -> String {
+        let dropped = DropCounts {
+            worker_events: self.dropped.load(Ordering::Relaxed),
+            log_lines: log_writer::dropped_lines(),
+            access_log_lines: access_log::unwritten_lines(),
+        };
+        let sources = ScrapeSources {
+            snapshot: &self.snapshots.current(),
+            counters: &self.counters,
+            status,
+            dropped,
+            rings: &self.rings.facts(),
+            process: ProcessFacts::read(self.started),
+        };
+        metrics::page(&sources, format)
+    }
+
     /// Made when it is asked for: it takes time in proportion to the number of replicas. `None`: the balancer has ended.
     pub async fn status(&self) -> Option<Status> {
         let (sender, status) = oneshot::channel();

@@ -29,7 +29,7 @@
 //! | `admin_access` | who may call it: Host, bearer token, Origin; the denial; pure |
 //! | `wire` | its JSON: strict parsing of `{"n", "hostnames"}` (serde visitor), the envelope of successes and failures, quoted values in errors; pure |
 //! | `questions` | what it answers about the ring (`/ring`, explain, what-if) from the snapshot and a query string; pure; parameters known, names added and removed |
-//! | `metrics` | its page for Prometheus: families, labels, sums over the workers' counters; pure |
+//! | `metrics` | its page for scrapers, Prometheus' text or OpenMetrics: families, labels, sums over the workers' counters; the process; rings |
 //! | `page` | its live page and the stream of events |
 //! | `fuzz` | the body of the fuzz target for the admin API: bodies of `/add` and `/rm` on a registry: predicts what a call does by a dry run, and compares; the text of a refusal |
 

@@ -57,7 +57,7 @@ pub struct RequestFacts {
     /// It may share a connection with other requests in flight.
     pub pipelinable: bool,
     /// The protocols of `Upgrade`, as they were forwarded. `None`: no upgrade was asked for.
-    pub upgrade: Option<Vec<u8>>,
+    pub upgrade: Option<Box<[u8]>>,
     /// The client asked for 100 before its content (RFC 9110 section 10.1.1): none has come, and no content was sent on.
     pub expects_continue: bool,
 }

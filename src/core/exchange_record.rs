@@ -312,8 +312,10 @@ impl Records {
     /// The record of a head that is refused, whatever can be read of it.
     #[cold]
     pub fn begin_refused(&mut self, bytes: &[u8], head: RecordedHead) -> Option<Box<ExchangeRecord>> {
-        if !self.is_on() {
-            return None;
+        match self.recording {
+            Recording::Off => return None,
+            Recording::Numbers => return Some(self.begin_with(head, |_| {})),
+            Recording::All => {}
         }
         let len = memchr::memmem::find(bytes, b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
         let mut fields = head::field_storage();

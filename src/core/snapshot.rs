@@ -64,8 +64,8 @@ pub struct Replica {
     pub load: Arc<ReplicaLoad>,
 }
 
-/// Requests that were routed to a slot, how many of them have ended, and how often bytes of responses came: one padded cell
-/// per worker with a single writer, summed by the reader. A drain waits until all have ended.
+/// Requests that were routed to a slot, how many of them have ended, how often bytes of responses came, and responses by
+/// class: one padded cell per worker with a single writer, summed by the reader. A drain waits until all have ended.
 #[derive(Debug, Default)]
 pub struct ReplicaLoad {
     cells: Box<[Cell]>,
@@ -77,7 +77,12 @@ struct Cell {
     routed: AtomicU64,
     ended: AtomicU64,
     received: AtomicU64,
+    /// 1xx first.
+    responses: [AtomicU64; 5],
 }
+
+// Counting a request touches one pair of lines, which no other worker writes.
+const _: () = assert!(size_of::<Cell>() == 128);
 
 impl ReplicaLoad {
     pub fn new(workers: usize) -> ReplicaLoad {
@@ -104,6 +109,21 @@ impl ReplicaLoad {
         if let Some(cell) = self.cells.get(worker) {
             bump(&cell.received);
         }
+    }
+
+    /// Counts responses whose head was read whole, by class: 1xx first.
+    pub fn respond(&self, worker: usize, responses: [u64; 5]) {
+        if let Some(cell) = self.cells.get(worker) {
+            for (counter, n) in cell.responses.iter().zip(responses) {
+                counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Responses by class: 1xx first.
+    pub fn responses(&self) -> [u64; 5] {
+        let sum = |class: usize| self.cells.iter().map(|cell| cell.responses[class].load(Ordering::Relaxed)).sum();
+        std::array::from_fn(sum)
     }
 
     /// Reads that found bytes of responses. It rises while the replica answers anything.

@@ -50,7 +50,7 @@ pub trait Kernel {
     fn wait(&mut self, timeout_ms: Option<u64>, events: &mut Vec<SocketEvent>) -> io::Result<()>;
     /// A monotonic clock.
     fn now(&mut self) -> Tick;
-    /// The same clock, precisely: read where exchanges are recorded.
+    /// The same clock, precisely: for what is measured.
     fn stamp(&mut self) -> Stamp;
     fn unix_seconds(&mut self) -> u64;
     /// The listening sockets that were bound for this worker at a configured address, and the address that they really

@@ -10,11 +10,17 @@
 //! | `connection_limiter` | open connections of each client address over all workers, and their cap: enter at accept, leave at close |
 //! | `log_writer` | the log's bounded queue and the thread that writes it; lines dropped and counted |
 //! | `access_log` | records of exchanges, on their way to the access log |
+//! | `histogram` | durations in fixed log-linear buckets, one writer; summed by a reader; bounds that are exported |
+//! | `reasons` | how often each status and reason occurred, a bounded table without locks |
+//! | `service_metrics` | what a worker measured of each service: responses by class, retries by reason, histograms of phases |
 
 pub mod access_log;
 pub mod connection_limiter;
 pub mod counters;
 pub mod events;
+pub mod histogram;
 pub mod log_writer;
 pub mod publish;
+pub mod reasons;
+pub mod service_metrics;
 pub mod text;

@@ -219,10 +219,13 @@ impl<K: Kernel> Worker<K> {
     }
 
     pub(super) fn park_upstream(&mut self, id: UpstreamId) {
-        self.upstreams.park(id, self.cx.now, &mut self.kernel);
+        if !self.upstreams.park(id, self.cx.now, &mut self.kernel) {
+            self.counters.upstream_closed.count();
+        }
     }
 
     pub(super) fn discard_upstream(&mut self, id: UpstreamId) {
+        self.counters.upstream_closed.count();
         self.upstreams.close(id, &mut self.kernel);
     }
 

@@ -104,12 +104,17 @@ impl<K: Kernel> Worker<K> {
     }
 
     /// Counts what the step counted, before a client can see it.
-    fn take_tally(&mut self) {
+    fn take_tally(&mut self, id: SessionId) {
         if self.cx.tally.is_counted() {
             let Tally { requests, responses, .. } = std::mem::take(&mut self.cx.tally);
             self.counters.requests.add(requests);
             for (counter, n) in self.counters.responses().into_iter().zip(responses) {
                 counter.add(n);
+            }
+            // It is released by a later step.
+            let upstream = self.clients.get(id).and_then(|client| client.upstream.id());
+            if let Some(upstream) = upstream.and_then(|upstream| self.upstreams.get(upstream)) {
+                upstream.load.respond(self.index, responses);
             }
         }
     }
@@ -131,6 +136,9 @@ impl<K: Kernel> Worker<K> {
 
     /// The one place where an exchange's record is read.
     fn report_exchange(&mut self, record: Box<ExchangeRecord>) {
+        if let Some(service) = self.services.get(record.service.0 as usize) {
+            service.record(&record);
+        }
         let sent = match &mut self.access_log {
             Some(log) => log.send(record),
             None => Sent::Skipped(record),
@@ -152,7 +160,7 @@ impl<K: Kernel> Worker<K> {
     }
 
     fn after_step(&mut self, id: SessionId) {
-        self.take_tally();
+        self.take_tally(id);
         let Some(client) = self.clients.get_mut(id) else { return };
         if cfg!(debug_assertions) {
             client.session.check(&self.cx.snapshot);
@@ -242,13 +250,18 @@ impl<K: Kernel> Worker<K> {
     fn report(&self, notice: Notice, client: IpAddr) {
         let event = match notice {
             Notice::ClientNamed { .. } => return,
-            Notice::Fault(fault) => WorkerEvent::Fault(fault),
+            Notice::Fault(fault) => {
+                self.counters.faults(fault.kind).count();
+                WorkerEvent::Fault(fault)
+            }
             Notice::Refused { status, why } => {
                 self.counters.refused.count();
+                self.counters.replies.count(status, why);
                 WorkerEvent::Refused { client, status, why }
             }
             Notice::Reset { status, why } => {
                 self.counters.refused.count();
+                self.counters.resets.count(status, why);
                 WorkerEvent::Reset { client, status, why }
             }
         };

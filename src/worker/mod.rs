@@ -53,13 +53,14 @@ use crate::core::context::Context;
 use crate::core::exchange_record::Recording;
 use crate::core::snapshot::{Lifecycle, Snapshot, State};
 use crate::core::step::{Ending, Leg, Ready};
-use crate::core::tick::Tick;
+use crate::core::tick::{Stamp, Tick};
 use crate::kernel::{Kernel, SocketEvent, Token};
 use crate::shared::access_log::AccessLogSender;
 use crate::shared::connection_limiter::ConnectionLimiter;
 use crate::shared::counters::Counters;
 use crate::shared::events::EventSender;
 use crate::shared::publish::SnapshotReader;
+use crate::shared::service_metrics::ServiceMetrics;
 use clients::Clients;
 use listeners::{Listeners, OpenListener};
 use pipes::PipePool;
@@ -93,6 +94,8 @@ pub struct Worker<K: Kernel> {
     events_buffer: Vec<SocketEvent>,
     reader: SnapshotReader,
     counters: Arc<Counters>,
+    /// By service of the snapshot.
+    services: Arc<Vec<Arc<ServiceMetrics>>>,
     events: EventSender,
     max_clients: usize,
     /// Connections of each client address over all workers, where they are capped.
@@ -117,6 +120,8 @@ pub struct WorkerInit<K: Kernel> {
     /// Shared by all workers where the connections of each client address are capped.
     pub connection_limiter: Option<Arc<ConnectionLimiter>>,
     pub access_log: Option<AccessLogSender>,
+    /// What is recorded of each exchange where there is no access log.
+    pub recording: Recording,
     /// Descriptors that connections and pipes of this worker may take.
     pub descriptors: usize,
 }
@@ -140,6 +145,7 @@ impl<K: Kernel> Worker<K> {
             events_buffer: Vec::new(),
             reader,
             counters,
+            services: Arc::default(),
             events,
             max_clients: if init.max_connections == 0 { usize::MAX } else { init.max_connections },
             connection_limiter: init.connection_limiter,
@@ -147,7 +153,7 @@ impl<K: Kernel> Worker<K> {
             swept: now,
             stop_by: None,
         };
-        worker.cx.records.recording = if worker.access_log.is_some() { Recording::All } else { Recording::Off };
+        worker.cx.records.recording = if worker.access_log.is_some() { Recording::All } else { init.recording };
         worker.read_clocks();
         worker.adopt_snapshot();
         worker
@@ -165,6 +171,7 @@ impl<K: Kernel> Worker<K> {
         let mut events = std::mem::take(&mut self.events_buffer);
         self.kernel.wait(self.wait_ms(), &mut events)?;
         self.read_clocks();
+        let begun = self.cx.records.now;
         self.follow_snapshot();
         for event in &events {
             self.mark(event);
@@ -188,7 +195,20 @@ impl<K: Kernel> Worker<K> {
             self.end();
         }
         self.report_exchanges();
+        if self.cx.records.is_on() {
+            self.measure_turn(begun);
+        }
         Ok(!is_over)
+    }
+
+    fn measure_turn(&mut self, begun: Stamp) {
+        self.counters.turns.record(self.kernel.stamp().us_since(begun));
+        let gauges = &self.counters.gauges;
+        gauges.clients.set(self.clients.len());
+        gauges.upstreams.set(self.upstreams.len());
+        gauges.upstreams_in_use.set(self.upstreams.in_use);
+        gauges.buffers.set(self.cx.pool.lent());
+        gauges.pipes.set(self.pipes.count());
     }
 
     /// What is still in progress when a stop no longer waits is reset.
@@ -237,6 +257,7 @@ impl<K: Kernel> Worker<K> {
 
     fn adopt_snapshot(&mut self) {
         let snapshot = self.cx.snapshot.clone();
+        self.services = self.counters.services.follow(&snapshot);
         for id in self.upstreams.pools.follow(&snapshot) {
             self.discard_upstream(id);
         }

@@ -2,9 +2,8 @@
 //! opened and closed elsewhere.
 
 use crate::core::context::Context;
-use crate::core::step::{Flush, Io, Leg, SpliceIn, Step};
+use crate::core::step::{Flush, Leg, SpliceIn, Step};
 use crate::kernel::Kernel;
-use crate::shared::counters::Counters;
 
 use super::Worker;
 use super::clients::{Client, ClientIo};
@@ -48,7 +47,10 @@ impl<K: Kernel> Worker<K> {
             (Leg::Client, ClientIo::Transport(transport)) => transport.send(kernel, bytes, flush),
             (Leg::Upstream, _) => self.upstreams.send(*upstream, id, kernel, bytes, flush),
         };
-        count_sent(&self.counters, leg, outcome);
+        match leg {
+            Leg::Client => self.counters.copied_down.add(outcome.moved()),
+            Leg::Upstream => self.counters.copied_up.add(outcome.moved()),
+        }
         read_stamp(&mut self.cx, kernel);
         session.sent(leg, flush, outcome, &mut self.cx);
         outcome.moved()
@@ -85,7 +87,10 @@ impl<K: Kernel> Worker<K> {
             (Some(transport), Some(pipe)) => transport.splice_out(&mut self.kernel, &pipe.pipe, len),
             _ => GONE,
         };
-        count_sent(&self.counters, leg, outcome);
+        match leg {
+            Leg::Client => self.counters.spliced_down.add(outcome.moved()),
+            Leg::Upstream => self.counters.spliced_up.add(outcome.moved()),
+        }
         read_stamp(&mut self.cx, &mut self.kernel);
         session.spliced_out(leg, outcome, &mut self.cx);
         outcome.moved()
@@ -126,14 +131,5 @@ impl<K: Kernel> Worker<K> {
 pub(super) fn read_stamp<K: Kernel>(cx: &mut Context, kernel: &mut K) {
     if cx.records.is_on() {
         cx.records.now = kernel.stamp();
-    }
-}
-
-fn count_sent(counters: &Counters, leg: Leg, outcome: Io) {
-    if let Io::Moved(n) = outcome {
-        match leg {
-            Leg::Client => counters.bytes_down.add(n),
-            Leg::Upstream => counters.bytes_up.add(n),
-        }
     }
 }

@@ -129,17 +129,19 @@ impl<K: Kernel> Upstreams<K> {
         }
     }
 
-    /// The connection is clean and unused: it goes into the pool, or is closed if there is no room.
-    pub fn park(&mut self, id: UpstreamId, now: Tick, kernel: &mut K) {
-        let Some(upstream) = self.slab.get_mut(id) else { return };
+    /// The connection is clean and unused: it goes into the pool; false if it is closed, since there is no room.
+    pub fn park(&mut self, id: UpstreamId, now: Tick, kernel: &mut K) -> bool {
+        let Some(upstream) = self.slab.get_mut(id) else { return false };
         upstream.idle_since = now;
         let key = upstream.key;
         if let Mux::Pipelined(pipeline) = std::mem::replace(&mut upstream.mux, Mux::Idle) {
             self.give_back(pipeline);
         }
-        if !self.pools.give(key, id) {
+        let kept = self.pools.give(key, id);
+        if !kept {
             self.close(id, kernel);
         }
+        kept
     }
 
     /// Takes the connections out of the pools that were idle for too long.

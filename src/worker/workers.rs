@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use crate::core::exchange_record::Recording;
 use crate::kernel::linux::{self, Linux};
 use crate::kernel::listening::ListeningSockets;
 use crate::shared::access_log::AccessLogSender;
@@ -23,6 +24,8 @@ pub struct WorkerSettings {
     pub max_connections: usize,
     /// Client connections of each client address. 0: no cap.
     pub max_connections_per_client: usize,
+    /// What is recorded of each exchange where there is no access log.
+    pub recording: Recording,
 }
 
 /// The workers of this process, bound and running.
@@ -66,6 +69,7 @@ pub fn start(
             connection_limiter: limiter.clone(),
             access_log: access_log.next(),
             descriptors: share,
+            recording: settings.recording,
         });
         let thread = spawn(index, settings.pin.then_some(index), worker);
         workers.threads.push(thread.map_err(cannot_start)?);

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ringway::core::exchange_record::Recording;
 use ringway::core::snapshot::Mode;
 use ringway::kernel::Wake;
 use ringway::shared::counters::Counters;
@@ -124,6 +125,7 @@ impl World {
                 max_connections,
                 connection_limiter: None,
                 access_log: None,
+                recording: Recording::Numbers,
                 descriptors,
             };
             let worker = Worker::new(init);

@@ -56,10 +56,13 @@ impl Balancer {
         page.lines().filter(|line| line.starts_with("ringway_replica_up{") && line.ends_with("} 1")).count()
     }
 
+    /// Over all its labels.
     pub fn metric(&self, name: &str) -> u64 {
         let page = self.get("/metrics").text;
-        let line = page.lines().find(|line| line.starts_with(&format!("{name} "))).expect("the metric is there");
-        line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
+        let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let values: Vec<&str> = page.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()).collect();
+        assert!(!values.is_empty(), "{name} is not exported");
+        values.into_iter().map(|value| value.parse::<u64>().expect("a whole number")).sum()
     }
 
     pub fn await_replicas(&self) {

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test binary uses its own part
 
 pub mod balancer;
+pub mod exposition;
 pub mod lineage;
 pub mod origin;
 

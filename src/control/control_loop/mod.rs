@@ -9,7 +9,7 @@ use std::io::Write;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use log::Level;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -21,6 +21,7 @@ use super::admin::{AdminRequest, AdminState, DryRun, router};
 use super::admin_access::AdminAccess;
 use super::admin_listener::AdminListener;
 use super::control_core::{ControlAction, ControlCore, End, WorkerEnd};
+use super::metrics::rings::RingWatch;
 use super::orphans;
 use super::page::Recent;
 use super::predecessor::PredecessorLink;
@@ -132,6 +133,7 @@ struct ControlLoop {
     wakeup: Wakeup,
     heartbeats: Heartbeats,
     recent: Recent,
+    rings: RingWatch,
     began: Instant,
     commands: UnboundedSender<Command>,
     inbox: UnboundedReceiver<Command>,
@@ -171,7 +173,7 @@ impl ControlLoop {
         let _ = writeln!(std::io::stdout(), "{}", init.banner);
         let _ = commands.send(Command::Found(found));
         let (requests_in, requests) = unbounded_channel();
-        let recent = Recent::default();
+        let (recent, rings, started) = (Recent::default(), RingWatch::default(), SystemTime::now());
         let state = AdminState {
             requests: requests_in,
             snapshots: init.core.publisher().view(),
@@ -179,6 +181,8 @@ impl ControlLoop {
             dropped: init.core.worker_events().drop_count(),
             recent: recent.clone(),
             access: Arc::new(init.access),
+            rings: rings.clone(),
+            started,
         };
         let admin = init.listener.map(|listener| spawn_local(serve_admin(listener, state)).abort_handle());
         let runtime = Rc::new(runtime);
@@ -195,6 +199,7 @@ impl ControlLoop {
             wakeup: init.wakeup,
             heartbeats: init.heartbeats,
             recent,
+            rings,
             began: Instant::now(),
             commands,
             inbox,
@@ -372,7 +377,9 @@ impl ControlLoop {
                     self.recent.push(line);
                 }
             }
-            Effect::Publish(_) | Effect::Finished => {}
+            // The workers have it already.
+            Effect::Publish(snapshot) => self.rings.see(&snapshot),
+            Effect::Finished => {}
         }
     }
 

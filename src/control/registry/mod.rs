@@ -62,7 +62,7 @@ pub use command::{Command, Effect, RegistryConfig, ServiceConfig, readable};
 pub use drain::STOP_GRACE_MS;
 pub use health::{HealthPolicy, ProbeFailure, ProbeFault};
 pub use lifecycle::Predecessor;
-pub use status::{ReplicaStatus, Status};
+pub use status::{ReplicaStatus, ServiceStatus, Status};
 use topology::PendingTopology;
 pub use topology::{Reconfiguration, ServiceSource, Topology};
 

@@ -9,6 +9,7 @@ use super::slots::{SlotId, Slots, View};
 use crate::control::runtime::Origin;
 use crate::core::ring::{Member, Ring};
 use crate::core::snapshot::{Replica, Service, State};
+use crate::shared::histogram::Durations;
 
 #[derive(Debug)]
 pub struct ServiceState {
@@ -20,9 +21,11 @@ pub struct ServiceState {
     routable: usize,
     ejected: usize,
     managed: usize,
-    /// Replicas that died or stopped answering, and those that were replaced or answer again.
+    /// Replicas that died or stopped answering, and how long it took until they were replaced or answered again.
     pub deaths: u64,
-    pub heals: u64,
+    pub heals: Durations,
+    /// Times that a replica was ejected for being slow.
+    pub ejections: u64,
     /// No configuration names it any more.
     pub is_removed: bool,
     published: Arc<Service>,
@@ -51,7 +54,8 @@ impl ServiceState {
             ejected: 0,
             managed: 0,
             deaths: 0,
-            heals: 0,
+            heals: Durations::default(),
+            ejections: 0,
             is_removed: false,
             published,
             changes: Changes::None,

@@ -7,15 +7,31 @@ use serde::Serialize;
 use super::Registry;
 use super::instances::address;
 use super::leaving::Leaving;
+use super::service::ServiceState;
 use super::slot::{Condition, Slot};
+use crate::core::snapshot::ServiceId;
 use crate::core::tick::Tick;
+use crate::shared::histogram::Durations;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     pub replicas: Vec<ReplicaStatus>,
-    /// Replicas that died or stopped answering, and those that were replaced or answer again.
+    /// By id, which is the place in a snapshot.
+    pub services: Vec<ServiceStatus>,
+    /// Replicas that died or stopped answering, and those that were replaced or answer again, of all services.
     pub deaths: u64,
     pub heals: u64,
+}
+
+/// What happened to the replicas of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceStatus {
+    pub id: ServiceId,
+    pub name: Arc<str>,
+    pub deaths: u64,
+    /// From the loss of a replica until its replacement, or itself, answered.
+    pub heals: Durations,
+    pub ejections: u64,
 }
 
 /// As `GET /replicas` writes it.
@@ -46,9 +62,11 @@ impl Registry {
     pub fn status(&self, now: Tick) -> Status {
         let slots = self.slots.all().filter(|slot| slot.has_name()).map(|slot| self.status_of(slot, now));
         let leaving = self.leaving.iter().map(|leaving| self.status_of_leaving(leaving, now));
-        let deaths = self.services.values().map(|service| service.deaths).sum();
-        let heals = self.services.values().map(|service| service.heals).sum();
-        Status { replicas: slots.chain(leaving).collect(), deaths, heals }
+        let services: Vec<ServiceStatus> =
+            self.services.iter().map(|(id, service)| status_of_service(*id, service)).collect();
+        let deaths = services.iter().map(|service| service.deaths).sum();
+        let heals = services.iter().map(|service| service.heals.count()).sum();
+        Status { replicas: slots.chain(leaving).collect(), services, deaths, heals }
     }
 
     fn status_of(&self, slot: &Slot, now: Tick) -> ReplicaStatus {
@@ -83,5 +101,15 @@ impl Registry {
             failures: 0,
             handle: String::new(),
         }
+    }
+}
+
+fn status_of_service(id: ServiceId, service: &ServiceState) -> ServiceStatus {
+    ServiceStatus {
+        id,
+        name: service.config.name.clone(),
+        deaths: service.deaths,
+        heals: service.heals.clone(),
+        ejections: service.ejections,
     }
 }

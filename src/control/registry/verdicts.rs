@@ -75,7 +75,7 @@ impl Registry {
         let tally = service.tally();
         let line = match lost_at {
             Some(lost_at) => {
-                service.heals += 1;
+                service.heals.record(now.ms_since(lost_at).saturating_mul(1_000));
                 format!("{title} healed it in {}; {tally}", since(now, lost_at))
             }
             None => format!("{title} is up after {}; {tally}", since(now, begun)),
@@ -136,6 +136,9 @@ impl Registry {
             return self.log(Level::Debug, line);
         }
         self.change(id, Slot::eject);
+        if let Some(service) = self.service_of_mut(id) {
+            service.ejections += 1;
+        }
         let line = format!("{}: slow: {why}; new requests go to others until it answers", self.name_of(id));
         self.log(Level::Warn, line);
     }

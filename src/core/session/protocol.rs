@@ -178,7 +178,7 @@ impl Session {
             is_head: analysis.is_head,
             idempotent: analysis.idempotent,
             pipelinable,
-            upgrade: analysis.upgrade.then(|| head::value(request.fields, "upgrade").to_vec()),
+            upgrade: analysis.upgrade.then(|| head::value(request.fields, "upgrade").into()),
             expects_continue: analysis.expects_continue,
         };
         let kept_id = analysis.request_id.and_then(|i| request.fields.get(i)).map(|field| field.value);

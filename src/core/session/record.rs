@@ -44,7 +44,8 @@ impl Session {
             return;
         }
         let bytes = self.upload.unscanned();
-        let head = self.unnamed_head(ServiceId::NONE, bytes.len(), cx);
+        let service = cx.snapshot.listener(self.listener).and_then(|listener| listener.service);
+        let head = self.unnamed_head(service.unwrap_or(ServiceId::NONE), bytes.len(), cx);
         self.record = cx.records.begin_refused(bytes, head);
     }
 

@@ -82,6 +82,7 @@ impl Rig {
             connection_limiter: None,
             descriptors,
             access_log: None,
+            recording: Recording::Numbers,
         });
         Rig { worker, kernel, publisher, snapshot, counters, reports }
     }

@@ -58,6 +58,7 @@ fn a_connect_without_an_answer_is_no_evidence_while_responses_come() {
     assert_eq!(world.instance("server1"), busy);
 }
 
+/// Also `ringway_ejections_total`.
 #[test]
 fn a_late_heartbeat_ejects_only_from_new_picks_and_ends_nothing() {
     let mut world = World::up();
@@ -68,6 +69,7 @@ fn a_late_heartbeat_ejects_only_from_new_picks_and_ends_nothing() {
     world.pass(500);
     assert_eq!(world.state("server1"), Some(State::Ejected));
     assert!(world.logged(&["server1: slow: no answer within 500 ms; new requests go to others until it answers"]));
+    assert_eq!(world.registry.status(world.now).services[0].ejections, 1);
     world.pass(25_000);
     assert_eq!((world.state("server1"), world.instance("server1")), (Some(State::Ejected), slow));
     world.silent.clear();
