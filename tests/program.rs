@@ -15,7 +15,7 @@ fn start(n: &str, script: &str, log: &Log) -> Balancer {
     command
         .stderr(log.file())
         .env("RINGWAY_ADMIN_TOKEN", "")
-        .env("RINGWAY_LINE_LIMIT", "8000")
+        .env("RINGWAY_LINE_LIMIT", "8000B")
         .env("MARK", "inherited");
     Balancer::start_as(command, &["--replicas", n, "--", "sh", "-c", &script])
 }
