@@ -244,3 +244,24 @@ fn which_service_a_listener_means_must_be_clear() {
     assert_eq!(check(&File::new("routed", &routed)).0, Some(0));
     assert_eq!(check(&File::new("only", "[services.a]\n")).0, Some(0));
 }
+
+/// A client that reaches `/add` can start replicas, on whichever listener.
+#[test]
+fn the_admin_api_on_a_listener_that_others_reach_needs_a_token() {
+    let web = "[admin]\non_data_port = true\n[listeners.web]\nbind = [\"127.0.0.1:80\", \"0.0.0.0:81\"]\n";
+    let (status, _, errors) = check(&File::new("exposed", web));
+    assert_eq!((status, errors.len()), (Some(2), 1), "{errors:?}");
+    assert!(errors[0].contains("listeners.web: --admin-on-data-port on 0.0.0.0:81"), "{errors:?}");
+    let with_token = web.replace("[admin]\n", "[admin]\ntoken = \"secret\"\n");
+    assert_eq!(check(&File::new("token", &with_token)).0, Some(0));
+    let tcp = format!("{}mode = \"tcp\"\n[services.s]\nmode = \"tcp\"\n", web);
+    assert_eq!(check(&File::new("bytes", &tcp)).0, Some(0), "a tcp listener has no paths");
+}
+
+#[test]
+fn limits_of_a_listener_that_contradict_are_named() {
+    let text =
+        "[listeners.web]\nbind = [\"127.0.0.1:80\"]\nlimits = { line_limit = \"4KiB\", head_limit = \"2KiB\" }\n";
+    let (_, _, errors) = check(&File::new("limits", text));
+    assert!(errors.iter().any(|line| line.contains(":3:33: listeners.web: --line-limit 4KiB is over")), "{errors:?}");
+}

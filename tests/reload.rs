@@ -128,3 +128,12 @@ fn what_cannot_change_while_it_runs_is_named() {
         "{body}"
     );
 }
+
+#[test]
+fn the_configuration_is_shown_without_secrets() {
+    let secrets = "[docker]\nenv = [\"PASSWORD=hunter2\"]\n[health]\nheader = [\"Authorization: Bearer hunter2\"]\n";
+    let balancer = Reloadable::start("shown", &config(free_address(), secrets));
+    let shown = ask(balancer.admin, "GET", "/config", "").text;
+    assert!(shown.contains("# env is set, and not shown") && shown.contains("[services.shop]"), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+}

@@ -1,9 +1,11 @@
 //! Body of the fuzz target for the configuration file: the bytes are the file.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::LazyLock;
 
 use super::{Config, EarlyExit, RuntimeKind, args, file, read};
+use crate::core::snapshot::Mode;
 use crate::settings::AdminListen;
 
 /// What a message adds to the value that it repeats, in bytes.
@@ -60,7 +62,10 @@ fn check(config: &Config) {
         AdminListen::Tcp(address) => !address.ip().to_canonical().is_loopback(),
         AdminListen::Unix(_) | AdminListen::Off => false,
     };
-    let on_data = admin.is_on_data_port() && !config.listen.ip().to_canonical().is_loopback();
+    let http = config.named.listeners.iter().filter(|listener| listener.settings.mode == Mode::Http);
+    let mut addresses = http.flat_map(|listener| &listener.settings.bind);
+    let is_reachable = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
+    let on_data = admin.is_on_data_port() && addresses.any(is_reachable);
     let has_token = admin.token.as_ref().is_some_and(|token| !token.is_empty());
     assert!(has_token || !(exposed || on_data), "the admin API is exposed without a token: {config:?}");
     if config.runtime() == RuntimeKind::Fixed {

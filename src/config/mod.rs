@@ -107,7 +107,7 @@ pub struct Config {
     /// Listeners, services and routes: those that a file names, or those that the settings here are.
     #[arg(skip)]
     pub named: Named,
-    /// What `ringway config` prints of it.
+    /// What `GET /config` shows of it.
     #[arg(skip)]
     pub shown: String,
 }

@@ -11,7 +11,7 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use super::args::{self, Cli, CliSubcommand};
 use super::file::{self, FileSettings, NamedSettings, Place, Setting};
 use super::sources::Sources;
-use super::{Config, error};
+use super::{Config, error, resolve};
 use crate::core::limits::Limits;
 use crate::core::routes::{HostPattern, Redirect};
 use crate::core::snapshot::Mode;
@@ -238,6 +238,8 @@ impl NamedResolver<'_> {
         let parsed = command.try_get_matches_from(["listener"]);
         let parsed = parsed.and_then(|matches| ListenerSettings::from_arg_matches(&matches));
         let own = self.checked(settings, parsed.map_err(|wrong| error::one_line(&wrong)))?;
+        self.checked(settings, resolve::check_limits(&own.limits))?;
+        self.checked(settings, resolve::check_admin_on(&self.config.admin, &own))?;
         Some(NamedListener { name: settings.name.clone(), place: settings.place, settings: own })
     }
 
@@ -334,11 +336,10 @@ impl Named {
     /// Fills in the services of listeners that need not name one, and finds what contradicts.
     pub fn complete(&mut self) -> Vec<NamedFault> {
         let mut faults = Vec::new();
-        let has_routes = !self.routes.is_empty();
         let modes: BTreeMap<String, Mode> =
             self.services.iter().map(|service| (service.name.clone(), service.config.mode)).collect();
         for listener in &mut self.listeners {
-            faults.extend(listener.complete(&modes, has_routes).map(|why| listener.fault(&why)));
+            faults.extend(listener.complete(&modes, &self.routes).map(|why| listener.fault(&why)));
         }
         faults.extend(self.addresses_given_twice());
         faults.extend(self.replicas_given_twice());
@@ -391,7 +392,7 @@ impl NamedListener {
     }
 
     /// The service that it needs, where only one can be meant. Otherwise what is wrong.
-    fn complete(&mut self, modes: &BTreeMap<String, Mode>, has_routes: bool) -> Option<String> {
+    fn complete(&mut self, modes: &BTreeMap<String, Mode>, routes: &[NamedRoute]) -> Option<String> {
         let ListenerSettings { bind, mode, service, redirect_to_https, .. } = &mut self.settings;
         if bind.is_empty() {
             return Some("bind is missing: want one address or more, as [\"0.0.0.0:80\"]".into());
@@ -399,7 +400,7 @@ impl NamedListener {
         let mut fit = modes.iter().filter(|(_, its)| **its == *mode).map(|(name, _)| name);
         match (service.as_ref(), &mode) {
             (Some(name), mode) => return wrong_service(name, **mode, modes),
-            (None, Mode::Http) if has_routes || *redirect_to_https => return None,
+            (None, Mode::Http) if !routes.is_empty() || *redirect_to_https => return None,
             (None, _) => {}
         }
         match (fit.next(), fit.next()) {

@@ -10,6 +10,7 @@ use clap::{ArgMatches, Command, FromArgMatches};
 use super::args::{self, Cli, CliSubcommand, ReplicaArgs, RunArgs};
 use super::file::{self, FileSettings};
 use super::named::NamedResolver;
+use super::show::Audience;
 use super::sources::Sources;
 use super::{Config, Named, error, renamed, show};
 use crate::experiment::{ExperimentSettings, RingQuery};
@@ -52,7 +53,9 @@ pub fn read(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Earl
     let matches = parse(command.clone(), &argv)?;
     match cli(&matches)?.subcommand {
         CliSubcommand::Run(run) => Ok(Invocation::Run(configure(command, &argv, matches, *run)?.into_config().into())),
-        CliSubcommand::Config(run) => Ok(Invocation::Shown(configure(command, &argv, matches, *run)?.shown())),
+        CliSubcommand::Config(run) => {
+            Ok(Invocation::Shown(configure(command, &argv, matches, *run)?.shown(Audience::Operator)))
+        }
         CliSubcommand::Check { file, config } => Ok(Invocation::Shown(check(&file.or(config).unwrap_or_default())?)),
         CliSubcommand::Replica(replica) => Ok(replica.into()),
         CliSubcommand::Exec { program } => Ok(Invocation::Exec(program)),
@@ -93,16 +96,16 @@ struct Configured {
 
 impl Configured {
     fn into_config(self) -> Config {
-        let shown = self.shown();
+        let shown = self.shown(Audience::AdminApi);
         Config { shown, ..self.config }
     }
 
-    fn shown(&self) -> String {
+    fn shown(&self, audience: Audience) -> String {
         // Changing an argument moves it: these are in the order of their definition.
         let definitions = args::command();
         let used = subcommand(&definitions, &self.matches);
-        let flat = used.map_or_else(String::new, |(command, matches)| show::effective(command, matches));
-        flat + &show::named(&self.file)
+        let flat = used.map_or_else(String::new, |(command, matches)| show::effective(command, matches, audience));
+        flat + &show::named(&self.file, audience)
     }
 }
 

@@ -4,16 +4,16 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::args::RunArgs;
-use super::named::mode_name;
+use super::named::{ListenerSettings, mode_name};
 use super::sources::Sources;
 use super::{Config, RuntimeKind, error, unused};
-
-/// A service listens nowhere itself.
-const SERVICE_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 use crate::core::limits::{Limits, Unit};
 use crate::core::snapshot::{KeyPolicy, Mode};
 use crate::settings::{AdminListen, AdminSettings, FixedReplica, LimitSettings, units};
+
+/// A service listens nowhere itself.
+const SERVICE_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 impl RunArgs {
     /// What contradicts, and what has no effect, is named with its place.
@@ -96,7 +96,7 @@ fn check_key(config: &Config) -> Result<(), String> {
     }
 }
 
-fn check_limits(limits: &Limits) -> Result<(), String> {
+pub fn check_limits(limits: &Limits) -> Result<(), String> {
     let Limits { line_limit, head_limit, .. } = limits;
     if line_limit > head_limit {
         let [line_limit, head_limit] = [line_limit, head_limit].map(|size| units::show(Unit::Size, *size as u64));
@@ -112,7 +112,7 @@ fn check_admin(admin: &AdminSettings, data: SocketAddr, mode: Mode) -> Result<()
         return Err("--admin-on-data-port needs --mode http: a tcp port has no paths".into());
     }
     if admin.is_on_data_port() && !is_loopback(data.ip()) && !has_token {
-        return Err(format!("--admin-on-data-port on {data}, which others can reach, needs --admin-token"));
+        return Err(exposed(data));
     }
     match admin.listen {
         AdminListen::Tcp(address) if !is_loopback(address.ip()) && !has_token => {
@@ -123,6 +123,17 @@ fn check_admin(admin: &AdminSettings, data: SocketAddr, mode: Mode) -> Result<()
         }
         _ => Ok(()),
     }
+}
+
+/// The admin API answers on every http listener: each beyond loopback needs the token.
+pub fn check_admin_on(admin: &AdminSettings, listener: &ListenerSettings) -> Result<(), String> {
+    let is_open = admin.is_on_data_port() && admin.token.is_none() && listener.mode == Mode::Http;
+    let reachable = listener.bind.iter().find(|address| is_open && !is_loopback(address.ip()));
+    reachable.map_or(Ok(()), |address| Err(exposed(*address)))
+}
+
+fn exposed(data: SocketAddr) -> String {
+    format!("--admin-on-data-port on {data}, which others can reach, needs --admin-token")
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

@@ -9,30 +9,52 @@ use super::{args, named};
 /// Of a line, in characters.
 const WIDTH: usize = 100;
 
+/// Settings that may hold passwords: they are for those who can read the file.
+const CONFIDENTIAL: [&str; 2] = ["docker-env", "health-header"];
+
+/// Who reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Who started the balancer: only the token is left out.
+    Operator,
+    /// Clients of the admin API.
+    AdminApi,
+}
+
+impl Audience {
+    fn may_see(self, arg: &Arg) -> bool {
+        let is_hidden = match self {
+            Audience::Operator => false,
+            Audience::AdminApi => CONFIDENTIAL.contains(&arg.get_id().as_str()),
+        };
+        !is_hidden && !arg.is_hide_env_values_set()
+    }
+}
+
 /// `command` has the flags of `run`, those of a table beside each other, and `matches` are its.
-pub fn effective(command: &Command, matches: &ArgMatches) -> String {
+pub fn effective(command: &Command, matches: &ArgMatches, audience: Audience) -> String {
     let settings: Vec<&Arg> = command.get_arguments().filter(|arg| file::is_setting(arg)).collect();
     let mut tables: Vec<Option<&str>> = settings.iter().map(|arg| arg.get_help_heading()).collect();
     // Keys without a table come first in TOML.
     tables.sort_by_key(Option::is_some);
     tables.dedup();
-    tables.into_iter().map(|table| section(table, &settings, matches)).collect()
+    tables.into_iter().map(|table| section(table, &settings, matches, audience)).collect()
 }
 
-fn section(table: Option<&str>, settings: &[&Arg], matches: &ArgMatches) -> String {
+fn section(table: Option<&str>, settings: &[&Arg], matches: &ArgMatches, audience: Audience) -> String {
     let settings = settings.iter().filter(|arg| arg.get_help_heading() == table);
-    header(settings.clone().next()) + &settings.map(|arg| entry(arg, matches)).collect::<String>()
+    header(settings.clone().next()) + &settings.map(|arg| entry(arg, matches, audience)).collect::<String>()
 }
 
 fn header(first: Option<&&Arg>) -> String {
     first.and_then(|arg| file::table_of(arg)).map_or_else(String::new, |table| format!("[{table}]\n\n"))
 }
 
-fn entry(arg: &Arg, matches: &ArgMatches) -> String {
+fn entry(arg: &Arg, matches: &ArgMatches, audience: Audience) -> String {
     let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
     let key = file::key_of(arg);
     let assigned = match value(arg, matches) {
-        Some(_) if arg.is_hide_env_values_set() => format!("# {key} is set, and not shown"),
+        Some(_) if !audience.may_see(arg) => format!("# {key} is set, and not shown"),
         Some(value) => format!("{key} = {value}"),
         None => format!("# {key} is not set"),
     };
@@ -67,7 +89,7 @@ fn comment(help: &str) -> String {
 }
 
 /// `[listeners.NAME]`, `[services.NAME]` and `[[routes]]`: those of a file, or else what can stand in them, as comments.
-pub fn named(file: &FileSettings) -> String {
+pub fn named(file: &FileSettings, audience: Audience) -> String {
     let FileSettings { listeners, services, routes, .. } = file;
     let (listener, route) = (named::listener_command(), named::route_command());
     let run = args::command();
@@ -76,18 +98,24 @@ pub fn named(file: &FileSettings) -> String {
     let listeners: String = if listeners.is_empty() {
         reference("[listeners.NAME]", LISTENERS, &listener, named::is_of_listener)
     } else {
-        listeners.iter().map(|settings| named_table(&table("listeners")(settings), settings, &listener)).collect()
+        listeners
+            .iter()
+            .map(|settings| named_table(&table("listeners")(settings), settings, &listener, audience))
+            .collect()
     };
     let services: String = if services.is_empty() {
         commented(SERVICES)
     } else {
-        let run = |settings| Some(named_table(&table("services")(settings), settings, run?));
+        let run = |settings| Some(named_table(&table("services")(settings), settings, run?, audience));
         services.iter().filter_map(run).collect()
     };
     let routes: String = if routes.is_empty() {
         reference("[[routes]]", ROUTES, &route, |_| true)
     } else {
-        routes.iter().map(|settings| format!("[[routes]]\n\n{}", assignments(settings, &route, None))).collect()
+        routes
+            .iter()
+            .map(|settings| format!("[[routes]]\n\n{}", assignments(settings, &route, None, audience)))
+            .collect()
     };
     listeners + &services + &routes
 }
@@ -116,7 +144,7 @@ fn commented(about: &str) -> String {
 }
 
 /// The settings of a table, and of the tables in it.
-fn named_table(title: &str, settings: &NamedSettings, command: &Command) -> String {
+fn named_table(title: &str, settings: &NamedSettings, command: &Command, audience: Audience) -> String {
     let mut headings: Vec<Option<String>> = settings.settings.iter().map(|setting| heading(setting, command)).collect();
     headings.sort();
     headings.dedup();
@@ -124,7 +152,7 @@ fn named_table(title: &str, settings: &NamedSettings, command: &Command) -> Stri
     headings.dedup();
     let section = |heading: Option<String>| {
         let title = heading.as_ref().map_or_else(|| title.to_owned(), |heading| format!("{title}.{heading}"));
-        format!("[{title}]\n\n{}", assignments(settings, command, Some(heading)))
+        format!("[{title}]\n\n{}", assignments(settings, command, Some(heading), audience))
     };
     headings.into_iter().map(section).collect()
 }
@@ -136,12 +164,22 @@ fn heading(setting: &Setting, command: &Command) -> Option<String> {
 }
 
 /// Those under one heading, or all.
-fn assignments(settings: &NamedSettings, command: &Command, only: Option<Option<String>>) -> String {
+fn assignments(
+    settings: &NamedSettings,
+    command: &Command,
+    only: Option<Option<String>>,
+    audience: Audience,
+) -> String {
     let is_shown = |setting: &&Setting| only.as_ref().is_none_or(|only| heading(setting, command) == *only);
     let entry = |setting: &Setting| {
         let arg = command.get_arguments().find(|arg| arg.get_id() == setting.id.as_str())?;
         let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
-        Some(format!("{}{} = {}\n\n", comment(&help), file::key_of(arg), assigned(arg, &setting.values)))
+        let key = file::key_of(arg);
+        let line = match audience.may_see(arg) {
+            true => format!("{key} = {}", assigned(arg, &setting.values)),
+            false => format!("# {key} is set, and not shown"),
+        };
+        Some(format!("{}{line}\n\n", comment(&help)))
     };
     settings.settings.iter().filter(is_shown).filter_map(entry).collect()
 }
