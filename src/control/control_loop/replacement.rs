@@ -1,5 +1,5 @@
-//! Turns of the control loop about the process that replaces this one, the one that this one replaces, and what the service
-//! manager is told of both. The protocol between the two is in `successor` and `predecessor`.
+//! Turns of the control loop in an upgrade, as predecessor and as successor, and the messages to the service manager
+//! (`sd_notify(3)`). The handshake of the two processes is in `successor` and `predecessor`.
 
 use std::rc::Rc;
 
@@ -63,10 +63,10 @@ impl ControlLoop {
     /// After each turn.
     pub(super) fn advance_replacement(&mut self) {
         if let Some(give_up_at) = self.upgrade.waits_until() {
-            if self.core.is_quiet() {
+            if self.core.is_quiet() && self.reload.is_none() {
                 self.start_successor();
             } else if give_up_at <= Instant::now() {
-                self.upgrade_failed("an admin call or the start of a replica is still under way");
+                self.upgrade_failed("an admin call, a reload or the start of a replica is still under way");
             }
         }
         if !self.core.is_standing_by() {

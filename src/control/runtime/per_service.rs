@@ -130,10 +130,11 @@ impl PerService {
             self.get(*id).map_or(Ok(()), |own| own.check(settings))?;
         }
         let mut opened = Vec::new();
-        for (service, settings) in new {
-            let runtime = Rc::new(settings.open(&mut DockerPredecessors::new()).await?);
-            done.found.append(&mut self.attach_one(service, &runtime).await?);
-            opened.push((service, runtime));
+        if let Err(failure) = self.open_all(new, &mut opened, &mut done.found).await {
+            for (_, runtime) in opened {
+                runtime.close().await;
+            }
+            return Err(failure);
         }
         let is_known = |id: &ServiceId| known.iter().any(|(known, _)| known == id);
         let removed =
@@ -145,6 +146,22 @@ impl PerService {
         }
         self.runtimes.borrow_mut().extend(opened);
         Ok(done)
+    }
+
+    /// What is opened stands in `opened`, also where a later one fails.
+    async fn open_all(
+        &self,
+        settings: Vec<(ServiceId, RuntimeSettings)>,
+        opened: &mut Vec<(ServiceId, Rc<ServiceRuntime>)>,
+        found: &mut Vec<(Spec, Started)>,
+    ) -> Result<(), Failure> {
+        for (service, settings) in settings {
+            opened.push((service, Rc::new(settings.open(&mut DockerPredecessors::new()).await?)));
+        }
+        for (service, runtime) in opened {
+            found.append(&mut self.attach_one(*service, runtime).await?);
+        }
+        Ok(())
     }
 
     async fn attach_one(&self, service: ServiceId, runtime: &ServiceRuntime) -> Result<Vec<(Spec, Started)>, Failure> {
