@@ -202,6 +202,12 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// One that sends everything to this service.
+    pub fn to(service: ServiceId, name: Arc<str>, mode: Mode, limits: Arc<Limits>) -> Listener {
+        let (bind, proxies) = Default::default();
+        Listener { name, bind, mode, service: Some(service), redirect: None, proxies, limits }
+    }
+
     /// Where all bytes go, as they are.
     pub fn tunnel_to(&self) -> Option<ServiceId> {
         self.service.filter(|_| self.mode == Mode::Tcp)
@@ -264,15 +270,8 @@ impl Snapshot {
 
     /// A service and a listener that sends it everything.
     pub fn of_service(epoch: u64, service: Service) -> Snapshot {
-        let listener = Listener {
-            name: service.name.clone(),
-            bind: Vec::new(),
-            mode: service.mode,
-            service: Some(ServiceId(0)),
-            redirect: None,
-            proxies: Vec::new(),
-            limits: service.limits.clone(),
-        };
+        let (name, limits) = (service.name.clone(), service.limits.clone());
+        let listener = Listener::to(ServiceId(0), name, service.mode, limits);
         let (services, listeners) = (vec![Arc::new(service)], vec![Arc::new(listener)]);
         Snapshot { services, listeners, ..Snapshot::empty(epoch) }
     }

@@ -43,15 +43,10 @@ impl Topology {
     /// These services, and one listener that sends everything to the first.
     pub fn of_services(services: impl IntoIterator<Item = ServiceConfig>) -> Topology {
         let services: Vec<ServiceConfig> = services.into_iter().collect();
-        let listener = services.first().map(|service| Listener {
-            name: service.name.clone(),
-            bind: Vec::new(),
-            mode: service.mode,
-            service: Some(ServiceId(0)),
-            redirect: None,
-            proxies: Vec::new(),
-            limits: service.limits.clone(),
-        });
+        let to = |service: &ServiceConfig| {
+            Listener::to(ServiceId(0), service.name.clone(), service.mode, service.limits.clone())
+        };
+        let listener = services.first().map(to);
         Topology {
             services: (0..).map(ServiceId).zip(services.into_iter().map(ServiceSource::Runtime)).collect(),
             listeners: (0..).map(ListenerId).zip(listener.map(Arc::new)).collect(),

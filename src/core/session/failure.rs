@@ -103,7 +103,7 @@ impl Session {
         let response_timed_out = connected && error == UpstreamError::TimedOut;
         let attempts = self.limits(&cx.snapshot).attempts.saturating_add(u32::from(reused));
         if !response_timed_out && self.exchange.may_redial(attempts) {
-            self.record_retry(retry_reason(error, connected, connection));
+            self.record_retry(retry_reason(error, self.link));
             return self.redial((reused && error != UpstreamError::ReplicaDown).then_some(replica), cx);
         }
         match (self.download.phase, response_timed_out) {
@@ -277,15 +277,15 @@ impl Session {
     }
 }
 
-/// Why the request is sent again after `error`.
-fn retry_reason(error: UpstreamError, connected: bool, connection: Connection) -> RetryReason {
-    match error {
-        UpstreamError::ReplicaDown => RetryReason::ReplicaDown,
-        UpstreamError::TimedOut => RetryReason::ConnectTimedOut,
-        UpstreamError::Failed(_) if !connected => RetryReason::ConnectFailed,
-        UpstreamError::Closed | UpstreamError::Failed(_) => match connection {
-            Connection::New => RetryReason::ConnectionClosed,
-            Connection::Reused | Connection::Pipelined => RetryReason::StaleConnection,
-        },
+/// Why the request is sent again after `error` on `link`.
+fn retry_reason(error: UpstreamError, link: UpstreamState) -> RetryReason {
+    match (error, link) {
+        (UpstreamError::ReplicaDown, _) => RetryReason::ReplicaDown,
+        (UpstreamError::TimedOut, _) => RetryReason::ConnectTimedOut,
+        (UpstreamError::Failed(_), UpstreamState::Open { connected: false, .. }) => RetryReason::ConnectFailed,
+        (_, UpstreamState::Open { connection: Connection::Reused | Connection::Pipelined, .. }) => {
+            RetryReason::StaleConnection
+        }
+        _ => RetryReason::ConnectionClosed,
     }
 }

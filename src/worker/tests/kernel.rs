@@ -136,7 +136,7 @@ impl ScriptedKernel {
         self.script().sockets[socket].end
     }
 
-    /// The worker is told of the edges of this socket.
+    /// `watch` was called on this socket: its edges are events.
     pub fn is_watched(&self, socket: usize) -> bool {
         self.script().sockets[socket].token.is_some()
     }
