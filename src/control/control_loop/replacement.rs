@@ -126,7 +126,6 @@ impl ControlLoop {
                 });
             }
             SuccessorEvent::Went(process) => {
-                write(Level::Info, &format!("process {process} has taken over: requests under way finish here"));
                 if let Some(admin) = self.admin.take() {
                     admin.abort();
                 }
@@ -134,6 +133,8 @@ impl ControlLoop {
                 let now = self.now();
                 let actions = self.core.hand_over(now);
                 self.carry_out(actions);
+                // Last: each response that begins after this line ends its connection.
+                write(Level::Info, &format!("process {process} has taken over: requests under way finish here"));
             }
         }
     }
