@@ -36,7 +36,6 @@
 //! | file | what it is |
 //! |---|---|
 //! | `main.rs` | from argv to an exit status: dispatches the subcommands, starts the log, prints what `config`, `ring` and `experiment` return, a closed stdout |
-//! | `balancer.rs` | `ringway run`: binds, starts workers and the control plane; translates [`Config`](config::Config) to `WorkerSettings`, `RegistryConfig`, `HealthPolicy`, `Heartbeat` and [`Limits`](core::limits::Limits); the admin API as a service on the data port; the banner; a warning of few descriptors |
 //! | `lib.rs` | this text |
 //!
 //! Words that several folders share:
@@ -53,7 +52,13 @@
 //! | a response of the balancer itself | `core/reply`: its bytes | `core/session/failure`: when; `control/admin`, `control/wire`: of the admin API |
 //! | file descriptors | `kernel/linux`: the limit, how many are open | `worker/workers`: each worker's share; `worker/resources`: room, what waits; `balancer`: the warning |
 //! | an exit status | `main` | `control_core`: how the run ended; `kernel/parent`, `replica/check`: an error text |
-//! | a log line | `shared/text`, `shared/log_writer`: format, queue | `control/log_throttle`: of workers; `registry`: of replicas; `config/unused`: of settings |
+//! | a log line | `shared/text`, `shared/log_writer`: format, queue | `control/log_throttle`: of workers; `registry`: of replicas; `control_loop`: of reloads and upgrades; `config/unused`: of settings |
+//! | a listener | `core/snapshot`: its id, mode, limits | `config/named`, `balancer/plan`: from the file; `kernel/listening`: its sockets; `worker/listeners`: which are open; `worker/accept`: accepts |
+//! | a route | `core/routes`: the table | `config/named`: from the file; `core/session/protocol`: asked for each request |
+//! | what an exchange was | `core/exchange_record`: the record | `core/session/record`: filled in; `shared/access_log`: a line; `shared/service_metrics`: counts and durations |
+//! | a reload | `control/reload`: its values | `control_loop/reloads`: its turns; `balancer/reload`: read and compared; `registry/topology`: taken in; `runtime/per_service`: runtimes opened and closed |
+//! | an upgrade in place | `control/upgrade`: how far it is | `control/successor`, `control/predecessor`: the two ends of the talk; `control_loop/replacement`: its turns; `kernel/inherited`: the sockets; `registry/lifecycle`: names and places taken over |
+//! | the state of the balancer | `core/snapshot`: `Lifecycle` | `registry/lifecycle`: entered, ready or not; `core/session`: kept alive or not |
 //!
 //! # The path of a request
 //!

@@ -5,9 +5,9 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `mod.rs` | the start: [`run`], admin listener, sockets, workers, control plane, the banner, warnings of few descriptors |
-//! | `reload` | `RunningConfiguration`: reads the configuration again, binds new listeners, says what a reload changes and what needs a restart |
-//! | `plan` | what the parts are given: `Plan`, ids of names, services, listeners, routes, heartbeats, runtimes |
+//! | `mod.rs` | [`run`]: what was inherited is taken, admin listener and data sockets bound, access log opened, workers and control plane started; `WorkerSettings`; the banner; warnings: few descriptors, inherited sockets that no listener wants |
+//! | `reload` | `RunningConfiguration`, the implementation of the trait `Configuration`: reads argv, environment and file again, binds new listeners and gives up others, compares old and new settings (`ReloadReport`: changed, needs a restart); the text of `GET /config` |
+//! | `plan` | `Plan`: a [`Config`] translated to `Topology`, `ServiceConfig`, `HealthPolicy`, `Heartbeat`, `RuntimeSettings`, [`Limits`](crate::core::limits::Limits) and `Routes`; `Ids`: a number for each name, kept over reloads; the admin API as a service of the data port (`ADMIN_PATHS`) |
 
 mod plan;
 mod reload;

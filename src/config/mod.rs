@@ -8,7 +8,7 @@
 //! | `args` | clap's command line: the subcommands (`run`, `config`, `check`, `replica`, `exec`, `ring`, `experiment`, `completions`), `Cli`, [`RunArgs`](args::RunArgs), `ReplicaArgs`, texts of `--help` |
 //! | `ring_args` | clap's flags of `ringway ring`, made into a `RingQuery` of [`experiment`](crate::experiment); members, repeated `--remove` and `--add`, JSON |
 //! | `file` | parses the TOML file: each key and table to a flag of `run`, unknown keys refused, errors with line numbers; values become defaults of clap's arguments |
-//! | `named` | `[services.NAME]`, `[listeners.NAME]`, `[[routes]]`: `ListenerSettings`, `RouteSettings`, which flags each table may hold, defaults from the flat settings; services, listeners and replicas that are named and missing, or given twice |
+//! | `named` | `[services.NAME]`, `[listeners.NAME]`, `[[routes]]`: `ListenerSettings`, `RouteSettings`, `NamedResolver`: which keys each table may hold, defaults from the flat settings, each table through clap as if it were flags; names that are no service or listener, of the wrong mode, unused, missing or given twice; addresses and replicas given twice |
 //! | `read` | the order: argv, environment (`RINGWAY_*`), file; to an [`Invocation`] or an [`EarlyExit`] (help, version, usage error); `ringway check`, shell completions; defaults that `RINGWAY_BIND` changes |
 //! | `renamed` | old spellings of settings, with their unit in the name: refused with the new spelling and an example |
 //! | `resolve` | checks settings against each other (names twice, ports, limits, key and mode, admin on the data port without a token) and fills in what depends on others: [`RunArgs`](args::RunArgs) to [`Config`] |

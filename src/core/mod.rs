@@ -5,7 +5,7 @@
 //! | `mod.rs` | nothing but this text |
 //! | [`body`] | message framing: [`Body`](body::Body) by length, chunked, until close or tunnel; `ChunkDecoder` byte by byte (size digits, extensions, trailers), dechunked or forwarded, credit remaining, `FramingError` |
 //! | [`buffer`] | memory of the lanes: `Store` with headroom in front (heap, or mapped by memmap2 when large), [`BufferPool`](buffer::BufferPool) of one worker, stores lent, copies kept; no meaning of bytes |
-//! | [`context`] | what a session borrows for one call: time, snapshot, buffer pool, `Prng`, `Date` line, and its `Tally` (requests and responses by class, for the counters) |
+//! | [`context`] | [`Context`](context::Context), what a session borrows for one call: time, snapshot, buffer pool, records, `Prng` (xorshift64*), `Date` line, and its `Tally` (requests and responses by class, for the counters) |
 //! | [`exchange`] | one request and its response, or one tunnel: the facts kept of its head (`RequestFacts`: service, key, idempotent, pipelinable, upgrade, 100-continue), states of request, response, client's end and upstream's end, event stream, timed out; replicas tried (`Attempts`), the request retained, the rule of when it may be sent again; `InterimBudget` |
 //! | [`fuzz`] | bodies of the fuzz targets |
 //! | [`head`] | HTTP heads: find their end, parse them, the grammar of their parts; a refusal is a status and a reason |
@@ -20,13 +20,13 @@
 //! | [`response`] | one response head judged: status, framing without a body (HEAD, 204, 304), interim (1xx), 101, event streams; to `ResponseAnalysis` and edits (status line, `Date`), or 502; `RequestSummary`, what was asked |
 //! | [`rewrite`] | what both heads have in common: Content-Length, Transfer-Encoding, Connection, hop-by-hop fields; edits in place; repairs of responses |
 //! | [`ring`] | consistent hashing: members with weights to points, key to members in order; reports on it |
-//! | [`routes`] | which service a request goes to: hosts, wildcards, path prefixes by segments, methods, listeners, weighted splits, redirects and their `Location` |
+//! | [`routes`] | which service a request goes to: hosts, wildcards, path prefixes by segments, methods, listeners, weighted splits, redirects and their `Location`; hash tables built once; paths of the admin API go direct |
 //! | [`session`] | one client connection: the protocol engine over two lanes; steps out, outcomes in |
-//! | [`snapshot`] | what workers route by: services with mode, routes and key policy, replicas with state, endpoint and load (in flight, received); the pick of a live replica, the ring's walk past unfit ones |
+//! | [`snapshot`] | what workers route by: [`Snapshot`](snapshot::Snapshot) with its listeners, services (mode, key policy, limits, PROXY header to send), replicas with [`State`](snapshot::State), [`Endpoint`](snapshot::Endpoint), weight and load (in flight, received: atomic cells of each worker), [`Lifecycle`](snapshot::Lifecycle); the pick of a live replica, the ring's walk past unfit ones |
 //! | [`step`] | the vocabulary between session and worker: legs, readiness, steps, their outcomes, `Pick`, `Notice` and the kinds of fault of a replica; a connection dialled or reused; how a session ends (`Ending`) |
 //! | [`tick`] | a point in time, in milliseconds |
-//! | [`exchange_record`] | what one exchange was, for the access log and for metrics |
-//! | [`request_text`] | parts of a request's head, for the access log |
+//! | [`exchange_record`] | [`ExchangeRecord`](exchange_record::ExchangeRecord): who asked, which replica, time stamps of the phases and durations from them, status, retries and why, how it ended (`ExchangeEnd`, the first fault); `Recording` (off, numbers, all); `Records`: of one worker, used again |
+//! | [`request_text`] | copies of parts of a request's head for the access log (method, target, host, user agent, referer, id), each cut at its limit with a mark; kept before the head is rewritten |
 
 pub mod body;
 pub mod buffer;

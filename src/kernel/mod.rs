@@ -4,7 +4,8 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `mod.rs` | the trait [`Kernel`] with its types `Socket`, `Listener`, `Pipe`; [`SocketEvent`], [`Token`] (which client, upstream or listener an event is for), [`Wake`] |
-//! | `listening` | `ListeningSockets`: binds each address for every worker, all or none; a worker takes its own socket; which addresses are in use |
+//! | `listening` | `ListeningSockets`: binds each address for every worker, all or none, and shares out inherited ones; a worker takes its own socket; unwanted ones closed; `BindError`, which addresses are in use |
+//! | `inherited` | sockets that this process was started with (`LISTEN_FDS`, `LISTEN_FDNAMES`): by systemd or by a predecessor; listeners, admin socket, handshake, lock; each taken by its name or address, the rest named and closed |
 //! | `linux` | the same on Linux: mio's epoll, tokens packed into 64 bits, sockets with their options (SO_REUSEPORT, TCP_DEFER_ACCEPT, TCP_NODELAY), `splice`, descriptor limit, pinning to a core; waker, pipes with their size, flags close-on-exec and non-blocking |
 //! | `parent` | a child dies with its parent: PR_SET_PDEATHSIG, `RINGWAY_PARENT_PID`, and `ringway exec`, which does so for another program |
 

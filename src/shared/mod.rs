@@ -9,10 +9,10 @@
 //! | `text` | control characters of foreign text made visible, and the format of a log line (time, level, target, message) |
 //! | `connection_limiter` | open connections of each client address over all workers, and their cap: enter at accept, leave at close |
 //! | `log_writer` | the log's bounded queue and the thread that writes it; lines dropped and counted |
-//! | `access_log` | records of exchanges, on their way to the access log |
-//! | `histogram` | durations in fixed log-linear buckets, one writer; summed by a reader; bounds that are exported |
-//! | `reasons` | how often each status and reason occurred, a bounded table without locks |
-//! | `service_metrics` | what a worker measured of each service: responses by class, retries by reason, histograms of phases |
+//! | `access_log` | the access log: from records in the workers to lines in a file |
+//! | `histogram` | `Histogram`: durations in fixed log-linear buckets (10 us to 100 s), one writer; `Durations`, the sum of several for a reader: count, sum, cumulative bounds |
+//! | `reasons` | `ReasonTable`: how often each status and reason of a refusal occurred, a bounded table without locks |
+//! | `service_metrics` | `ServiceMetrics`, what a worker measured of each service: responses by class, retries by reason, histograms of phases; `ServiceTable`, which follows the snapshot's services |
 
 pub mod access_log;
 pub mod connection_limiter;

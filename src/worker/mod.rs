@@ -6,8 +6,8 @@
 //! |---|---|
 //! | `mod.rs` | [`Worker`], all its fields, built from `WorkerInit` (kernel, reader, counters, limits); its turn: wait, clocks, adopt the snapshot and ack it, mark events by token, expire deadlines; begin to drain, leave replicas that went down, end |
 //! | `workers` | starts the data plane: splits the descriptor limit, one named thread (and core) for each worker; publisher and readers, kernel `Linux` |
-//! | `listeners` | `OpenListener`, `Listeners`: the listening sockets that are open, their numbers, readiness and pauses; which the snapshot opens and closes; the `Arrival` of a peer |
-//! | `accept` | accepts in batches, pauses without descriptors, checks the caps (of all, of one client), refuses, makes a new connection's session; pauses and resumptions reported; the limiter of each client address; the `Arrival` with its local address |
+//! | `listeners` | `OpenListener`, `Listeners`: the listening sockets that are open, their numbers, readiness and pauses (until when, retried now); which the snapshot opens and closes (`ListenerChanges`); the `Arrival` of a peer |
+//! | `accept` | accepts in batches, pauses without descriptors, checks the caps (of all, of one client), refuses, makes a new connection's session; pauses and resumptions reported; the limiter of each client address |
 //! | `clients` | `Client` (session, socket, pipes, address, which upstream connection it uses: `UpstreamIo`), the slab of them, and the lists of sessions that can go on: runnable, resumed |
 //! | `drive` | one session's loop: ask for a step, carry it out, spend the budget of steps and bytes; then its notices, timer, epoll registration and close; sessions resumed by others; a tunnel aborted when its peer failed; notices to worker events |
 //! | `transfer` | steps that move bytes: recv, send, splice in and out, shut down; which pipe and which transport; bytes counted |

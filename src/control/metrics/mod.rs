@@ -5,9 +5,10 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `exposition` | the two text formats |
-//! | `rings` | what is computed of the rings |
-//! | `process` | what the operating system counts |
+//! | `mod.rs` | each family with name, help and labels: workers, services, replicas, rings, refusals by reason, drops; sums over the workers' counters and histograms (`ScrapeSources`, `DropCounts`); build info |
+//! | `exposition` | the two text formats: `# HELP`, `# TYPE`, samples, label values escaped, buckets of a histogram, `# EOF`; which one `Accept` prefers (`Format`, quality values) |
+//! | `rings` | `RingWatch`: share of each member, digest, and the ratio of keys that the last change moved; each ring computed once, outside the admin thread's turns |
+//! | `process` | `process_*` from `/proc/self`: CPU seconds, memory, open and most descriptors, threads, start time |
 
 pub mod exposition;
 pub mod process;

@@ -23,12 +23,12 @@
 //! | `verdicts` | what a probe's result or a worker's fault does to the slot and the service: up, ejected if others can be spared, readmitted, replaced when silent, start timeouts, the `Probe` effect and log lines; never more ejected than the share allows, one silent instance replaced at a time; the log lines about heartbeats: missed, busy, the last failure, skipped probes |
 //! | `removed` | servers of a fixed list that `/rm` took and `/add` puts back: spec and endpoint remembered by name |
 //! | `drain` | begins and ends the drain of a replica (to the stop of its instance); the stop of the whole balancer, until `Finished`; grace of a stop, instances kept on exit, leaving instances forgotten |
-//! | `publication` | the next epoch, and a snapshot if anything changed; unchanged services are shared |
+//! | `publication` | `Publication`: whether workers can tell a difference, the next epoch, the snapshot built and its effect; unchanged services are shared with the one before |
 //! | `succession` | outdated instances (other settings than now): a successor starts beside each, one at a time, takes over the slot when it is up, or all is given up; `Succession` in progress: member, successor, since when |
-//! | `topology` | services, listeners and routes as a configuration gives them, with their ids: at the start and at a reload |
-//! | `status` | copies for the live page and the metrics: [`Status`] (deaths, heals), [`ReplicaStatus`] (address, weight, state and why, requests, failures, handle) |
+//! | `topology` | `Topology` (services, listeners, routes by id) and `Reconfiguration`: taken in at the start and at a reload; what waits until each new service can serve (`PendingTopology`, at most 10 s); a service added, changed, removed or shrunk, its members drained |
+//! | `status` | copies for `/replicas`, the live page and the metrics: [`Status`], `ServiceStatus` (deaths, heals with durations, ejections), [`ReplicaStatus`] (address, weight, state and why, requests, failures, handle); made when asked for |
 //! | `tests` | tests of all of this |
-//! | `lifecycle` | from the start to the end: when a start is over, what a successor takes over |
+//! | `lifecycle` | `Lifecycle` entered (starting, serving, lame duck, handed over, stopping) and whether a start is settled: each replica answers or has failed; `Predecessor`: names and ring places that a successor takes over; counts of replicas up for the status line; calls held |
 
 mod answer;
 mod calls;

@@ -8,7 +8,7 @@
 //! | [`fixed`] | servers given by address or host name: never started; names looked up again and again, the replica moved to the first address that accepts; `ListedServer`, `NameWatch`, its triggers (refresh, failed probe) |
 //! | [`process`] | child processes: free loopback ports, environment (`PORT`, `SERVER_ID`), process groups, exit status in words, the child's output to the log; free port, program or our own binary, signals to the group, awaited until it listens, several tries |
 //! | `process_state` | `/proc/PID/stat`: whether a process is stopped (SIGSTOP), whether it runs in a given container; cgroups of a process |
-//! | [`per_service`] | `PerService`, `ServiceRuntime`: the runtimes of all services as one; which instance is whose; numbers of foreign instances made unique |
+//! | [`per_service`] | `PerService`: the runtimes of all services as one, each call passed on by the instance's service; `ServiceRuntime` (process, docker, fixed) and `RuntimeSettings`: opened, changed and closed at a reload, taken over at an upgrade; numbers of foreign instances made unique (inward, outward) |
 //! | [`resolver`] | host names to addresses by getaddrinfo on threads, with a timeout |
 
 pub mod docker;

@@ -4,8 +4,9 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `format` | a record as a line |
-//! | `writer` | the thread, and the file or stdout that it writes to |
+//! | `mod.rs` | [`AccessLog`]: the thread's owner (start, reopen, finish), `AccessLogSender` of each worker (`rtrb` ring, which records are drawn, dropped when full) |
+//! | `format` | a record as a line: JSON, common, combined; what clients sent escaped; `WallClock`, the time of day from a worker's clock |
+//! | `writer` | the thread: polls the rings, batches lines, writes to the file or stdout; SIGUSR1 reopens the file; lines that could not be written are counted and reported, a torn line ended |
 //!
 //! A line of the format `json` is an object with these members. What is not known is null.
 //!

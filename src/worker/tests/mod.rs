@@ -3,10 +3,11 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `kernel` | the scripted kernel |
-//! | `pipelining` | several requests in flight on one connection |
-//! | `resources` | descriptors and pipes |
-//! | `stop` | the end of a worker |
+//! | `mod.rs` | `Rig`: the worker, its snapshot, its clients and replicas, and what it did; turns until nothing moves |
+//! | `kernel` | `ScriptedKernel`, the implementation of the trait `Kernel` for these tests: sockets, listeners and pipes with scripted bytes, errors and limits; which are open, watched, connected |
+//! | `pipelining` | several requests in flight on one upstream connection: responses in order, a session that leaves, a hang-up, requests sent again |
+//! | `resources` | descriptors, pipes and ports that run out: who waits, what is evicted, when it is tried again |
+//! | `stop` | the drain and the end of a worker |
 //! | `watch` | which clients are watched, and what is reported while they are connected |
 
 pub(super) mod kernel;
