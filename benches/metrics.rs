@@ -1,9 +1,15 @@
-//! What it costs to count and measure: one duration, one exchange of a service, one refusal. `cargo bench --bench metrics`.
+//! What it costs to count and measure: one duration, one exchange of a service, one refusal, one line of the access
+//! log. `cargo bench --bench metrics`.
+
+use std::time::SystemTime;
 
 use divan::{Bencher, black_box};
 use ringway::core::exchange_record::ExchangeRecord;
+use ringway::core::request_text::TextPart;
 use ringway::core::snapshot::{ReplicaId, ReplicaLoad};
 use ringway::core::tick::Stamp;
+use ringway::settings::AccessLogFormat;
+use ringway::shared::access_log::format::{LineWriter, WallClock};
 use ringway::shared::histogram::{Durations, Histogram};
 use ringway::shared::reasons::ReasonTable;
 use ringway::shared::service_metrics::ServiceMetrics;
@@ -46,4 +52,29 @@ fn response_counted(bencher: Bencher) {
 fn workers_summed(bencher: Bencher) {
     let workers: Vec<Histogram> = (0..8).map(|_| Histogram::default()).collect();
     bencher.bench_local(|| Durations::of(black_box(&workers)).count());
+}
+
+#[divan::bench(args = [AccessLogFormat::Json, AccessLogFormat::Combined])]
+fn log_line(bencher: Bencher, format: &AccessLogFormat) {
+    let mut exchange =
+        ExchangeRecord { status: Some(200), bytes_in: 140, bytes_out: 1_190, ..ExchangeRecord::default() };
+    exchange.attempt(ReplicaId(1), Stamp(3));
+    exchange.times.first_byte = Some(Stamp(350));
+    exchange.times.ended = Stamp(412);
+    let texts: [(TextPart, &[u8]); 7] = [
+        (TextPart::Method, b"GET"),
+        (TextPart::Target, b"/catalogue/item?id=4711&sort=price"),
+        (TextPart::Host, b"shop.example.com"),
+        (TextPart::UserAgent, b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
+        (TextPart::RequestId, b"0193f5f7b2c87c3f9f6d5a1e4b7c8d9e"),
+        (TextPart::Service, b"shop"),
+        (TextPart::Replica, b"server1"),
+    ];
+    texts.iter().for_each(|(part, text)| exchange.text.keep(*part, text));
+    let mut writer = LineWriter::new(*format);
+    let (mut out, clock) = (Vec::new(), WallClock::new(SystemTime::now(), Stamp(0)));
+    bencher.bench_local(|| {
+        out.clear();
+        writer.write_line(&mut out, black_box(&exchange), clock);
+    });
 }

@@ -1,16 +1,13 @@
 //! A record as a line of the access log. Text of clients is escaped: it can neither break a line nor control a terminal.
 
-use std::borrow::Cow;
-use std::io;
-use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
-use serde::Serialize;
-use serde_json::ser::{CompactFormatter, Formatter, Serializer};
 
+use super::json::{JsonObject, three_digits};
 use crate::core::exchange::ExchangeKind;
 use crate::core::exchange_record::{ExchangeEnd, ExchangeRecord};
+use crate::core::ip::IpText;
 use crate::core::request_text::TextPart;
 use crate::core::tick::Stamp;
 use crate::settings::AccessLogFormat;
@@ -30,113 +27,105 @@ impl WallClock {
         WallClock { zero_us: wall_us.saturating_sub(now.0 as i64) }
     }
 
-    fn time(self, stamp: Stamp, format: &str) -> String {
-        let time = Timestamp::from_microsecond(self.zero_us.saturating_add(stamp.0 as i64)).unwrap_or_default();
-        time.strftime(format).to_string()
+    /// Microseconds since 1970 at a stamp.
+    fn unix_us(self, stamp: Stamp) -> i64 {
+        self.zero_us.saturating_add(stamp.0 as i64)
     }
 }
 
-/// Appends the record's line, its end included.
-pub fn write_line(out: &mut Vec<u8>, record: &ExchangeRecord, format: AccessLogFormat, clock: WallClock) {
-    match format {
-        AccessLogFormat::Json => write_json(out, record, clock),
-        AccessLogFormat::Common => write_common(out, record, clock),
-        AccessLogFormat::Combined => {
-            write_common(out, record, clock);
-            for part in [TextPart::Referer, TextPart::UserAgent] {
-                out.push(b' ');
-                write_quoted(out, &[record.text.part(part).unwrap_or(b"-")]);
+/// Writes records as lines of one format.
+#[derive(Debug)]
+pub struct LineWriter {
+    format: AccessLogFormat,
+    /// Most lines begin in the same second as the line before.
+    second: Option<i64>,
+    /// That second as text.
+    time: String,
+}
+
+impl LineWriter {
+    pub fn new(format: AccessLogFormat) -> LineWriter {
+        LineWriter { format, second: None, time: String::new() }
+    }
+
+    /// Appends the record's line, its end included.
+    pub fn write_line(&mut self, out: &mut Vec<u8>, record: &ExchangeRecord, clock: WallClock) {
+        let begun_us = clock.unix_us(record.times.begun);
+        self.set_second(begun_us.div_euclid(1_000_000));
+        match self.format {
+            AccessLogFormat::Json => self.write_json(out, record, begun_us.rem_euclid(1_000_000) as u64 / 1_000),
+            AccessLogFormat::Common => self.write_common(out, record),
+            AccessLogFormat::Combined => {
+                self.write_common(out, record);
+                for part in [TextPart::Referer, TextPart::UserAgent] {
+                    out.push(b' ');
+                    write_quoted(out, &[record.text.part(part).unwrap_or(b"-")]);
+                }
             }
         }
+        out.push(b'\n');
     }
-    out.push(b'\n');
-}
 
-#[derive(Serialize)]
-struct JsonLine<'r> {
-    time: String,
-    client: IpAddr,
-    method: Option<Cow<'r, str>>,
-    target: Option<Cow<'r, str>>,
-    host: Option<Cow<'r, str>>,
-    proto: &'static str,
-    status: Option<u16>,
-    bytes_in: u64,
-    bytes_out: u64,
-    duration_ms: f64,
-    head_ms: f64,
-    queue_ms: Option<f64>,
-    connect_ms: Option<f64>,
-    first_byte_ms: Option<f64>,
-    service: Option<Cow<'r, str>>,
-    replica: Option<Cow<'r, str>>,
-    attempts: u32,
-    retries: Vec<&'static str>,
-    epoch: u64,
-    request_id: Option<Cow<'r, str>>,
-    user_agent: Option<Cow<'r, str>>,
-    referer: Option<Cow<'r, str>>,
-    end: &'static str,
-    why: Option<&'static str>,
-}
-
-fn write_json(out: &mut Vec<u8>, record: &ExchangeRecord, clock: WallClock) {
-    let part = |part| record.text.part(part).map(String::from_utf8_lossy);
-    let line = JsonLine {
-        time: clock.time(record.times.begun, "%Y-%m-%dT%H:%M:%S%.3fZ"),
-        client: record.client.to_canonical(),
-        method: part(TextPart::Method),
-        target: part(TextPart::Target),
-        host: part(TextPart::Host),
-        proto: protocol(record),
-        status: record.status,
-        bytes_in: record.bytes_in,
-        bytes_out: record.bytes_out,
-        duration_ms: ms(record.total_us()),
-        head_ms: ms(record.head_us()),
-        queue_ms: record.queue_us().map(ms),
-        connect_ms: record.connect_us().map(ms),
-        first_byte_ms: record.first_byte_us().map(ms),
-        service: part(TextPart::Service),
-        replica: part(TextPart::Replica),
-        attempts: record.attempts,
-        retries: record.retries.reasons().map(|reason| reason.name()).collect(),
-        epoch: record.epoch,
-        request_id: part(TextPart::RequestId),
-        user_agent: part(TextPart::UserAgent),
-        referer: part(TextPart::Referer),
-        end: record.end().name(),
-        why: record.fault.filter(|fault| fault.end != ExchangeEnd::Complete).map(|fault| fault.why),
-    };
-    // Writing to a Vec cannot fail, and every value has a form in JSON.
-    let _ = line.serialize(&mut Serializer::with_formatter(out, VisibleFormatter));
-}
-
-/// As `CompactFormatter`, with the control characters escaped that JSON allows as they are (DEL and C1).
-struct VisibleFormatter;
-
-impl Formatter for VisibleFormatter {
-    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
-        let mut plain = fragment;
-        while let Some((at, control)) = plain.char_indices().find(|(_, c)| c.is_control()) {
-            let (before, rest) = plain.split_at(at);
-            CompactFormatter.write_string_fragment(writer, before)?;
-            write!(writer, "\\u{:04x}", u32::from(control))?;
-            plain = rest.get(control.len_utf8()..).unwrap_or_default();
+    fn set_second(&mut self, second: i64) {
+        if self.second == Some(second) {
+            return;
         }
-        CompactFormatter.write_string_fragment(writer, plain)
+        let format = match self.format {
+            AccessLogFormat::Json => "%Y-%m-%dT%H:%M:%S",
+            AccessLogFormat::Common | AccessLogFormat::Combined => "%d/%b/%Y:%H:%M:%S +0000",
+        };
+        self.time = Timestamp::from_second(second).unwrap_or_default().strftime(format).to_string();
+        self.second = Some(second);
     }
-}
 
-/// `client - - [time] "request line" status bytes`, the bytes of the content.
-fn write_common(out: &mut Vec<u8>, record: &ExchangeRecord, clock: WallClock) {
-    let time = clock.time(record.times.begun, "%d/%b/%Y:%H:%M:%S +0000");
-    out.extend_from_slice(format!("{} - - [{time}] ", record.client.to_canonical()).as_bytes());
-    let part = |part| record.text.part(part).unwrap_or(b"-");
-    write_quoted(out, &[part(TextPart::Method), b" ", part(TextPart::Target), b" ", protocol(record).as_bytes()]);
-    let status = record.status.map_or_else(|| "-".into(), |status| status.to_string());
-    let content = record.bytes_out.saturating_sub(record.heads_out);
-    out.extend_from_slice(format!(" {status} {content}").as_bytes());
+    fn write_json(&self, out: &mut Vec<u8>, record: &ExchangeRecord, begun_ms: u64) {
+        let part = |part| record.text.part(part);
+        let mut line = JsonObject::begin(out);
+        line.plain("time", [self.time.as_bytes(), b".", &three_digits(begun_ms), b"Z"]);
+        line.address("client", record.client.to_canonical());
+        line.text("method", part(TextPart::Method));
+        line.text("target", part(TextPart::Target));
+        line.text("host", part(TextPart::Host));
+        line.text("proto", Some(protocol(record).as_bytes()));
+        line.number("status", record.status.map(u64::from));
+        line.number("bytes_in", Some(record.bytes_in));
+        line.number("bytes_out", Some(record.bytes_out));
+        line.milliseconds("duration_ms", Some(record.total_us()));
+        line.milliseconds("head_ms", Some(record.head_us()));
+        line.milliseconds("queue_ms", record.queue_us());
+        line.milliseconds("connect_ms", record.connect_us());
+        line.milliseconds("first_byte_ms", record.first_byte_us());
+        line.text("service", part(TextPart::Service));
+        line.text("replica", part(TextPart::Replica));
+        line.number("attempts", Some(record.attempts.into()));
+        line.list("retries", record.retries.reasons().map(|reason| reason.name()));
+        line.number("epoch", Some(record.epoch));
+        line.text("request_id", part(TextPart::RequestId));
+        line.text("user_agent", part(TextPart::UserAgent));
+        line.text("referer", part(TextPart::Referer));
+        line.text("end", Some(record.end().name().as_bytes()));
+        let fault = record.fault.filter(|fault| fault.end != ExchangeEnd::Complete);
+        line.text("why", fault.map(|fault| fault.why.as_bytes()));
+        line.end();
+    }
+
+    /// `client - - [time] "request line" status bytes`, the bytes of the content.
+    fn write_common(&self, out: &mut Vec<u8>, record: &ExchangeRecord) {
+        out.extend_from_slice(IpText::new(record.client).text());
+        out.extend_from_slice(b" - - [");
+        out.extend_from_slice(self.time.as_bytes());
+        out.extend_from_slice(b"] ");
+        let part = |part| record.text.part(part).unwrap_or(b"-");
+        write_quoted(out, &[part(TextPart::Method), b" ", part(TextPart::Target), b" ", protocol(record).as_bytes()]);
+        out.push(b' ');
+        match record.status {
+            Some(status) => out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes()),
+            None => out.push(b'-'),
+        }
+        out.push(b' ');
+        let content = record.bytes_out.saturating_sub(record.heads_out);
+        out.extend_from_slice(itoa::Buffer::new().format(content).as_bytes());
+    }
 }
 
 fn write_quoted(out: &mut Vec<u8>, parts: &[&[u8]]) {
@@ -154,10 +143,6 @@ fn protocol(record: &ExchangeRecord) -> &'static str {
         (_, _, 0) => "HTTP/1.0",
         _ => "HTTP/1.1",
     }
-}
-
-fn ms(us: u64) -> f64 {
-    us as f64 / 1000.0
 }
 
 #[cfg(test)]
@@ -178,7 +163,7 @@ mod tests {
 
     fn line(record: &ExchangeRecord, format: AccessLogFormat) -> String {
         let mut line = Vec::new();
-        write_line(&mut line, record, format, CLOCK);
+        LineWriter::new(format).write_line(&mut line, record, CLOCK);
         String::from_utf8(line).unwrap()
     }
 
@@ -202,6 +187,22 @@ mod tests {
         assert_eq!(parsed["time"], "2026-11-18T11:06:40.123Z");
         assert_eq!((&parsed["target"], &parsed["user_agent"]), (&"/a\"b\\c".into(), &"\u{1b}[2J \u{fffd}".into()));
         assert_eq!((&parsed["referer"], &parsed["host"]), (&"\u{9b}2J\u{7f}ü\n".into(), &serde_json::Value::Null));
+    }
+
+    #[test]
+    fn a_line_has_the_time_of_its_own_second() {
+        let mut writer = LineWriter::new(AccessLogFormat::Json);
+        let mut time = |us| {
+            let mut record = record();
+            record.times.begun = Stamp(us);
+            let mut line = Vec::new();
+            writer.write_line(&mut line, &record, CLOCK);
+            serde_json::from_slice::<serde_json::Value>(&line).unwrap()["time"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(time(0), "2026-11-18T11:06:40.123Z");
+        assert_eq!(time(876_543), "2026-11-18T11:06:40.999Z");
+        assert_eq!(time(876_544), "2026-11-18T11:06:41.000Z");
+        assert_eq!(time(1), "2026-11-18T11:06:40.123Z");
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! | file | holds |
 //! |---|---|
 //! | `mod.rs` | [`AccessLog`]: the thread's owner (start, reopen, finish), `AccessLogSender` of each worker (`rtrb` ring, which records are drawn, dropped when full) |
-//! | `format` | a record as a line: JSON, common, combined; what clients sent escaped; `WallClock`, the time of day from a worker's clock |
+//! | `format` | `LineWriter`: a record as a line, JSON, common or combined; the text of a second kept for the next line; `WallClock`, the time of day from a worker's clock |
+//! | `json` | `JsonObject`: names, numbers, milliseconds and texts of one object appended; control characters escaped |
 //! | `writer` | the thread: polls the rings, batches lines, writes to the file or stdout; SIGUSR1 reopens the file; lines that could not be written are counted and reported, a torn line ended |
 //!
 //! A line of the format `json` is an object with these members. What is not known is null.
@@ -32,7 +33,8 @@
 //! | `end` | `complete`, `client_abort`, `upstream_error`, `truncated`, `timeout`, `refused`, `stopped` |
 //! | `why` | what an end other than `complete` is due to |
 
-mod format;
+pub mod format;
+mod json;
 mod writer;
 
 use std::io;

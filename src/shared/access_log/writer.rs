@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::format::{WallClock, write_line};
+use super::format::{LineWriter, WallClock};
 use super::{RING_CAPACITY, WorkerRings};
 use crate::kernel::linux;
 use crate::settings::{AccessLogFormat, AccessLogTarget};
@@ -68,11 +68,12 @@ impl WriterState {
 
 /// Runs until it is asked to stop, or every worker has ended, and all records are written.
 pub fn run(state: &WriterState, mut rings: Vec<WorkerRings>, mut output: Output, format: AccessLogFormat) {
+    let mut lines = LineWriter::new(format);
     loop {
         // Before the rings are read: what came before is written.
         let reopens = state.reopen.swap(false, Ordering::AcqRel);
         let stops = state.is_to_stop() || rings.iter().all(|ring| ring.records.is_abandoned());
-        let taken = drain(state, &mut rings, &mut output, format);
+        let taken = drain(state, &mut rings, &mut output, &mut lines);
         if reopens {
             output.reopen();
         }
@@ -85,14 +86,14 @@ pub fn run(state: &WriterState, mut rings: Vec<WorkerRings>, mut output: Output,
 }
 
 /// Writes what waits in the rings, of each at most what it can hold. How many records it were.
-fn drain(state: &WriterState, rings: &mut [WorkerRings], output: &mut Output, format: AccessLogFormat) -> usize {
+fn drain(state: &WriterState, rings: &mut [WorkerRings], output: &mut Output, lines: &mut LineWriter) -> usize {
     let clock = WallClock::new(SystemTime::now(), linux::stamp());
     let (mut batch, mut taken) = (Vec::new(), 0);
     for WorkerRings { records, written } in rings {
         for _ in 0..RING_CAPACITY {
             let Ok(record) = records.pop() else { break };
             taken += 1;
-            write_line(&mut batch, &record, format, clock);
+            lines.write_line(&mut batch, &record, clock);
             // A full ring of them: the record is freed.
             let _ = written.push(record);
             if batch.len() >= BATCH {
