@@ -11,7 +11,7 @@
 //! | `named` | `[services.NAME]`, `[listeners.NAME]`, `[[routes]]`: `ListenerSettings`, `RouteSettings`, `NamedResolver`: which keys each table may hold, defaults from the flat settings, each table through clap as if it were flags; names that are no service or listener, of the wrong mode, unused, missing or given twice; addresses and replicas given twice |
 //! | `read` | the order: argv, environment (`RINGWAY_*`), file; to an [`Invocation`] or an [`EarlyExit`] (help, version, usage error); `ringway check`, shell completions; defaults that `RINGWAY_BIND` changes |
 //! | `renamed` | old spellings of settings, with their unit in the name: refused with the new spelling and an example |
-//! | `resolve` | checks settings against each other (names twice, ports, limits, key and mode, admin on the data port without a token) and fills in what depends on others: [`RunArgs`](args::RunArgs) to [`Config`] |
+//! | `resolve` | checks settings against each other (names twice, ports, limits, key and mode, admin on the data port without a token) and fills in what depends on others: [`RunArgs`](args::RunArgs) to [`Config`]; its summary in one line |
 //! | `show` | `ringway config`: prints the effective settings as a TOML file with each flag's help as comments; literals, sections, lines commented out, wrapped text |
 //! | `sources` | where each setting comes from (flag, environment variable, line of the file), so that an error or warning names that place; unknown variables |
 //! | `unused` | warnings of settings that have no effect beside the others: HTTP limits in TCP mode, heartbeat settings without a path, settings of starts where nothing is started |

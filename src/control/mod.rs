@@ -14,7 +14,7 @@
 //! | `log_throttle` | workers' events as log lines: the first of a kind at once, then a count for each second; names of former replicas; pure; windows by kind; words for a fault, a cap, a shortage |
 //! | `probe` | one health check of one replica: connect or HTTP request with a timeout, the answer judged (status, X-Server-Id), the fault of a failure; I/O errors as `ProbeFault`s (dead, connect timed out, silent, unhealthy); TCP and Unix streams under one deadline |
 //! | `upgrade` | an upgrade seen by the process that is replaced: `UpgradeStage` (waiting, starting, committed), sockets passed on by name, the file of the admin socket released, until when it waits |
-//! | `successor` | spawns the process that takes over (same argv, `LISTEN_FDS`, a socket pair), tells it the `Introduction`, waits for `ready`, answers `go`; killed if it is not wanted; `SuccessorEvent` |
+//! | `successor` | spawns the process that takes over (same argv, `LISTEN_FDS`, a socket pair), tells it the `Introduction`, waits for `ready`, answers `go`; killed if it is not wanted; `SuccessorEvent`: ready, went, or ended and why |
 //! | `predecessor` | the other end: `Introduction` (replicas, run ids) read from the process that this one replaces; `PredecessorLink`: says `ready`, awaits `go` |
 //! | `service_manager` | `sd_notify` to systemd: READY, RELOADING, STOPPING, STATUS, MAINPID, WATCHDOG; the interval of pings from `WATCHDOG_USEC` |
 //! | `runtime` | what starts and stops replicas: child processes, Docker containers, a fixed list |
@@ -23,7 +23,7 @@
 //! | `admin_seats` | how many admin connections are served at once: seats, strangers evicted, oldest first; it knows no HTTP; a permit each, the task to abort, kept once its caller is known |
 //! | `socket_file` | the file of a Unix listener: bound with its mode, a dead one replaced, removed at the end; its type, permissions and identity (device, inode) checked |
 //! | `write_deadline` | `AsyncRead` and `AsyncWrite` around a stream whose peer must read in time: polls of writes, flushes and shutdown bounded by a timer |
-//! | `admin` | the admin API over HTTP: axum router and handlers, methods, query strings, dry runs, body limits, status codes; each call becomes an `AdminRequest` with a channel for its answer |
+//! | `admin` | the admin API over HTTP: axum router and handlers, methods, query strings, which service is meant, dry runs, body limits, status codes; each call becomes an `AdminRequest` with a channel for its answer |
 //! | `admin_access` | who may call it: Host, bearer token, Origin; the denial; pure |
 //! | `wire` | its JSON: strict parsing of `{"n", "hostnames"}` (serde visitor), the envelope of successes and failures, quoted values in errors; pure |
 //! | `questions` | what it answers about the ring (`/ring`, explain, what-if) from the snapshot and a query string; pure; parameters known, names added and removed |

@@ -13,7 +13,7 @@
 //! | [`key`] | the routing key: CRC-32 of a request's path, query parameter, cookie, field or client address, by the key policy |
 //! | [`lane`] | one direction of traffic between two legs: prefix, buffer (start, released, scanned, filled), pipe; its phase; when to splice and when to copy (lulls), compaction, headroom for a rewritten head, resend from a mark, bytes held; the lane's invariants |
 //! | [`limits`] | [`Limits`](limits::Limits) of a service: each timeout and size with meaning, default, unit and range; `Trust`, `Via`, `AbortOn`; enforced elsewhere |
-//! | [`net`] | address ranges (CIDR), and the block that counts as one client (an IPv6 /64): prefix and mask bits, mapped addresses |
+//! | [`net`] | [`Net`](net::Net), an address range (CIDR), and the block that counts as one client (an IPv6 /64); IPv4-mapped addresses |
 //! | [`proxy`] | the PROXY protocol, versions 1 (a line) and 2 (signature, address block), read and written: source and destination of a connection |
 //! | [`reply`] | bytes of the responses that the balancer makes itself: errors with a JSON body, reason phrases, Retry-After, OPTIONS and TRACE |
 //! | [`request`] | one request head judged: target, Host, Expect, Max-Forwards, X-Forwarded-* and Via, Upgrade, look-alikes of framing fields; to `RequestAnalysis` (body, keep-alive, idempotent, safe, local reply) and edits, or a refusal |

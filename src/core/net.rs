@@ -3,26 +3,16 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
+use ipnet::IpNet;
+
+/// A range, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Net {
-    first: IpAddr,
-    prefix_bits: u8,
-}
+pub struct Net(IpNet);
 
 impl Net {
     /// An IPv4-mapped IPv6 address counts as the IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.first, address.to_canonical()) {
-            (IpAddr::V4(first), IpAddr::V4(address)) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix_bits)).unwrap_or(0);
-                u32::from(first) & mask == u32::from(address) & mask
-            }
-            (IpAddr::V6(first), IpAddr::V6(address)) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix_bits)).unwrap_or(0);
-                u128::from(first) & mask == u128::from(address) & mask
-            }
-            _ => false,
-        }
+        self.0.contains(&address.to_canonical())
     }
 }
 
@@ -30,12 +20,9 @@ impl FromStr for Net {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Net, String> {
-        let wrong = || format!("{text:?} is no address or range; write 10.0.0.0/8, 192.0.2.7 or ::1");
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
-        let first: IpAddr = address.parse().map_err(|_| wrong())?;
-        let bits_max = if first.is_ipv4() { 32 } else { 128 };
-        let prefix_bits = prefix.map_or(Ok(bits_max), |bits| bits.parse::<u8>().map_err(|_| wrong()))?;
-        if prefix_bits > bits_max { Err(wrong()) } else { Ok(Net { first, prefix_bits }) }
+        let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
+        let range = text.parse().ok().or_else(address).map(Net);
+        range.ok_or_else(|| format!("{text:?} is no address or range; write 10.0.0.0/8, 192.0.2.7 or ::1"))
     }
 }
 

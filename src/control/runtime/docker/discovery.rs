@@ -46,7 +46,7 @@ pub struct HostNetworks<'a> {
     /// Where published ports are dialled.
     pub host: IpAddr,
     /// Whether an address, with the length of its network's prefix in bits, is on a network of this host.
-    pub is_attached: &'a dyn Fn(IpAddr, u32) -> bool,
+    pub is_attached: &'a dyn Fn(IpAddr, u8) -> bool,
 }
 
 impl DiscoveryLabels {
@@ -97,7 +97,7 @@ impl DiscoveryLabels {
         if addresses.on_host {
             return Ok(on_host(self.port, "the host's own network".into()));
         }
-        let near = |(_, (ip, bits)): &(&String, &(IpAddr, u32))| (from.is_attached)(*ip, *bits);
+        let near = |(_, (ip, bits)): &(&String, &(IpAddr, u8))| (from.is_attached)(*ip, *bits);
         let mut reachable = addresses.bridge.iter().filter(near);
         let shared = addresses.bridge.get_key_value(from.replicas).filter(near);
         if let Some((name, (ip, _))) = shared {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use bollard::models::{ContainerInspectResponse, Ipam, IpamConfig, NetworkCreateRequest, NetworkInspect};
+use ipnet::IpNet;
 
 use super::engine::{Engine, status};
 use super::plan;
@@ -18,23 +19,16 @@ const IN_A_CONTAINER: &str = "/.dockerenv";
 pub struct Network {
     pub name: String,
     pub id: String,
-    pub subnet: Option<Subnet>,
+    pub subnet: Option<IpNet>,
     /// Created by a Ringway of this cluster.
     pub is_managed: bool,
-}
-
-/// An address and how many leading bits of it count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subnet {
-    address: IpAddr,
-    bits: u32,
 }
 
 /// The addresses of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// By network name.
-    pub bridge: BTreeMap<String, (IpAddr, u32)>,
+    pub bridge: BTreeMap<String, (IpAddr, u8)>,
     /// Container port to host port.
     pub published: BTreeMap<u16, u16>,
     /// On the host's own network: it has no address of its own.
@@ -59,7 +53,7 @@ pub async fn ensure(engine: &Engine, settings: &DockerSettings) -> Result<Networ
         }
     };
     if let (Some(configured), Some(actual)) = (&settings.subnet, found.subnet)
-        && Subnet::parse(configured) != Some(actual)
+        && configured.parse().ok() != Some(actual)
     {
         log::warn!("network {} exists with subnet {actual}: {configured} is not used", found.name);
     }
@@ -98,7 +92,7 @@ async fn create(engine: &Engine, settings: &DockerSettings) -> Result<(), Failur
 
 fn network(settings: &DockerSettings, found: NetworkInspect) -> Network {
     let pools = found.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
-    let subnet = pools.iter().filter_map(|pool| pool.subnet.as_deref()).find_map(Subnet::parse);
+    let subnet = pools.iter().filter_map(|pool| pool.subnet.as_deref()).find_map(|subnet| subnet.parse().ok());
     let cluster = found.labels.unwrap_or_default().remove(plan::CLUSTER);
     Network {
         name: found.name.unwrap_or_else(|| settings.network.clone()),
@@ -108,63 +102,17 @@ fn network(settings: &DockerSettings, found: NetworkInspect) -> Network {
     }
 }
 
-impl Subnet {
-    pub fn new(address: IpAddr, bits: u32) -> Option<Subnet> {
-        (bits <= width(address)).then_some(Subnet { address, bits })
-    }
-
-    pub fn parse(text: &str) -> Option<Subnet> {
-        let (address, bits) = text.split_once('/')?;
-        Subnet::new(address.parse().ok()?, bits.parse().ok()?)
-    }
-
-    pub fn contains(&self, other: IpAddr) -> bool {
-        let shift = width(self.address) - self.bits;
-        self.address.is_ipv4() == other.is_ipv4()
-            && number(self.address).checked_shr(shift).unwrap_or(0) == number(other).checked_shr(shift).unwrap_or(0)
-    }
-}
-
-impl Subnet {
-    /// The address after the network's own, which a kernel may refuse as a broadcast address.
-    fn first_host(&self) -> IpAddr {
-        let shift = width(self.address) - self.bits;
-        let base = number(self.address).checked_shr(shift).and_then(|n| n.checked_shl(shift)).unwrap_or(0);
-        let first = if shift == 0 { base } else { base | 1 };
-        match self.address {
-            IpAddr::V4(_) => IpAddr::from(u32::try_from(first).unwrap_or(u32::MAX).to_be_bytes()),
-            IpAddr::V6(_) => IpAddr::from(first.to_be_bytes()),
-        }
-    }
-}
-
-impl std::fmt::Display for Subnet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.address, self.bits)
-    }
-}
-
-fn width(address: IpAddr) -> u32 {
-    if address.is_ipv4() { 32 } else { 128 }
-}
-
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => u128::from(u32::from(v4)),
-        IpAddr::V6(v6) => u128::from(v6),
-    }
-}
-
 /// Whether this machine (or container) is on `subnet`: then the kernel's source address for it lies inside it. Nothing is
 /// sent. With Docker Desktop, or an engine on another machine, the source address is one of another network.
-pub fn is_attached(subnet: Subnet) -> bool {
-    let probe = || {
-        let any: IpAddr = if subnet.address.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+pub fn is_attached(subnet: IpNet) -> bool {
+    let source = |host: IpAddr| {
+        let any: IpAddr = if host.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
         let socket = UdpSocket::bind((any, 0))?;
-        socket.connect((subnet.first_host(), 9))?;
+        socket.connect((host, 9))?;
         socket.local_addr()
     };
-    probe().is_ok_and(|local| subnet.contains(local.ip()))
+    // A kernel may refuse the network's own address as a broadcast address; `hosts` begins behind it.
+    subnet.hosts().next().is_some_and(|host| source(host).is_ok_and(|local| subnet.contains(&local.ip())))
 }
 
 /// Whether an address is one of this machine (or container).
@@ -196,7 +144,7 @@ impl Addresses {
         let mode = inspected.host_config.as_ref().and_then(|host| host.network_mode.as_deref());
         let bridge = settings.networks.unwrap_or_default().into_iter().filter_map(|(name, endpoint)| {
             let address = endpoint.ip_address.filter(|ip| !ip.is_empty())?.parse().ok()?;
-            Some((name, (address, u32::try_from(endpoint.ip_prefix_len.unwrap_or(32)).unwrap_or(32))))
+            Some((name, (address, u8::try_from(endpoint.ip_prefix_len.unwrap_or(32)).unwrap_or(32))))
         });
         let published = settings.ports.unwrap_or_default().into_iter().filter_map(|(port, bindings)| {
             let inside = port.strip_suffix("/tcp")?.parse().ok()?;
@@ -224,24 +172,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_subnet_contains_its_addresses() {
-        let subnet = Subnet::parse("10.231.7.0/24").unwrap();
-        assert!(subnet.contains([10, 231, 7, 255].into()));
-        assert!(!subnet.contains([10, 231, 8, 0].into()));
-        assert!(!subnet.contains("fd00::1".parse().unwrap()));
-        assert!(Subnet::parse("0.0.0.0/0").unwrap().contains([8, 8, 8, 8].into()));
-        assert!(Subnet::parse("fd00:1::/64").unwrap().contains("fd00:1::9".parse().unwrap()));
-        assert_eq!(subnet.first_host(), IpAddr::from([10, 231, 7, 1]));
-        assert_eq!(Subnet::parse("10.1.2.3/32").unwrap().first_host(), IpAddr::from([10, 1, 2, 3]));
-        for bad in ["10.0.0.0", "10.0.0.0/33", "x/8", "10.0.0.0/-1"] {
-            assert_eq!(Subnet::parse(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
     fn this_machine_is_on_the_loopback_net_and_not_on_a_documentation_net() {
-        assert!(is_attached(Subnet::parse("127.0.0.1/8").unwrap()));
-        assert!(!is_attached(Subnet::parse("203.0.113.1/24").unwrap()));
+        assert!(is_attached("127.0.0.1/8".parse().unwrap()));
+        assert!(!is_attached("203.0.113.1/24".parse().unwrap()));
     }
 
     fn addresses() -> Addresses {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bollard::models::{ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, EventMessage};
 use bollard::query_parameters::{EventsOptionsBuilder, LogsOptionsBuilder};
 use futures_util::{Stream, StreamExt};
+use ipnet::IpNet;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::container_event::{self, exit_reason};
@@ -238,7 +239,7 @@ impl Driver {
             Ok(wanted) => wanted,
             Err(why) => return Inspected::Unfit(why),
         };
-        let is_attached = |ip: IpAddr, bits: u32| network::Subnet::new(ip, bits).is_some_and(network::is_attached);
+        let is_attached = |ip: IpAddr, bits: u8| IpNet::new(ip, bits).is_ok_and(network::is_attached);
         let from = HostNetworks { replicas: &self.network.name, host: self.host, is_attached: &is_attached };
         match wanted.address(&Addresses::read(found), &from) {
             Ok(dialled) if network::is_own(dialled.address.ip()) => {
