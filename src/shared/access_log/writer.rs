@@ -68,12 +68,12 @@ impl WriterState {
 
 /// Runs until it is asked to stop, or every worker has ended, and all records are written.
 pub fn run(state: &WriterState, mut rings: Vec<WorkerRings>, mut output: Output, format: AccessLogFormat) {
-    let mut lines = LineWriter::new(format);
+    let (mut lines, mut batch) = (LineWriter::new(format), Vec::new());
     loop {
         // Before the rings are read: what came before is written.
         let reopens = state.reopen.swap(false, Ordering::AcqRel);
         let stops = state.is_to_stop() || rings.iter().all(|ring| ring.records.is_abandoned());
-        let taken = drain(state, &mut rings, &mut output, &mut lines);
+        let taken = drain(state, &mut rings, &mut output, &mut lines, &mut batch);
         if reopens {
             output.reopen();
         }
@@ -85,24 +85,32 @@ pub fn run(state: &WriterState, mut rings: Vec<WorkerRings>, mut output: Output,
     }
 }
 
-/// Writes what waits in the rings, of each at most what it can hold. How many records it were.
-fn drain(state: &WriterState, rings: &mut [WorkerRings], output: &mut Output, lines: &mut LineWriter) -> usize {
+/// Writes what waits in the rings, of each at most what it can hold. How many records it were. `batch` is empty before and
+/// after.
+fn drain(
+    state: &WriterState,
+    rings: &mut [WorkerRings],
+    output: &mut Output,
+    lines: &mut LineWriter,
+    batch: &mut Vec<u8>,
+) -> usize {
     let clock = WallClock::new(SystemTime::now(), linux::stamp());
-    let (mut batch, mut taken) = (Vec::new(), 0);
+    let mut taken = 0;
     for WorkerRings { records, written } in rings {
         for _ in 0..RING_CAPACITY {
             let Ok(record) = records.pop() else { break };
             taken += 1;
-            lines.write_line(&mut batch, &record, clock);
+            lines.write_line(batch, &record, clock);
             // A full ring of them: the record is freed.
             let _ = written.push(record);
             if batch.len() >= BATCH {
-                output.write(&batch, state);
+                output.write(batch, state);
                 batch.clear();
             }
         }
     }
-    output.write(&batch, state);
+    output.write(batch, state);
+    batch.clear();
     taken
 }
 
