@@ -7,10 +7,10 @@
 //! |---|---|
 //! | `mod.rs` | nothing but this text and the re-exports |
 //! | `registry` | which replicas there are and what state they are in: a pure reducer of commands to effects |
-//! | `control_core` | publication, stops, worker ends and tickets around the registry: pure; the loop and the simulation drive it, and it returns `ControlAction`s (effects and log lines); level and words of log lines about signals and workers; the second signal; how it ends (`End`) |
+//! | `control_core` | publication, stops, worker ends and tickets around the registry: pure; the loop and the simulation drive it, and it returns `ControlAction`s (effects and log lines); level and words of log lines about signals and workers; the second signal; ready or not, and why in words; how it ends (`End`) |
 //! //! | `control_loop` | the admin thread: turns of the loop, tasks that it spawns; reloads and upgrades carried out |
 //! | `orphans` | waits for zombies that process 1 of a container inherits: waitpid without hanging, children of others than ours |
-//! | `signals` | which signals are handled (TERM, INT, QUIT; HUP, USR1, USR2 answered by a log line), and what they ask for |
+//! | `signals` | which signals are handled (TERM, INT, QUIT; HUP, USR1, USR2), and what each asks for (`SignalRequest`); nothing is answered here |
 //! | `log_throttle` | workers' events as log lines: the first of a kind at once, then a count for each second; names of former replicas; pure; windows by kind; words for a fault, a cap, a shortage |
 //! | `probe` | one health check of one replica: connect or HTTP request with a timeout, the answer judged (status, X-Server-Id), the fault of a failure; I/O errors as `ProbeFault`s (dead, connect timed out, silent, unhealthy); TCP and Unix streams under one deadline |
 //! | `upgrade` | an upgrade seen by the process that is replaced: `UpgradeStage` (waiting, starting, committed), sockets passed on by name, the file of the admin socket released, until when it waits |
@@ -18,7 +18,7 @@
 //! | `predecessor` | the other end: `Introduction` (replicas, run ids) read from the process that this one replaces; `PredecessorLink`: says `ready`, awaits `go` |
 //! | `service_manager` | `sd_notify` to systemd: READY, RELOADING, STOPPING, STATUS, MAINPID, WATCHDOG; the interval of pings from `WATCHDOG_USEC` |
 //! | `runtime` | what starts and stops replicas: child processes, Docker containers, a fixed list |
-//! | `reload` | values of a reload: the trait `Configuration` (read, commit, discard), `ReloadPlan`, `ReloadReport` (changed, needs a restart) and its log line, `ReloadError`, who asked (`Requester`), the one that is pending |
+//! | `reload` | values of a reload: the trait `Configuration` (read, commit, discard), `ReloadPlan`, `ReloadReport` (changed, needs a restart) and its log line, `ReloadError`, who asked (`Requester`) and gets mistakes, which the log says too; the one that is pending |
 //! | `admin_listener` | the socket of the admin API, TCP or Unix: bind, accept, hyper connections with head and write timeouts |
 //! | `admin_seats` | how many admin connections are served at once: seats, strangers evicted, oldest first; it knows no HTTP; a permit each, the task to abort, kept once its caller is known |
 //! | `socket_file` | the file of a Unix listener: bound with its mode, a dead one replaced, removed at the end; its type, permissions and identity (device, inode) checked |
@@ -29,7 +29,7 @@
 //! | `questions` | what it answers about the ring (`/ring`, explain, what-if) from the snapshot and a query string; pure; parameters known, names added and removed |
 //! | `metrics` | its page for scrapers, Prometheus' text or OpenMetrics |
 //! | `page` | its live page and the stream of events |
-//! | `fuzz` | the body of the fuzz target for the admin API: bodies of `/add` and `/rm` on a registry: predicts what a call does by a dry run, and compares; the text of a refusal |
+//! | `fuzz` | the body of the fuzz target for the admin API: bodies of `/add` and `/rm` on a registry: predicts what a call does by a dry run and by its own model (which names a container may have), and compares; the text of a refusal |
 
 pub mod admin;
 pub mod admin_access;

@@ -16,7 +16,7 @@
 //! | `pipeline` | several requests in flight on one upstream connection: the queue of sessions, bytes read ahead for the next, one write for a turn; a session leaves and those behind it are sent again; a hang-up, readiness of the first, when pipelining to a replica is suspended |
 //! | `pool` | which idle connections, by id, each replica has: take, give, evict, expire, limit; which connection pipelines this turn, and until when pipelining is suspended; no socket |
 //! | `transport` | one socket's calls (recv, send, splice, shutdown, abort) and their results as outcomes of steps; retries EINTR; TLS would be here |
-//! | `pipes` | pipes for splicing: the two of a session, the pool of spare ones |
+//! | `pipes` | pipes for splicing: the two of a session (upload and download, by the leg that is read), the pool of spare ones |
 //! | `resources` | EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL: room for descriptors, sessions that wait for them, blocked replicas, eviction of idle connections; when to try again, who waits, how much room is left |
 //! | `timers` | heap of hints when to look at a session's deadline |
 //! | `slab` | typed keys with generations, free list; no connection, no socket |

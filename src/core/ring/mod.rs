@@ -9,7 +9,7 @@
 //! | `mod.rs` | [`Ring`], [`Member`] (name and weight), [`RingKind`]; building a ring, the position of a key, the slots of the exercise's key space (`KeySpace`: whole, slotted) |
 //! | `exercise` | where the original exercise's ring puts the points of each member's name and weight: 512 slots, quadratic functions `h` and `phi`, linear probing of taken slots; the number in a name, displaced points |
 //! | `ketama` | where nginx's `hash ... consistent` puts the points of each member's name and weight: a chain of CRC-32 over host and port, 160 for each unit of weight |
-//! | [`lint`] | findings on a ring: slots without keys, members without keys, collisions, skew; `ringway ring lint`; level (flaw, note) and rule of each |
+//! | [`lint`] | findings on a ring, from a report on it: slots without keys, members without keys, collisions, skew; `ringway ring lint`; level (flaw, note) and rule of each |
 //! | `points` | sorted positions with their members, packed, and the index that finds the point at or after a position; names never enter |
 //! | [`report`] | shares, explanations of one key and changes (what-if), with names and percentages, as text and JSON; the ideal share that a weight entitles to, the least that must move, tables |
 //! | `share` | exact shares of the circle, and what moves between two rings, by member index: arcs, cells, flows |
