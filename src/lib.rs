@@ -44,7 +44,7 @@
 //! |---|---|---|
 //! | a timeout or size of a service | `core/limits`: default and range | `settings/limits`: flag; `core/session`: deadlines; `core/head/scan`: sizes |
 //! | health of a replica | `settings/health`: flags | `control/probe`: one answer; `registry/health`: one instance; `registry/verdicts`: what follows |
-//! | drain | `core/snapshot`: the state | `registry/drain`, `registry/leaving`: of a replica; `worker/mod.rs`, `core/session`: of connections; `control_core`: of the balancer |
+//! | drain | `core/snapshot`: the state | `registry/drain`, `registry/leaving`: of a replica; `worker/drain`, `core/session`: of connections; `control_core`: of the balancer |
 //! | start and stop of an instance | `control/runtime`: the trait | `registry/instances`: decides; `control_loop`: spawns; `runtime/process`, `docker/driver`: carry out |
 //! | a request is sent again | `core/exchange`: the rule | `core/session/failure`: the redial; `worker/connect`: the next replica; `worker/pipeline`: those queued behind |
 //! | a connection to a replica | `core/step`: `Connect` | `worker/connect`: one session's; `worker/upstreams`: all; `worker/pool`: idle ones |
@@ -178,6 +178,8 @@
 //! - **claim**: a container by which a second Ringway asks whether the holder of that lock lives: `docker/cluster_lock`.
 //! - **plan**: the definition of a replica's container. Its checksum tells whether one is **outdated**: `docker/plan`.
 //! - **outdated**: an instance that runs with other settings than now; a **successor** replaces it: `registry/succession`.
+//! - **revision**: the settings that an instance is started with, numbered: `control::runtime::revisions`. **rollout**: the rolling
+//!   replacement of a service: `registry/rollout`.
 //! - **ticket**: the number by which the answer to an admin call finds its caller: `control_core`, `registry/calls`.
 //! - **rejection**: the error that answers an admin call: `registry/answer`. **denial**: one that may not call:
 //!   `admin_access`.

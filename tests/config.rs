@@ -113,6 +113,36 @@ fn the_effective_configuration_names_listeners_services_and_routes() {
 }
 
 #[test]
+fn an_address_outside_of_the_listeners_that_are_named_is_refused_wherever_it_comes_from() {
+    let named = "[listeners.web]\nbind = [\"127.0.0.1:8080\"]\n";
+    let in_file = File::new("listen-file", &format!("listen = \"127.0.0.1:99\"\n{named}"));
+    let (status, _, errors) = check(&in_file);
+    let expected = ":1:1: --listen 127.0.0.1:99 has no effect beside [listeners.web], whose bind wins";
+    assert!(status == Some(2) && errors.len() == 1 && errors[0].contains(expected), "{errors:?}");
+    let file = File::new("listen-flag", named);
+    assert_eq!(check(&file).0, Some(0), "a default is nothing that was said");
+    let by_flag = run(&["run", "--listen", "127.0.0.1:99", "-c", file.path()]);
+    let stderr = String::from_utf8_lossy(&by_flag.stderr).into_owned();
+    assert!(by_flag.status.code() == Some(2) && stderr.contains("--listen 127.0.0.1:99 has no effect"), "{stderr}");
+}
+
+#[test]
+fn a_default_of_services_is_unused_only_where_no_service_uses_it() {
+    let listener = "[listeners.web]\nbind = [\"127.0.0.1:8080\"]\nservice = \"a\"\n";
+    let docker = "[docker]\nimage = \"app\"\n[services.a]\nruntime = \"docker\"\n[services.b]\n";
+    let warnings = |file: File| {
+        let (status, printed, _) = check(&file);
+        assert_eq!(status, Some(0), "{printed}");
+        printed.lines().filter(|line| line.starts_with("warning: ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let used = warnings(File::new("used", &format!("{listener}{docker}")));
+    assert!(used.is_empty(), "{used:?}");
+    let fixed = "[services.a]\nreplica = [\"127.0.0.1:9\"]\n";
+    let unused = warnings(File::new("unused", &format!("replicas = 4\n{listener}{fixed}")));
+    assert!(unused.len() == 1 && unused[0].contains(":1:1: --replicas has no effect"), "{unused:?}");
+}
+
+#[test]
 fn every_mistake_is_named_with_line_and_column() {
     let file = File::new(
         "wrong",

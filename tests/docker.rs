@@ -17,6 +17,8 @@ mod images;
 mod lab;
 #[path = "docker/load.rs"]
 mod load;
+#[path = "docker/rolling.rs"]
+mod rolling;
 #[path = "docker/runtime.rs"]
 mod runtime;
 #[path = "docker/slow_engine.rs"]

@@ -2,14 +2,18 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use support::balancer::{admin_address, ask};
-use support::{Log, Process, RINGWAY, TIMEOUT, connect, read_response, try_connect, until};
+use support::slow::{self, Slow};
+use support::{Log, Process, RINGWAY, TIMEOUT, connect, field, read_response, try_connect, until};
 
 /// A running balancer and its file.
 struct Reloadable {
@@ -95,6 +99,68 @@ fn services_routes_and_listeners_change_under_a_connection_that_stays() {
     assert!(balancer.log.read().contains("service blog: removed; its replicas drain"));
 }
 
+/// Two listeners of HTTP over the same servers; `more` goes.
+fn two_listeners(web: SocketAddr, more: &str, slow: &Slow) -> String {
+    let services = format!("[services.slow]\nreplica = [\"{}\"]\n", slow.address);
+    format!("[listeners.web]\nbind = [\"{web}\"]\nservice = \"slow\"\n{more}{services}")
+}
+
+#[test]
+fn connections_of_a_removed_listener_end_after_their_next_response() {
+    let (web, more, slow) = (free_address(), free_address(), Slow::start());
+    let removed = format!("[listeners.more]\nbind = [\"{more}\"]\nservice = \"slow\"\n");
+    let balancer = Reloadable::start("listener", &two_listeners(web, &removed, &slow));
+    balancer.await_log("1 of 1 live");
+    let [mut idle, mut next, mut busy, mut stays] = [more, more, more, web].map(connect);
+    let get = |client: &mut std::net::TcpStream| client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+    for client in [&mut idle, &mut next, &mut stays] {
+        get(client);
+        slow::answer(slow.next());
+        assert_eq!(field(&read_response(client).0, "connection"), None);
+    }
+    get(&mut busy);
+    let upstream = slow.next();
+    balancer.write(&two_listeners(web, "", &slow));
+    let (status, body) = balancer.reload("");
+    assert!(status == 200 && body.contains("listener more is removed"), "{body}");
+    assert!(try_connect(more).is_err(), "the listener is closed");
+    slow::answer(upstream);
+    get(&mut next);
+    slow::answer(slow.next());
+    for mut client in [busy, next] {
+        let (head, body) = read_response(&mut client);
+        assert!(head.starts_with("HTTP/1.1 200 ") && body == b"slow", "{head}");
+        assert_eq!(field(&head, "connection"), Some("close"));
+        assert_eq!(client.read(&mut [0]).expect("a clean end"), 0, "that was its last response");
+    }
+    assert_eq!(idle.read(&mut [0]).expect("a clean end"), 0, "it sent nothing more");
+    get(&mut stays);
+    slow::answer(slow.next());
+    assert_eq!(field(&read_response(&mut stays).0, "connection"), None, "the other listener is as before");
+}
+
+#[test]
+fn tunnels_of_a_removed_listener_end_at_the_drain_timeout() {
+    let (web, raw, slow) = (free_address(), free_address(), Slow::start());
+    let tunnel = format!(
+        "[listeners.raw]\nbind = [\"{raw}\"]\nmode = \"tcp\"\nservice = \"raw\"\n[services.raw]\nmode = \"tcp\"\nreplica = [\"raw={}\"]\n",
+        slow.address
+    );
+    let limits = "[limits]\ndrain_timeout = \"300ms\"\n";
+    let balancer = Reloadable::start("tunnel", &format!("{}{limits}", two_listeners(web, &tunnel, &slow)));
+    balancer.await_log("raw");
+    let mut client = connect(raw);
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+    let mut server = slow.next();
+    balancer.write(&format!("{}{limits}", two_listeners(web, "", &slow)));
+    assert_eq!(balancer.reload("").0, 200);
+    server.write_all(b"x").expect("the tunnel is still there");
+    let mut byte = [0];
+    client.read_exact(&mut byte).expect("bytes pass until the drain timeout");
+    let end = client.read(&mut byte).expect_err("what is cut off must not look complete");
+    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
 #[test]
 fn a_wrong_configuration_is_refused_with_every_mistake_and_changes_nothing() {
     let web = free_address();
@@ -136,4 +202,123 @@ fn the_configuration_is_shown_without_secrets() {
     let shown = ask(balancer.admin, "GET", "/config", "").text;
     assert!(shown.contains("# env is set, and not shown") && shown.contains("[services.shop]"), "{shown}");
     assert!(!shown.contains("hunter2"), "{shown}");
+}
+
+/// Requests one after another until it is dropped; each of them must be answered 200.
+struct Trickle {
+    stop: Arc<AtomicBool>,
+    requests: Option<JoinHandle<usize>>,
+}
+
+impl Trickle {
+    fn start(address: SocketAddr) -> Trickle {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let requests = std::thread::spawn(move || {
+            let mut count = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let answer = ask(address, "GET", "/home", "");
+                assert_eq!(answer.status, 200, "request {count}: {}", answer.text);
+                count += 1;
+            }
+            count
+        });
+        Trickle { stop, requests: Some(requests) }
+    }
+
+    fn end(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let count = self.requests.take().map(|requests| requests.join().expect("no request was lost"));
+        assert!(count > Some(0), "requests were sent");
+    }
+}
+
+/// Three replicas that `sh` starts with `script`; `replica` in it is our own.
+fn scripted(web: SocketAddr, script: &str) -> String {
+    let script = script.replace("replica", &format!("{RINGWAY} replica"));
+    let service = format!("[services.shop]\nreplicas = 3\nprogram = [\"/bin/sh\", \"-c\", '{script}']\n");
+    format!("[listeners.web]\nbind = [\"{web}\"]\nservice = \"shop\"\n{service}")
+}
+
+impl Reloadable {
+    /// Names and process ids of the replicas that are no longer or not yet on their way out.
+    fn replicas(&self) -> Vec<(String, String)> {
+        let all = ask(self.admin, "GET", "/replicas", "").json;
+        let all = all["message"].as_array().expect("a list");
+        let text = |replica: &serde_json::Value, key: &str| replica[key].as_str().unwrap_or_default().to_owned();
+        let on_ring = all.iter().filter(|replica| replica["state"] != "draining");
+        on_ring.map(|replica| (text(replica, "name"), text(replica, "handle"))).collect()
+    }
+
+    fn logged(&self, line: &str) -> usize {
+        self.log.read().matches(line).count()
+    }
+}
+
+#[test]
+fn replicas_of_a_changed_program_are_replaced_one_at_a_time_and_no_request_is_lost() {
+    let web = free_address();
+    let balancer = Reloadable::start("rolling", &scripted(web, "exec replica"));
+    balancer.await_log("3 of 3 live");
+    let (before, trickle) = (balancer.replicas(), Trickle::start(web));
+    balancer.write(&scripted(web, "exec replica # another"));
+    let (status, body) = balancer.reload("?dry_run=1");
+    assert!(status == 200 && body.contains("\"rolling\":[\"shop\"]"), "{body}");
+    let (status, body) = balancer.reload("");
+    assert!(status == 200 && body.contains("\"rolling\":[\"shop\"]"), "{body}");
+    balancer.await_log("service shop: rolling replacement done: 3 replicas replaced");
+    trickle.end();
+    let after = balancer.replicas();
+    assert_eq!(after.len(), 3, "{after:?}");
+    assert!(before.iter().zip(&after).all(|(old, new)| old.0 == new.0 && old.1 != new.1), "{before:?} {after:?}");
+    let (status, body) = balancer.reload("");
+    assert!(status == 200 && body.contains("\"rolling\":[]"), "{body}");
+    assert_eq!(balancer.replicas(), after, "nothing changed");
+}
+
+#[test]
+fn a_program_that_does_not_come_up_twice_in_a_row_is_taken_back() {
+    let web = free_address();
+    let balancer = Reloadable::start("back", &scripted(web, "exec replica"));
+    balancer.await_log("3 of 3 live");
+    let (before, trickle) = (balancer.replicas(), Trickle::start(web));
+    // It comes up once.
+    let once = std::env::temp_dir().join(format!("ringway-reload-once-{}", std::process::id()));
+    let script = format!("mkdir {} && exec replica; exit 3", once.display());
+    balancer.write(&scripted(web, &script));
+    assert_eq!(balancer.reload("").0, 200);
+    balancer.await_log("rolling replacement stopped, two in a row did not come up");
+    balancer.await_log("rolling replacement done: 1 replicas replaced");
+    let _ = std::fs::remove_dir(&once);
+    trickle.end();
+    let log = balancer.log.read();
+    let line = log.lines().find(|line| line.contains("rolling replacement stopped")).expect("it was logged");
+    assert!(
+        line.contains("ERROR") && line.contains("exit status 3") && line.contains("replaced were: server1"),
+        "{line}"
+    );
+    let after = balancer.replicas();
+    let same: Vec<bool> = before.iter().zip(&after).map(|(old, new)| old == new).collect();
+    assert_eq!(same, [false, true, true], "{before:?} {after:?}");
+    balancer.write(&scripted(web, "exec replica"));
+    let (status, body) = balancer.reload("");
+    assert!(status == 200 && body.contains("\"rolling\":[]"), "what runs is what the file says: {body}");
+}
+
+#[test]
+fn a_reload_during_a_rolling_replacement_wins() {
+    let web = free_address();
+    let balancer = Reloadable::start("newest", &scripted(web, "exec replica"));
+    balancer.await_log("3 of 3 live");
+    let trickle = Trickle::start(web);
+    balancer.write(&scripted(web, "exec sleep 1000"));
+    assert_eq!(balancer.reload("").0, 200);
+    balancer.await_log("has other settings than it would get now: it is replaced");
+    balancer.write(&scripted(web, "exec replica # the newest"));
+    assert_eq!(balancer.reload("").0, 200);
+    balancer.await_log("not replaced: there is a newer configuration");
+    balancer.await_log("rolling replacement done: 3 replicas replaced");
+    trickle.end();
+    assert_eq!(balancer.logged("rolling replacement stopped"), 0);
+    assert_eq!(balancer.replicas().len(), 3);
 }

@@ -15,8 +15,8 @@ use crate::core::limits::Limits;
 use crate::core::ring::{Member, Ring, RingKind};
 use crate::core::routes::{HostPattern, Redirect, Route, RouteTarget, Routes, Split};
 use crate::core::snapshot::{
-    Endpoint, INTERNAL_SERVICE, KeyPolicy, Listener, ListenerId, Mode, Replica, ReplicaId, ReplicaLoad, Service,
-    ServiceId, State,
+    Endpoint, INTERNAL_SERVICE, KeyPolicy, Lifecycle, Listener, ListenerId, Mode, Replica, ReplicaId, ReplicaLoad,
+    Service, ServiceId, State,
 };
 use crate::kernel::linux::SendsFirst;
 use crate::kernel::listening::Listen;
@@ -112,6 +112,7 @@ fn listener(named: &NamedListener, ids: &mut Ids) -> Listener {
     Listener {
         name: named.name.as_str().into(),
         bind: settings.bind.clone(),
+        lifecycle: Lifecycle::Serving,
         mode: settings.mode,
         service: settings.service.as_ref().map(|name| ids.service(name)),
         redirect: settings.redirect_to_https.then(https),

@@ -103,7 +103,7 @@ fn report(before: &Config, after: &Config) -> ReloadReport {
     if routes(before) != routes(after) {
         changed.push(format!("{} routes", after.named.routes.len()));
     }
-    ReloadReport { changed, needs_restart: needs_restart(before, after) }
+    ReloadReport { changed, needs_restart: needs_restart(before, after), ..ReloadReport::default() }
 }
 
 fn differences(kind: &str, before: &[(String, String)], after: &[(String, String)]) -> Vec<String> {

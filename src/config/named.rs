@@ -186,6 +186,7 @@ pub struct NamedResolver<'a> {
     pub file: &'a FileSettings,
     /// The flat settings, and what they are as values of flags.
     pub config: &'a Config,
+    pub sources: &'a Sources,
     pub matches: &'a ArgMatches,
     pub errors: Vec<String>,
     pub warnings: Vec<String>,
@@ -198,7 +199,8 @@ impl NamedResolver<'_> {
         if !services.is_empty() {
             named.services = services.iter().filter_map(|settings| self.service(settings)).collect();
         }
-        if !listeners.is_empty() {
+        if let Some(first) = listeners.first() {
+            self.errors.extend(self.listen_beside(first));
             named.listeners = listeners.iter().filter_map(|settings| self.listener(settings)).collect();
         }
         named.routes = routes.iter().filter_map(|settings| self.route(settings)).collect();
@@ -206,6 +208,15 @@ impl NamedResolver<'_> {
             self.errors = named.complete().into_iter().map(|(place, why)| self.line(place, &why)).collect();
         }
         named
+    }
+
+    /// `--listen` is the address of the only listener: it is a default of none that is named.
+    fn listen_beside(&self, listener: &NamedSettings) -> Option<String> {
+        let listen = self.sources.set().iter().find(|setting| setting.long == "listen")?;
+        let (name, address, title) = (listen.name(), self.config.listen, &listener.title);
+        Some(format!(
+            "{name} {address} has no effect beside [{title}], whose bind wins: leave it out, or make it a listener too"
+        ))
     }
 
     /// The flat settings as defaults, then the service's own.

@@ -12,7 +12,7 @@ use super::file::{self, FileSettings};
 use super::named::NamedResolver;
 use super::show::Audience;
 use super::sources::Sources;
-use super::{Config, Named, error, renamed, show};
+use super::{Config, Named, error, renamed, show, unused};
 use crate::experiment::{ExperimentSettings, RingQuery};
 use crate::replica::{ReplicaSettings, host_name};
 
@@ -104,7 +104,8 @@ impl Configured {
         // Changing an argument moves it: these are in the order of their definition.
         let definitions = args::command();
         let used = subcommand(&definitions, &self.matches);
-        let flat = used.map_or_else(String::new, |(command, matches)| show::effective(command, matches, audience));
+        let flat =
+            used.map_or_else(String::new, |(command, matches)| show::effective(command, matches, &self.file, audience));
         flat + &show::named(&self.file, audience)
     }
 }
@@ -132,17 +133,29 @@ fn configure_with_settings(
     let matches = parse(command.clone(), argv)?;
     match cli(&matches)?.subcommand {
         CliSubcommand::Run(run) | CliSubcommand::Config(run) => {
-            let mut config = into_config(*run, &sources(&command, &matches, Some((path, &settings.flat))))?;
+            let sources = sources(&command, &matches, Some((path, &settings.flat)));
+            let mut config = into_config(*run, &sources)?;
             let used = matches.subcommand().map_or(&matches, |(_, used)| used);
             let (errors, warnings) = (Vec::new(), Vec::new());
-            let mut resolver = NamedResolver { path, file: settings, config: &config, matches: used, errors, warnings };
+            let mut resolver = NamedResolver {
+                path,
+                file: settings,
+                config: &config,
+                sources: &sources,
+                matches: used,
+                errors,
+                warnings,
+            };
             let named = resolver.named();
             let NamedResolver { errors, warnings, .. } = resolver;
             if !errors.is_empty() {
                 return Err(EarlyExit::Usage(errors.join("\n")));
             }
-            config.named = named;
+            // Outside of any table a setting is a default of every service.
+            let services: Vec<&Config> = named.services.iter().map(|service| &*service.config).collect();
+            config.warnings = unused::warnings(&config, &services, &sources);
             config.warnings.extend(warnings);
+            config.named = named;
             Ok(Configured { config, matches, file: settings.clone() })
         }
         _ => unreachable!("the same argv had these flags before"),

@@ -22,7 +22,7 @@ impl RunArgs {
             return Err(why.into());
         }
         let mut config = self.resolved().map_err(|why| sources.locate(&why))?;
-        config.warnings = unused::warnings(&config, sources);
+        config.warnings = unused::warnings(&config, &[&config], sources);
         Ok(config)
     }
 
@@ -33,7 +33,7 @@ impl RunArgs {
         }
         self.config.listen = SERVICE_LISTEN;
         let mut config = self.resolved()?;
-        config.warnings = unused::warnings(&config, sources);
+        config.warnings = unused::warnings(&config, &[&config], sources);
         Ok(config)
     }
 

@@ -32,8 +32,11 @@ impl Audience {
 }
 
 /// `command` has the flags of `run`, those of a table beside each other, and `matches` are its.
-pub fn effective(command: &Command, matches: &ArgMatches, audience: Audience) -> String {
-    let settings: Vec<&Arg> = command.get_arguments().filter(|arg| file::is_setting(arg)).collect();
+pub fn effective(command: &Command, matches: &ArgMatches, file: &FileSettings, audience: Audience) -> String {
+    // Beside listeners that are named there is no other.
+    let has_effect = |arg: &&Arg| file.listeners.is_empty() || arg.get_id() != "listen";
+    let settings = command.get_arguments().filter(|arg| file::is_setting(arg)).filter(has_effect);
+    let settings: Vec<&Arg> = settings.collect();
     let mut tables: Vec<Option<&str>> = settings.iter().map(|arg| arg.get_help_heading()).collect();
     // Keys without a table come first in TOML.
     tables.sort_by_key(Option::is_some);

@@ -22,9 +22,13 @@ const HTTP_HEARTBEAT: [&str; 5] = ["health-path", "health-method", "health-host"
 /// Settings about replicas that this balancer starts.
 const STARTS: [&str; 3] = ["replicas", "max-replicas", "health-replace-after"];
 
-pub fn warnings(config: &Config, sources: &Sources) -> Vec<String> {
-    let unused =
-        |setting: &SourcedSetting| Some(format!("{} has no effect {}", setting.name(), reason(config, setting)?));
+/// `services` are those that the settings are for, or are defaults of.
+pub fn warnings(config: &Config, services: &[&Config], sources: &Sources) -> Vec<String> {
+    let why = |setting: &SourcedSetting| {
+        let in_each = || services.iter().map(|service| reason_in_service(service, setting)).collect::<Option<Vec<_>>>();
+        reason(config, setting).or_else(|| in_each()?.first().copied())
+    };
+    let unused = |setting: &SourcedSetting| Some(format!("{} has no effect {}", setting.name(), why(setting)?));
     let unused = sources.set().iter().filter_map(unused);
     let unknown = sources.unknown_variables().iter();
     unused
@@ -36,8 +40,17 @@ pub fn warnings(config: &Config, sources: &Sources) -> Vec<String> {
         .collect()
 }
 
-fn reason(config: &Config, setting: &SourcedSetting) -> Option<&'static str> {
-    let SourcedSetting { long, table, .. } = setting;
+fn reason(config: &Config, SourcedSetting { long, table, .. }: &SourcedSetting) -> Option<&'static str> {
+    if table == "Access log" && long != "access-log" && config.access_log.target == AccessLogTarget::Off {
+        Some("without --access-log")
+    } else if table == "Admin" && long != "admin" && config.admin.listen == AdminListen::Off {
+        Some("with --admin off")
+    } else {
+        None
+    }
+}
+
+fn reason_in_service(config: &Config, SourcedSetting { long, table, .. }: &SourcedSetting) -> Option<&'static str> {
     let (runtime, is_tcp) = (config.runtime(), config.mode == Mode::Tcp);
     let is_one_of = |longs: &[&str]| longs.contains(&long.as_str());
     if table == "Docker" && runtime != RuntimeKind::Docker {
@@ -50,10 +63,6 @@ fn reason(config: &Config, setting: &SourcedSetting) -> Option<&'static str> {
         Some("with --mode tcp: a heartbeat is a connection that is accepted")
     } else if is_one_of(&HTTP_HEARTBEAT) && !config.replicas_are_ours() && config.health.path.is_none() {
         Some("without --health-path: a heartbeat is a connection that is accepted")
-    } else if table == "Access log" && long != "access-log" && config.access_log.target == AccessLogTarget::Off {
-        Some("without --access-log")
-    } else if table == "Admin" && long != "admin" && config.admin.listen == AdminListen::Off {
-        Some("with --admin off")
     } else {
         None
     }

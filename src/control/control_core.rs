@@ -8,7 +8,7 @@ use std::time::Duration;
 use log::Level;
 
 use super::log_throttle::LogThrottle;
-use super::registry::{Command, Effect, Predecessor, Registry, STOP_GRACE_MS, Status};
+use super::registry::{Command, Effect, IDLE_CLIENTS_MS, Predecessor, Registry, STOP_GRACE_MS, Status};
 use crate::core::snapshot::Lifecycle;
 use crate::core::tick::Tick;
 use crate::shared::events::{EventReceiver, WorkerEvent};
@@ -41,10 +41,6 @@ pub struct ControlCore {
 /// What the end may take beyond the drain timeout and the time that instances get to end: for a worker or an engine that
 /// hangs.
 pub const END_GRACE_MS: u64 = 5_000;
-
-/// After another process took over, a connection without a request stays open for so long: the next request may be on its
-/// way, and its response says that the connection ends.
-const HANDED_OVER_IDLE_MS: u64 = 3_000;
 
 /// What the driver carries out, in order.
 #[derive(Debug)]
@@ -102,8 +98,12 @@ impl ControlCore {
 
     /// For instances that may take longer to end than others.
     pub fn with_stop_limit(mut self, limit: Duration) -> ControlCore {
-        self.stop_limit_ms = self.stop_limit_ms.max(limit.as_millis() as u64);
+        self.raise_stop_limit(limit);
         self
+    }
+
+    pub fn raise_stop_limit(&mut self, limit: Duration) {
+        self.stop_limit_ms = self.stop_limit_ms.max(limit.as_millis() as u64);
     }
 
     /// How long it serves on after the signal to stop, so that those who balance over it see it leave.
@@ -246,8 +246,7 @@ impl ControlCore {
     }
 
     fn drain_timeout_ms(&self) -> u64 {
-        let snapshot = self.publisher.view().current();
-        snapshot.services.iter().map(|service| service.limits.drain_timeout_ms).max().unwrap_or(0)
+        self.publisher.view().current().drain_timeout_ms()
     }
 
     /// Takes one event that a worker reported. `None`: there is none.
@@ -311,7 +310,7 @@ impl ControlCore {
     /// A successor accepts from now on, on the same sockets.
     pub fn hand_over(&mut self, now: Tick) -> Vec<ControlAction> {
         self.stopping = true;
-        self.drain_at = now.after_ms(HANDED_OVER_IDLE_MS);
+        self.drain_at = now.after_ms(IDLE_CLIENTS_MS);
         self.apply(Command::Enter(Lifecycle::HandedOver), now)
     }
 
@@ -545,7 +544,7 @@ mod tests {
         let mut fixture = Fixture::new();
         fixture.core.hand_over(NOW);
         assert_eq!(fixture.reader.load().lifecycle, Lifecycle::HandedOver);
-        assert!(fixture.core.due() <= NOW.after_ms(HANDED_OVER_IDLE_MS));
+        assert!(fixture.core.due() <= NOW.after_ms(IDLE_CLIENTS_MS));
         assert_eq!(fixture.core.end(), None, "connections without a request stay open");
         fixture.core.signal("SIGTERM", NOW);
         assert!(fixture.reader.load().lifecycle.is_stopping());

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::registry::{
     Answer, Call, Change, Command, Effect, HealthPolicy, Registry, RegistryConfig, Rejection, ServiceConfig, Topology,
 };
+use super::runtime::revisions::Revision;
 use super::runtime::{InstanceId, Spec, Started};
 use super::wire;
 use crate::core::limits::Limits;
@@ -111,8 +112,13 @@ fn running() -> Registry {
     let (mut registry, _) = Registry::new(config);
     let found = first_names().zip(1..).map(|(name, instance)| {
         let endpoint = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 9000 + instance as u16)));
-        let spec =
-            Spec { service: SERVICE, name: name.into(), instance: InstanceId::Managed(instance), replaces: None };
+        let spec = Spec {
+            service: SERVICE,
+            name: name.into(),
+            instance: InstanceId::Managed(instance),
+            revision: Revision::FIRST,
+            replaces: None,
+        };
         (spec, Started { endpoint, handle: name.into(), weight: 1 })
     });
     registry.apply(Command::Found(found.collect()), NOW);

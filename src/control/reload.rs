@@ -34,6 +34,8 @@ pub struct ReloadPlan {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ReloadReport {
     pub changed: Vec<String>,
+    /// Services whose replicas are replaced one at a time, by name.
+    pub rolling: Vec<String>,
     /// What takes effect only at an upgrade or a restart.
     pub needs_restart: Vec<String>,
 }
@@ -68,7 +70,10 @@ pub struct PendingReload {
 impl ReloadReport {
     /// In one line, for the log.
     pub fn line(&self) -> String {
-        let changed = if self.changed.is_empty() { "nothing changed".into() } else { self.changed.join("; ") };
+        let mut changed = if self.changed.is_empty() { "nothing changed".into() } else { self.changed.join("; ") };
+        if !self.rolling.is_empty() {
+            changed.push_str(&format!("; replicas are replaced one at a time of: {}", self.rolling.join(", ")));
+        }
         match &self.needs_restart[..] {
             [] => format!("reload: {changed}"),
             later => format!("reload: {changed}; not before an upgrade or a restart: {}", later.join("; ")),

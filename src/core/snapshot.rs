@@ -188,8 +188,10 @@ pub struct ListenerId(pub u32);
 #[derive(Clone, Debug)]
 pub struct Listener {
     pub name: Arc<str>,
-    /// Empty: it was removed, and its connections finish.
     pub bind: Vec<SocketAddr>,
+    /// `Serving`. Once no configuration names it, it is bound nowhere, and its connections end as those of a process that was
+    /// replaced: `HandedOver`, then `Stopping`.
+    pub lifecycle: Lifecycle,
     pub mode: Mode,
     /// Where bytes of a tcp listener go, and requests that no route is for. `None`: those are answered 404.
     pub service: Option<ServiceId>,
@@ -204,8 +206,13 @@ pub struct Listener {
 impl Listener {
     /// One that sends everything to this service.
     pub fn to(service: ServiceId, name: Arc<str>, mode: Mode, limits: Arc<Limits>) -> Listener {
-        let (bind, proxies) = Default::default();
-        Listener { name, bind, mode, service: Some(service), redirect: None, proxies, limits }
+        let (bind, lifecycle, proxies) = Default::default();
+        Listener { name, bind, lifecycle, mode, service: Some(service), redirect: None, proxies, limits }
+    }
+
+    /// As it is once no configuration names it.
+    pub fn removed(&self, lifecycle: Lifecycle) -> Listener {
+        Listener { bind: Vec::new(), lifecycle, ..self.clone() }
     }
 
     /// Where all bytes go, as they are.
@@ -221,7 +228,8 @@ pub enum Destination<'a> {
     Redirect(&'a Redirect),
 }
 
-/// What the balancer as a whole does with its clients. It never goes back.
+/// What the balancer does with its clients. Of the balancer as a whole it never goes back; for the clients of one listener
+/// it is `Snapshot::lifecycle_of`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lifecycle {
     /// Its listeners are bound, and clients wait in their queues; or the process that it replaces still accepts.
@@ -304,6 +312,17 @@ impl Snapshot {
 
     pub fn listener(&self, id: ListenerId) -> Option<&Listener> {
         self.listeners.get(id.0 as usize).map(|listener| &**listener)
+    }
+
+    /// What becomes of connections of this listener after their exchange: the only place that decides.
+    #[inline]
+    pub fn lifecycle_of(&self, listener: ListenerId) -> Lifecycle {
+        self.listener(listener).map_or(self.lifecycle, |listener| listener.lifecycle.max(self.lifecycle))
+    }
+
+    /// When a drain that begins now no longer waits.
+    pub fn drain_timeout_ms(&self) -> u64 {
+        self.services.iter().map(|service| service.limits.drain_timeout_ms).max().unwrap_or(0)
     }
 
     /// The limits of a client that has not sent a request yet.

@@ -83,6 +83,28 @@ pub struct DockerSettings {
     pub labels: Vec<(String, String)>,
 }
 
+impl DockerSettings {
+    /// What a runtime that is open keeps, by key: those that `other` has otherwise.
+    pub fn kept_differences(&self, other: &DockerSettings) -> Vec<&'static str> {
+        let differs = [
+            ("host", self.host != other.host),
+            ("network", self.network != other.network),
+            ("subnet", self.subnet != other.subnet),
+            ("cluster", self.cluster != other.cluster),
+            ("reach", self.reach != other.reach),
+            ("on_exit", self.on_exit != other.on_exit),
+            ("discover", self.discover != other.discover),
+        ];
+        differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+    }
+
+    /// These, with what a runtime that was opened with `open` keeps.
+    pub fn within(self, open: &DockerSettings) -> DockerSettings {
+        let DockerSettings { host, network, subnet, cluster, reach, on_exit, discover, .. } = open.clone();
+        DockerSettings { host, network, subnet, cluster, reach, on_exit, discover, ..self }
+    }
+}
+
 impl Default for DockerSettings {
     fn default() -> Self {
         unset()

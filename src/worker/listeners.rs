@@ -146,7 +146,7 @@ mod tests {
 
     use super::*;
     use crate::core::limits::Limits;
-    use crate::core::snapshot::{Listener, Mode, ServiceId};
+    use crate::core::snapshot::{Lifecycle, Listener, Mode, ServiceId};
 
     fn address(port: u16) -> SocketAddr {
         ([127, 0, 0, 1], port).into()
@@ -157,6 +157,7 @@ mod tests {
         let listener = |ports: &&[u16]| Listener {
             name: "l".into(),
             bind: ports.iter().map(|port| address(*port)).collect(),
+            lifecycle: Lifecycle::Serving,
             mode: Mode::Http,
             service: Some(ServiceId(0)),
             redirect: None,

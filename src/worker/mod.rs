@@ -4,12 +4,13 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `mod.rs` | [`Worker`], all its fields, built from `WorkerInit` (kernel, reader, counters, limits); its turn: wait, clocks, adopt the snapshot and ack it, mark events by token, expire deadlines; begin to drain, leave replicas that went down, end |
+//! | `mod.rs` | [`Worker`], all its fields, built from `WorkerInit` (kernel, reader, counters, limits); its turn: wait, clocks, adopt the snapshot and ack it, mark events by token, expire deadlines; leave replicas that went down |
 //! | `workers` | starts the data plane: splits the descriptor limit, one named thread (and core) for each worker; publisher and readers, kernel `Linux` |
 //! | `listeners` | `OpenListener`, `Listeners`: the listening sockets that are open, their numbers, readiness; which the snapshot opens and closes (`ListenerChanges`); the `Arrival` of a peer |
 //! | `accept` | accepts in batches, pauses where descriptors run out (since when, tried again when, told once), checks the caps (of all, of one client), refuses, makes a new connection's session; pauses and resumptions reported; the limiter of each client address |
 //! | `clients` | `Client` (session, socket, pipes, address, which upstream connection it uses: `UpstreamIo`), the slab of them, and the lists of sessions that can go on: runnable, resumed |
 //! | `drive` | one session's loop: ask for a step, carry it out, spend the budget of steps and bytes; then its notices, timer, epoll registration and close; sessions resumed by others; a tunnel aborted when its peer failed; notices to worker events |
+//! | `drain` | `Drains`: connections that end, all at a stop, those of a removed listener at a reload; what is left at the drain timeout is reset; closes all listening sockets, whether the worker is done |
 //! | `transfer` | steps that move bytes: recv, send, splice in and out, shut down; which pipe and which transport; bytes counted |
 //! | `connect` | the step `Connect` of one session: picks the first live replica on the ring's walk that was neither tried nor passed over, joins a pipeline, reuses an idle connection (and makes its `Mux` exclusive) or dials; the `UpstreamIo` of the client; then releases, parks, closes upstream connections, sweeps stale ones; counts retries; passed replicas, no resource left, outcome of the step; an upstream connection left while its pipe holds bytes |
 //! | `upstreams` | the slab of all upstream connections: `Upstream` (transport, pool key, idle since, load) and the type `Mux` (idle, exclusive, pipelined), which `connect` and `pipeline` assign; recv, send and splice for the session that uses it; park, stale ones, spare pipelines |
@@ -27,6 +28,7 @@ mod accept;
 mod check;
 mod clients;
 mod connect;
+mod drain;
 mod drive;
 mod listeners;
 mod pipeline;
@@ -52,7 +54,7 @@ use crate::core::buffer::BufferPool;
 use crate::core::context::Context;
 use crate::core::exchange_record::Recording;
 use crate::core::snapshot::{Lifecycle, Snapshot, State};
-use crate::core::step::{Ending, Leg, Ready};
+use crate::core::step::{Leg, Ready};
 use crate::core::tick::{Stamp, Tick};
 use crate::kernel::{Kernel, SocketEvent, Token};
 use crate::shared::access_log::AccessLogSender;
@@ -62,6 +64,7 @@ use crate::shared::events::EventSender;
 use crate::shared::publish::SnapshotReader;
 use crate::shared::service_metrics::ServiceMetrics;
 use clients::Clients;
+use drain::Drains;
 use listeners::{Listeners, OpenListener};
 use pipes::PipePool;
 use resources::ResourceLimits;
@@ -103,8 +106,7 @@ pub struct Worker<K: Kernel> {
     /// Where records of exchanges go, if there is an access log.
     access_log: Option<AccessLogSender>,
     swept: Tick,
-    /// When a stop no longer waits for what is in progress.
-    stop_by: Option<Tick>,
+    drains: Drains,
 }
 
 /// What a worker is made from.
@@ -151,7 +153,7 @@ impl<K: Kernel> Worker<K> {
             connection_limiter: init.connection_limiter,
             access_log: init.access_log,
             swept: now,
-            stop_by: None,
+            drains: Drains::default(),
         };
         worker.cx.records.recording = if worker.access_log.is_some() { Recording::All } else { init.recording };
         worker.read_clocks();
@@ -211,17 +213,6 @@ impl<K: Kernel> Worker<K> {
         gauges.pipes.set(self.pipes.count());
     }
 
-    /// What is still in progress when a stop no longer waits is reset.
-    fn end(&mut self) {
-        for id in self.clients.ids() {
-            self.close(id, Ending::Reset);
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.stop_by.is_some_and(|by| self.clients.len() == 0 || self.cx.now >= by)
-    }
-
     /// How long the next wait may last.
     fn wait_ms(&self) -> Option<u64> {
         let accepts = self.cx.snapshot.lifecycle != Lifecycle::Starting;
@@ -231,8 +222,12 @@ impl<K: Kernel> Worker<K> {
         }
         let sweep = (self.upstreams.len() > 0).then(|| self.swept.after_ms(SWEEP_MS));
         let listeners = self.listeners.iter().filter_map(OpenListener::paused_until);
-        let next =
-            listeners.chain(self.timers.next()).chain(sweep).chain(self.stop_by).chain(self.resources.due()).min()?;
+        let next = listeners
+            .chain(self.timers.next())
+            .chain(sweep)
+            .chain(self.drains.due())
+            .chain(self.resources.due())
+            .min()?;
         Some(next.ms_since(self.cx.now).max(1))
     }
 
@@ -263,12 +258,12 @@ impl<K: Kernel> Worker<K> {
         }
         self.leave_down_replicas(&snapshot);
         match snapshot.lifecycle {
-            Lifecycle::Stopping if self.stop_by.is_none() => self.begin_drain(&snapshot),
-            Lifecycle::Stopping => {}
+            Lifecycle::Stopping => self.begin_drain(&snapshot),
             // What waits in their queues is the other process's.
             Lifecycle::HandedOver => self.close_listeners(),
             Lifecycle::Starting | Lifecycle::Serving | Lifecycle::LameDuck => self.follow_listeners(),
         }
+        self.drain_listeners(&snapshot);
         self.reader.ack(snapshot.epoch);
     }
 
@@ -285,26 +280,6 @@ impl<K: Kernel> Worker<K> {
                 client.session.on_replica_down(&mut self.cx);
                 self.clients.queue(id);
             }
-        }
-    }
-
-    /// Accepts what is in the listeners' queues, closes them, and lets the sessions finish.
-    fn begin_drain(&mut self, snapshot: &Snapshot) {
-        self.accept();
-        self.close_listeners();
-        let drain_ms = snapshot.services.iter().map(|service| service.limits.drain_timeout_ms).max().unwrap_or(0);
-        self.stop_by = Some(self.cx.now.after_ms(drain_ms));
-        for id in self.clients.ids() {
-            if let Some(client) = self.clients.get_mut(id) {
-                client.session.on_drain(&self.cx);
-                self.clients.queue(id);
-            }
-        }
-    }
-
-    fn close_listeners(&mut self) {
-        for listener in self.listeners.take_all() {
-            self.kernel.close_listener(listener.socket);
         }
     }
 
@@ -362,6 +337,7 @@ impl<K: Kernel> Worker<K> {
             self.swept = now;
             self.sweep_pools();
         }
+        self.end_listener_drains();
     }
 }
 

@@ -14,6 +14,8 @@ pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Balancer {
     child: Child,
+    /// The process that replaced it last.
+    successor: Option<u32>,
     pub data: SocketAddr,
     admin: SocketAddr,
     log: PathBuf,
@@ -21,6 +23,8 @@ pub struct Balancer {
 
 pub struct Answer {
     pub status: u16,
+    /// It is the last of its connection.
+    pub closes: bool,
     pub body: String,
 }
 
@@ -74,7 +78,7 @@ impl Balancer {
         let log = std::env::temp_dir().join(format!("{PREFIX}-{}.log", data.port()));
         command.args(["--listen", &data.to_string(), "--admin", &admin.to_string()]);
         let child = command.stderr(File::create(&log).unwrap()).spawn().expect("the binary of scripts/test_docker");
-        Balancer { child, data, admin, log }
+        Balancer { child, successor: None, data, admin, log }
     }
 
     pub fn get(&self, path: &str) -> Option<Answer> {
@@ -116,14 +120,43 @@ impl Balancer {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Sends SIGTERM and waits for the end. Returns the exit status.
+    /// Sends SIGUSR2 and waits until another process has taken over and this one has ended.
+    pub fn upgrade(&mut self) {
+        let before = self.process();
+        signal("USR2", before);
+        let taken = format!("taken over from process {before}");
+        self.wait("the upgrade", || self.log().contains(&taken));
+        let log = self.log();
+        let starts = log.lines().rev().find_map(|line| line.split("SIGUSR2: process ").nth(1));
+        let successor = starts.and_then(|rest| rest.split(' ').next()?.parse().ok());
+        self.successor = Some(successor.expect("the log names the process that starts"));
+        self.await_end(before);
+    }
+
+    fn await_end(&mut self, process: u32) {
+        if process == self.child.id() {
+            assert_eq!(self.child.wait().unwrap().code(), Some(0), "{}", self.log());
+        }
+        // One that is no child of this test may stay as a zombie.
+        let stat = || std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        self.wait("the end", || stat().rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('Z')));
+    }
+
+    /// Sends SIGTERM and waits for the end. Returns the exit status, 0 of one that is no child.
     pub fn stop(&mut self) -> Option<i32> {
-        Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
-        self.child.wait().unwrap().code()
+        let process = self.process();
+        signal("TERM", process);
+        match self.successor.take() {
+            Some(_) => {
+                self.await_end(process);
+                Some(0)
+            }
+            None => self.child.wait().unwrap().code(),
+        }
     }
 
     pub fn process(&self) -> u32 {
-        self.child.id()
+        self.successor.unwrap_or(self.child.id())
     }
 
     pub fn kill(&mut self) {
@@ -143,7 +176,7 @@ impl Drop for Balancer {
         if std::thread::panicking() {
             eprintln!("--- the balancer's log\n{}---", self.log());
         }
-        if matches!(self.child.try_wait(), Ok(None)) {
+        if self.successor.is_some() || matches!(self.child.try_wait(), Ok(None)) {
             self.stop();
         }
         let _ = std::fs::remove_file(&self.log);
@@ -162,6 +195,10 @@ fn on_docker(lab: &Lab) -> Command {
     command.args(["--runtime", "docker", "--docker-image", &lab.image, "--docker-network", &lab.network]);
     command.args(["--docker-subnet", &lab.subnet, "--docker-cluster", &lab.cluster]);
     command
+}
+
+fn signal(name: &str, process: u32) {
+    Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status().unwrap();
 }
 
 fn free_address() -> SocketAddr {
@@ -193,18 +230,19 @@ pub fn answer(stream: &mut BufReader<TcpStream>) -> Option<Answer> {
     let mut line = String::new();
     stream.read_line(&mut line).ok()?;
     let status = line.split(' ').nth(1)?.parse().ok()?;
-    let mut length = 0;
+    let (mut length, mut closes) = (0, false);
     loop {
         let mut line = String::new();
         stream.read_line(&mut line).ok()?;
         if line.trim().is_empty() {
             break;
         }
+        closes |= line.trim().eq_ignore_ascii_case("connection: close");
         if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
             length = value.trim().parse().ok()?;
         }
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).ok()?;
-    Some(Answer { status, body: String::from_utf8(body).ok()? })
+    Some(Answer { status, closes, body: String::from_utf8(body).ok()? })
 }

@@ -117,7 +117,7 @@ fn get_home(to: SocketAddr, connection: &mut Option<BufReader<TcpStream>>) -> Op
     let stream = connection.as_mut()?;
     let sent = stream.get_mut().write_all(b"GET /home HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let answer = sent.ok().and_then(|()| answer(stream));
-    if answer.is_none() {
+    if answer.as_ref().is_none_or(|answer| answer.closes) {
         *connection = None;
     }
     answer.filter(|answer| answer.status == 200).map(|answer| answer.body)

@@ -14,8 +14,8 @@ use ringway::control::runtime::{Failure, FailureKind, InstanceId, RuntimeEvent, 
 use ringway::core::limits::{AbortOn, Limits};
 use ringway::core::ring::{Member, Ring, RingKind};
 use ringway::core::snapshot::{
-    Endpoint, KeyPolicy, Listener, ListenerId, Mode, Replica as Entry, ReplicaId, ReplicaLoad, Service, ServiceId,
-    State,
+    Endpoint, KeyPolicy, Lifecycle, Listener, ListenerId, Mode, Replica as Entry, ReplicaId, ReplicaLoad, Service,
+    ServiceId, State,
 };
 use ringway::core::tick::Tick;
 use ringway::shared::events::EventReceiver;
@@ -23,7 +23,7 @@ use ringway::shared::publish::{SnapshotPublisher, SnapshotReader, Wake};
 
 use super::kernel::listening_addresses;
 use super::net::{Actor, Event, Net};
-use super::reloads::Reloads;
+use super::reloads::{BROKEN, Reloads};
 use super::replica::Replica;
 
 /// Replicas of the service that is bytes only: they are always there.
@@ -71,6 +71,7 @@ fn topology(http: ServiceConfig, tcp: Service, workers: usize) -> Topology {
     let listener = |(at, mode): (usize, Mode)| Listener {
         name: "listener".into(),
         bind: (0..workers).map(|worker| listening_addresses(worker)[at]).collect(),
+        lifecycle: Lifecycle::Serving,
         mode,
         service: Some(ServiceId(at as u32)),
         redirect: None,
@@ -285,7 +286,8 @@ impl Control {
             }
             Effect::Start(spec) => {
                 let us = net.random.control().range(1_000, 200_000);
-                if !net.faults.calm && net.random.control().one_in(10) {
+                let is_broken = spec.revision == BROKEN;
+                if is_broken || !net.faults.calm && net.random.control().one_in(10) {
                     let failure = Failure { kind: FailureKind::Refused, message: "not today".into() };
                     return self.tell_later(net, us, Command::StartFailed { instance: spec.instance, failure });
                 }
@@ -303,6 +305,7 @@ impl Control {
                 let Endpoint::Tcp(address) = endpoint else { return };
                 self.probe(net, instance, address, timeout_ms);
             }
+            Effect::Settle { revision, .. } => net.note("p.settled", revision.0, 0, 0),
             Effect::Reply { ticket, answer } => {
                 let before = self.open_calls.len();
                 self.open_calls.retain(|open| *open != ticket);

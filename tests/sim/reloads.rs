@@ -1,10 +1,12 @@
 //! Reloads of a simulated world: now and then an operator gives the registry another configuration. The HTTP service
-//! changes its number of replicas, ring and limits; a second one comes and goes, and shares the requests by a route.
+//! changes its number of replicas, ring and limits, and what they are started with, which does not always work; a second one
+//! comes and goes, and shares the requests by a route.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ringway::control::registry::{Command, Reconfiguration, ServiceConfig, ServiceSource, Topology};
+use ringway::control::runtime::revisions::Revision;
 use ringway::core::limits::Limits;
 use ringway::core::ring::RingKind;
 use ringway::core::routes::{HostPattern, Route, RouteTarget, Routes, Split};
@@ -15,6 +17,9 @@ use super::random::Random;
 /// The service of HTTP that is always there, and the one that comes and goes.
 pub const HTTP: ServiceId = ServiceId(0);
 pub const SECOND: ServiceId = ServiceId(2);
+
+/// No replica starts with these settings.
+pub const BROKEN: Revision = Revision(4);
 
 /// What the next configuration is made from.
 pub struct Reloads {
@@ -51,7 +56,10 @@ impl Reloads {
             routes = shared_by(&[(HTTP, 1), (SECOND, 1)]);
         }
         let topology = Topology { services, listeners: self.first.listeners.clone(), routes: Arc::new(routes) };
-        Some(Command::Reconfigure(Reconfiguration { ticket, topology, found: Vec::new() }.into()))
+        let is_rolled_out = random.one_in(2);
+        let revision = Revision(random.range(Revision::FIRST.0, BROKEN.0));
+        let revisions = is_rolled_out.then_some((HTTP, revision)).into_iter().collect();
+        Some(Command::Reconfigure(Reconfiguration { ticket, topology, found: Vec::new(), revisions }.into()))
     }
 
     fn changed(&self, random: &mut Random) -> ServiceConfig {

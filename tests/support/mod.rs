@@ -6,6 +6,7 @@ pub mod balancer;
 pub mod exposition;
 pub mod lineage;
 pub mod origin;
+pub mod slow;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Lines, Read, Write};

@@ -383,6 +383,7 @@ impl ControlLoop {
                     self.recent.push(line);
                 }
             }
+            Effect::Settle { service, revision } => self.runtime.settle(service, revision),
             // The workers have it already.
             Effect::Publish(snapshot) => self.rings.see(&snapshot),
             Effect::Finished => {}

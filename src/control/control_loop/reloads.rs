@@ -5,9 +5,10 @@ use tokio::task::spawn_local;
 
 use super::{ControlLoop, Heartbeats};
 use crate::control::registry::{Answer, Command, Reconfiguration, Topology};
-use crate::control::reload::{PendingReload, ReloadAnswer, ReloadError, ReloadPlan, Requester};
-use crate::control::runtime::Failure;
-use crate::control::runtime::per_service::Reconfigured;
+use crate::control::reload::{PendingReload, ReloadAnswer, ReloadError, ReloadPlan, ReloadReport, Requester};
+use crate::control::runtime::per_service::{Preview, Reconfigured, RuntimeSettings};
+use crate::control::runtime::{Failure, Runtime};
+use crate::core::snapshot::ServiceId;
 use crate::core::tick::Tick;
 
 /// The runtimes took a configuration in, or refused.
@@ -28,6 +29,7 @@ impl ControlLoop {
             Ok(plan) => plan,
             Err(lines) => return requester.answer(Err(ReloadError::Invalid(lines))),
         };
+        let report = self.with_preview(report, &runtimes, &topology);
         self.reload = Some(PendingReload { requester, report, ticket: None });
         let (runtime, prepared) = (self.runtime.clone(), self.prepared_in.clone());
         spawn_local(async move {
@@ -46,6 +48,19 @@ impl ControlLoop {
         }
     }
 
+    /// With what runtimes do with the settings.
+    fn with_preview(
+        &self,
+        mut report: ReloadReport,
+        runtimes: &[(ServiceId, RuntimeSettings)],
+        topology: &Topology,
+    ) -> ReloadReport {
+        let Preview { rolling, needs_restart } = self.runtime.preview(runtimes);
+        report.rolling = names(&rolling, topology);
+        report.needs_restart.extend(needs_restart);
+        report
+    }
+
     /// Says what a reload would do.
     pub(super) fn try_reload(&mut self) -> ReloadAnswer {
         if let Some(why) = self.why_no_reload() {
@@ -53,21 +68,23 @@ impl ControlLoop {
         }
         let plan = self.configuration.read().map_err(ReloadError::Invalid)?;
         self.configuration.discard();
-        Ok(plan.report)
+        Ok(self.with_preview(plan.report, &plan.runtimes, &plan.topology))
     }
 
     /// The runtimes are ready: the registry takes the configuration in.
     pub(super) fn take_in(&mut self, prepared: Prepared, now: Tick) {
         let Prepared { topology, heartbeats, outcome } = prepared;
         match outcome {
-            Ok(Reconfigured { found, needs_restart }) => {
+            Ok(Reconfigured { found, revisions, rolling }) => {
                 let ticket = self.next_ticket();
                 if let Some(reload) = &mut self.reload {
                     reload.ticket = Some(ticket);
-                    reload.report.needs_restart.extend(needs_restart);
+                    reload.report.rolling = names(&rolling, &topology);
                 }
                 self.heartbeats = heartbeats;
-                self.apply(Command::Reconfigure(Reconfiguration { ticket, topology, found }.into()), now);
+                self.core.raise_stop_limit(self.runtime.stop_limit());
+                let change = Reconfiguration { ticket, topology, found, revisions };
+                self.apply(Command::Reconfigure(change.into()), now);
             }
             Err(failure) => {
                 self.configuration.discard();
@@ -87,4 +104,8 @@ impl ControlLoop {
             Answer::Reconfigured | Answer::Replicas(_) => Ok(report),
         });
     }
+}
+
+fn names(services: &[ServiceId], topology: &Topology) -> Vec<String> {
+    services.iter().filter_map(|id| Some(topology.services.get(id)?.name().to_string())).collect()
 }

@@ -50,6 +50,11 @@ impl Rejection {
         Rejection { status: 502, message }
     }
 
+    /// The engine cannot be reached.
+    pub fn is_unavailable(&self) -> bool {
+        self.status == 503
+    }
+
     pub fn start_failed(name: &str, failure: &Failure) -> Rejection {
         let status = match failure.kind {
             FailureKind::Unavailable => 503,

@@ -7,6 +7,7 @@ use log::Level;
 use super::answer::{Answer, Call};
 use super::health::{HealthPolicy, ProbeFailure};
 use super::topology::{Reconfiguration, Topology};
+use crate::control::runtime::revisions::Revision;
 use crate::control::runtime::{Failure, InstanceId, RuntimeEvent, Spec, Started};
 use crate::core::limits::Limits;
 use crate::core::proxy::Version;
@@ -119,6 +120,11 @@ pub enum Effect {
     Reply {
         ticket: u64,
         answer: Answer,
+    },
+    /// Every instance of the service has these settings, and goes back to no others.
+    Settle {
+        service: ServiceId,
+        revision: Revision,
     },
     Log(Level, String),
     /// After `WorkersEnded`: every managed instance has ended.

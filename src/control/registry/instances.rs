@@ -44,6 +44,7 @@ impl Registry {
             }
             self.insert_filled(spec, started, now);
         }
+        self.roll_out_found(now);
     }
 
     /// No later instance gets the number of this one.
@@ -75,6 +76,7 @@ impl Registry {
         let Some(policy) = self.services.get(&spec.service).map(|service| service.config.health) else { return };
         let mut slot = Slot::vacant(spec.service, spec.name, self.workers, now);
         slot.origin = spec.instance.origin();
+        slot.revision = spec.revision;
         slot.fill(spec.instance, replica, started, &policy, now);
         self.insert(slot);
     }
@@ -103,9 +105,11 @@ impl Registry {
 
     fn start(&mut self, id: SlotId, now: Tick) {
         let instance = InstanceId::Managed(self.take_number());
+        let Some(revision) = self.service_of(id).map(|service| service.revision) else { return };
         let spec = self.change(id, |slot| {
             slot.state = SlotState::Starting { instance, since: now };
-            Spec { service: slot.service, name: slot.name.clone(), instance, replaces: slot.last_instance }
+            slot.revision = revision;
+            Spec { service: slot.service, name: slot.name.clone(), instance, revision, replaces: slot.last_instance }
         });
         spec.into_iter().for_each(|spec| self.emit(Effect::Start(spec)));
     }
@@ -201,7 +205,6 @@ impl Registry {
             RuntimeEvent::Stopping { instance, why } => self.stopping_outside(instance, &why, now),
             RuntimeEvent::Joined { spec, started, why } => self.joined(spec, started, &why, now),
             RuntimeEvent::Left { instance, why } => self.left(instance, &why),
-            RuntimeEvent::Outdated { instance, why } => self.outdated(instance, why),
         }
     }
 

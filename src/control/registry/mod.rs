@@ -24,7 +24,8 @@
 //! | `removed` | servers of a fixed list that `/rm` took and `/add` puts back: spec and endpoint remembered by name |
 //! | `drain` | begins and ends the drain of a replica (to the stop of its instance); the stop of the whole balancer, until `Finished`; grace of a stop, instances kept on exit, leaving instances forgotten |
 //! | `publication` | `Publication`: whether workers can tell a difference, the next epoch, the snapshot built and its effect; unchanged services are shared with the one before |
-//! | `succession` | outdated instances (other settings than now): a successor starts beside each, one at a time, takes over the slot when it is up, or all is given up; `Succession` in progress: member, successor, since when |
+//! | `rollout` | `Rollout`: one service's rolling replacement as a pure rule: failures in a row, pause before the next attempt, which member is next |
+//! | `succession` | outdated instances (other settings than now): a successor starts beside each, one at a time, takes over the slot when it is up; two failures in a row send all back; `Succession` in progress: member, successor, since when |
 //! | `topology` | `Topology` (services, listeners, routes by id) and `Reconfiguration`: taken in at the start and at a reload; what waits until each new service can serve (`PendingTopology`, at most 10 s); a service added, changed, removed or shrunk, its members drained |
 //! | `status` | copies for `/replicas`, the live page and the metrics: [`Status`], `ServiceStatus` (deaths, heals with durations, ejections), [`ReplicaStatus`] (address, weight, state and why, requests, failures, handle); made when asked for |
 //! | `tests` | tests of all of this |
@@ -41,6 +42,7 @@ mod leaving;
 mod lifecycle;
 mod publication;
 mod removed;
+mod rollout;
 mod service;
 mod slot;
 mod slots;
@@ -64,7 +66,7 @@ pub use health::{HealthPolicy, ProbeFailure, ProbeFault};
 pub use lifecycle::Predecessor;
 pub use status::{ReplicaStatus, ServiceStatus, Status};
 use topology::PendingTopology;
-pub use topology::{Reconfiguration, ServiceSource, Topology};
+pub use topology::{IDLE_CLIENTS_MS, Reconfiguration, ServiceSource, Topology};
 
 use crate::core::routes::Routes;
 use crate::core::snapshot::{Lifecycle, Listener, ListenerId, Service, ServiceId, Snapshot};
@@ -84,6 +86,8 @@ pub struct Registry {
     services: BTreeMap<ServiceId, ServiceState>,
     static_services: BTreeMap<ServiceId, Arc<Service>>,
     listeners: BTreeMap<ListenerId, Arc<Listener>>,
+    /// Those that were removed, and when their idle clients are closed.
+    closing_listeners: BTreeMap<ListenerId, Tick>,
     routes: Arc<Routes>,
     /// How many cells a `ReplicaLoad` has.
     workers: usize,
@@ -132,6 +136,7 @@ impl Registry {
             services: BTreeMap::new(),
             static_services: BTreeMap::new(),
             listeners: config.topology.listeners,
+            closing_listeners: BTreeMap::new(),
             routes: config.topology.routes,
             workers: config.workers,
             random: fastrand::Rng::with_seed(config.seed),
@@ -207,7 +212,8 @@ impl Registry {
         let addition = self.addition.as_ref().map_or(Tick::NEVER, |addition| addition.deadline);
         let deferred = self.deferred.front().map_or(Tick::NEVER, |reply| reply.due(self.acked_epoch));
         let topology = self.pending_topology.as_ref().map_or(Tick::NEVER, |pending| pending.deadline);
-        slots.min(addition).min(deferred).min(self.leaving.due()).min(topology)
+        let listeners = self.closing_listeners.values().copied().min().unwrap_or(Tick::NEVER);
+        slots.min(listeners).min(addition).min(deferred).min(self.leaving.due()).min(topology).min(self.rollouts_due())
     }
 
     /// True while something waits until the workers act on a snapshot: then `Command::Acked` is wanted.
@@ -223,6 +229,7 @@ impl Registry {
             self.probe_due(&due, now);
             self.begin_succession(now);
         }
+        self.stop_listeners(now);
         self.expire_addition(now);
         self.expire_deferred_replies(now);
         self.end_drains(now);

@@ -25,7 +25,8 @@ impl Registry {
         if service.config.can_start {
             return;
         }
-        let spec = Spec { service: slot.service, name: slot.name.clone(), instance, replaces: None };
+        let spec =
+            Spec { service: slot.service, name: slot.name.clone(), instance, revision: slot.revision, replaces: None };
         let (endpoint, handle) = (slot.endpoint().clone(), slot.handle.clone());
         self.removed.insert(slot.name.clone(), (spec, Started { endpoint, handle, weight: slot.weight }));
     }

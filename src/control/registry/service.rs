@@ -7,6 +7,7 @@ use super::command::ServiceConfig;
 use super::slot::Slot;
 use super::slots::{SlotId, Slots, View};
 use crate::control::runtime::Origin;
+use crate::control::runtime::revisions::Revision;
 use crate::core::ring::{Member, Ring};
 use crate::core::snapshot::{Replica, Service, State};
 use crate::shared::histogram::Durations;
@@ -14,6 +15,8 @@ use crate::shared::histogram::Durations;
 #[derive(Debug)]
 pub struct ServiceState {
     pub config: ServiceConfig,
+    /// What its instances are started with.
+    pub revision: Revision,
     /// Ascending, which is ring order: a member's position here is its index on the ring.
     members: Vec<SlotId>,
     /// Members that are up; those of them that take requests; those of them that are ejected; those that we start and stop.
@@ -48,6 +51,7 @@ impl ServiceState {
         let published = Arc::new(service(&config, Vec::new(), ring));
         ServiceState {
             config,
+            revision: Revision::FIRST,
             members: Vec::new(),
             up: 0,
             routable: 0,
@@ -90,7 +94,8 @@ impl ServiceState {
         } else if shown(&self.config) != shown(&config) {
             self.mark_replicas_changed();
         }
-        self.config = config;
+        // What becomes of containers at the end was decided when the runtime was opened.
+        self.config = ServiceConfig { keeps_on_exit: self.config.keeps_on_exit, ..config };
         self.is_removed = false;
     }
 

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::health::{Exclusion, Health, HealthPolicy, Improvement, ProbeFailure, Verdict};
+use crate::control::runtime::revisions::Revision;
 use crate::control::runtime::{InstanceId, Origin, Started};
 use crate::core::snapshot::{Endpoint, Replica, ReplicaId, ReplicaLoad, ServiceId, State};
 use crate::core::tick::Tick;
@@ -32,6 +33,8 @@ pub struct Slot {
     replica: (ReplicaId, Endpoint),
     /// The last instance that had an address: the next one replaces it.
     pub last_instance: Option<InstanceId>,
+    /// What its instance was started with.
+    pub revision: Revision,
     pub handle: String,
     failures_in_a_row: u32,
     /// When it was last seen up: the start of the heal's duration.
@@ -133,6 +136,7 @@ impl Slot {
             name_held: false,
             replica: (ReplicaId(0), no_address),
             last_instance: None,
+            revision: Revision::UNKNOWN,
             handle: String::new(),
             failures_in_a_row: 0,
             lost_at: None,
@@ -150,6 +154,11 @@ impl Slot {
     pub fn successor(&self, workers: usize, now: Tick) -> Slot {
         let slot = Slot::vacant(self.service, self.name.clone(), workers, now);
         Slot { standing: Standing::Successor, last_instance: self.last_instance, ..slot }
+    }
+
+    /// Its instance was started with other settings than these.
+    pub fn is_outdated(&self, now: Revision) -> bool {
+        self.origin == Origin::Managed && self.instance().is_some() && self.revision != now
     }
 
     pub fn has_name(&self) -> bool {

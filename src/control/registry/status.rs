@@ -44,7 +44,7 @@ pub struct ReplicaStatus {
     pub weight: u32,
     /// One word: starting, up, slow, unhealthy, draining, down.
     pub state: &'static str,
-    /// Why it is not up: its last failure.
+    /// Why it is not up: its last failure. Of one that is up: that a rolling replacement is still to reach it.
     pub why: Option<Arc<str>>,
     /// For how long it is in this state.
     pub state_ms: u64,
@@ -77,13 +77,23 @@ impl Registry {
             address: slot.last_instance.map(|_| address(slot)),
             weight: slot.weight,
             state: condition.as_str(),
-            why: slot.last_failure.clone().filter(|_| condition != Condition::Up),
+            why: slot.last_failure.clone().filter(|_| condition != Condition::Up).or_else(|| self.why_replaced(slot)),
             state_ms: now.ms_since(slot.condition_since),
             requests: slot.load.total(),
             in_flight: slot.load.in_flight(),
             failures: slot.failures,
             handle: slot.handle.clone(),
         }
+    }
+
+    fn why_replaced(&self, slot: &Slot) -> Option<Arc<str>> {
+        let id = self.slots.named(&slot.name)?;
+        let why = match () {
+            () if self.successions.is_replaced(id) => "it has earlier settings: its replacement starts",
+            () if slot.is_outdated(self.services.get(&slot.service)?.revision) => "it has earlier settings",
+            () => return None,
+        };
+        Some(why.into())
     }
 
     fn status_of_leaving(&self, leaving: &Leaving, now: Tick) -> ReplicaStatus {

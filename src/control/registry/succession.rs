@@ -1,67 +1,163 @@
-//! Instances that run well and are outdated: each is replaced, one at a time, and leaves when its successor answers.
+//! Instances that run well with other settings than their service's of now: each is replaced, one at a time, and leaves when
+//! its successor answers.
 //!
 //! The successor fills a slot of its own, which is no member, until it answers; then it fills the member's slot, in one
-//! step, and the instance before it drains. A successor that fails ends the whole: the others stay as they are.
+//! step, and the instance before it drains. Where two successors in a row do not come up, those that were replaced are
+//! replaced again, with the settings before. The newest configuration ends what an earlier one began.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 use log::Level;
 
 use super::Registry;
 use super::answer::Rejection;
-use super::command::{Effect, since};
+use super::calls::join;
+use super::command::{Effect, readable, since};
 use super::leaving::{Leaving, NameUse};
+use super::rollout::{AfterFailure, Rollout};
 use super::slot::Slot;
 use super::slots::SlotId;
-use crate::control::runtime::InstanceId;
+use crate::control::runtime::revisions::Revision;
+use crate::core::snapshot::ServiceId;
 use crate::core::tick::Tick;
 
 #[derive(Debug, Default)]
 pub struct Successions {
-    outdated: VecDeque<(InstanceId, String)>,
+    rollouts: BTreeMap<ServiceId, Rollout>,
     /// The one under way.
     current: Option<Succession>,
 }
 
 #[derive(Debug)]
 struct Succession {
+    service: ServiceId,
     member: SlotId,
     successor: SlotId,
     since: Tick,
+}
+
+/// What a rolling replacement does next.
+enum NextReplacement {
+    Replace(SlotId),
+    /// Some instance is not up yet, or is none of the ring's yet.
+    Wait,
+    Finish,
 }
 
 impl Successions {
     pub fn is_under_way(&self) -> bool {
         self.current.is_some()
     }
+
+    /// A successor of this member's instance starts.
+    pub fn is_replaced(&self, member: SlotId) -> bool {
+        self.current.as_ref().is_some_and(|current| current.member == member)
+    }
 }
 
 impl Registry {
-    /// An instance runs with settings that hold no longer.
-    pub(super) fn outdated(&mut self, instance: InstanceId, why: String) {
-        self.successions.outdated.push_back((instance, why));
+    /// The instances of a service are to run with these settings.
+    pub(super) fn roll_out(&mut self, id: ServiceId, to: Revision, now: Tick) {
+        let Some(service) = self.services.get_mut(&id).filter(|service| service.revision != to) else { return };
+        let before = std::mem::replace(&mut service.revision, to);
+        let from = self.successions.rollouts.remove(&id).map_or(Some(before), |earlier| earlier.from);
+        self.undo_succession_of(id, "there is a newer configuration");
+        self.begin_rollout(id, from, now);
+    }
+
+    /// Instances that an earlier process started otherwise.
+    pub(super) fn roll_out_found(&mut self, now: Tick) {
+        let services: Vec<ServiceId> = self.services.keys().copied().collect();
+        for id in services {
+            let is_rolling = self.successions.rollouts.contains_key(&id);
+            if !is_rolling && !matches!(self.next_of(id), NextReplacement::Finish) {
+                self.begin_rollout(id, None, now);
+            }
+        }
+    }
+
+    fn begin_rollout(&mut self, id: ServiceId, from: Option<Revision>, now: Tick) {
+        self.successions.rollouts.insert(id, Rollout::new(from, now));
+        let n = self.outdated(id).len();
+        let Some(service) = self.services.get(&id).filter(|_| n > 0) else { return };
+        let name = &service.config.name;
+        let line =
+            format!("service {name}: rolling replacement begins: {n} replicas get other settings, one at a time");
+        self.log(Level::Info, line);
+    }
+
+    /// When a rolling replacement goes on after a failure.
+    pub(super) fn rollouts_due(&self) -> Tick {
+        if self.may_not_begin() {
+            return Tick::NEVER;
+        }
+        self.successions.rollouts.values().map(Rollout::due).min().unwrap_or(Tick::NEVER)
+    }
+
+    fn may_not_begin(&self) -> bool {
+        self.successions.current.is_some() || self.is_stopping() || self.held.is_some()
     }
 
     /// The next outdated instance that is up gets a successor. One that is not up is replaced anyway.
     pub(super) fn begin_succession(&mut self, now: Tick) {
-        if self.successions.current.is_some() || self.is_stopping() || self.held.is_some() {
+        if self.successions.rollouts.is_empty() || self.may_not_begin() {
             return;
         }
-        let slots = &self.slots;
-        self.successions.outdated.retain(|(instance, _)| slots.of_instance(*instance).is_some());
-        let up = |(instance, _): &(InstanceId, String)| {
-            slots.of_instance(*instance).and_then(|id| slots.slot(id)).is_some_and(Slot::is_up)
-        };
-        let Some(at) = self.successions.outdated.iter().position(up) else { return };
-        let Some((instance, why)) = self.successions.outdated.remove(at) else { return };
-        let Some(member) = self.slots.of_instance(instance) else { return };
+        let rollouts = self.successions.rollouts.iter_mut();
+        let ready: Vec<ServiceId> = rollouts.filter_map(|(id, own)| own.may_begin(now).then_some(*id)).collect();
+        for id in ready {
+            match self.next_of(id) {
+                NextReplacement::Replace(member) => return self.start_successor(id, member, now),
+                NextReplacement::Finish => self.finish_rollout(id, now),
+                NextReplacement::Wait => {}
+            }
+        }
+    }
+
+    /// Looks at all slots: only for a service that is rolled out.
+    fn next_of(&self, id: ServiceId) -> NextReplacement {
+        let outdated = self.outdated(id);
+        if outdated.is_empty() {
+            return NextReplacement::Finish;
+        }
+        let replaceable = outdated.iter().filter(|(_, slot)| slot.is_member() && slot.is_up());
+        let replaceable: Vec<SlotId> = replaceable.map(|(id, _)| *id).collect();
+        let rollout = self.successions.rollouts.get(&id);
+        rollout.and_then(|rollout| rollout.choose(&replaceable)).map_or(NextReplacement::Wait, NextReplacement::Replace)
+    }
+
+    /// Slots whose instances have other settings than their service's of now.
+    fn outdated(&self, id: ServiceId) -> Vec<(SlotId, &Slot)> {
+        let Some(service) = self.services.get(&id) else { return Vec::new() };
+        let own = self.slots.from(SlotId::default()).filter(|(_, slot)| slot.service == id);
+        own.filter(|(_, slot)| slot.is_outdated(service.revision)).collect()
+    }
+
+    fn start_successor(&mut self, service: ServiceId, member: SlotId, now: Tick) {
         let Some(slot) = self.slots.slot(member) else { return };
-        let line = format!("{}: {} {why}: it is replaced", slot.name, slot.handle);
+        let line = format!("{}: {} has other settings than it would get now: it is replaced", slot.name, slot.handle);
         let successor = slot.successor(self.workers, now);
         let successor = self.insert(successor);
-        self.successions.current = Some(Succession { member, successor, since: now });
+        self.successions.current = Some(Succession { service, member, successor, since: now });
         self.log(Level::Info, line);
         self.start_due(&[successor], now);
+    }
+
+    fn finish_rollout(&mut self, id: ServiceId, now: Tick) {
+        let (Some(rollout), Some(service)) = (self.successions.rollouts.remove(&id), self.services.get(&id)) else {
+            return;
+        };
+        let (name, revision) = (&service.config.name, service.revision);
+        let n = rollout.replaced.len();
+        let line = format!(
+            "service {name}: rolling replacement done: {n} replicas replaced in {}; {}",
+            since(now, rollout.since),
+            service.tally()
+        );
+        if n > 0 {
+            self.log(Level::Info, line);
+        }
+        self.emit(Effect::Settle { service: id, revision });
     }
 
     /// A replica that was to become a member answers.
@@ -74,11 +170,15 @@ impl Registry {
         let Some(before) = self.change(current.member, |slot| std::mem::replace(slot, successor.joined())) else {
             return;
         };
+        let replaced = self.successions.rollouts.get_mut(&current.service).map_or(0, |rollout| {
+            rollout.succeeded(name.clone());
+            rollout.replaced.len()
+        });
+        let (tally, to_go) = (self.tally_of(current.member), self.outdated(current.service).len());
         let line = format!(
-            "{name}: {handle} replaced {} in {}; {}",
+            "{name}: {handle} replaced {} in {}; {replaced} replaced, {to_go} to go; {tally}",
             before.handle,
             since(now, begun),
-            self.tally_of(current.member)
         );
         self.log(Level::Info, line);
         self.begin_drain(before, NameUse::Replaced, now);
@@ -86,22 +186,71 @@ impl Registry {
 
     /// A replica that was to become a member failed.
     pub(super) fn joining_failed(&mut self, id: SlotId, rejection: Rejection, now: Tick) {
-        match &self.successions.current {
-            Some(current) if current.successor == id => self.end_successions(&rejection.message),
-            _ => self.undo_addition(rejection, now),
+        match self.successions.current.take_if(|current| current.successor == id) {
+            Some(current) => self.succession_failed(&current, &rejection, now),
+            None => self.undo_addition(rejection, now),
         }
     }
 
-    /// The one under way is undone, and no other begins.
+    fn succession_failed(&mut self, current: &Succession, rejection: &Rejection, now: Tick) {
+        self.stop_successor(current);
+        let (id, why) = (current.service, &rejection.message);
+        let Some(to) = self.services.get(&id).map(|service| service.revision) else { return };
+        let Some(rollout) = self.successions.rollouts.get_mut(&id) else { return };
+        match rollout.failed(current.member, to, rejection.is_unavailable(), now) {
+            AfterFailure::Retry { pause_ms } => {
+                let name = self.name_of(current.member);
+                let pause = readable(pause_ms);
+                self.log(Level::Error, format!("{name}: not replaced: {why}; the next attempt is in {pause}"));
+            }
+            AfterFailure::Stop => self.stop_rollout(id, to, why, now),
+        }
+    }
+
+    /// The new settings do not work: those that got them go back.
+    fn stop_rollout(&mut self, id: ServiceId, to: Revision, why: &str, now: Tick) {
+        let (Some(rollout), Some(service)) = (self.successions.rollouts.remove(&id), self.services.get_mut(&id)) else {
+            return;
+        };
+        let replaced = if rollout.replaced.is_empty() { "none".into() } else { join(&rollout.replaced) };
+        let stopped = format!(
+            "service {}: rolling replacement stopped, two in a row did not come up: {why}",
+            service.config.name
+        );
+        let Some(from) = rollout.from else {
+            self.emit(Effect::Settle { service: id, revision: to });
+            let line = format!("{stopped}; replicas with earlier settings stay; replaced were: {replaced}");
+            return self.log(Level::Error, line);
+        };
+        service.revision = from;
+        self.successions.rollouts.insert(id, Rollout::new(Some(from), now));
+        self.log(Level::Error, format!("{stopped}; all go back to the settings before; replaced were: {replaced}"));
+    }
+
+    /// No successor is wanted any more.
     pub(super) fn end_successions(&mut self, why: &str) {
-        self.successions.outdated.clear();
+        self.successions.rollouts.clear();
+        self.undo_succession(why);
+    }
+
+    fn undo_succession_of(&mut self, service: ServiceId, why: &str) {
+        if self.successions.current.as_ref().is_some_and(|current| current.service == service) {
+            self.undo_succession(why);
+        }
+    }
+
+    fn undo_succession(&mut self, why: &str) {
         let Some(current) = self.successions.current.take() else { return };
+        let name = self.name_of(current.successor);
+        self.log(Level::Info, format!("{name}: not replaced: {why}"));
+        self.stop_successor(&current);
+    }
+
+    fn stop_successor(&mut self, current: &Succession) {
         let Some(slot) = self.remove(current.successor) else { return };
-        let line = format!("{}: not replaced: {why}; replicas with earlier settings stay", slot.name);
-        self.log(Level::Error, line);
         if let Some(instance) = slot.instance() {
             self.emit(Effect::Stop { instance, grace_ms: 0 });
-            self.leaving.insert(Leaving::stopping(&slot, instance, NameUse::Held));
+            self.leaving.insert(Leaving::stopping(&slot, instance, NameUse::Replaced));
         }
     }
 
@@ -109,9 +258,7 @@ impl Registry {
     pub(super) fn end_orphaned_succession(&mut self) {
         let member = self.successions.current.as_ref().map(|current| current.member);
         if member.is_some_and(|member| self.slots.slot(member).is_none()) {
-            let outdated = std::mem::take(&mut self.successions.outdated);
-            self.end_successions("it was removed");
-            self.successions.outdated = outdated;
+            self.undo_succession("it was removed");
         }
     }
 }

@@ -11,9 +11,10 @@ use super::answer::{Answer, Rejection};
 use super::command::{Effect, ServiceConfig};
 use super::leaving::NameUse;
 use super::slots::SlotId;
+use crate::control::runtime::revisions::Revision;
 use crate::control::runtime::{Origin, Spec, Started};
 use crate::core::routes::Routes;
-use crate::core::snapshot::{Listener, ListenerId, Service, ServiceId};
+use crate::core::snapshot::{Lifecycle, Listener, ListenerId, Service, ServiceId};
 use crate::core::tick::Tick;
 
 /// Ids begin at 0 and have no gaps. An id that was given once keeps its meaning for as long as the process runs.
@@ -34,6 +35,13 @@ pub enum ServiceSource {
 }
 
 impl ServiceSource {
+    pub fn name(&self) -> &Arc<str> {
+        match self {
+            ServiceSource::Runtime(config) => &config.name,
+            ServiceSource::Static(service) => &service.name,
+        }
+    }
+
     fn is_of_runtime(&self) -> bool {
         matches!(self, ServiceSource::Runtime(_))
     }
@@ -62,6 +70,8 @@ pub struct Reconfiguration {
     pub ticket: u64,
     pub topology: Topology,
     pub found: Vec<(Spec, Started)>,
+    /// What instances of services that run are to be started with.
+    pub revisions: BTreeMap<ServiceId, Revision>,
 }
 
 /// A configuration whose new services start: listeners, routes and removals follow when each of them can take requests.
@@ -75,6 +85,9 @@ pub struct PendingTopology {
     pub deadline: Tick,
 }
 
+/// How long a client that sends nothing may stay on a connection whose listener is gone: its next response is the last, and
+/// says so. Then it is closed.
+pub const IDLE_CLIENTS_MS: u64 = 3_000;
 /// New services get so long to take requests; then requests are sent to them all the same.
 const NEW_SERVICE_LIMIT_MS: u64 = 10_000;
 
@@ -83,7 +96,7 @@ impl Registry {
     /// new service can take requests. What is as it was is shared with the snapshot before: an unchanged service keeps its
     /// connections and counters.
     pub(super) fn reconfigure(&mut self, change: Reconfiguration, now: Tick) {
-        let Reconfiguration { ticket, topology, found } = change;
+        let Reconfiguration { ticket, topology, found, revisions } = change;
         if self.is_stopping() {
             let rejection = Rejection::unavailable("the balancer is stopping".into());
             return self.emit(Effect::Reply { ticket, answer: Answer::Rejected(rejection) });
@@ -96,6 +109,7 @@ impl Registry {
         let new = new.map(|(id, _)| *id).collect();
         let resized: Vec<_> =
             services.into_iter().filter_map(|(id, source)| Some((id, self.change_service(id, source)?))).collect();
+        revisions.into_iter().for_each(|(id, revision)| self.roll_out(id, revision, now));
         self.insert_found(found, now);
         for (id, target) in resized {
             self.fill_up(id, now);
@@ -125,15 +139,29 @@ impl Registry {
         let Some(pending) = self.pending_topology.take() else { return };
         let PendingTopology { ticket, listeners, routes, gone, .. } = pending;
         gone.into_iter().for_each(|id| self.remove_service(id, now));
+        self.closing_listeners.retain(|id, _| !listeners.contains_key(id));
         for (id, listener) in &mut self.listeners {
-            if !listeners.contains_key(id) && !listener.bind.is_empty() {
-                *listener = Arc::new(Listener { bind: Vec::new(), ..Listener::clone(listener) });
+            if !listeners.contains_key(id) && listener.lifecycle == Lifecycle::Serving {
+                *listener = Arc::new(listener.removed(Lifecycle::HandedOver));
+                self.closing_listeners.insert(*id, now.after_ms(IDLE_CLIENTS_MS));
             }
         }
         self.listeners.extend(listeners);
         self.routes = routes;
         self.publication.mark_changed();
         self.defer_reply(ticket, Answer::Reconfigured, BTreeSet::new(), now);
+    }
+
+    /// Idle clients of removed listeners had their time.
+    pub(super) fn stop_listeners(&mut self, now: Tick) {
+        let due: Vec<ListenerId> =
+            self.closing_listeners.extract_if(.., |_, at| *at <= now).map(|(id, _)| id).collect();
+        for id in due {
+            if let Some(listener) = self.listeners.get_mut(&id) {
+                *listener = Arc::new(listener.removed(Lifecycle::Stopping));
+                self.publication.mark_changed();
+            }
+        }
     }
 
     /// How many replicas it is to have, if that is another number than before. What calls added or removed stays where the

@@ -18,6 +18,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use super::resolver::{REFRESH, Resolver, SystemResolver};
+use super::revisions::Revision;
 use super::{Failure, FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started};
 use crate::core::snapshot::{Endpoint, ServiceId};
 use crate::settings::{FixedReplica, HostPort};
@@ -228,7 +229,7 @@ impl ListedServer {
         let instance = InstanceId::Foreign(self.number.replace(self.number.get() + 1));
         self.address.set(Some(address));
         let (service, name) = (ServiceId::default(), Arc::from(self.replica.name.as_str()));
-        let spec = Spec { service, name, instance, replaces: None };
+        let spec = Spec { service, name, instance, revision: Revision::FIRST, replaces: None };
         let (endpoint, handle) = (Endpoint::Tcp(address), "a foreign server".into());
         (spec, Started { endpoint, handle, weight: self.replica.weight })
     }

@@ -3,12 +3,13 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `mod.rs` | the trait [`Runtime`] (start, stop, attach, resume, suspension, close) and its values: [`InstanceId`], [`Origin`] (managed, foreign), [`Spec`] (service, name, what it replaces), [`Started`] (endpoint, handle, weight), [`RuntimeEvent`] (exited, stopping, joined, left), [`Failure`] and its kind; defaults of the trait |
+//! | `mod.rs` | the trait [`Runtime`] (start, stop, attach, resume, suspension, close) and its values: [`InstanceId`], [`Origin`] (managed, foreign), [`Spec`] (service, name, revision, what it replaces), [`Started`] (endpoint, handle, weight), [`RuntimeEvent`] (exited, stopping, joined, left), [`Failure`] and its kind; defaults of the trait |
 //! | [`docker`] | containers, managed or foreign |
 //! | [`fixed`] | servers given by address or host name: never started; names looked up again and again, the replica moved to the first address that accepts; `ListedServer`, `NameWatch`, its triggers (refresh, failed probe) |
 //! | [`process`] | child processes: free loopback ports, environment (`PORT`, `SERVER_ID`), process groups, exit status in words, the child's output to the log; free port, program or our own binary, signals to the group, awaited until it listens, several tries |
 //! | `process_state` | `/proc/PID/stat`: whether a process is stopped (SIGSTOP), whether it runs in a given container; cgroups of a process |
 //! | [`per_service`] | `PerService`: the runtimes of all services as one, each call passed on by the instance's service; `ServiceRuntime` (process, docker, fixed) and `RuntimeSettings`: opened, changed and closed at a reload, taken over at an upgrade; numbers of foreign instances made unique (inward, outward) |
+//! | [`revisions`] | `Revision`, `Revisions`: the settings that instances are started with, of each configuration that is still needed; numbered, settled when a rolling replacement has ended |
 //! | [`resolver`] | host names to addresses by getaddrinfo on threads, with a timeout |
 
 pub mod docker;
@@ -17,6 +18,7 @@ pub mod per_service;
 pub mod process;
 mod process_state;
 pub mod resolver;
+pub mod revisions;
 
 use std::fmt::{self, Display, Formatter};
 use std::os::fd::OwnedFd;
@@ -27,6 +29,7 @@ use rustix::process::Pid;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::core::snapshot::{Endpoint, ServiceId};
+use revisions::Revision;
 
 /// One instance of a replica. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,6 +79,8 @@ pub struct Spec {
     /// The slot's name: `SERVER_ID`, container name, ring identity.
     pub name: Arc<str>,
     pub instance: InstanceId,
+    /// Which settings it is started with.
+    pub revision: Revision,
     /// The instance that filled the slot before and has ended or fallen silent, or fills it until this one answers. What
     /// is left of it need not be gone.
     pub replaces: Option<InstanceId>,
@@ -104,9 +109,6 @@ pub enum RuntimeEvent {
     Joined { spec: Spec, started: Started, why: String },
     /// A server that we did not start has ended.
     Left { instance: InstanceId, why: String },
-    /// An instance runs, but would be started differently today: it is to be replaced, and to leave only then. `why` ends a
-    /// sentence about it.
-    Outdated { instance: InstanceId, why: String },
 }
 
 /// What a runtime passes on to a successor of this process.
@@ -172,6 +174,8 @@ pub trait Runtime {
     fn is_own_child(&self, _process: Pid) -> bool {
         false
     }
+    /// Every instance has these settings now: no others will be asked for.
+    fn settle(&self, _service: ServiceId, _revision: Revision) {}
     /// Called last, when every instance was stopped or is to run on: waits for what is still under way.
     fn close(&self) -> impl Future<Output = ()> {
         async {}

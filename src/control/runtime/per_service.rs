@@ -6,15 +6,17 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Pid;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::spawn_local;
 
-use super::docker::{Docker, DockerPredecessor};
+use super::docker::{Docker, DockerPredecessor, Launch};
 use super::fixed::Fixed;
 use super::process::{self, Processes};
+use super::revisions::Revision;
 use super::{Failure, FailureKind, InstanceId, Lent, Runtime, RuntimeEvent, Spec, Started};
 use crate::core::snapshot::ServiceId;
 use crate::kernel::inherited::LOCK;
@@ -92,7 +94,7 @@ fn inward(instance: InstanceId) -> InstanceId {
 
 fn outward_spec(service: ServiceId, spec: Spec) -> Spec {
     let replaces = spec.replaces.map(|instance| outward(service, instance));
-    Spec { service, instance: outward(service, spec.instance), replaces, name: spec.name }
+    Spec { service, instance: outward(service, spec.instance), replaces, ..spec }
 }
 
 fn outward_event(service: ServiceId, event: RuntimeEvent) -> RuntimeEvent {
@@ -105,9 +107,6 @@ fn outward_event(service: ServiceId, event: RuntimeEvent) -> RuntimeEvent {
             RuntimeEvent::Joined { spec: outward_spec(service, spec), started, why }
         }
         RuntimeEvent::Left { instance, why } => RuntimeEvent::Left { instance: outward(service, instance), why },
-        RuntimeEvent::Outdated { instance, why } => {
-            RuntimeEvent::Outdated { instance: outward(service, instance), why }
-        }
     }
 }
 
@@ -125,9 +124,12 @@ impl PerService {
     /// those that run change. A service that is not among them is given up, and what it runs still ends by `stop`.
     pub async fn reconfigure(&self, settings: Vec<(ServiceId, RuntimeSettings)>) -> Result<Reconfigured, Failure> {
         let mut done = Reconfigured::default();
+        let mut changes = Vec::new();
         let (known, new): (Vec<_>, Vec<_>) = settings.into_iter().partition(|(id, _)| self.get(*id).is_some());
-        for (id, settings) in &known {
-            self.get(*id).map_or(Ok(()), |own| own.check(settings))?;
+        for (id, settings) in known {
+            if let Some(own) = self.get(id) {
+                changes.push((id, own.clone(), own.prepare(settings).await?));
+            }
         }
         let mut opened = Vec::new();
         if let Err(failure) = self.open_all(new, &mut opened, &mut done.found).await {
@@ -136,16 +138,28 @@ impl PerService {
             }
             return Err(failure);
         }
-        let is_known = |id: &ServiceId| known.iter().any(|(known, _)| known == id);
+        let is_known = |id: &ServiceId| changes.iter().any(|(known, ..)| known == id);
         let removed =
             self.runtimes.borrow().iter().filter(|(id, _)| !is_known(id)).map(|(_, own)| own.clone()).collect();
         let removed: Vec<Rc<ServiceRuntime>> = removed;
         removed.iter().for_each(|own| own.give_up());
-        for (id, settings) in known {
-            done.needs_restart.extend(self.get(id).and_then(|own| own.reconfigure(settings)));
+        for (id, own, change) in changes {
+            done.rolling.extend(own.differs(&change).then_some(id));
+            done.revisions.extend(own.take_in(change).map(|revision| (id, revision)));
         }
         self.runtimes.borrow_mut().extend(opened);
         Ok(done)
+    }
+
+    /// What these settings would do to services that run, as far as that can be told without an engine.
+    pub fn preview(&self, settings: &[(ServiceId, RuntimeSettings)]) -> Preview {
+        let mut preview = Preview::default();
+        for (id, settings) in settings {
+            if let Some(own) = self.get(*id) {
+                own.preview(*id, settings, &mut preview);
+            }
+        }
+        preview
     }
 
     /// What is opened stands in `opened`, also where a later one fails.
@@ -210,17 +224,40 @@ impl PerService {
 pub struct Reconfigured {
     /// What new runtimes have already.
     pub found: Vec<(Spec, Started)>,
+    /// Services whose instances are to be started with these settings from now on.
+    pub revisions: BTreeMap<ServiceId, Revision>,
+    /// Those of them whose settings are others than before.
+    pub rolling: Vec<ServiceId>,
+}
+
+/// What settings do to services that run.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Preview {
+    /// Services whose replicas are replaced one at a time.
+    pub rolling: Vec<ServiceId>,
     /// Changes that take effect only when the balancer starts anew.
     pub needs_restart: Vec<String>,
 }
 
+/// Settings that a runtime can take in.
+enum SettingsChange {
+    Process(Vec<OsString>),
+    Docker(Arc<Launch>),
+    Fixed(Vec<FixedReplica>),
+}
+
 impl ServiceRuntime {
-    /// Why it cannot take these settings in.
-    fn check(&self, settings: &RuntimeSettings) -> Result<(), Failure> {
+    /// `Err`: why it cannot take these settings in.
+    async fn prepare(&self, settings: RuntimeSettings) -> Result<SettingsChange, Failure> {
         match (self, settings) {
-            (ServiceRuntime::Process(_), RuntimeSettings::Process { program }) => process::check_program(program),
-            (ServiceRuntime::Docker(_), RuntimeSettings::Docker { .. })
-            | (ServiceRuntime::Fixed(_), RuntimeSettings::Fixed(_)) => Ok(()),
+            (ServiceRuntime::Process(_), RuntimeSettings::Process { program }) => {
+                process::check_program(&program)?;
+                Ok(SettingsChange::Process(program))
+            }
+            (ServiceRuntime::Docker(docker), RuntimeSettings::Docker { settings, .. }) => {
+                Ok(SettingsChange::Docker(docker.prepare(*settings).await?))
+            }
+            (ServiceRuntime::Fixed(_), RuntimeSettings::Fixed(replicas)) => Ok(SettingsChange::Fixed(replicas)),
             _ => Err(Failure {
                 kind: FailureKind::Refused,
                 message: "a service is to have another runtime: give it another name, or upgrade or restart".into(),
@@ -228,21 +265,41 @@ impl ServiceRuntime {
         }
     }
 
-    /// Also what of it needs a restart.
-    fn reconfigure(&self, settings: RuntimeSettings) -> Option<String> {
-        match (self, settings) {
-            (ServiceRuntime::Process(processes), RuntimeSettings::Process { program }) => {
-                processes.set_program(program);
-                None
+    /// Instances have other settings than these.
+    fn differs(&self, change: &SettingsChange) -> bool {
+        match (self, change) {
+            (ServiceRuntime::Process(processes), SettingsChange::Process(program)) => processes.runs_other(program),
+            (ServiceRuntime::Docker(docker), SettingsChange::Docker(launch)) => docker.differs(launch),
+            _ => false,
+        }
+    }
+
+    /// What its instances are to be started with.
+    fn take_in(&self, change: SettingsChange) -> Option<Revision> {
+        match (self, change) {
+            (ServiceRuntime::Process(processes), SettingsChange::Process(program)) => {
+                Some(processes.add_program(program))
             }
-            (ServiceRuntime::Fixed(fixed), RuntimeSettings::Fixed(replicas)) => {
+            (ServiceRuntime::Docker(docker), SettingsChange::Docker(launch)) => Some(docker.add(launch)),
+            (ServiceRuntime::Fixed(fixed), SettingsChange::Fixed(replicas)) => {
                 fixed.set_servers(replicas);
                 None
             }
-            (ServiceRuntime::Docker(docker), RuntimeSettings::Docker { settings, service }) => {
-                (docker.settings() != &*settings).then(|| format!("[docker] of service {service}"))
-            }
             _ => None,
+        }
+    }
+
+    fn preview(&self, id: ServiceId, settings: &RuntimeSettings, preview: &mut Preview) {
+        match (self, settings) {
+            (ServiceRuntime::Process(processes), RuntimeSettings::Process { program }) => {
+                preview.rolling.extend(processes.runs_other(program).then_some(id));
+            }
+            (ServiceRuntime::Docker(docker), RuntimeSettings::Docker { settings, service }) => {
+                preview.rolling.extend(docker.runs_other(settings).then_some(id));
+                let kept = docker.settings().kept_differences(settings);
+                preview.needs_restart.extend(kept.iter().map(|name| format!("docker.{name} of service {service}")));
+            }
+            _ => {}
         }
     }
 
@@ -306,6 +363,12 @@ impl Runtime for PerService {
     fn on_probe_failed(&self, instance: InstanceId) {
         if let Some(runtime) = self.of(instance) {
             runtime.on_probe_failed(inward(instance));
+        }
+    }
+
+    fn settle(&self, service: ServiceId, revision: Revision) {
+        if let Some(runtime) = self.get(service) {
+            runtime.settle(service, revision);
         }
     }
 
@@ -375,6 +438,14 @@ impl Runtime for ServiceRuntime {
     fn on_probe_failed(&self, instance: InstanceId) {
         if let ServiceRuntime::Fixed(fixed) = self {
             fixed.on_probe_failed(instance);
+        }
+    }
+
+    fn settle(&self, service: ServiceId, revision: Revision) {
+        match self {
+            ServiceRuntime::Process(processes) => processes.settle(service, revision),
+            ServiceRuntime::Docker(docker) => docker.settle(service, revision),
+            ServiceRuntime::Fixed(_) => {}
         }
     }
 

@@ -25,8 +25,9 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::revisions::{Revision, Revisions};
 use super::{Failure, FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started, process_state};
-use crate::core::snapshot::Endpoint;
+use crate::core::snapshot::{Endpoint, ServiceId};
 use crate::kernel::parent::PARENT;
 
 /// The running program, even if its file has been replaced: in the forked child the link still leads to it.
@@ -43,7 +44,7 @@ const LINE_MAX: u64 = 8 * 1024;
 
 pub struct Processes {
     /// With its arguments. Empty: our own binary, as a replica.
-    program: RefCell<Vec<OsString>>,
+    programs: RefCell<Revisions<Vec<OsString>>>,
     children: Rc<RefCell<HashMap<InstanceId, Running>>>,
     /// Starts that are still wanted: a stop ends that.
     starting: RefCell<HashSet<InstanceId>>,
@@ -67,24 +68,23 @@ impl Processes {
     pub fn new(program: Vec<OsString>) -> Result<Processes, Failure> {
         check_program(&program)?;
         let (children, starting, events) = Default::default();
-        Ok(Processes { program: RefCell::new(program), children, starting, events })
+        Ok(Processes { programs: RefCell::new(Revisions::new(program)), children, starting, events })
     }
 
-    /// From now on; what runs is outdated if it is another one.
-    pub fn set_program(&self, program: Vec<OsString>) {
-        if self.program.replace(program.clone()) == program {
-            return;
-        }
-        let Some(events) = self.events.get() else { return };
-        for instance in self.children.borrow().keys() {
-            let why = "runs another program than it would now".into();
-            let _ = events.send(RuntimeEvent::Outdated { instance: *instance, why });
-        }
+    /// Of another configuration.
+    pub fn add_program(&self, program: Vec<OsString>) -> Revision {
+        self.programs.borrow_mut().take(program)
     }
 
-    fn command(&self) -> Command {
+    /// Whether instances run another program than this one, or would.
+    pub fn runs_other(&self, program: &[OsString]) -> bool {
+        self.programs.borrow().newest().is_some_and(|newest| newest != program)
+    }
+
+    fn command(&self, revision: Revision) -> Command {
         let mut command = Command::new(OWN_PROGRAM);
-        let program = self.program.borrow();
+        let programs = self.programs.borrow();
+        let program = programs.get(revision).or(programs.newest()).map(Vec::as_slice).unwrap_or_default();
         if program.is_empty() {
             command.arg("replica").env_clear().stdout(Stdio::null());
             return command;
@@ -99,13 +99,13 @@ impl Processes {
         for name in ours {
             command.env_remove(name);
         }
-        command.args(["exec", "--"]).args(&*program).stdout(Stdio::piped());
+        command.args(["exec", "--"]).args(program).stdout(Stdio::piped());
         command
     }
 
     fn spawn(&self, spec: &Spec, port: u16) -> io::Result<Running> {
         let mut child = self
-            .command()
+            .command(spec.revision)
             .env("SERVER_ID", &*spec.name)
             .env("PORT", port.to_string())
             .env(PARENT, std::process::id().to_string())
@@ -210,6 +210,10 @@ impl Runtime for Processes {
     async fn attach(&self, events: UnboundedSender<RuntimeEvent>) -> Result<Vec<(Spec, Started)>, Failure> {
         let _ = self.events.set(events);
         Ok(Vec::new())
+    }
+
+    fn settle(&self, _: ServiceId, revision: Revision) {
+        self.programs.borrow_mut().settle(revision);
     }
 
     async fn suspension(&self, instance: InstanceId) -> Option<String> {

@@ -34,7 +34,7 @@ use super::limits::{AbortOn, Limits};
 use super::proxy::{self, Ends};
 use super::reply;
 use super::request_text::RequestText;
-use super::snapshot::{ListenerId, ReplicaId, Snapshot};
+use super::snapshot::{Lifecycle, ListenerId, ReplicaId, Snapshot};
 use super::step::{Connection, Ending, Leg, Notice, Pick, Ready};
 use super::tick::{Stamp, Tick};
 
@@ -270,6 +270,11 @@ impl Session {
         self.exchange.is_tunnel()
     }
 
+    /// Where its client connected.
+    pub fn listener(&self) -> ListenerId {
+        self.listener
+    }
+
     /// Acts on the deadline if it has passed.
     pub fn on_deadline(&mut self, cx: &mut Context) {
         if cx.now < self.deadline {
@@ -292,8 +297,8 @@ impl Session {
         self.stage = Stage::Closing(Ending::Reset);
     }
 
-    /// The balancer stops: idle clients are closed now, others after their response. Where a client may have sent
-    /// something, a read decides whether it is idle.
+    /// The balancer stops, or the listener was removed: idle clients are closed now, others after their response. Where a
+    /// client may have sent something, a read decides whether it is idle.
     pub fn on_drain(&mut self, cx: &Context) {
         match self.stage {
             Stage::Serving if self.is_idle() && !self.client.readable => self.stage = Stage::Closing(Ending::Clean),
@@ -414,6 +419,11 @@ impl Session {
         }
     }
 
+    /// Whether the connection ends after its exchange.
+    fn lifecycle(&self, snapshot: &Snapshot) -> Lifecycle {
+        snapshot.lifecycle_of(self.listener)
+    }
+
     fn limits<'a>(&self, snapshot: &'a Snapshot) -> &'a Limits {
         snapshot.limits(self.exchange.service)
     }
@@ -425,10 +435,10 @@ impl Session {
         self.deadline = self.deadline.min(until);
     }
 
-    /// When a connection that begins to linger now is closed. A balancer that stops waits for silence only.
+    /// When a connection that begins to linger now is closed. A drain waits for silence only.
     fn linger_end(&self, cx: &Context) -> Tick {
         let limits = self.limits(&cx.snapshot);
-        cx.now.after_ms(if cx.snapshot.lifecycle.is_stopping() {
+        cx.now.after_ms(if self.lifecycle(&cx.snapshot).is_stopping() {
             limits.linger_timeout_ms
         } else {
             limits.linger_max_ms

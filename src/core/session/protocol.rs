@@ -45,7 +45,7 @@ impl Session {
         if self.client.hangup {
             self.close_if_abandoned(Ready::HANGUP, cx);
         }
-        if cx.snapshot.lifecycle.is_stopping() {
+        if self.lifecycle(&cx.snapshot).is_stopping() {
             self.on_drain(cx);
         }
         self.upload.reclaim(&mut cx.pool);
@@ -252,7 +252,7 @@ impl Session {
         };
         let mut summary = self.exchange.asked();
         summary.keep_alive &=
-            cx.snapshot.lifecycle.keeps_alive() && self.upload.phase == Phase::Done && !self.upload.ended;
+            self.lifecycle(&cx.snapshot).keeps_alive() && self.upload.phase == Phase::Done && !self.upload.ended;
         if parsed.status == 101 {
             let offered = self.exchange.head.upgrade.as_deref().unwrap_or_default();
             if !head::is_among(head::value(parsed.fields, "upgrade"), offered) {
@@ -370,7 +370,7 @@ impl Session {
     fn end_exchange(&mut self, cx: &mut Context) {
         self.end_record(cx);
         let whole = self.upload.phase == Phase::Done;
-        let stopping = cx.snapshot.lifecycle.is_stopping();
+        let stopping = self.lifecycle(&cx.snapshot).is_stopping();
         self.exchange.kind = ExchangeKind::Idle;
         if self.exchange.response == ResponseState::Truncated {
             let cut = self.download.body.is_close_delimited();
@@ -380,7 +380,7 @@ impl Session {
             && !self.upload.ended
             && (!stopping || self.upload.has_unscanned())
         {
-            // A request that was read already is served, even by a balancer that stops: its response is the last.
+            // A request that was read already is served, even in a drain: its response is the last.
             self.await_request(cx);
         } else if (self.exchange.client_end != ClientEnd::Close || !whole || self.client.readable) && !self.upload.ended
         {

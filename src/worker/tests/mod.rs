@@ -7,7 +7,7 @@
 //! | `kernel` | `ScriptedKernel`, the implementation of the trait `Kernel` for these tests: sockets, listeners and pipes with scripted bytes, errors and limits; which are open, watched, connected |
 //! | `pipelining` | several requests in flight on one upstream connection: responses in order, a session that leaves, a hang-up, requests sent again |
 //! | `resources` | descriptors, pipes and ports that run out: who waits, what is evicted, when it is tried again |
-//! | `stop` | the drain and the end of a worker |
+//! | `stop` | the drain and the end of a worker, and of the connections of a removed listener |
 //! | `watch` | which clients are watched, and what is reported while they are connected |
 
 pub(super) mod kernel;

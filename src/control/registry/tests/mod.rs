@@ -24,6 +24,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::*;
+use crate::control::runtime::revisions::Revision;
 use crate::control::runtime::{Failure, FailureKind, InstanceId, Origin, RuntimeEvent, Spec, Started};
 use crate::core::limits::Limits;
 use crate::core::ring::RingKind;
@@ -78,6 +79,8 @@ pub struct World {
     pub broken: BTreeMap<String, FailureKind>,
     /// Names whose instances end as soon as they have started.
     pub crashing: BTreeSet<String>,
+    /// Settings with which no instance starts.
+    pub broken_revisions: BTreeSet<Revision>,
     /// Workers acknowledge no snapshot.
     pub stuck: bool,
     /// No descriptor is left to probe with.
@@ -90,6 +93,7 @@ pub struct World {
     /// Of these, what an operator sees by default.
     pub log_at_info: Vec<String>,
     pub finished: bool,
+    pub settled: Option<Revision>,
     next_ticket: u64,
 }
 
@@ -116,6 +120,7 @@ impl World {
             mute: false,
             broken: BTreeMap::new(),
             crashing: BTreeSet::new(),
+            broken_revisions: BTreeSet::new(),
             stuck: false,
             exhausted: false,
             starts: Vec::new(),
@@ -125,6 +130,7 @@ impl World {
             log: Vec::new(),
             log_at_info: Vec::new(),
             finished: false,
+            settled: None,
             next_ticket: 0,
         }
     }
@@ -174,6 +180,10 @@ impl World {
                 self.log.push(line);
                 Vec::new()
             }
+            Effect::Settle { revision, .. } => {
+                self.settled = Some(revision);
+                Vec::new()
+            }
             Effect::Finished => {
                 self.finished = true;
                 Vec::new()
@@ -194,11 +204,13 @@ impl World {
     }
 
     fn start(&mut self, spec: Spec) -> Vec<Command> {
-        let Spec { name, instance, .. } = spec.clone();
+        let Spec { name, instance, revision, .. } = spec.clone();
         assert!(self.starts.iter().all(|(_, earlier)| earlier.instance != instance), "an instance number came twice");
         self.starts.push((self.now, spec));
-        if let Some(kind) = self.broken.get(&*name) {
-            let failure = Failure { kind: *kind, message: "no such image".into() };
+        let broken = self.broken.get(&*name).copied();
+        let broken = broken.or(self.broken_revisions.contains(&revision).then_some(FailureKind::Refused));
+        if let Some(kind) = broken {
+            let failure = Failure { kind, message: "no such image".into() };
             return vec![Command::StartFailed { instance, failure }];
         }
         let started = Command::Started { instance, started: started(instance) };
@@ -295,7 +307,7 @@ pub fn managed(number: u64) -> InstanceId {
 }
 
 pub fn spec(instance: InstanceId, name: &str) -> Spec {
-    Spec { service: SERVICE, name: name.into(), instance, replaces: None }
+    Spec { service: SERVICE, name: name.into(), instance, revision: Revision::FIRST, replaces: None }
 }
 
 pub fn add(n: u64, hostnames: &[&str]) -> Call {

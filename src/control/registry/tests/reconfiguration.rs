@@ -1,7 +1,7 @@
 //! Other services, listeners and routes while requests are served.
 
 use super::*;
-use crate::core::snapshot::{Listener, ListenerId};
+use crate::core::snapshot::{Lifecycle, Listener, ListenerId};
 
 const SHOP: ServiceId = ServiceId(0);
 const BLOG: ServiceId = ServiceId(1);
@@ -21,7 +21,7 @@ fn shop() -> World {
 
 fn reconfigure(world: &mut World, topology: Topology) {
     world.replies.remove(&TICKET);
-    let change = Reconfiguration { ticket: TICKET, topology, found: Vec::new() };
+    let change = Reconfiguration { ticket: TICKET, topology, found: Vec::new(), revisions: BTreeMap::new() };
     world.tell(Command::Reconfigure(change.into()));
 }
 
@@ -131,9 +131,18 @@ fn a_removed_listener_stays_in_the_snapshot_without_addresses() {
     world.tell(Command::Found(Vec::new()));
     world.pass(100);
     topology.listeners.remove(&ListenerId(0));
+    reconfigure(&mut world, topology.clone());
+    let shown = |world: &World| -> Vec<_> {
+        world.shown.listeners.iter().map(|listener| (listener.bind.len(), listener.lifecycle)).collect()
+    };
+    assert_eq!(shown(&world), [(0, Lifecycle::HandedOver), (1, Lifecycle::Serving)]);
+    world.pass(IDLE_CLIENTS_MS);
+    assert_eq!(shown(&world), [(0, Lifecycle::Stopping), (1, Lifecycle::Serving)]);
+    topology.listeners.insert(ListenerId(0), bound("127.0.0.1:82"));
     reconfigure(&mut world, topology);
-    let binds: Vec<usize> = world.shown.listeners.iter().map(|listener| listener.bind.len()).collect();
-    assert_eq!(binds, [0, 1]);
+    assert_eq!(shown(&world), [(1, Lifecycle::Serving); 2], "it came back under its id");
+    world.pass(IDLE_CLIENTS_MS);
+    assert_eq!(shown(&world), [(1, Lifecycle::Serving); 2], "and stays");
 }
 
 #[test]

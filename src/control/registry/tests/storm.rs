@@ -1,5 +1,7 @@
-//! Kills, hangs, failing starts, calls and stuck workers, drawn from a seed. Afterwards every replica is up again.
+//! Kills, hangs, failing starts, calls, stuck workers and other settings, drawn from a seed. Afterwards every replica is up
+//! again, with the same settings.
 
+use super::successions::roll_out;
 use super::*;
 
 const SEEDS: u64 = 40;
@@ -18,17 +20,21 @@ fn after_random_faults_all_members_are_up_and_every_call_was_answered_once() {
             world.pass(pause);
         }
         calm(&mut world);
-        world.pass(60_000);
+        world.pass(200_000);
         let names = world.names();
         assert_eq!(world.up_names(), names, "seed {seed}: {:?}", world.log);
         assert_eq!(world.alive.len(), names.len(), "seed {seed}: nothing is left over");
+        let wanted = world.registry.services[&SERVICE].revision;
+        let started = world.starts.iter().filter(|(_, spec)| world.alive.contains_key(&spec.instance));
+        assert!(started.clone().all(|(_, spec)| spec.revision == wanted), "seed {seed}: {:?}", world.log);
+        assert!(!world.registry.successions.is_under_way(), "seed {seed}");
         assert_eq!(world.replies.len() as u64, world.next_ticket, "seed {seed}: every call is answered");
     }
 }
 
 fn strike(world: &mut World, random: &mut fastrand::Rng) {
     let victim = random.choice(world.alive.clone());
-    match random.u8(0..12) {
+    match random.u8(0..15) {
         0..3 => {
             if let Some((instance, _)) = victim {
                 world.alive.remove(&instance);
@@ -41,6 +47,9 @@ fn strike(world: &mut World, random: &mut fastrand::Rng) {
         7 => world.stuck = random.bool(),
         8..10 => drop(world.call(add(random.u64(1..4), &[]))),
         10 => drop(world.call(remove(random.u64(1..4), &[]))),
+        11 => roll_out(world, Revision(random.u64(1..6))),
+        12 => drop(world.broken_revisions.insert(Revision(random.u64(2..6)))),
+        13 => world.tell(if random.bool() { Command::Hold("not now") } else { Command::Release }),
         _ => calm(world),
     }
 }
@@ -49,6 +58,8 @@ fn calm(world: &mut World) {
     world.silent.clear();
     world.broken.clear();
     world.crashing.clear();
+    world.broken_revisions.clear();
+    world.tell(Command::Release);
     world.stuck = false;
     world.tell(Command::Tick);
 }

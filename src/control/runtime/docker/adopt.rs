@@ -7,43 +7,35 @@ use bollard::models::ContainerSummaryStateEnum as State;
 
 use super::driver::{Driver, short};
 use super::plan::{self, ManagedLabels};
+use crate::control::runtime::revisions::Revision;
 use crate::control::runtime::{Failure, InstanceId, Spec, Started};
 use crate::core::snapshot::ServiceId;
 use crate::settings::OnExit;
 
-/// What an earlier run left and this one goes on with.
-#[derive(Default)]
-pub struct Adopted {
-    pub instances: Vec<(Spec, Started)>,
-    /// Those of them that this run would start differently.
-    pub outdated: Vec<InstanceId>,
-}
-
 impl Driver {
     /// Adopts those that run, and removes the others.
-    pub async fn adopt_or_remove(&self) -> Result<Adopted, Failure> {
-        let mut adopted = Adopted::default();
+    pub async fn adopt_or_remove(&self) -> Result<Vec<(Spec, Started)>, Failure> {
+        let (mut adopted, launch) = (Vec::new(), self.newest());
         for found in self.list(&format!("{}={}", plan::CLUSTER, self.settings.cluster)).await? {
             let labels: BTreeMap<_, _> = found.labels.unwrap_or_default().into_iter().collect();
             let Some(labels) = ManagedLabels::read(&labels, &self.settings.cluster) else { continue };
             let container = found.id.unwrap_or_default();
             let is_slot_name = |name: &String| name.trim_start_matches('/') == labels.slot;
             let has_name = found.names.unwrap_or_default().iter().any(is_slot_name);
-            let unfit = if has_name {
-                self.unfit(&labels, found.state, &adopted.instances)
-            } else {
-                Some("it was being replaced")
-            };
+            let unfit =
+                if has_name { self.unfit(&labels, found.state, &adopted) } else { Some("it was being replaced") };
             match (unfit, self.endpoint(&container).await?) {
                 (None, Some(endpoint)) => {
-                    let instance = InstanceId::Managed(labels.instance);
-                    adopted.outdated.extend((labels.plan != self.plan.checksum()).then_some(instance));
-                    let spec =
-                        Spec { service: ServiceId::default(), name: labels.slot.into(), instance, replaces: None };
-                    self.table().adopt(&spec, &container);
-                    adopted
-                        .instances
-                        .push((spec, Started { endpoint, handle: short(&container).to_owned(), weight: 1 }));
+                    let is_same = labels.plan == launch.plan.checksum();
+                    let spec = Spec {
+                        service: ServiceId::default(),
+                        name: labels.slot.into(),
+                        instance: InstanceId::Managed(labels.instance),
+                        revision: if is_same { Revision::FIRST } else { Revision::UNKNOWN },
+                        replaces: None,
+                    };
+                    self.table().adopt(&spec, &launch, &container);
+                    adopted.push((spec, Started { endpoint, handle: short(&container).to_owned(), weight: 1 }));
                 }
                 (unfit, _) => {
                     log::info!(

@@ -17,8 +17,9 @@ use super::cluster_lock::ClusterLock;
 use super::engine::{self, Engine, no_image, status};
 use super::instance_table::{InitialName, InstanceTable, StopPlan};
 use super::network::{self, Addresses, Network};
-use super::plan::{self, ContainerPlan, ManagedLabels};
+use super::plan::{self, Launch, ManagedLabels};
 use super::watch;
+use crate::control::runtime::revisions::{Revision, Revisions};
 use crate::control::runtime::{Failure, FailureKind, Spec, Started};
 use crate::core::snapshot::Endpoint;
 use crate::settings::{DockerSettings, OnExit, Reach};
@@ -37,11 +38,14 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 pub struct Driver {
     pub engine: Engine,
+    /// As it was opened: what of it can change stands in `launches`.
     pub settings: DockerSettings,
     /// The service that its replicas belong to.
     pub service: String,
     pub network: Network,
-    pub plan: ContainerPlan,
+    pub launches: Mutex<Revisions<Arc<Launch>>>,
+    /// Where the engine publishes ports.
+    pub publish: Option<&'static str>,
     pub reach: Reach,
     /// Where published ports are dialled.
     pub host: IpAddr,
@@ -49,8 +53,6 @@ pub struct Driver {
     pub run_id: String,
     /// This process goes on with the containers of the one that it replaces.
     pub is_successor: bool,
-    /// How long a container may take to end by itself.
-    pub stop_timeout: Duration,
     pub cluster_lock: ClusterLock,
     pub table: Mutex<InstanceTable>,
     /// Notified after each change of the table that a task may wait for.
@@ -62,10 +64,35 @@ impl Driver {
         self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    pub fn launches(&self) -> MutexGuard<'_, Revisions<Arc<Launch>>> {
+        self.launches.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Of the newest configuration.
+    pub fn newest(&self) -> Arc<Launch> {
+        self.launches().newest().cloned().unwrap_or_else(|| unreachable!("there is always one"))
+    }
+
+    /// Another configuration's. Those before keep their images, if a tag means another one now.
+    pub fn add_launch(&self, launch: Arc<Launch>) -> Revision {
+        let mut launches = self.launches();
+        let moved = launches.all().filter_map(|(revision, before)| Some((revision, before.behind(&launch)?)));
+        for (revision, pinned) in moved.collect::<Vec<_>>() {
+            launches.update(revision, Arc::new(pinned));
+        }
+        launches.take(launch)
+    }
+
+    fn launch(&self, revision: Revision) -> Arc<Launch> {
+        let known = self.launches().get(revision).cloned();
+        known.unwrap_or_else(|| self.newest())
+    }
+
     pub async fn start(self: &Arc<Self>, spec: &Spec) -> Result<Started, Failure> {
-        let initial_name = self.table().begin(spec);
+        let launch = self.launch(spec.revision);
+        let initial_name = self.table().begin(spec, &launch);
         self.changed.notify_waiters();
-        let result = self.create_and_start(spec, initial_name).await;
+        let result = self.create_and_start(spec, &launch, initial_name).await;
         if result.is_err() {
             self.remove_failed_start(spec.instance.number()).await;
         }
@@ -73,10 +100,15 @@ impl Driver {
         result
     }
 
-    async fn create_and_start(self: &Arc<Self>, spec: &Spec, initial_name: InitialName) -> Result<Started, Failure> {
+    async fn create_and_start(
+        self: &Arc<Self>,
+        spec: &Spec,
+        launch: &Launch,
+        initial_name: InitialName,
+    ) -> Result<Started, Failure> {
         let container = match initial_name {
-            InitialName::Slot => self.create(spec).await?,
-            InitialName::Temporary => self.create_under_temporary_name(spec).await?,
+            InitialName::Slot => self.create(spec, launch).await?,
+            InitialName::Temporary => self.create_under_temporary_name(spec, launch).await?,
         };
         self.table().created(spec.instance.number(), &container);
         if let Err(error) = self.engine.client.start_container(&container, None).await {
@@ -100,16 +132,16 @@ impl Driver {
                 }
                 Ok(Started { endpoint, handle, weight: 1 })
             }
-            _ => Err(self.ended_at_start(spec, &container).await),
+            _ => Err(self.ended_at_start(spec, launch, &container).await),
         }
     }
 
     /// Creates the container under its slot's name.
-    async fn create(&self, spec: &Spec) -> Result<String, Failure> {
+    async fn create(&self, spec: &Spec, launch: &Launch) -> Result<String, Failure> {
         for attempt in 0.. {
-            match self.create_as(spec, &spec.name).await {
+            match self.create_as(spec, launch, &spec.name).await {
                 Err(error) if status(&error) == Some(409) && attempt < NAME_TRIES => self.free_name(spec).await?,
-                created => return created.map_err(|error| self.not_created(spec, &error)),
+                created => return created.map_err(|error| self.not_created(spec, launch, &error)),
             }
         }
         unreachable!("the loop ends by returning")
@@ -117,20 +149,20 @@ impl Driver {
 
     /// The slot's name is still that of the container which is replaced, until the engine has removed it. The replacement
     /// does not wait for that: it is renamed once it runs.
-    async fn create_under_temporary_name(&self, spec: &Spec) -> Result<String, Failure> {
-        let created = self.create_as(spec, &plan::temporary_name(&spec.name, spec.instance.number())).await;
-        created.map_err(|error| self.not_created(spec, &error))
+    async fn create_under_temporary_name(&self, spec: &Spec, launch: &Launch) -> Result<String, Failure> {
+        let created = self.create_as(spec, launch, &plan::temporary_name(&spec.name, spec.instance.number())).await;
+        created.map_err(|error| self.not_created(spec, launch, &error))
     }
 
-    async fn create_as(&self, spec: &Spec, name: &str) -> Result<String, Error> {
+    async fn create_as(&self, spec: &Spec, launch: &Launch, name: &str) -> Result<String, Error> {
         let options = CreateContainerOptionsBuilder::default().name(name).build();
-        let body = self.plan.container(spec, &self.run_id);
+        let body = launch.plan.container(spec, &self.run_id);
         self.engine.client.create_container(Some(options), body).await.map(|created| created.id)
     }
 
-    fn not_created(&self, spec: &Spec, error: &Error) -> Failure {
+    fn not_created(&self, spec: &Spec, launch: &Launch, error: &Error) -> Failure {
         match status(error) {
-            Some(404) => no_image(&self.engine, &self.settings.image),
+            Some(404) => no_image(&self.engine, &launch.settings.image),
             _ => self.engine.failure(&format!("create {}", spec.name), error),
         }
     }
@@ -206,15 +238,15 @@ impl Driver {
         };
         let running = inspected.state.as_ref().and_then(|state| state.running).unwrap_or(false);
         // An adopted one may have been started with another port.
-        let port = plan::port_of(&inspected).unwrap_or(self.settings.port);
+        let port = plan::port_of(&inspected).unwrap_or_else(|| self.newest().settings.port);
         let found = Addresses::read(&inspected).endpoint(&self.network.name, port, self.reach, self.host);
         Ok(found.filter(|_| running).map(Endpoint::Tcp))
     }
 
     /// Why a container that was just started has no address.
-    async fn ended_at_start(&self, spec: &Spec, container: &str) -> Failure {
+    async fn ended_at_start(&self, spec: &Spec, launch: &Launch, container: &str) -> Failure {
         let details = watch::exit_details(&self.engine, container).await;
-        let message = format!("{} ({}) ended as soon as it was started{details}", spec.name, self.settings.image);
+        let message = format!("{} ({}) ended as soon as it was started{details}", spec.name, launch.settings.image);
         Failure { kind: FailureKind::Refused, message }
     }
 
@@ -240,8 +272,8 @@ impl Driver {
                 self.clone().remove_later(instance);
                 Ok(())
             }
-            StopPlan::StopAndRemove { name, container } => {
-                let grace = if grace.is_zero() { grace } else { self.stop_timeout };
+            StopPlan::StopAndRemove { name, container, timeout } => {
+                let grace = if grace.is_zero() { grace } else { timeout };
                 let removed = self.stop_and_remove(&name, &container, grace).await;
                 self.record_removal(instance, &removed);
                 removed

@@ -11,16 +11,15 @@ use std::time::Duration;
 use super::container_event::ContainerEvent;
 use super::driver::short;
 use super::foreign_table::{Candidate, ForeignTable, Inspected};
-use super::plan::ManagedLabels;
+use super::plan::{Launch, ManagedLabels};
 use crate::control::runtime::{InstanceId, Spec};
 use crate::settings::OnExit;
 
 /// Managed instances (started by us) by their number, and foreign containers (started by others).
 #[derive(Debug)]
 pub struct InstanceTable {
-    /// The managed instances' network, and what `docker stop` sends them.
+    /// The managed instances' network.
     network: String,
-    stop_signal: Option<u32>,
     managed: BTreeMap<u64, ManagedInstance>,
     foreign: ForeignTable,
     /// Ringway ends: no instance will be replaced any more.
@@ -35,6 +34,9 @@ pub struct ManagedInstance {
     phase: InstancePhase,
     /// The instance before it in its slot.
     replaces: Option<u64>,
+    /// What `docker stop` sends it, and how long it may take to end then.
+    stop_signal: Option<u32>,
+    stop_timeout: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +84,7 @@ pub enum StopPlan {
     StopAndRemove {
         name: Arc<str>,
         container: String,
+        timeout: Duration,
     },
 }
 
@@ -107,17 +110,16 @@ pub enum Action {
 }
 
 impl InstanceTable {
-    pub fn new(network: &str, stop_signal: Option<u32>) -> InstanceTable {
+    pub fn new(network: &str) -> InstanceTable {
         let (managed, foreign) = Default::default();
-        InstanceTable { network: network.to_owned(), stop_signal, managed, foreign, closing: false }
+        InstanceTable { network: network.to_owned(), managed, foreign, closing: false }
     }
 
-    pub fn begin(&mut self, spec: &Spec) -> InitialName {
+    pub fn begin(&mut self, spec: &Spec, launch: &Launch) -> InitialName {
         // Instance numbers rise, so that the chain of replaced instances ends.
         let instance = spec.instance.number();
         let replaces = spec.replaces.map(InstanceId::number).filter(|replaced| *replaced < instance);
-        let phase = InstancePhase::Starting;
-        let managed = ManagedInstance { name: spec.name.clone(), container: None, phase, replaces };
+        let managed = ManagedInstance { replaces, ..ManagedInstance::new(spec, InstancePhase::Starting, launch) };
         self.managed.insert(instance, managed);
         match self.replaced_containers(instance).is_empty() {
             true => InitialName::Slot,
@@ -125,9 +127,9 @@ impl InstanceTable {
         }
     }
 
-    pub fn adopt(&mut self, spec: &Spec, container: &str) {
-        let (container, phase) = (Some(container.to_owned()), InstancePhase::Running);
-        let managed = ManagedInstance { name: spec.name.clone(), container, phase, replaces: None };
+    pub fn adopt(&mut self, spec: &Spec, launch: &Launch, container: &str) {
+        let container = Some(container.to_owned());
+        let managed = ManagedInstance { container, ..ManagedInstance::new(spec, InstancePhase::Running, launch) };
         self.managed.insert(spec.instance.number(), managed);
     }
 
@@ -159,7 +161,8 @@ impl InstanceTable {
         match &managed.container {
             Some(_) if before != InstancePhase::Starting && grace.is_zero() => StopPlan::RemoveLater,
             Some(container) if before != InstancePhase::Starting => {
-                StopPlan::StopAndRemove { name: managed.name.clone(), container: container.clone() }
+                let (name, container) = (managed.name.clone(), container.clone());
+                StopPlan::StopAndRemove { name, container, timeout: managed.stop_timeout }
             }
             _ => StopPlan::AwaitStart,
         }
@@ -258,7 +261,7 @@ impl InstanceTable {
             Some((instance, managed)) => {
                 let action = match event.end_reason(Some(&self.network)) {
                     Some(why) => managed.exit(*instance, why),
-                    None => event.stop_reason(self.stop_signal).and_then(|why| managed.signalled(*instance, why)),
+                    None => event.stop_reason(managed.stop_signal).and_then(|why| managed.signalled(*instance, why)),
                 };
                 action.into_iter().collect()
             }
@@ -322,6 +325,11 @@ impl InstanceTable {
 }
 
 impl ManagedInstance {
+    fn new(spec: &Spec, phase: InstancePhase, launch: &Launch) -> ManagedInstance {
+        let (stop_signal, stop_timeout) = (launch.stop_signal, launch.stop_timeout);
+        ManagedInstance { name: spec.name.clone(), container: None, phase, replaces: None, stop_signal, stop_timeout }
+    }
+
     fn has_ended(&self) -> bool {
         matches!(self.phase, InstancePhase::Ending | InstancePhase::Gone)
     }

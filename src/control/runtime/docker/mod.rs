@@ -9,7 +9,7 @@
 //! | `engine.rs` | the connection to the engine: socket or TLS (`DOCKER_HOST`), ping, version; bollard's errors as failures with a remedy; no container; certificate path, a hint where the socket is mounted as a file |
 //! | `cluster_lock.rs` | one Ringway per cluster name and engine: the lock container, claims, a bound abstract socket, takeover from a dead holder; network namespaces, the duty of a holder (`Duty`), tended every second |
 //! | `network.rs` | the replicas' network: inspected or created, its subnet, whether this machine is on it; a container's `Addresses` and published ports, and which is dialled; bridge, IPAM; `Reach` chosen |
-//! | `plan.rs` | the request body that creates a replica's container: name, image, labels (`ringway.*`), environment, memory and CPU; checksum of the settings; temporary and retired names; reads `ManagedLabels`; port bindings, restart policy, log size |
+//! | `plan.rs` | `Launch`: what containers of one configuration are started with; the request body that creates a replica's container: name, image, labels (`ringway.*`), environment, memory and CPU; checksum of the settings; temporary and retired names; reads `ManagedLabels`; port bindings, restart policy, log size |
 //! | `confinement.rs` | `HostConfig` of a container: capabilities, read-only root, tmpfs, secrets, pids, stop timeout, by settings and image; pure; `ImageKind` (own or other), mounts of volumes and secrets, privileges |
 //! | `discovery.rs` | a foreign container's labels (`ringway.enable`, port, weight, service, network) checked, and the address where it is dialled; pure; bridge and host networks, exposed port, why a container is not balanced |
 //! | `instance_table.rs` | our containers by instance: phase (starting, running, stopping, ending, gone), replacement and name, `StopPlan`, what an event, an inspection, the list or a stop that was outlived changes, the `Action` that follows; pure |
@@ -59,14 +59,16 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use self::adopt::Adopted;
 use self::cluster_lock::ClusterLock;
 use self::confinement::ImageKind;
 use self::driver::Driver;
 use self::engine::{Engine, no_image, status};
 use self::instance_table::InstanceTable;
-use self::plan::{ContainerPlan, Image};
+use self::plan::Image;
+pub use self::plan::Launch;
+use super::revisions::{Revision, Revisions};
 use super::{Failure, FailureKind, InstanceId, Lent, Runtime, RuntimeEvent, Spec, Started, process_state};
+use crate::core::snapshot::ServiceId;
 use crate::settings::{DockerSettings, Reach};
 
 /// How long an engine may take to say how a silent container is.
@@ -98,6 +100,7 @@ impl Docker {
     ) -> Result<Docker, Failure> {
         let engine = Engine::connect(settings.host.as_deref()).await?;
         let image = image(&engine, &settings.image).await?;
+        let image_id = image.id.clone();
         let network = network::ensure(&engine, &settings).await?;
         let reach = network::choose(settings.reach, &network)?;
         let remote = engine.published_host();
@@ -106,27 +109,26 @@ impl Docker {
             Some(name) if reach == Reach::Published => resolve(name).await?,
             _ => Ipv4Addr::LOCALHOST.into(),
         };
-        let plan = ContainerPlan::new(&settings, &network.name, &image, publish);
+        let launch = Launch::new(settings.clone(), &network.name, &image, publish);
         let DockerPredecessor { run_id, lock } = predecessor.unwrap_or_default();
         let is_successor = run_id.is_some();
         let run_id = run_id.unwrap_or_else(|| format!("{:016x}", fastrand::u64(..)));
         // Last, so that no start that fails leaves it behind.
-        let cluster_lock = ClusterLock::acquire(&engine, &settings.cluster, &image.id, &run_id, lock).await?;
+        let cluster_lock = ClusterLock::acquire(&engine, &settings.cluster, &image_id, &run_id, lock).await?;
         log::info!("Docker engine at {}, image {}, network {}", engine.host, settings.image, network.name);
-        let stop_timeout = confinement::stop_timeout(&settings.container, image.kind);
-        let table = Mutex::new(InstanceTable::new(&network.name, image.stop_signal));
+        let table = Mutex::new(InstanceTable::new(&network.name));
         Ok(Docker {
             driver: Arc::new(Driver {
                 engine,
                 settings,
                 service: service.to_owned(),
                 network,
-                plan,
+                launches: Mutex::new(Revisions::new(Arc::new(launch))),
+                publish,
                 reach,
                 host,
                 run_id,
                 is_successor,
-                stop_timeout,
                 cluster_lock,
                 table,
                 changed: Notify::new(),
@@ -145,8 +147,35 @@ impl Docker {
         &self.driver.settings
     }
 
-    fn watch(&self, events: UnboundedSender<RuntimeEvent>, outdated: Vec<InstanceId>) {
-        let task = tokio::spawn(watch::run(self.driver.clone(), events.clone(), outdated));
+    /// What containers would be started with by these settings. The engine is asked for the image: the same tag may mean
+    /// another one than before. Where that alone could have changed, an engine that does not answer is no failure.
+    pub async fn prepare(&self, settings: DockerSettings) -> Result<Arc<Launch>, Failure> {
+        let driver = &self.driver;
+        let settings = settings.within(&driver.settings);
+        let newest = driver.newest();
+        match image(&driver.engine, &settings.image).await {
+            Ok(image) => Ok(Launch::new(settings, &driver.network.name, &image, driver.publish).into()),
+            Err(_) if newest.settings == settings => Ok(newest),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Of another configuration.
+    pub fn add(&self, launch: Arc<Launch>) -> Revision {
+        self.driver.add_launch(launch)
+    }
+
+    pub fn differs(&self, launch: &Launch) -> bool {
+        *self.driver.newest() != *launch
+    }
+
+    /// Whether containers run with other settings than these, or would.
+    pub fn runs_other(&self, settings: &DockerSettings) -> bool {
+        self.driver.newest().settings != settings.clone().within(&self.driver.settings)
+    }
+
+    fn watch(&self, events: UnboundedSender<RuntimeEvent>) {
+        let task = tokio::spawn(watch::run(self.driver.clone(), events.clone()));
         self.watch.replace(Some((task.abort_handle(), events)));
     }
 }
@@ -170,8 +199,8 @@ impl Runtime for Docker {
         if adopted.is_err() && !self.driver.is_successor {
             self.driver.cluster_lock.release().await;
         }
-        let Adopted { instances, outdated } = adopted?;
-        self.watch(events, outdated);
+        let instances = adopted?;
+        self.watch(events);
         Ok(instances)
     }
 
@@ -181,8 +210,12 @@ impl Runtime for Docker {
         suspension(&self.driver.engine, &container).await
     }
 
+    fn settle(&self, _: ServiceId, revision: Revision) {
+        self.driver.launches().settle(revision);
+    }
+
     fn stop_limit(&self) -> Duration {
-        self.driver.stop_timeout
+        self.driver.launches().all().map(|(_, launch)| launch.stop_timeout).max().unwrap_or_default()
     }
 
     fn lend(&self) -> Lent {
@@ -198,7 +231,7 @@ impl Runtime for Docker {
     fn take_back(&self) {
         self.driver.cluster_lock.take_back();
         if let Some((_, events)) = self.watch.take() {
-            self.watch(events, Vec::new());
+            self.watch(events);
         }
     }
 

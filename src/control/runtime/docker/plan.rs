@@ -4,6 +4,7 @@
 //! Nothing that a client sent enters it but the slot's name, which the registry has checked.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, EndpointSettings, HealthConfig, HostConfig, HostConfigLogConfig,
@@ -32,6 +33,42 @@ pub struct Image {
     pub kind: ImageKind,
     /// What `docker stop` sends its containers, if that is not SIGTERM.
     pub stop_signal: Option<u32>,
+}
+
+/// What containers are started with, of one configuration.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    pub settings: DockerSettings,
+    pub plan: ContainerPlan,
+    pub stop_signal: Option<u32>,
+    /// How long a container may take to end by itself.
+    pub stop_timeout: Duration,
+    image_id: String,
+}
+
+/// The settings and the image that they meant.
+impl PartialEq for Launch {
+    fn eq(&self, other: &Launch) -> bool {
+        self.settings == other.settings && self.plan.checksum == other.plan.checksum
+    }
+}
+
+impl Launch {
+    pub fn new(settings: DockerSettings, network: &str, image: &Image, publish: Option<&str>) -> Launch {
+        let plan = ContainerPlan::new(&settings, network, image, publish);
+        let stop_timeout = stop_timeout(&settings.container, image.kind);
+        Launch { plan, stop_signal: image.stop_signal, stop_timeout, image_id: image.id.clone(), settings }
+    }
+
+    /// The tag of its image means another one in `newer`: containers of this one are created by the image's id.
+    pub fn behind(&self, newer: &Launch) -> Option<Launch> {
+        let is_moved = self.settings.image == newer.settings.image && self.image_id != newer.image_id;
+        is_moved.then(|| {
+            let mut pinned = self.clone();
+            pinned.plan.body.image = Some(self.image_id.clone());
+            pinned
+        })
+    }
 }
 
 /// All of the definition that the replicas have in common.
@@ -155,6 +192,7 @@ impl ManagedLabels {
 mod tests {
     use super::*;
     use crate::control::runtime::InstanceId;
+    use crate::control::runtime::revisions::Revision;
     use crate::core::snapshot::ServiceId;
     use crate::settings::ContainerSettings;
 
@@ -182,8 +220,8 @@ mod tests {
     }
 
     fn spec(instance: u64) -> Spec {
-        let instance = InstanceId::Managed(instance);
-        Spec { service: ServiceId::default(), name: "server1".into(), instance, replaces: None }
+        let (instance, revision) = (InstanceId::Managed(instance), Revision::FIRST);
+        Spec { service: ServiceId::default(), name: "server1".into(), instance, revision, replaces: None }
     }
 
     #[test]
@@ -226,6 +264,19 @@ mod tests {
         assert_eq!(first, plan(&settings(), "sha256:1"));
         assert_ne!(first, plan(&settings(), "sha256:2"));
         assert_ne!(first, plan(&DockerSettings { container: memory(0), ..settings() }, "sha256:1"));
+    }
+
+    #[test]
+    fn settings_before_keep_their_image_when_its_tag_moves() {
+        let launch = |image: &Image| Launch::new(settings(), "net", image, None);
+        let (first, second) = (launch(&own("sha256:1")), launch(&own("sha256:2")));
+        assert!(first != second && first == launch(&own("sha256:1")));
+        assert_eq!(first.behind(&first), None);
+        let pinned = first.behind(&second).expect("the tag moved");
+        assert_eq!(pinned.plan.container(&spec(1), "run").image.as_deref(), Some("sha256:1"));
+        assert_eq!(pinned, first, "the same settings");
+        let other = DockerSettings { image: "app:2".into(), ..settings() };
+        assert_eq!(first.behind(&Launch::new(other, "net", &own("sha256:2"), None)), None);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::foreign_table::{Candidate, Inspected};
 use super::instance_table::{Action, ListedContainer};
 use super::network::{self, Addresses};
 use super::plan::{self, ManagedLabels};
+use crate::control::runtime::revisions::Revision;
 use crate::control::runtime::{Failure, InstanceId, RuntimeEvent, Spec, Started};
 use crate::core::snapshot::{Endpoint, ServiceId};
 
@@ -38,13 +39,9 @@ const EXIT_DETAILS_TIMEOUT: Duration = Duration::from_secs(2);
 
 const ACTIONS: [&str; 7] = ["start", "kill", "die", "pause", "unpause", "disconnect", "connect"];
 
-/// Runs until the receiver of `events` is dropped. `outdated` are instances that this run would start differently.
-pub async fn run(driver: Arc<Driver>, events: UnboundedSender<RuntimeEvent>, outdated: Vec<InstanceId>) {
+/// Runs until the receiver of `events` is dropped.
+pub async fn run(driver: Arc<Driver>, events: UnboundedSender<RuntimeEvent>) {
     let watcher = Watcher { driver, events };
-    for instance in outdated {
-        let why = "was created with other settings or from another image".into();
-        watcher.emit(RuntimeEvent::Outdated { instance, why });
-    }
     while !watcher.events.is_closed() {
         let why = watcher.follow().await;
         if watcher.events.is_closed() {
@@ -216,7 +213,7 @@ impl Watcher {
         let Candidate { container, name, address, weight, why, .. } = candidate;
         let (endpoint, handle) = (Endpoint::Tcp(address), short(&container).to_owned());
         let instance = InstanceId::Foreign(instance);
-        let spec = Spec { service: ServiceId::default(), name, instance, replaces: None };
+        let spec = Spec { service: ServiceId::default(), name, instance, revision: Revision::FIRST, replaces: None };
         let why = format!("label {ENABLE}, dialled at {address}: {why}");
         self.emit(RuntimeEvent::Joined { spec, started: Started { endpoint, handle, weight }, why });
     }

@@ -1,7 +1,11 @@
 //! The table alone: events, lists, starts and stops in, actions out.
 
+use super::super::confinement::ImageKind;
+use super::super::plan::Image;
 use super::*;
+use crate::control::runtime::revisions::Revision;
 use crate::core::snapshot::ServiceId;
+use crate::settings::DockerSettings;
 
 const RUN_ID: &str = "now";
 
@@ -13,19 +17,26 @@ fn spec(instance: u64, replaces: Option<u64>) -> Spec {
         service: ServiceId::default(),
         name: "server1".into(),
         instance: managed(instance),
+        revision: Revision::FIRST,
         replaces: replaces.map(managed),
     }
 }
 
+/// An image whose containers are stopped by SIGWINCH.
+fn launch() -> Launch {
+    let image = Image { id: "sha256:1".into(), kind: ImageKind::Own, stop_signal: Some(28) };
+    Launch::new(DockerSettings::default(), "net", &image, None)
+}
+
 /// Instance 1 in container "aaa".
 fn running() -> InstanceTable {
-    let mut table = InstanceTable::new("net", Some(28));
+    let mut table = InstanceTable::new("net");
     run(&mut table, spec(1, None), "aaa");
     table
 }
 
 fn run(table: &mut InstanceTable, spec: Spec, container: &str) {
-    table.begin(&spec);
+    table.begin(&spec, &launch());
     table.created(spec.instance.number(), container);
     assert!(table.started(spec.instance.number()));
 }
@@ -90,8 +101,8 @@ fn a_paused_stopped_or_disconnected_container_counts_as_ended() {
 
 #[test]
 fn an_instance_that_dies_while_it_starts_fails_its_start() {
-    let mut table = InstanceTable::new("net", Some(28));
-    table.begin(&spec(1, None));
+    let mut table = InstanceTable::new("net");
+    table.begin(&spec(1, None), &launch());
     table.created(1, "aaa");
     assert_eq!(table.on_event("aaa", &ContainerEvent::Died { status: 1 }), []);
     assert!(!table.started(1));
@@ -112,7 +123,7 @@ fn an_instance_missing_from_the_list_is_confirmed_and_an_unknown_one_removed() {
         serving("ccc", labels(9, "another run")),
     ];
     assert_eq!(table.compare(&list, RUN_ID), remove("bbb"));
-    table.begin(&spec(9, None));
+    table.begin(&spec(9, None), &launch());
     assert_eq!(table.compare(&list, RUN_ID), [], "created a moment ago, its id not yet known");
     table.begin_stop(1, GRACE);
     table.removal_failed(1);
@@ -121,8 +132,8 @@ fn an_instance_missing_from_the_list_is_confirmed_and_an_unknown_one_removed() {
 
 #[test]
 fn an_adopted_container_is_managed_though_another_run_created_it() {
-    let mut table = InstanceTable::new("net", Some(28));
-    table.adopt(&spec(4, None), "aaa");
+    let mut table = InstanceTable::new("net");
+    table.adopt(&spec(4, None), &launch(), "aaa");
     assert_eq!(table.compare(&[serving("aaa", labels(4, "an earlier run"))], RUN_ID), []);
     let died = ContainerEvent::Died { status: 1 };
     assert!(matches!(table.on_event("aaa", &died)[..], [Action::Exited { instance: 4, .. }]));
@@ -130,7 +141,7 @@ fn an_adopted_container_is_managed_though_another_run_created_it() {
 
 #[test]
 fn a_container_that_is_not_managed_is_inspected() {
-    let mut table = InstanceTable::new("net", Some(28));
+    let mut table = InstanceTable::new("net");
     let inspect = |inspection: u64| [Action::Inspect { container: "zzz".into(), inspection }];
     assert_eq!(table.on_event("zzz", &ContainerEvent::Died { status: 0 }), []);
     assert_eq!(table.on_event("zzz", &ContainerEvent::Started), inspect(1));
@@ -146,18 +157,19 @@ fn an_instance_that_outlives_a_stop_signal_has_ended() {
 
 #[test]
 fn how_an_instance_is_stopped_depends_on_its_phase_and_the_grace() {
-    let mut table = InstanceTable::new("net", Some(28));
+    let mut table = InstanceTable::new("net");
     assert_eq!(table.begin_stop(1, GRACE), StopPlan::Nothing);
-    table.begin(&spec(1, None));
+    table.begin(&spec(1, None), &launch());
     assert_eq!(table.begin_stop(1, GRACE), StopPlan::AwaitStart, "no container is known");
-    table.begin(&spec(2, None));
+    table.begin(&spec(2, None), &launch());
     table.created(2, "bbb");
     assert_eq!(table.begin_stop(2, Duration::ZERO), StopPlan::AwaitStart);
     assert!(!table.started(2), "it is not wanted any more");
     assert!(!table.is_start_cleaned_up(2));
     table.removed(2);
     assert!(table.is_start_cleaned_up(2));
-    let stop = StopPlan::StopAndRemove { name: "server1".into(), container: "aaa".into() };
+    let stop =
+        StopPlan::StopAndRemove { name: "server1".into(), container: "aaa".into(), timeout: launch().stop_timeout };
     assert_eq!(running().begin_stop(1, GRACE), stop);
     let mut table = running();
     assert_eq!(table.begin_stop(1, Duration::ZERO), StopPlan::RemoveLater);
@@ -171,11 +183,15 @@ fn how_an_instance_is_stopped_depends_on_its_phase_and_the_grace() {
 fn a_replacement_starts_under_a_temporary_name_and_others_under_the_slots() {
     let mut table = running();
     table.on_event("aaa", &ContainerEvent::Paused);
-    assert_eq!(table.begin(&spec(2, None)), InitialName::Slot, "the spec decides, not the name");
-    assert_eq!(table.begin(&spec(3, Some(1))), InitialName::Temporary);
+    assert_eq!(table.begin(&spec(2, None), &launch()), InitialName::Slot, "the spec decides, not the name");
+    assert_eq!(table.begin(&spec(3, Some(1)), &launch()), InitialName::Temporary);
     assert_eq!(table.replaced_containers(3), [(1, "aaa".to_owned())]);
     table.removed(1);
-    assert_eq!(table.begin(&spec(4, Some(1))), InitialName::Slot, "the replaced container does not exist any more");
+    assert_eq!(
+        table.begin(&spec(4, Some(1)), &launch()),
+        InitialName::Slot,
+        "the replaced container does not exist any more"
+    );
 }
 
 #[test]
@@ -183,7 +199,7 @@ fn an_instance_is_replaced_when_its_replacement_runs() {
     let mut table = running();
     table.on_event("aaa", &ContainerEvent::Paused);
     assert!(!table.has_replacement(1));
-    table.begin(&spec(2, Some(1)));
+    table.begin(&spec(2, Some(1)), &launch());
     assert!(table.has_replacement(1) && !table.has_replacement(2));
     assert!(!table.is_replaced(1));
     table.created(2, "bbb");
@@ -223,8 +239,8 @@ fn a_replacement_takes_the_name_when_the_one_before_has_ended() {
 #[test]
 fn a_spec_that_replaces_a_later_instance_replaces_none() {
     let mut table = running();
-    assert_eq!(table.begin(&spec(0, Some(1))), InitialName::Slot);
-    assert_eq!(table.begin(&spec(1, Some(1))), InitialName::Slot);
+    assert_eq!(table.begin(&spec(0, Some(1)), &launch()), InitialName::Slot);
+    assert_eq!(table.begin(&spec(1, Some(1)), &launch()), InitialName::Slot);
 }
 
 #[test]
@@ -239,7 +255,7 @@ fn a_name_may_be_taken_from_an_ended_container_only() {
     assert!(!left_over(&table, "bbb", 7, "another run"));
     table.begin_stop(1, GRACE);
     assert!(left_over(&table, "aaa", 1, RUN_ID));
-    table.adopt(&spec(4, None), "ddd");
+    table.adopt(&spec(4, None), &launch(), "ddd");
     table.on_event("ddd", &ContainerEvent::Died { status: 1 });
     assert!(left_over(&table, "ddd", 4, "an earlier run"), "adopted, and ended");
 }
