@@ -81,12 +81,12 @@ impl LineWriter {
     fn write_json(&self, out: &mut Vec<u8>, record: &ExchangeRecord, begun_ms: u64) {
         let part = |part| record.text.part(part);
         let mut line = JsonObject::begin(out);
-        line.plain("time", [self.time.as_bytes(), b".", &three_digits(begun_ms), b"Z"]);
+        line.own_text("time", [self.time.as_bytes(), b".", &three_digits(begun_ms), b"Z"]);
         line.address("client", record.client.to_canonical());
         line.text("method", part(TextPart::Method));
         line.text("target", part(TextPart::Target));
         line.text("host", part(TextPart::Host));
-        line.text("proto", Some(protocol(record).as_bytes()));
+        line.own_text("proto", [protocol(record).as_bytes()]);
         line.number("status", record.status.map(u64::from));
         line.number("bytes_in", Some(record.bytes_in));
         line.number("bytes_out", Some(record.bytes_out));
@@ -103,7 +103,7 @@ impl LineWriter {
         line.text("request_id", part(TextPart::RequestId));
         line.text("user_agent", part(TextPart::UserAgent));
         line.text("referer", part(TextPart::Referer));
-        line.text("end", Some(record.end().name().as_bytes()));
+        line.own_text("end", [record.end().name().as_bytes()]);
         let fault = record.fault.filter(|fault| fault.end != ExchangeEnd::Complete);
         line.text("why", fault.map(|fault| fault.why.as_bytes()));
         line.end();

@@ -20,8 +20,10 @@ impl JsonObject<'_> {
         JsonObject { out }
     }
 
-    /// Of a text that the caller has composed without characters that need an escape.
-    pub fn plain(&mut self, name: &str, parts: [&[u8]; 4]) {
+    /// A text of this program, put together from parts. Nothing in it needs an escape.
+    #[inline]
+    pub fn own_text<const N: usize>(&mut self, name: &str, parts: [&[u8]; N]) {
+        debug_assert!(parts.iter().all(|part| is_plain_text(part)));
         self.name(name);
         self.out.push(b'"');
         parts.iter().for_each(|part| self.out.extend_from_slice(part));
@@ -32,6 +34,7 @@ impl JsonObject<'_> {
         self.out.push(b'}');
     }
 
+    #[inline]
     pub fn text(&mut self, name: &str, text: Option<&[u8]>) {
         self.name(name);
         match text {
@@ -58,6 +61,7 @@ impl JsonObject<'_> {
         self.out.push(b'"');
     }
 
+    #[inline]
     pub fn number(&mut self, name: &str, number: Option<u64>) {
         self.name(name);
         match number {
@@ -67,6 +71,7 @@ impl JsonObject<'_> {
     }
 
     /// Microseconds, as milliseconds with three decimals.
+    #[inline]
     pub fn milliseconds(&mut self, name: &str, us: Option<u64>) {
         self.name(name);
         let Some(us) = us else { return self.null() };
@@ -75,18 +80,22 @@ impl JsonObject<'_> {
         self.out.extend_from_slice(&three_digits(us % 1_000));
     }
 
-    pub fn list<'t>(&mut self, name: &str, texts: impl Iterator<Item = &'t str>) {
+    /// Texts of this program.
+    pub fn list(&mut self, name: &str, texts: impl Iterator<Item = &'static str>) {
         self.name(name);
         self.out.push(b'[');
         for (place, text) in texts.enumerate() {
             if place > 0 {
                 self.out.push(b',');
             }
-            self.string(text.as_bytes());
+            self.out.push(b'"');
+            self.out.extend_from_slice(text.as_bytes());
+            self.out.push(b'"');
         }
         self.out.push(b']');
     }
 
+    #[inline(always)]
     fn name(&mut self, name: &str) {
         if self.out.last() != Some(&b'{') {
             self.out.push(b',');
@@ -105,8 +114,7 @@ impl JsonObject<'_> {
     }
 
     fn string(&mut self, text: &[u8]) {
-        // Without an early end the compiler tests many bytes at once.
-        if text.iter().fold(true, |plain, byte| plain & is_plain(*byte)) {
+        if is_plain_text(text) {
             self.out.push(b'"');
             self.out.extend_from_slice(text);
             self.out.push(b'"');
@@ -116,6 +124,11 @@ impl JsonObject<'_> {
         // Writing to a Vec cannot fail, and every text has a form in JSON.
         let _ = text.serialize(&mut Serializer::with_formatter(&mut *self.out, VisibleFormatter));
     }
+}
+
+/// Without an early end the compiler tests many bytes at once.
+fn is_plain_text(text: &[u8]) -> bool {
+    text.iter().fold(true, |plain, byte| plain & is_plain(*byte))
 }
 
 fn is_plain(byte: u8) -> bool {
