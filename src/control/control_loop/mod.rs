@@ -3,7 +3,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `mod.rs` | `ControlInit`, `ControlLoop`, its `Turn`s: tokio's select over clock, channels, signals and requests; effects carried out: tasks for starts, stops and probes, tickets answered; runtime events forwarded as commands, worker threads joined, the admin API served and its address named where it ends, the runtime closed at the end; a signal during the start; SIGUSR1 passed on, or why it does nothing |
+//! | `mod.rs` | `ControlInit`, `ControlLoop`, its `Turn`s: tokio's select over clock, channels, signals and requests; effects carried out: tasks for starts, stops and probes (a silent instance's process looked at), tickets answered; runtime events forwarded as commands, worker threads joined, the admin API served and its address named where it ends, the runtime closed at the end; a signal during the start; SIGUSR1 passed on, or why it does nothing |
 //! | `reloads` | turns of a reload: begun by SIGHUP or a call (or why not now), runtimes prepared in a task (`Prepared`), handed to the registry, heartbeats and configuration exchanged, answered; a dry run |
 //! | `replacement` | turns of an upgrade, on either side: begun by SIGUSR2, held while it waits, the successor started, handed over or failed; `Announcer`: when the service manager is told what, watchdog pings |
 

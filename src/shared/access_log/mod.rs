@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `mod.rs` | [`AccessLog`]: the thread's owner (start, reopen, finish), `AccessLogSender` of each worker (`rtrb` ring, which records are drawn, dropped when full) |
 //! | `format` | `LineWriter`: a record as a line, JSON, common or combined; the text of a second kept for the next line; `WallClock`, the time of day from a worker's clock |
-//! | `json` | `JsonObject`: names, numbers, milliseconds and texts of one object appended; control characters escaped |
+//! | `json` | `JsonObject`: names, numbers, milliseconds, addresses and texts of one object appended; control characters escaped |
 //! | `writer` | the thread: polls the rings, batches lines, writes to the file or stdout; SIGUSR1 reopens the file; the static count of lines that could not be written, and its report, a torn line ended |
 //!
 //! A line of the format `json` is an object with these members. What is not known is null.
