@@ -143,6 +143,23 @@ fn a_default_of_services_is_unused_only_where_no_service_uses_it() {
 }
 
 #[test]
+fn what_services_have_is_asked_of_each_and_not_of_their_defaults() {
+    let services = "[services.a]\nreplica = [\"127.0.0.1:9101\"]\n[services.b]\nreplica = [\"127.0.0.1:9102\"]\n";
+    let routes = "[[routes]]\npath = \"/b\"\nservice = \"b\"\n[[routes]]\nservice = \"a\"\n";
+    let file = File::new("defaults", &format!("runtime = \"fixed\"\n{services}{routes}"));
+    let (status, _, errors) = check(&file);
+    assert_eq!((status, errors), (Some(0), Vec::new()));
+    let without = services.replace("replica = [\"127.0.0.1:9102\"]", "");
+    let file = File::new("defaults-missing", &format!("runtime = \"fixed\"\n{without}{routes}"));
+    let (status, _, errors) = check(&file);
+    assert_eq!(status, Some(2));
+    assert!(
+        errors.iter().any(|line| line.contains(":4:") && line.contains("services.b: --runtime fixed needs")),
+        "{errors:?}"
+    );
+}
+
+#[test]
 fn every_mistake_is_named_with_line_and_column() {
     let file = File::new(
         "wrong",

@@ -10,6 +10,7 @@ use clap::{ArgMatches, Command, FromArgMatches};
 use super::args::{self, Cli, CliSubcommand, ReplicaArgs, RunArgs};
 use super::file::{self, FileSettings};
 use super::named::NamedResolver;
+use super::resolve::FlatService;
 use super::show::Audience;
 use super::sources::Sources;
 use super::{Config, Named, error, renamed, show, unused};
@@ -116,7 +117,7 @@ fn configure(command: Command, argv: &[OsString], matches: ArgMatches, run: RunA
         let settings = file::read(&path, &command).map_err(EarlyExit::Usage)?;
         return configure_with_settings(command, argv, &path, &settings);
     }
-    let mut config = into_config(run, &sources(&command, &matches, None))?;
+    let mut config = into_config(run, FlatService::Whole, &sources(&command, &matches, None))?;
     config.named = Named::of_flat(&config);
     // What contradicts in one listener and one service was found before.
     let _ = config.named.complete();
@@ -134,7 +135,8 @@ fn configure_with_settings(
     match cli(&matches)?.subcommand {
         CliSubcommand::Run(run) | CliSubcommand::Config(run) => {
             let sources = sources(&command, &matches, Some((path, &settings.flat)));
-            let mut config = into_config(*run, &sources)?;
+            let flat = if settings.services.is_empty() { FlatService::Whole } else { FlatService::Defaults };
+            let mut config = into_config(*run, flat, &sources)?;
             let used = matches.subcommand().map_or(&matches, |(_, used)| used);
             let (errors, warnings) = (Vec::new(), Vec::new());
             let mut resolver = NamedResolver {
@@ -173,8 +175,8 @@ fn subcommand<'a>(command: &'a Command, matches: &'a ArgMatches) -> Option<(&'a 
     Some((command.find_subcommand(name)?, matches))
 }
 
-fn into_config(run: RunArgs, sources: &Sources) -> Result<Config, EarlyExit> {
-    run.into_config(sources).map_err(EarlyExit::Usage)
+fn into_config(run: RunArgs, flat: FlatService, sources: &Sources) -> Result<Config, EarlyExit> {
+    run.into_config(flat, sources).map_err(EarlyExit::Usage)
 }
 
 fn sources(command: &Command, matches: &ArgMatches, file: Option<(&Path, &[file::Setting])>) -> Sources {

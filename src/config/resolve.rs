@@ -15,13 +15,22 @@ use crate::settings::{AdminListen, AdminSettings, FixedReplica, LimitSettings, u
 /// A service listens nowhere itself.
 const SERVICE_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
+/// What the settings outside of `[services.NAME]` are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlatService {
+    /// The only service.
+    Whole,
+    /// Defaults of services that have names. Each of those is checked by itself.
+    Defaults,
+}
+
 impl RunArgs {
     /// What contradicts, and what has no effect, is named with its place.
-    pub fn into_config(self, sources: &Sources) -> Result<Config, String> {
+    pub fn into_config(self, flat: FlatService, sources: &Sources) -> Result<Config, String> {
         if let Some(why) = sources.renamed_variable() {
             return Err(why.into());
         }
-        let mut config = self.resolved().map_err(|why| sources.locate(&why))?;
+        let mut config = self.resolved(flat).map_err(|why| sources.locate(&why))?;
         config.warnings = unused::warnings(&config, &[&config], sources);
         Ok(config)
     }
@@ -32,12 +41,12 @@ impl RunArgs {
             self.config.docker.cluster = format!("{}-{name}", self.config.docker.cluster);
         }
         self.config.listen = SERVICE_LISTEN;
-        let mut config = self.resolved()?;
+        let mut config = self.resolved(FlatService::Whole)?;
         config.warnings = unused::warnings(&config, &[&config], sources);
         Ok(config)
     }
 
-    fn resolved(self) -> Result<Config, String> {
+    fn resolved(self, flat: FlatService) -> Result<Config, String> {
         let RunArgs { mut config, file } = self;
         let token = config.admin.token.take();
         config.admin.token = token.filter(|token| !token.is_empty());
@@ -46,8 +55,10 @@ impl RunArgs {
         let alone = config.replicas_are_ours() && config.proxy.accept_proxy_from.is_empty();
         let admin = &mut config.admin;
         admin.on_data_port.get_or_insert(embedded && alone && admin.listen != AdminListen::Off);
-        check_replicas(&config)?;
-        check_key(&config)?;
+        if flat == FlatService::Whole {
+            check_replicas(&config)?;
+            check_key(&config)?;
+        }
         check_limits(&config.limits.service)?;
         check_admin(&config.admin, config.listen, config.mode)?;
         Ok(config)
