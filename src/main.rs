@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let inherited = Inherited::take();
     match config::read(std::env::args_os()) {
         Ok(Invocation::Shown(text)) => show(text.trim_end()),
+        Ok(Invocation::ManPages(folder)) => man_pages(&folder),
         Ok(Invocation::Ring(query)) => ring(&query),
         Ok(Invocation::Experiment(settings)) => experiment(&settings),
         Ok(Invocation::Run(config)) => run(*config, inherited),
@@ -116,6 +118,13 @@ fn experiment(settings: &ExperimentSettings) -> ExitCode {
         Err(ExperimentError::Stdout(why)) => unwritable(&why),
         Err(ExperimentError::Failed(why)) if experiment::is_interrupted() => fail(FAILED, &why),
         Err(ExperimentError::Failed(why)) => fail(USAGE, &why),
+    }
+}
+
+fn man_pages(folder: &Path) -> ExitCode {
+    match config::write_man_pages(folder) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => fail(USAGE, &format!("--dir: cannot write manual pages into {}: {why}", folder.display())),
     }
 }
 

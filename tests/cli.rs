@@ -114,6 +114,32 @@ fn each_shell_gets_a_script_that_knows_the_flags() {
 }
 
 #[test]
+fn each_command_that_help_lists_has_a_manual_page() {
+    let page = stdout(&run(&["man"]));
+    assert!(page.contains(".TH ringway 1 ") && page.contains("ringway\\-run(1)"), "{page}");
+    let folder = std::env::temp_dir().join(format!("ringway-man-{}", std::process::id()));
+    let output = run(&["man", "--dir", folder.to_str().expect("a name in UTF-8")]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 0), "{output:?}");
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_else(|why| panic!("{name}: {why}"));
+    assert_eq!(read("ringway.1").trim_end(), page.trim_end());
+    let run_page = read("ringway-run.1");
+    for part in [
+        ".TH ringway-run 1 \"\" \"ringway 0.",
+        "ringway run [OPTIONS] [\\-\\- <PROGRAM>...]",
+        "\\-\\-hash\\-key",
+        ".SH NOTES",
+        "SIGTERM",
+    ] {
+        assert!(run_page.contains(part), "{part}: {run_page}");
+    }
+    assert!(read("ringway-ring-show.1").contains("ringway ring show"), "pages of nested commands");
+    assert!(!folder.join("ringway-exec.1").exists(), "a hidden command has none");
+    let taken = folder.join("ringway.1");
+    assert_one_line(&run(&["man", "--dir", taken.to_str().unwrap()]), &["--dir", "ringway.1"], "a file in the way");
+    std::fs::remove_dir_all(folder).expect("it is ours");
+}
+
+#[test]
 fn the_effective_configuration_is_a_file_with_a_comment_for_every_key() {
     let flags = ["--replicas=5", "--hash-key=header:X", "--ejection-max-share=0.25", "--admin-token=s3cret"];
     let units = ["--head-timeout=90s", "--line-limit=1KiB", "--min-body-rate=0", "--docker-memory=1GiB"];

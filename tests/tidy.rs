@@ -22,7 +22,7 @@ const LAYERS: [(&str, u8); 11] = [
 ];
 
 /// External crates that only some modules may use.
-const CRATES: [(&str, &[&str]); 15] = [
+const CRATES: [(&str, &[&str]); 16] = [
     ("mio", &["kernel", "replica"]),
     ("listenfd", &["kernel"]),
     ("command_fds", &["control"]),
@@ -39,6 +39,7 @@ const CRATES: [(&str, &[&str]); 15] = [
     ("hyper", &["control", "settings"]),
     ("hyper_util", &["control"]),
     ("clap", &["config", "settings", "experiment"]),
+    ("clap_mangen", &["config"]),
 ];
 
 /// Modules that handle network input: no code in them panics on purpose.

@@ -73,6 +73,12 @@ pub enum CliSubcommand {
         #[arg(value_enum, value_name = "SHELL")]
         shell: Shell,
     },
+    /// Print the manual page of ringway: `ringway man | man -l -`
+    Man {
+        /// Write it and the pages of all subcommands into this folder instead, as ringway.1, ringway-run.1 and so on
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 const RUN_NOTES: &str = "\

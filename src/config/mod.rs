@@ -5,10 +5,11 @@
 //! | file | what it does |
 //! |---|---|
 //! | `mod.rs` | [`Config`]: the settings outside of any table (`listen`, `mode`, `runtime`, `replicas`, `program`, `workers`, `pin`) and one field for each table; `RuntimeKind` |
-//! | `args` | clap's command line: the subcommands (`run`, `config`, `check`, `replica`, `exec`, `ring`, `experiment`, `completions`), `Cli`, [`RunArgs`](args::RunArgs), `ReplicaArgs`, texts of `--help` |
+//! | `args` | clap's command line: the subcommands (`run`, `config`, `check`, `replica`, `exec`, `ring`, `experiment`, `completions`, `man`), `Cli`, [`RunArgs`](args::RunArgs), `ReplicaArgs`, texts of `--help` |
 //! | `ring_args` | clap's flags of `ringway ring`, made into a `RingQuery` of [`experiment`](crate::experiment); members, repeated `--remove` and `--add`, JSON |
 //! | `file` | parses the TOML file: each key and table to a flag of `run`, unknown keys refused, errors with line numbers; values become defaults of clap's arguments |
 //! | `named` | `[services.NAME]`, `[listeners.NAME]`, `[[routes]]`: `ListenerSettings`, `RouteSettings`, `NamedResolver`: which keys each table may hold, defaults from the flat settings, each table through clap as if it were flags; names that are no service or listener, of the wrong mode, unused, missing or given twice; addresses and replicas given twice |
+//! | `man` | manual pages (`ringway man`) from clap's command line, printed or written into a folder |
 //! | `read` | the order: argv, environment (`RINGWAY_*`), file; to an [`Invocation`] or an [`EarlyExit`] (help, version, usage error); `ringway check`, shell completions; defaults that `RINGWAY_BIND` changes |
 //! | `renamed` | old spellings of settings, with their unit in the name: refused with the new spelling and an example |
 //! | `resolve` | checks settings against each other (names twice, ports, limits, key and mode, admin on the data port without a token) and fills in what depends on others: [`RunArgs`](args::RunArgs) to [`Config`]; its summary in one line |
@@ -22,6 +23,7 @@ mod args;
 mod error;
 mod file;
 pub mod fuzz;
+mod man;
 pub mod named;
 mod read;
 mod renamed;
@@ -42,6 +44,7 @@ use crate::settings::{
     HealthSettings, LimitSettings, ProxySettings, values,
 };
 
+pub use man::write as write_man_pages;
 pub use named::Named;
 pub use read::{EarlyExit, Invocation, read};
 

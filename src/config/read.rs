@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Command, FromArgMatches};
@@ -13,7 +13,7 @@ use super::named::NamedResolver;
 use super::resolve::FlatService;
 use super::show::Audience;
 use super::sources::Sources;
-use super::{Config, Named, error, renamed, show, unused};
+use super::{Config, Named, error, man, renamed, show, unused};
 use crate::experiment::{ExperimentSettings, RingQuery};
 use crate::replica::{ReplicaSettings, host_name};
 
@@ -26,8 +26,10 @@ const PORT: u16 = 8000;
 #[derive(Debug)]
 pub enum Invocation {
     Run(Box<Config>),
-    /// A file's summary, the effective settings, or a shell's script: it is printed.
+    /// A file's summary, the effective settings, a shell's script, or a manual page: it is printed.
     Shown(String),
+    /// The manual pages are written into this folder.
+    ManPages(PathBuf),
     Replica(ReplicaSettings),
     /// One heartbeat is requested of a replica, on the address it would listen on.
     ReplicaCheck(SocketAddr),
@@ -63,6 +65,8 @@ pub fn read(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Earl
         CliSubcommand::Ring(ring) => Ok(Invocation::Ring(ring.into_query())),
         CliSubcommand::Experiment(experiment) => Ok(Invocation::Experiment(experiment)),
         CliSubcommand::Completions { shell } => Ok(Invocation::Shown(completions(shell))),
+        CliSubcommand::Man { dir: None } => Ok(Invocation::Shown(man::page())),
+        CliSubcommand::Man { dir: Some(folder) } => Ok(Invocation::ManPages(folder)),
     }
 }
 
