@@ -168,6 +168,8 @@
 //! - **worker event**: what a worker reports (a fault, a retry, a refusal):
 //!   [`WorkerEvent`](shared::events::WorkerEvent).
 //! - **registry**: the owner of the desired state; commands in, effects out: [`Registry`](control::registry::Registry).
+//! - **decision**: what an operator says of one replica (drained, a weight), until they say otherwise:
+//!   `registry/operator`.
 //! - **effect**: what the registry asks for; **action**: an effect or a log line that the control core asks its driver for.
 //! - **slot**: a replica's name in the registry and the instance that fills it: `control::registry::slot`.
 //! - **runtime**: what starts and stops instances (process, docker, fixed): [`control::runtime`].

@@ -299,6 +299,7 @@ fn answered(answer: Answer) -> Response {
         Answer::Replicas(names) => {
             reply(StatusCode::OK, wire::successful(&ReplicaNames::of(names.iter().map(|name| &**name))))
         }
+        Answer::Replica(replica) => reply(StatusCode::OK, wire::successful(&replica)),
         Answer::Reconfigured => reply(StatusCode::OK, wire::successful(&"reconfigured")),
         Answer::Rejected(Rejection { status, message }) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

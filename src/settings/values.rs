@@ -7,7 +7,7 @@ use crate::core::head;
 use crate::core::limits::{AbortOn, RequestIdPolicy, Trust, Via};
 use crate::core::net::Net;
 use crate::core::proxy::Version;
-use crate::core::ring::{Member, RingKind};
+use crate::core::ring::{self, Member, RingKind};
 use crate::core::routes::HostPattern;
 use crate::core::snapshot::{KeyPolicy, Mode};
 
@@ -245,8 +245,7 @@ pub fn member(text: &str) -> Result<Member, String> {
     }
 }
 
-/// Each unit of weight is 160 points on the ring: more than this only makes the ring slow to build.
-const WEIGHT_LIMIT: u32 = 1000;
+const WEIGHT_LIMIT: u32 = ring::WEIGHT_MAX;
 
 fn host_port(text: &str) -> Result<HostPort, String> {
     if let Ok(address) = text.parse() {

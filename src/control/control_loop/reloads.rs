@@ -101,7 +101,7 @@ impl ControlLoop {
         self.configuration.commit();
         requester.answer(match answer {
             Answer::Rejected(rejection) => Err(ReloadError::Unavailable(rejection.message)),
-            Answer::Reconfigured | Answer::Replicas(_) => Ok(report),
+            Answer::Reconfigured | Answer::Replicas(_) | Answer::Replica(_) => Ok(report),
         });
     }
 }

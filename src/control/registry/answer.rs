@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::status::ReplicaStatus;
 use crate::control::runtime::{Failure, FailureKind};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,6 +10,7 @@ pub enum Call {
     List,
     Add(Change),
     Remove(Change),
+    Patch(ReplicaPatch),
 }
 
 /// The body of `/add` and `/rm`, its shape checked.
@@ -20,10 +22,29 @@ pub struct Change {
     pub dry_run: bool,
 }
 
+/// An operator's decision about one replica. What is `None` stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaPatch {
+    pub name: String,
+    pub state: Option<RequestedState>,
+    /// From 1 to `WEIGHT_MAX`.
+    pub weight: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestedState {
+    /// It takes requests when it is healthy.
+    Up,
+    /// It takes no new requests, and is not stopped.
+    Drain,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The members after the call, in ring order.
     Replicas(Vec<Arc<str>>),
+    /// One of them, after it was patched.
+    Replica(Box<ReplicaStatus>),
     /// Every worker acts on the new configuration.
     Reconfigured,
     Rejected(Rejection),
@@ -39,6 +60,10 @@ pub struct Rejection {
 impl Rejection {
     pub fn bad_request(message: String) -> Rejection {
         Rejection { status: 400, message }
+    }
+
+    pub fn not_found(message: String) -> Rejection {
+        Rejection { status: 404, message }
     }
 
     pub fn unavailable(message: String) -> Rejection {

@@ -106,6 +106,7 @@ impl Registry {
                 Call::List => Ok(()),
                 Call::Add(change) => self.add(ticket, service, &change, now),
                 Call::Remove(change) => self.remove_members(ticket, service, &change, now),
+                Call::Patch(patch) => self.patch(ticket, service, &patch, now),
             };
             if let Err(rejection) = outcome {
                 self.reject(ticket, rejection);
@@ -285,7 +286,7 @@ impl Registry {
         Ok(hostnames.iter().map(|name| Arc::from(name.as_str())).chain(chosen).collect())
     }
 
-    fn service(&self, id: ServiceId) -> Result<&ServiceState, Rejection> {
+    pub(super) fn service(&self, id: ServiceId) -> Result<&ServiceState, Rejection> {
         self.services
             .get(&id)
             .filter(|service| !service.is_removed)
@@ -304,9 +305,9 @@ impl Registry {
         self.defer_reply(ticket, answer, running, now);
     }
 
-    /// Sent when every worker acts on the next snapshot, and `running` have ended.
+    /// Sent when every worker acts on what was changed until now, and `running` have ended.
     pub(super) fn defer_reply(&mut self, ticket: u64, answer: Answer, running: BTreeSet<InstanceId>, now: Tick) {
-        let epoch = self.publication.next_epoch();
+        let epoch = self.pending_epoch();
         let (deadline, stopped_deadline) = (now.after_ms(ACK_TIMEOUT_MS), now.after_ms(STOPPED_TIMEOUT_MS));
         self.deferred.push_back(DeferredReply { ticket, epoch, deadline, answer, running, stopped_deadline });
     }
@@ -373,7 +374,7 @@ fn name_fault(name: &str) -> Option<&'static str> {
     }
 }
 
-fn shortened(name: &str) -> String {
+pub(super) fn shortened(name: &str) -> String {
     let mut short: String = name.chars().take(NAME_MAX + 1).collect();
     if short.len() < name.len() {
         short.push_str("...");

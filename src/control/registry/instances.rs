@@ -64,7 +64,8 @@ impl Registry {
             let inherited = self.settled_below.is_none().then(|| self.inherited_names(id)).flatten();
             let names = inherited.unwrap_or_else(|| self.free_names(missing));
             for name in names {
-                let slot = Slot::vacant(id, name, self.workers, now);
+                let mut slot = Slot::vacant(id, name, self.workers, now);
+                slot.decision = self.take_decision(id, &slot.name);
                 self.insert(slot);
             }
         }
@@ -78,6 +79,7 @@ impl Registry {
         slot.origin = spec.instance.origin();
         slot.revision = spec.revision;
         slot.fill(spec.instance, replica, started, &policy, now);
+        slot.decision = self.take_decision(slot.service, &slot.name);
         self.insert(slot);
     }
 
@@ -263,13 +265,9 @@ impl Registry {
         let known = self.slots.named(&name).filter(|id| self.slots.slot(*id).is_some_and(Slot::is_member));
         match known.and_then(|id| Some((id, self.slots.slot(id)?))) {
             Some((id, slot)) if slot.origin == Origin::Foreign => {
-                let is_reweighted = slot.weight != started.weight;
                 let replica = self.replica_id(spec.instance);
                 let Some(policy) = self.health_policy(id) else { return };
                 self.change(id, |slot| slot.fill(spec.instance, replica, started, &policy, now));
-                if is_reweighted && let Some(service) = self.service_of_mut(id) {
-                    service.mark_ring_changed();
-                }
             }
             None if !self.name_taken(&name) => self.insert_filled(spec, started, now),
             _ => return self.log(Level::Warn, format!("{name}: {handle} cannot join: that name is taken")),
@@ -283,6 +281,7 @@ impl Registry {
         let id = self.slots.of_instance(instance);
         let Some(id) = id.filter(|id| self.slots.slot(*id).as_ref().is_some_and(is_member)) else { return };
         let Some(slot) = self.remove(id) else { return };
+        self.keep_decision(&slot);
         let tally = self.services.get(&slot.service).map_or_else(String::new, |service| service.tally());
         self.log(Level::Info, format!("{}: {} left: {why}; {tally}", slot.name, slot.handle));
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Registry;
 use super::command::RegistryConfig;
+use super::operator::Decisions;
 use super::service::ServiceState;
 use super::slot::SlotState;
 use crate::control::runtime::Spec;
@@ -17,6 +18,15 @@ use crate::core::snapshot::{Lifecycle, ServiceId, Snapshot};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Predecessor {
     services: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    /// What an operator decided about them.
+    #[serde(default, skip_serializing_if = "Decisions::is_empty")]
+    decisions: Decisions,
+}
+
+impl Predecessor {
+    pub(super) fn take_decisions(&mut self) -> Decisions {
+        std::mem::take(&mut self.decisions)
+    }
 }
 
 impl Registry {
@@ -30,7 +40,7 @@ impl Registry {
     pub fn for_successor(&self) -> Predecessor {
         let names = |id: &ServiceId| self.member_names(*id).collect();
         let services = self.services.iter().map(|(id, service)| (service.config.name.clone(), names(id)));
-        Predecessor { services: services.collect() }
+        Predecessor { services: services.collect(), decisions: self.all_decisions() }
     }
 
     pub(super) fn enter(&mut self, lifecycle: Lifecycle) {
@@ -76,10 +86,11 @@ impl Registry {
         open.is_none()
     }
 
-    /// A replica takes requests, or there is none at all: a successor may take over.
+    /// A replica takes requests, or none is to take any: there is none, or an operator drained it. A successor may take over.
     pub fn can_serve(&self) -> bool {
         let members = |service: &ServiceState| !service.members().is_empty();
-        self.services.values().any(|service| service.routable() > 0) || !self.services.values().any(members)
+        self.services.values().any(|service| service.routable() > 0 || service.drained() > 0)
+            || !self.services.values().any(members)
     }
 
     /// Requests of every service find a replica.

@@ -21,6 +21,7 @@
 //! | `calls` | `/rep`, `/add`, `/rm`: the queue of calls, checks names and counts, generates free names, picks which members to remove, waits for all to come up or undoes it; workers' acknowledgements of an epoch (`acked`), replies deferred until then |
 //! | `instances` | starts and deaths: found, started, start failed, runtime events (exited, stopping, joined, left), stopped; numbers of instances, heartbeat resumed, marking down, an address that another got; slots filled up, the joining of an `/add`'s slots, deaths counted, deaths and heals logged with the service's tally |
 //! | `verdicts` | what a probe's result or a worker's fault does to the slot and the service: up, ejected if others can be spared, readmitted, a silent one replaced (stopped, its slot filled when it is gone), start timeouts, the `Probe` effect and log lines; a heal recorded with its duration; never more ejected than the share allows, one silent instance replaced at a time; the log lines about heartbeats: missed, busy, the last failure, skipped probes |
+//! | `operator` | `PATCH /replicas/NAME`: what an operator decided about a replica (drained, weight), also of those that are not here now; names near an unknown one; the warning when all are drained |
 //! | `removed` | servers of a fixed list that `/rm` took and `/add` puts back: `Spec` and endpoint remembered by name |
 //! | `drain` | begins and ends the drain of a replica (to the stop of its instance); the stop of the whole balancer, until `Finished`; grace of a stop, instances kept on exit, leaving instances forgotten |
 //! | `publication` | `Publication`: whether workers can tell a difference, the next epoch, the snapshot built and its effect; unchanged services are shared with the one before |
@@ -40,6 +41,7 @@ mod health;
 mod instances;
 mod leaving;
 mod lifecycle;
+mod operator;
 mod publication;
 mod removed;
 mod rollout;
@@ -58,7 +60,7 @@ use std::sync::Arc;
 
 use log::Level;
 
-pub use answer::{Answer, Call, Change, Rejection};
+pub use answer::{Answer, Call, Change, Rejection, ReplicaPatch, RequestedState};
 pub use calls::{ACK_TIMEOUT_MS, add_limit_ms};
 pub use command::{Command, Effect, RegistryConfig, ServiceConfig, readable};
 pub use drain::STOP_GRACE_MS;
@@ -73,6 +75,7 @@ use crate::core::snapshot::{Lifecycle, Listener, ListenerId, Service, ServiceId,
 use crate::core::tick::Tick;
 use calls::{Addition, DeferredReply, QueuedCall};
 use leaving::LeavingTable;
+use operator::Decisions;
 use publication::Publication;
 use removed::RemovedServers;
 use service::ServiceState;
@@ -114,6 +117,8 @@ pub struct Registry {
     /// Once it stops, nothing is started or healed any more.
     lifecycle: Lifecycle,
     predecessor: Predecessor,
+    /// What an operator decided about replicas that are not here now.
+    decisions: Decisions,
     /// Why no change is taken now.
     held: Option<&'static str>,
     /// `Found` came, and slots below this one are settled.
@@ -131,7 +136,12 @@ impl Registry {
         Registry::with_lifecycle(config, Lifecycle::Serving, Predecessor::default())
     }
 
-    fn with_lifecycle(config: RegistryConfig, lifecycle: Lifecycle, predecessor: Predecessor) -> (Registry, Snapshot) {
+    fn with_lifecycle(
+        config: RegistryConfig,
+        lifecycle: Lifecycle,
+        mut predecessor: Predecessor,
+    ) -> (Registry, Snapshot) {
+        let decisions = predecessor.take_decisions();
         let mut registry = Registry {
             services: BTreeMap::new(),
             static_services: BTreeMap::new(),
@@ -154,6 +164,7 @@ impl Registry {
             next_number: 1,
             lifecycle,
             predecessor,
+            decisions,
             held: None,
             settled_below: None,
             ending: false,

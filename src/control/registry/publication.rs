@@ -35,11 +35,23 @@ impl Publication {
 }
 
 impl Registry {
+    /// Workers can tell a difference from the last snapshot.
+    fn has_changes(&self) -> bool {
+        self.services.values().any(ServiceState::has_changes)
+            || self.publication.lifecycle != self.lifecycle
+            || self.publication.is_outdated
+    }
+
+    /// What was changed until now is visible from this epoch on.
+    pub(super) fn pending_epoch(&self) -> u64 {
+        if self.has_changes() { self.publication.next_epoch() } else { self.publication.epoch }
+    }
+
     pub(super) fn publish_changes(&mut self) {
-        let has_changes = self.services.values().any(ServiceState::has_changes);
-        if !has_changes && self.publication.lifecycle == self.lifecycle && !self.publication.is_outdated {
+        if !self.has_changes() {
             return;
         }
+        self.warn_of_drained_services();
         self.publication.is_outdated = false;
         self.publication.epoch += 1;
         self.publication.lifecycle = self.lifecycle;

@@ -28,7 +28,7 @@ impl Registry {
         let spec =
             Spec { service: slot.service, name: slot.name.clone(), instance, revision: slot.revision, replaces: None };
         let (endpoint, handle) = (slot.endpoint().clone(), slot.handle.clone());
-        self.removed.insert(slot.name.clone(), (spec, Started { endpoint, handle, weight: slot.weight }));
+        self.removed.insert(slot.name.clone(), (spec, Started { endpoint, handle, weight: slot.configured_weight() }));
     }
 
     /// `/add` where nothing can be started.

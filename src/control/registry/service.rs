@@ -19,16 +19,20 @@ pub struct ServiceState {
     pub revision: Revision,
     /// Ascending, which is ring order: a member's position here is its index on the ring.
     members: Vec<SlotId>,
-    /// Members that are up; those of them that take requests; those of them that are ejected; those that we start and stop.
+    /// Members that are up; those of them that take requests; those of them that are ejected; those of them that an operator
+    /// drained; those that we start and stop.
     up: usize,
     routable: usize,
     ejected: usize,
+    drained: usize,
     managed: usize,
     /// Replicas that died or stopped answering, and how long it took until they were replaced or answered again.
     pub deaths: u64,
     pub heals: Durations,
     /// Times that a replica was ejected for being slow.
     pub ejections: u64,
+    /// No replica takes requests, and an operator drained some: it was said.
+    is_all_drained: bool,
     /// No configuration names it any more.
     pub is_removed: bool,
     published: Arc<Service>,
@@ -56,10 +60,12 @@ impl ServiceState {
             up: 0,
             routable: 0,
             ejected: 0,
+            drained: 0,
             managed: 0,
             deaths: 0,
             heals: Durations::default(),
             ejections: 0,
+            is_all_drained: false,
             is_removed: false,
             published,
             changes: Changes::None,
@@ -81,6 +87,26 @@ impl ServiceState {
 
     pub fn ejected(&self) -> usize {
         self.ejected
+    }
+
+    pub fn drained(&self) -> usize {
+        self.drained
+    }
+
+    pub fn up(&self) -> usize {
+        self.up
+    }
+
+    /// What is to be said, once, when no replica takes requests and an operator drained some of them.
+    pub fn note_all_drained(&mut self) -> Option<String> {
+        let is_all_drained = self.drained > 0 && self.routable == 0 && self.ejected == 0;
+        let was = std::mem::replace(&mut self.is_all_drained, is_all_drained);
+        (is_all_drained && !was).then(|| {
+            let (name, tally) = (&self.config.name, self.tally());
+            format!(
+                "service {name}: no replica takes requests, they are answered 503: an operator drained them; {tally}"
+            )
+        })
     }
 
     /// What snapshots show of it is built again only where that changed.
@@ -126,7 +152,9 @@ impl ServiceState {
         let after = View::of(slot);
         self.discount(before);
         self.count(after);
-        if before.shown != after.shown {
+        if before.weight != after.weight {
+            self.mark_ring_changed();
+        } else if before.shown != after.shown {
             self.mark_replicas_changed();
         }
     }
@@ -135,12 +163,14 @@ impl ServiceState {
         self.up += usize::from(view.is_up);
         self.routable += usize::from(view.shown.1 == State::Up);
         self.ejected += usize::from(view.shown.1 == State::Ejected);
+        self.drained += usize::from(view.is_drained);
     }
 
     fn discount(&mut self, view: View) {
         self.up -= usize::from(view.is_up);
         self.routable -= usize::from(view.shown.1 == State::Up);
         self.ejected -= usize::from(view.shown.1 == State::Ejected);
+        self.drained -= usize::from(view.is_drained);
     }
 
     pub fn mark_replicas_changed(&mut self) {
@@ -172,13 +202,14 @@ impl ServiceState {
 
     fn build_ring(&self, slots: &Slots) -> Arc<Ring> {
         let members = self.members.iter().filter_map(|id| slots.slot(*id));
-        let members: Vec<Member> = members.map(|slot| Member::new(&*slot.name, slot.weight)).collect();
+        let members: Vec<Member> = members.map(|slot| Member::new(&*slot.name, slot.weight())).collect();
         Arc::new(Ring::build(self.config.ring, &members))
     }
 
-    /// "2 of 3 live", for the operator.
+    /// "2 of 3 live", for the operator; ", 1 drained" where an operator drained one of the live ones.
     pub fn tally(&self) -> String {
-        format!("{} of {} live", self.up, self.members.len())
+        let drained = if self.drained == 0 { String::new() } else { format!(", {} drained", self.drained) };
+        format!("{} of {} live{drained}", self.up, self.members.len())
     }
 
     #[cfg(debug_assertions)]
@@ -189,6 +220,7 @@ impl ServiceState {
         let count = |counted: fn(&Slot) -> bool| members.iter().filter(|slot| counted(slot)).count();
         assert_eq!(self.up, count(Slot::is_up), "members that are up");
         assert_eq!(self.routable, count(|slot| slot.shown().1 == State::Up), "members that take requests");
+        assert_eq!(self.drained, count(Slot::is_drained), "members that an operator drained");
         assert_eq!(self.ejected, count(|slot| slot.shown().1 == State::Ejected), "members that are ejected");
         assert!(self.ejected <= self.max_ejected(), "{} of {} ejected", self.ejected, members.len());
         assert_eq!(self.managed, count(|slot| slot.origin == Origin::Managed), "members that we start");

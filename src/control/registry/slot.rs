@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::health::{Exclusion, Health, HealthPolicy, Improvement, ProbeFailure, Verdict};
+use super::operator::Decision;
 use crate::control::runtime::revisions::Revision;
 use crate::control::runtime::{InstanceId, Origin, Started};
 use crate::core::snapshot::{Endpoint, Replica, ReplicaId, ReplicaLoad, ServiceId, State};
@@ -22,7 +23,10 @@ const STABLE_FACTOR: u64 = 10;
 pub struct Slot {
     pub service: ServiceId,
     pub name: Arc<str>,
-    pub weight: u32,
+    /// As the runtime has it.
+    configured_weight: u32,
+    /// An operator's, which is before the runtime's.
+    pub decision: Decision,
     pub load: Arc<ReplicaLoad>,
     pub origin: Origin,
     pub standing: Standing,
@@ -66,7 +70,10 @@ pub enum Condition {
     Slow,
     /// It answers that it is not healthy, and gets no new requests.
     Unhealthy,
+    /// It is asked to stop, or left the ring: it finishes its requests.
     Draining,
+    /// An operator drained it: it finishes its requests, and stays.
+    Drained,
     Down,
 }
 
@@ -79,6 +86,7 @@ impl Condition {
             Condition::Slow => "slow",
             Condition::Unhealthy => "unhealthy",
             Condition::Draining => "draining",
+            Condition::Drained => "drained",
             Condition::Down => "down",
         }
     }
@@ -128,7 +136,8 @@ impl Slot {
         Slot {
             service,
             name,
-            weight: 1,
+            configured_weight: 1,
+            decision: Decision::default(),
             load: Arc::new(ReplicaLoad::new(workers)),
             origin: Origin::Managed,
             standing: Standing::Member,
@@ -181,7 +190,10 @@ impl Slot {
         self.replica = (replica, started.endpoint);
         self.last_instance = Some(instance);
         self.handle = started.handle;
-        self.weight = started.weight;
+        if self.configured_weight != started.weight {
+            self.configured_weight = started.weight;
+            self.decision.weight = None;
+        }
         let (health, deadline) = (Health::watched_from(now, now), now.after_ms(policy.start_timeout_ms));
         self.state = SlotState::Probing { instance, since: now, deadline, health, reported: false };
     }
@@ -202,6 +214,7 @@ impl Slot {
         match &self.state {
             SlotState::Vacant { .. } | SlotState::Starting { .. } | SlotState::Probing { .. } => Condition::Starting,
             SlotState::Up { health, .. } => match health.exclusion() {
+                None | Some(Exclusion::Slow) if self.decision.is_drained => Condition::Drained,
                 None => Condition::Up,
                 Some(Exclusion::Slow) => Condition::Slow,
                 Some(Exclusion::Unhealthy) => Condition::Unhealthy,
@@ -232,6 +245,19 @@ impl Slot {
         self.standing == Standing::Member
     }
 
+    pub fn weight(&self) -> u32 {
+        self.decision.weight.unwrap_or(self.configured_weight)
+    }
+
+    /// It is up, and takes no new requests because an operator drained it.
+    pub fn is_drained(&self) -> bool {
+        self.is_up() && self.decision.is_drained
+    }
+
+    pub fn configured_weight(&self) -> u32 {
+        self.configured_weight
+    }
+
     pub fn endpoint(&self) -> &Endpoint {
         &self.replica.1
     }
@@ -246,7 +272,10 @@ impl Slot {
     /// What workers can tell apart.
     pub fn shown(&self) -> (ReplicaId, State) {
         let state = match &self.state {
-            SlotState::Up { health, .. } => health.exclusion().map_or(State::Up, Exclusion::state),
+            SlotState::Up { health, .. } => match health.exclusion().map_or(State::Up, Exclusion::state) {
+                State::Up | State::Ejected if self.decision.is_drained => State::Draining,
+                state => state,
+            },
             SlotState::Draining { .. } => State::Draining,
             _ => State::Down,
         };
@@ -256,7 +285,7 @@ impl Slot {
     pub fn replica(&self) -> Replica {
         let state = self.shown().1;
         let (id, endpoint) = self.replica.clone();
-        Replica { id, name: self.name.clone(), endpoint, weight: self.weight, state, load: self.load.clone() }
+        Replica { id, name: self.name.clone(), endpoint, weight: self.weight(), state, load: self.load.clone() }
     }
 
     pub fn due(&self) -> Tick {

@@ -49,12 +49,14 @@ impl Keys {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
     pub is_up: bool,
+    pub is_drained: bool,
+    pub weight: u32,
     pub shown: (ReplicaId, State),
 }
 
 impl View {
     pub fn of(slot: &Slot) -> View {
-        View { is_up: slot.is_up(), shown: slot.shown() }
+        View { is_up: slot.is_up(), is_drained: slot.is_drained(), weight: slot.weight(), shown: slot.shown() }
     }
 }
 

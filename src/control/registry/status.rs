@@ -13,6 +13,8 @@ use crate::core::snapshot::ServiceId;
 use crate::core::tick::Tick;
 use crate::shared::histogram::Durations;
 
+const DRAINED: &str = "drained by an operator";
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     pub replicas: Vec<ReplicaStatus>,
@@ -32,6 +34,10 @@ pub struct ServiceStatus {
     /// From the loss of a replica until its replacement, or itself, answered.
     pub heals: Durations,
     pub ejections: u64,
+    /// How many replicas it is to have, how many of them have answered, and how many of those an operator drained.
+    pub replicas: usize,
+    pub up: usize,
+    pub drained: usize,
 }
 
 /// As `GET /replicas` writes it.
@@ -42,9 +48,10 @@ pub struct ReplicaStatus {
     /// Where it is dialled; `null` where no instance has had an address yet.
     pub address: Option<String>,
     pub weight: u32,
-    /// One word: starting, up, slow, unhealthy, draining, down.
+    /// One word: starting, up, slow, unhealthy, draining, drained (by an operator), down.
     pub state: &'static str,
-    /// Why it is not up: its last failure. Of one that is up: that a rolling replacement is still to reach it.
+    /// Why it is not up: its last failure, or that an operator drained it. Of one that is up: that a rolling replacement is
+    /// still to reach it.
     pub why: Option<Arc<str>>,
     /// For how long it is in this state.
     pub state_ms: u64,
@@ -69,15 +76,15 @@ impl Registry {
         Status { replicas: slots.chain(leaving).collect(), services, deaths, heals }
     }
 
-    fn status_of(&self, slot: &Slot, now: Tick) -> ReplicaStatus {
+    pub(super) fn status_of(&self, slot: &Slot, now: Tick) -> ReplicaStatus {
         let condition = slot.condition();
         ReplicaStatus {
             name: slot.name.clone(),
             service: self.services.get(&slot.service).map_or_else(|| "".into(), |service| service.config.name.clone()),
             address: slot.last_instance.map(|_| address(slot)),
-            weight: slot.weight,
+            weight: slot.weight(),
             state: condition.as_str(),
-            why: slot.last_failure.clone().filter(|_| condition != Condition::Up).or_else(|| self.why_replaced(slot)),
+            why: why(slot, condition).or_else(|| self.why_replaced(slot)),
             state_ms: now.ms_since(slot.condition_since),
             requests: slot.load.total(),
             in_flight: slot.load.in_flight(),
@@ -114,6 +121,17 @@ impl Registry {
     }
 }
 
+fn why(slot: &Slot, condition: Condition) -> Option<Arc<str>> {
+    let failure = slot.last_failure.clone();
+    match (condition, failure) {
+        (Condition::Up, _) => None,
+        (Condition::Drained, _) => Some(DRAINED.into()),
+        (_, Some(failure)) if slot.decision.is_drained => Some(format!("{DRAINED}; {failure}").into()),
+        (_, None) if slot.decision.is_drained => Some(DRAINED.into()),
+        (_, failure) => failure,
+    }
+}
+
 fn status_of_service(id: ServiceId, service: &ServiceState) -> ServiceStatus {
     ServiceStatus {
         id,
@@ -121,5 +139,8 @@ fn status_of_service(id: ServiceId, service: &ServiceState) -> ServiceStatus {
         deaths: service.deaths,
         heals: service.heals.clone(),
         ejections: service.ejections,
+        replicas: service.members().len(),
+        up: service.up(),
+        drained: service.drained(),
     }
 }

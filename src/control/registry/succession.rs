@@ -167,9 +167,12 @@ impl Registry {
         };
         let Some(successor) = self.remove(id) else { return };
         let (name, handle, begun) = (successor.name.clone(), successor.handle.clone(), current.since);
-        let Some(before) = self.change(current.member, |slot| std::mem::replace(slot, successor.joined())) else {
-            return;
-        };
+        let before = self.change(current.member, |slot| {
+            let mut joined = successor.joined();
+            joined.decision = slot.decision.clone();
+            std::mem::replace(slot, joined)
+        });
+        let Some(before) = before else { return };
         let replaced = self.successions.rollouts.get_mut(&current.service).map_or(0, |rollout| {
             rollout.succeeded(name.clone());
             rollout.replaced.len()

@@ -47,7 +47,9 @@ impl Registry {
         match self.change(id, |slot| slot.probe_ok(&policy, now)) {
             Some(Improvement::Risen) => self.mark_up(id, &policy, now),
             Some(Improvement::Readmitted) => {
-                let line = format!("{}: answers again; it takes requests", self.name_of(id));
+                let is_drained = self.slots.slot(id).is_some_and(Slot::is_drained);
+                let then = if is_drained { "it stays drained by an operator" } else { "it takes requests" };
+                let line = format!("{}: answers again; {then}", self.name_of(id));
                 self.log(Level::Info, line);
             }
             Some(Improvement::None) | None => {}
@@ -127,7 +129,7 @@ impl Registry {
     /// Other replicas get its new requests until it answers, if at least one is up and not too many are ejected already:
     /// where most are slow, the load is what is slow, and fewer replicas would be slower.
     fn eject_if_spare(&mut self, id: SlotId, why: &str) {
-        let Some(slot) = self.slots.slot(id).filter(|slot| slot.is_member()) else { return };
+        let Some(slot) = self.slots.slot(id).filter(|slot| slot.is_member() && !slot.is_drained()) else { return };
         let is_routable = slot.shown().1 == State::Up;
         let Some(service) = self.service_of(id) else { return };
         let others = service.routable() - usize::from(is_routable);

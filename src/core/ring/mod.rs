@@ -30,6 +30,9 @@ pub use walk::Walk;
 
 use points::Points;
 
+/// The highest weight of a member: with 160 points for each unit a ring of heavier ones is only slow to build.
+pub const WEIGHT_MAX: u32 = 1000;
+
 /// One server on the ring. Its name is hashed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {

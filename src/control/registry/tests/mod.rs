@@ -5,6 +5,7 @@
 //! | `mod.rs` | `World`: the registry with scripted starts, stops and probes, and helpers that make specs, calls and configurations |
 //! | `calls` | `/rep`, `/add`, `/rm`: names, undo, replies after acks, drains before stops, dry runs, bad calls |
 //! | `healing` | dead and failing instances replaced, backoff, start timeouts, fixed, foreign and adopted instances, the stop of all |
+//! | `operator` | `PATCH /replicas/NAME`: drains and weights, and what they outlast |
 //! | `reconfiguration` | other services, listeners and routes: shared, changed, new, resized, removed and come back |
 //! | `services` | two services in one registry; numbers of managed and foreign instances |
 //! | `storm` | random faults, calls and stuck workers from seeds, then everything is up again |
@@ -13,6 +14,7 @@
 
 mod calls;
 mod healing;
+mod operator;
 mod reconfiguration;
 mod services;
 mod storm;
@@ -327,6 +329,7 @@ pub fn dry(call: Call) -> Call {
         Call::List => Call::List,
         Call::Add(change) => Call::Add(Change { dry_run: true, ..change }),
         Call::Remove(change) => Call::Remove(Change { dry_run: true, ..change }),
+        Call::Patch(_) => panic!("a patch has no dry run"),
     }
 }
 

@@ -12,15 +12,20 @@ fn after_random_faults_all_members_are_up_and_every_call_was_answered_once() {
     for seed in 0..SEEDS {
         let mut world = World::empty(RegistryConfig { seed, ..config() });
         let mut random = fastrand::Rng::with_seed(seed);
+        // Of its own, so that the other draws are as they were.
+        let mut operator = fastrand::Rng::with_seed(seed ^ 0xD2A1);
         world.tell(Command::Found(Vec::new()));
         for _ in 0..STEPS {
             strike(&mut world, &mut random);
+            patch(&mut world, &mut operator);
             whole(&world, seed);
             let pause = random.u64(0..400);
             world.pass(pause);
         }
         calm(&mut world);
         world.pass(200_000);
+        put_back(&mut world);
+        world.pass(10_000);
         let names = world.names();
         assert_eq!(world.up_names(), names, "seed {seed}: {:?}", world.log);
         assert_eq!(world.alive.len(), names.len(), "seed {seed}: nothing is left over");
@@ -51,6 +56,23 @@ fn strike(world: &mut World, random: &mut fastrand::Rng) {
         12 => drop(world.broken_revisions.insert(Revision(random.u64(2..6)))),
         13 => world.tell(if random.bool() { Command::Hold("not now") } else { Command::Release }),
         _ => calm(world),
+    }
+}
+
+/// An operator drains, puts back and weighs.
+fn patch(world: &mut World, random: &mut fastrand::Rng) {
+    if random.u8(0..4) > 0 {
+        return;
+    }
+    let name = format!("server{}", random.u8(1..9));
+    let state = [Some(RequestedState::Drain), Some(RequestedState::Up), None][random.usize(0..3)];
+    let weight = random.bool().then(|| random.u32(1..5));
+    world.call(Call::Patch(ReplicaPatch { name, state, weight }));
+}
+
+fn put_back(world: &mut World) {
+    for name in world.names() {
+        world.answer(Call::Patch(ReplicaPatch { name, state: Some(RequestedState::Up), weight: None }));
     }
 }
 

@@ -13,8 +13,8 @@ const WEIGHT: &str = "ringway.weight";
 const SERVICE: &str = "ringway.service";
 const NETWORK: &str = "ringway.network";
 
-/// The ring has 160 points per unit of weight: a higher weight is taken for a typing error.
-const WEIGHT_LIMIT: u32 = 1000;
+/// A higher weight is taken for a typing error.
+const WEIGHT_LIMIT: u32 = crate::core::ring::WEIGHT_MAX;
 
 /// A DNS name is not longer.
 const NAME_MAX: usize = 253;
