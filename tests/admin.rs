@@ -2,15 +2,17 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Command;
 use std::time::Instant;
 
 use serde_json::json;
-use support::balancer::{Balancer, admin_address, ask, names};
-use support::{Process, TIMEOUT, connect, exchange, field, read_head, read_response, run, until};
+use support::balancer::{Balancer, Response, admin_address, ask, names};
+use support::{Log, Process, RINGWAY, TIMEOUT, connect, exchange, field, read_head, read_response, run, until};
 
 #[test]
 fn rep_add_and_rm_follow_the_contract() {
@@ -132,7 +134,7 @@ fn a_rejected_call_gives_the_reason_and_changes_nothing() {
             "/nothing",
             "",
             404,
-            "<Error> there is nothing at /nothing: see /rep, /add, /rm, /replicas, /reload, /config, /ring, /explain, /what-if, /livez, /readyz, /metrics",
+            "<Error> there is nothing at /nothing: see /, /live, /rep, /add, /rm, /services, /replicas, /replicas/{name}, /reload, /config, /ring, /explain, /what-if, /livez, /readyz, /metrics",
         ),
     ] {
         let response = balancer.ask(method, path, body);
@@ -148,7 +150,12 @@ fn a_rejected_call_gives_the_reason_and_changes_nothing() {
 #[test]
 fn a_wrong_method_is_answered_405_with_the_allowed_ones() {
     let balancer = Balancer::start(&["--replicas", "1"]);
-    for (method, path, allow) in [("PUT", "/add", "POST"), ("GET", "/rm", "DELETE, POST"), ("POST", "/rep", "GET")] {
+    for (method, path, allow) in [
+        ("PUT", "/add", "POST"),
+        ("GET", "/rm", "DELETE, POST"),
+        ("POST", "/rep", "GET"),
+        ("GET", "/replicas/server1", "PATCH"),
+    ] {
         let response = balancer.ask(method, path, "");
         assert_eq!((response.status, field(&response.head, "allow")), (405, Some(allow)), "{method} {path}");
         assert_eq!(response.json["status"], "failure");
@@ -428,4 +435,199 @@ fn a_server_that_rm_took_from_a_fixed_list_is_put_back_by_add() {
     assert_eq!(refused.status, 400, "{}", refused.text);
     assert_eq!(names(&ask(admin, "POST", "/add", &call).json), [&*servers[1], &*servers[0]]);
     until(Instant::now() + TIMEOUT, "it to be up again", || up(1).then_some(()));
+}
+
+fn patch(balancer: &Balancer, target: &str, body: &str) -> Response {
+    balancer.ask("PATCH", &format!("/replicas/{target}"), body)
+}
+
+/// The names that answered requests of ours.
+fn reached(balancer: &Balancer, requests: usize) -> BTreeSet<String> {
+    let home = |_| ask(balancer.data, "GET", "/home", "");
+    let id = |home: Response| field(&home.head, "x-server-id").map(str::to_owned);
+    (0..requests).map(home).filter_map(id).collect()
+}
+
+#[test]
+fn a_drained_replica_takes_no_request_after_the_answer_and_is_not_stopped() {
+    let balancer = Balancer::start(&["--workers", "2"]);
+    let children = balancer.children();
+    for _ in 0..5 {
+        let drained = patch(&balancer, "server2", r#"{"state":"drain"}"#);
+        assert_eq!(drained.status, 200, "{}", drained.text);
+        let message = &drained.json["message"];
+        assert_eq!((&message["state"], &message["why"]), (&json!("drained"), &json!("drained by an operator")));
+        assert!(!reached(&balancer, 30).contains("server2"));
+        assert_eq!(patch(&balancer, "server2", r#"{"state":"up"}"#).json["message"]["state"], "up");
+    }
+    assert!(reached(&balancer, 200).contains("server2"), "it takes requests again");
+    assert_eq!(balancer.children(), children);
+}
+
+/// Its response was sent in part when its replica is drained.
+#[test]
+fn a_request_in_flight_at_a_drained_replica_finishes() {
+    let origin = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = origin.local_addr().expect("an address").to_string();
+    let balancer = Balancer::start(&["--replica", &format!("slow={address}")]);
+    let mut client = connect(balancer.data);
+    client.write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").expect("it reads");
+    let mut upstream = accept_request(&origin);
+    upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab").expect("it reads");
+    assert!(read_head(&mut client).starts_with("HTTP/1.1 200 "));
+    let drained = patch(&balancer, "slow", r#"{"state":"drain"}"#);
+    assert_eq!((drained.status, &drained.json["message"]["in_flight"]), (200, &json!(1)));
+    let refused = ask(balancer.data, "GET", "/home", "");
+    assert_eq!((refused.status, field(&refused.head, "retry-after").is_some()), (503, true), "all are drained");
+    upstream.write_all(b"cd").expect("it reads");
+    let mut body = [0; 4];
+    client.read_exact(&mut body).expect("the whole body");
+    assert_eq!(&body, b"abcd");
+}
+
+/// Heartbeats connect and send nothing.
+fn accept_request(origin: &TcpListener) -> TcpStream {
+    loop {
+        let (mut stream, _) = origin.accept().expect("it connects");
+        if matches!(stream.read(&mut [0; 1024]), Ok(1..)) {
+            return stream;
+        }
+    }
+}
+
+#[test]
+fn all_drained_is_said_in_the_log_and_the_metrics() {
+    let log = Log::new("admin-drained");
+    let mut command = Command::new(RINGWAY);
+    command.stderr(log.file());
+    let balancer = Balancer::start_as(command, &["--replicas", "2"]);
+    for name in ["server1", "server2"] {
+        assert_eq!(patch(&balancer, name, r#"{"state":"drain"}"#).status, 200);
+    }
+    assert_eq!(ask(balancer.data, "GET", "/home", "").status, 503);
+    assert_eq!(balancer.up(), 0);
+    until(Instant::now() + TIMEOUT, "the warning", || {
+        let warned = |line: &str| line.contains("WARN") && line.contains("service default: no replica takes requests");
+        log.read().lines().any(warned).then_some(())
+    });
+    assert!(log.read().contains("server1: drained by an operator, it takes no new requests; 0 in flight"));
+    assert_eq!(names(&balancer.ask("DELETE", "/rm", r#"{"n":1,"hostnames":["server1"]}"#).json), ["server2"]);
+    assert_eq!(patch(&balancer, "server2", r#"{"state":"up"}"#).status, 200);
+    assert_eq!(ask(balancer.data, "GET", "/home", "").status, 200);
+}
+
+#[test]
+fn a_weight_is_the_replicas_share_of_the_ring() {
+    let balancer = Balancer::start(&[]);
+    let before = balancer.get("/services").json["message"][0]["ring_digest"].clone();
+    let both = patch(&balancer, "server1", r#"{"weight":4,"state":"up"}"#);
+    assert_eq!((both.status, &both.json["message"]["weight"]), (200, &json!(4)));
+    let ring = balancer.get("/ring").json;
+    assert_eq!(ring["message"]["replicas"][0]["points"], 640);
+    assert_eq!(balancer.get("/replicas").json["message"][0]["weight"], 4);
+    assert_ne!(balancer.get("/services").json["message"][0]["ring_digest"], before);
+}
+
+#[test]
+fn a_patch_that_is_refused_says_why() {
+    let balancer = Balancer::start(&["--replicas", "2"]);
+    for (target, body, status, message) in [
+        (
+            "server9",
+            r#"{"state":"drain"}"#,
+            404,
+            "there is no replica \"server9\" in service default: there are server1, server2",
+        ),
+        ("server1", r#"{"state":"away"}"#, 400, "state is \"away\": it must be \"drain\" or \"up\""),
+        (
+            "server1",
+            r#"{"weight":0}"#,
+            400,
+            "weight is 0: it must be a whole number from 1 to 1000; {\"state\":\"drain\"} takes a replica out",
+        ),
+        ("server1", "", 400, "the body is empty: send an object such as {\"state\":\"drain\"}"),
+        ("server1?dry_run=1", r#"{"weight":2}"#, 400, "\"dry_run\" is no parameter here: it takes service"),
+        (
+            "server1?service=shop",
+            r#"{"weight":2}"#,
+            400,
+            "service is \"shop\": there is no such service; there are default",
+        ),
+    ] {
+        let response = patch(&balancer, target, body);
+        let expected = json!({"message": format!("<Error> {message}"), "status": "failure"});
+        assert_eq!((response.status, response.json), (status, expected), "{target} {body}");
+    }
+    assert_eq!(patch(&balancer, "%ff", r#"{"weight":2}"#).status, 400);
+    assert_eq!(patch(&balancer, "a/b", r#"{"weight":2}"#).status, 404);
+    assert_eq!(balancer.up(), 2);
+}
+
+#[test]
+fn a_drained_replica_that_dies_is_replaced_and_stays_drained() {
+    let balancer = Balancer::start(&["--replicas", "1"]);
+    patch(&balancer, "server1", r#"{"state":"drain","weight":3}"#);
+    let replica = || balancer.get("/replicas").json["message"][0].clone();
+    let (before, child) = (replica()["handle"].clone(), balancer.children()[0].to_string());
+    assert!(Command::new("kill").args(["-KILL", &child]).status().expect("kill").success());
+    until(Instant::now() + TIMEOUT, "its replacement", || {
+        let now = replica();
+        (now["state"] == "drained" && now["handle"] != before).then_some(())
+    });
+    assert_eq!(replica()["weight"], 3);
+    assert_eq!(ask(balancer.data, "GET", "/home", "").status, 503);
+}
+
+#[test]
+fn services_are_listed_with_what_leads_to_them() {
+    let replica = Process::replica("theirs");
+    let file = std::env::temp_dir().join(format!("ringway-services-{}.toml", std::process::id()));
+    let text = format!(
+        r#"
+        [listeners.web]
+        bind = ["127.0.0.1:0"]
+        service = "shop"
+        [services.shop]
+        replicas = 2
+        hash = {{ key = "cookie:session" }}
+        [services.blog]
+        replica = ["theirs={}"]
+        hash = {{ ring = "exercise" }}
+        [[routes]]
+        host = "*.example.com"
+        path = "/blog"
+        split = {{ blog = 1, shop = 3 }}
+        "#,
+        replica.address
+    );
+    std::fs::write(&file, text).expect("a writable temporary folder");
+    let mut command = Command::new(RINGWAY);
+    command.args(["run", "-c"]).arg(&file).args(["--admin", "127.0.0.1:0"]);
+    let process = Process::spawn(command);
+    let admin = admin_address(&process);
+    let services = until(Instant::now() + TIMEOUT, "all to be up", || {
+        let services = ask(admin, "GET", "/services", "").json["message"].clone();
+        (services[0]["up"] == 2 && services[1]["up"] == 1).then_some(services)
+    });
+    assert_eq!(ask(process.address, "GET", "/home", "").status, 200);
+    let keys = ["name", "mode", "runtime", "wanted", "drained", "listeners", "policy", "key", "ring"];
+    let of = |at: usize| json!(keys.map(|key| services[at][key].clone()));
+    assert_eq!(of(0), json!(["shop", "http", "process", 2, 0, ["web"], "hash", "cookie:session", "ketama"]));
+    assert_eq!(of(1), json!(["blog", "http", "fixed", 1, 0, [], "hash", "request", "exercise"]));
+    let route = json!([{"host": "*.example.com", "path": "/blog", "methods": [], "listeners": [], "share": 0.25}]);
+    assert_eq!(services[1]["routes"], route);
+    until(Instant::now() + TIMEOUT, "the request to be counted", || {
+        (ask(admin, "GET", "/services", "").json["message"][0]["requests"] == 1).then_some(())
+    });
+
+    let listed = |query: &str| ask(admin, "GET", &format!("/replicas{query}"), "");
+    assert_eq!(listed("").json["message"].as_array().map(Vec::len), Some(3));
+    assert_eq!(listed("?service=blog").json["message"][0]["name"], "theirs");
+    assert_eq!(listed("?service=nowhere").status, 400);
+    let unclear = ask(admin, "PATCH", "/replicas/theirs", r#"{"weight":2}"#);
+    assert_eq!((unclear.status, unclear.text.contains("?service=NAME; there are shop, blog")), (400, true));
+    let wrong = ask(admin, "PATCH", "/replicas/theirs?service=shop", r#"{"weight":2}"#);
+    assert!(wrong.status == 404 && wrong.text.contains("?service=blog"), "{}", wrong.text);
+    assert_eq!(ask(admin, "PATCH", "/replicas/theirs?service=blog", r#"{"weight":2}"#).status, 200);
+    std::fs::remove_file(&file).expect("the file");
 }

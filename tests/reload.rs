@@ -322,3 +322,18 @@ fn a_reload_during_a_rolling_replacement_wins() {
     assert_eq!(balancer.logged("rolling replacement stopped"), 0);
     assert_eq!(balancer.replicas().len(), 3);
 }
+
+#[test]
+fn what_an_operator_drained_stays_so() {
+    let web = free_address();
+    let balancer = Reloadable::start("drained", &config(web, ""));
+    let patch = |body: &str| ask(balancer.admin, "PATCH", "/replicas/server1", body);
+    assert_eq!(patch(r#"{"state":"drain","weight":3}"#).status, 200);
+    balancer.write(&config(web, "hash = { key = \"uri\" }\n"));
+    assert!(balancer.reload("").1.contains("service shop changed"));
+    let replica = ask(balancer.admin, "GET", "/replicas", "").json["message"][0].clone();
+    assert_eq!((&replica["state"], &replica["weight"]), (&"drained".into(), &3.into()), "{replica}");
+    assert_eq!(ask(web, "GET", "/home", "").status, 503);
+    assert_eq!(patch(r#"{"state":"up"}"#).status, 200);
+    assert_eq!(ask(web, "GET", "/home", "").status, 200);
+}

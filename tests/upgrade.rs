@@ -96,6 +96,22 @@ fn children(process: u32) -> Vec<u32> {
 }
 
 #[test]
+fn what_an_operator_drained_and_weighted_is_so_after_an_upgrade() {
+    let mut lineage = Lineage::start("upgrade-drained", Path::new(RINGWAY), &[]);
+    let admin = lineage.first.admin;
+    for name in ["server1", "server2", "server3"] {
+        let drained = ask(admin, "PATCH", &format!("/replicas/{name}"), r#"{"state":"drain","weight":3}"#);
+        assert_eq!(drained.status, 200, "{}", drained.text);
+    }
+    lineage.upgrade();
+    let replicas = ask(admin, "GET", "/replicas", "").json["message"].clone();
+    let known = |at: usize| (replicas[at]["state"].clone(), replicas[at]["weight"].clone());
+    assert!((0..3).all(|at| known(at) == ("drained".into(), 3.into())), "{replicas}");
+    assert_eq!(ask(admin, "PATCH", "/replicas/server2", r#"{"state":"up"}"#).status, 200);
+    assert_eq!(field(&ask(lineage.first.data, "GET", "/home", "").head, "x-server-id"), Some("server2"));
+}
+
+#[test]
 fn five_upgrades_under_load_fail_no_request() {
     let mut lineage = Lineage::start("upgrade-five", Path::new(RINGWAY), &["--workers", "2"]);
     let (data, admin) = (lineage.first.data, lineage.first.admin);

@@ -23,9 +23,9 @@
 //! | `admin_seats` | how many admin connections are served at once: seats, strangers evicted, oldest first; it knows no HTTP; a permit each, the task to abort, kept once its caller is known |
 //! | `socket_file` | the file of a Unix listener: bound with its mode, a dead one replaced, removed at the end; its type, permissions and identity (device, inode) checked |
 //! | `write_deadline` | `AsyncRead` and `AsyncWrite` around a stream whose peer must read in time: polls of writes, flushes and shutdown bounded by a timer |
-//! | `admin` | the admin API over HTTP: axum router and handlers, methods, query strings, which service is meant, dry runs, body limits, status codes; each call becomes an `AdminRequest` with a channel for its answer |
+//! | `admin` | the admin API over HTTP: axum router and handlers, methods, query strings, which service is meant, dry runs, body limits, status codes; each call becomes an `AdminRequest` with a channel for its answer; what `GET /services` says |
 //! | `admin_access` | who may call it: Host, bearer token, Origin; the denial; pure |
-//! | `wire` | its JSON: strict parsing of `{"n", "hostnames"}` (serde visitor), the envelope of successes and failures, quoted values in errors; pure |
+//! | `wire` | its JSON: strict parsing of `{"n", "hostnames"}` and `{"state", "weight"}` (serde visitor), the envelope of successes and failures, quoted values in errors; pure |
 //! | `questions` | what it answers about the ring (`/ring`, explain, what-if) from the snapshot and a query string; pure; parameters known, names added and removed |
 //! | `metrics` | its page for scrapers, Prometheus' text or OpenMetrics |
 //! | `page` | its live page and the stream of events |

@@ -1,41 +1,88 @@
 //! The admin API's JSON: request bodies are parsed strictly, answers have the form of the contract. Pure, and fuzzed.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::registry::Change;
+use super::registry::{Change, RequestedState};
+use crate::core::ring::WEIGHT_MAX;
 
-/// The longest body of `/add` and `/rm`, in bytes.
+/// The longest body of a call, in bytes.
 pub const BODY_LIMIT: usize = 64 * 1024;
 /// Characters of a wrong value that a message repeats.
 const QUOTE_LIMIT: usize = 64;
 
 /// Parses `{"n":3,"hostnames":["S5"]}`, a change that is to be made. `Err` names the field and the value that are wrong.
 pub fn parse_change(body: &[u8]) -> Result<Change, String> {
+    let (mut n, mut hostnames) = (None, None);
+    for (field, value) in fields(body, r#"{"n":1}"#)? {
+        match field.as_str() {
+            "n" => n = Some(count(&value)?),
+            "hostnames" => hostnames = Some(names(&value)?),
+            _ => return Err(unknown(&field, "n and hostnames")),
+        }
+    }
+    let n = n.ok_or("n is missing: how many replicas, a whole number from 1")?;
+    Ok(Change { n, hostnames: hostnames.unwrap_or_default(), dry_run: false })
+}
+
+/// Parses `{"state":"drain","weight":2}`, where either may be missing. `Err` names the field and the value that are wrong.
+pub fn parse_patch(body: &[u8]) -> Result<(Option<RequestedState>, Option<u32>), String> {
+    let (mut state, mut weight) = (None, None);
+    for (field, value) in fields(body, r#"{"state":"drain"}"#)? {
+        match field.as_str() {
+            "state" => state = Some(requested_state(&value)?),
+            "weight" => weight = Some(requested_weight(&value)?),
+            _ => return Err(unknown(&field, "state and weight")),
+        }
+    }
+    if state.is_none() && weight.is_none() {
+        return Err(r#"state and weight are missing: give one of them, such as {"state":"drain"}"#.into());
+    }
+    Ok((state, weight))
+}
+
+fn requested_state(value: &Value) -> Result<RequestedState, String> {
+    match value.as_str() {
+        Some("up") => Ok(RequestedState::Up),
+        Some("drain") => Ok(RequestedState::Drain),
+        _ => Err(format!(r#"state is {}: it must be "drain" or "up""#, quote(value))),
+    }
+}
+
+fn requested_weight(value: &Value) -> Result<u32, String> {
+    let weight = value.as_u64().and_then(|weight| u32::try_from(weight).ok());
+    match weight {
+        Some(weight @ 1..=WEIGHT_MAX) => Ok(weight),
+        Some(0) => Err(format!(
+            r#"weight is 0: it must be a whole number from 1 to {WEIGHT_MAX}; {{"state":"drain"}} takes a replica out"#
+        )),
+        _ => Err(format!("weight is {}: it must be a whole number from 1 to {WEIGHT_MAX}", quote(value))),
+    }
+}
+
+/// The fields of an object, each given once.
+fn fields(body: &[u8], example: &str) -> Result<Vec<(String, Value)>, String> {
     if body.trim_ascii().is_empty() {
-        return Err(r#"the body is empty: send an object such as {"n":1}"#.into());
+        return Err(format!("the body is empty: send an object such as {example}"));
     }
     let body: JsonBody = serde_json::from_slice(body).map_err(|error| format!("the body is not JSON: {error}"))?;
     let fields = match body {
         JsonBody::Object(fields) => fields,
         JsonBody::Other(value) => return Err(format!("the body is {}: it must be an object", quote(&value))),
     };
-    let (mut n, mut hostnames) = (None, None);
-    for (at, (field, value)) in fields.iter().enumerate() {
-        if fields[..at].iter().any(|(earlier, _)| earlier == field) {
-            return Err(format!("{} is given twice", quote_name(field)));
-        }
-        match field.as_str() {
-            "n" => n = Some(count(value)?),
-            "hostnames" => hostnames = Some(names(value)?),
-            _ => return Err(format!("{} is not a field of this call: it takes n and hostnames", quote_name(field))),
-        }
+    let mut earlier = BTreeSet::new();
+    match fields.iter().find(|(field, _)| !earlier.insert(field)) {
+        Some((twice, _)) => Err(format!("{} is given twice", quote_name(twice))),
+        None => Ok(fields),
     }
-    let n = n.ok_or("n is missing: how many replicas, a whole number from 1")?;
-    Ok(Change { n, hostnames: hostnames.unwrap_or_default(), dry_run: false })
+}
+
+fn unknown(field: &str, known: &str) -> String {
+    format!("{} is not a field of this call: it takes {known}", quote_name(field))
 }
 
 fn count(value: &Value) -> Result<u64, String> {
@@ -209,6 +256,31 @@ mod tests {
             assert!(error(body).starts_with("the body is not JSON: "), "{body}: {}", error(body));
         }
         assert!(parse_change(b"{\"n\":1,\"hostnames\":[\"\xff\"]}").is_err());
+    }
+
+    #[test]
+    fn a_patch_is_parsed_and_its_errors_name_field_and_value() {
+        let patch = |body: &str| parse_patch(body.as_bytes());
+        assert_eq!(patch(r#"{"state":"drain"}"#), Ok((Some(RequestedState::Drain), None)));
+        assert_eq!(patch(r#"{"weight":1000,"state":"up"}"#), Ok((Some(RequestedState::Up), Some(1000))));
+        for (body, message) in [
+            ("", r#"the body is empty: send an object such as {"state":"drain"}"#),
+            ("{}", r#"state and weight are missing: give one of them, such as {"state":"drain"}"#),
+            (r#"{"state":"down"}"#, r#"state is "down": it must be "drain" or "up""#),
+            (r#"{"state":null}"#, r#"state is null: it must be "drain" or "up""#),
+            (
+                r#"{"weight":0}"#,
+                r#"weight is 0: it must be a whole number from 1 to 1000; {"state":"drain"} takes a replica out"#,
+            ),
+            (r#"{"weight":1001}"#, "weight is 1001: it must be a whole number from 1 to 1000"),
+            (r#"{"weight":-1}"#, "weight is -1: it must be a whole number from 1 to 1000"),
+            (r#"{"weight":"2"}"#, "weight is \"2\": it must be a whole number from 1 to 1000"),
+            (r#"{"weight":4294967297}"#, "weight is 4294967297: it must be a whole number from 1 to 1000"),
+            (r#"{"weight":1,"weight":2}"#, "weight is given twice"),
+            (r#"{"wait":1}"#, "wait is not a field of this call: it takes state and weight"),
+        ] {
+            assert_eq!(patch(body), Err(message.into()), "{body}");
+        }
     }
 
     #[test]

@@ -69,6 +69,8 @@ pub struct RouteKey<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
     direct: Vec<(String, ServiceId)>,
+    /// As they are configured.
+    all: Vec<Route>,
     table: Option<Box<Table>>,
 }
 
@@ -114,6 +116,15 @@ impl Split {
         (!shares.is_empty()).then_some(Split { shares })
     }
 
+    /// Its part of the requests, if it has any.
+    pub fn share_of(&self, service: ServiceId) -> Option<f64> {
+        let total = self.shares.last()?.0;
+        let before = [0].into_iter().chain(self.shares.iter().map(|(sum, _)| *sum));
+        let own = self.shares.iter().zip(before).filter(|((_, owner), _)| *owner == service);
+        let weight: u64 = own.map(|((sum, _), before)| sum - before).sum();
+        (weight > 0).then(|| weight as f64 / total as f64)
+    }
+
     /// The service that `random`, even over all u32, falls to.
     pub fn choose(&self, random: u32) -> Option<ServiceId> {
         let total = self.shares.last()?.0;
@@ -150,10 +161,14 @@ impl<'a> RouteKey<'a> {
 impl Routes {
     pub fn new(routes: impl IntoIterator<Item = Route>) -> Routes {
         let mut table = Table::default();
-        let mut routes = routes.into_iter().peekable();
-        let is_empty = routes.peek().is_none();
-        routes.for_each(|route| table.insert(route));
-        Routes { direct: Vec::new(), table: (!is_empty).then(|| Box::new(table)) }
+        let all: Vec<Route> = routes.into_iter().collect();
+        all.iter().cloned().for_each(|route| table.insert(route));
+        Routes { direct: Vec::new(), table: (!all.is_empty()).then(|| Box::new(table)), all }
+    }
+
+    /// In the configured order.
+    pub fn all(&self) -> &[Route] {
+        &self.all
     }
 
     /// Before any route: services of exact paths, for requests that came from their client without a proxy.
@@ -371,6 +386,7 @@ mod tests {
         assert_eq!(split.choose((boundary - 1) as u32), Some(ServiceId(1)));
         assert_eq!(split.choose((boundary + 1) as u32), Some(ServiceId(3)));
         assert_eq!(split.choose(u32::MAX), Some(ServiceId(3)));
+        assert_eq!([1, 2, 3].map(|id| split.share_of(ServiceId(id))), [Some(0.95), None, Some(0.05)]);
         assert_eq!(Split::new(&[(ServiceId(1), 0)]), None);
     }
 

@@ -319,7 +319,9 @@ impl ControlLoop {
                 self.apply(Command::Call { ticket, service, call }, now);
             }
             AdminRequest::Status { reply } => {
-                let _ = reply.send(self.core.status(now));
+                let mut status = self.core.status(now);
+                status.services.iter_mut().for_each(|service| service.runtime = self.runtime.word(service.id));
+                let _ = reply.send(status);
             }
             AdminRequest::Readiness { reply } => {
                 let _ = reply.send(self.core.readiness());

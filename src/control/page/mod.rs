@@ -104,7 +104,7 @@ async fn feed(state: AdminState, events: Sender<Bytes>) {
         let (lines, count) = state.recent.after(seen);
         seen = count;
         lines.iter().for_each(|line| text += &events::line(line));
-        let Some(status) = state.status().await else { return };
+        let Ok(status) = state.status().await else { return };
         text += &events::now(&snapshot, &state, &status, began.elapsed());
         if events.send(text.into()).await.is_err() {
             return;

@@ -34,6 +34,10 @@ pub struct ServiceStatus {
     /// From the loss of a replica until its replacement, or itself, answered.
     pub heals: Durations,
     pub ejections: u64,
+    /// What runs its replicas, in one word. The registry does not know.
+    pub runtime: &'static str,
+    /// No configuration names it any more.
+    pub is_removed: bool,
     /// How many replicas it is to have, how many of them have answered, and how many of those an operator drained.
     pub replicas: usize,
     pub up: usize,
@@ -139,6 +143,8 @@ fn status_of_service(id: ServiceId, service: &ServiceState) -> ServiceStatus {
         deaths: service.deaths,
         heals: service.heals.clone(),
         ejections: service.ejections,
+        runtime: "",
+        is_removed: service.is_removed,
         replicas: service.members().len(),
         up: service.up(),
         drained: service.drained(),

@@ -120,6 +120,16 @@ impl PerService {
         self.runtimes.borrow().get(&service).cloned()
     }
 
+    /// What runs this service's replicas, as it is configured; empty for a service without a runtime.
+    pub fn word(&self, service: ServiceId) -> &'static str {
+        match self.get(service).as_deref() {
+            Some(ServiceRuntime::Process(_)) => "process",
+            Some(ServiceRuntime::Docker(_)) => "docker",
+            Some(ServiceRuntime::Fixed(_)) => "fixed",
+            None => "",
+        }
+    }
+
     /// Takes in the settings of another configuration: runtimes of new services are opened first, since that may fail; then
     /// those that run change. A service that is not among them is given up, and what it runs still ends by `stop`.
     pub async fn reconfigure(&self, settings: Vec<(ServiceId, RuntimeSettings)>) -> Result<Reconfigured, Failure> {

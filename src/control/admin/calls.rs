@@ -1,0 +1,111 @@
+//! Calls that change something, and `/rep`, whose answers have their form: each is passed to the control loop, and answered
+//! when every worker acts on the change.
+
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use tokio::time::timeout;
+
+use super::parameters::{change_target, dry_run, query, service};
+use super::replies::{answered, bad_request, rejected, reply, successful, unavailable};
+use super::{AdminRequest, AdminState, DryRun};
+use crate::control::registry::{Answer, Call, Change, ReplicaPatch};
+use crate::control::reload::ReloadError;
+use crate::control::wire::{self, BODY_LIMIT};
+use crate::core::snapshot::ServiceId;
+
+/// From the end of the head to the end of the body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub async fn rep(State(state): State<AdminState>, uri: Uri) -> Response {
+    match service(&uri, &state.snapshots.current()) {
+        Ok(service) => state.call(service, Call::List).await,
+        Err(why) => bad_request(&why),
+    }
+}
+
+pub async fn add(State(state): State<AdminState>, request: Request) -> Response {
+    state.change(request, Call::Add).await
+}
+
+pub async fn remove(State(state): State<AdminState>, request: Request) -> Response {
+    state.change(request, Call::Remove).await
+}
+
+pub async fn patch(
+    State(state): State<AdminState>,
+    name: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
+    let target = name.map_err(|error| format!("the name in the path cannot be read: {error}"));
+    let target = target.and_then(|Path(name)| Ok((name, service(request.uri(), &state.snapshots.current())?)));
+    let (name, service) = match target {
+        Ok(target) => target,
+        Err(why) => return bad_request(&why),
+    };
+    match read(request.into_body()).await.map(|body| wire::parse_patch(&body)) {
+        Ok(Ok((wanted, weight))) => {
+            state.call(service, Call::Patch(ReplicaPatch { name, state: wanted, weight })).await
+        }
+        Ok(Err(why)) => bad_request(&why),
+        Err((status, why)) => reply(status, wire::failure(&why)),
+    }
+}
+
+/// Reads the configuration again: whole, or not at all. A reply is sent when every worker acts on it.
+pub async fn reload(State(state): State<AdminState>, uri: Uri) -> Response {
+    let dry_run = match query(&uri).and_then(|query| dry_run(&query, &["dry_run"])) {
+        Ok(dry_run) => dry_run,
+        Err(why) => return bad_request(&why),
+    };
+    match state.ask(|reply| AdminRequest::Reload { dry_run, reply }).await {
+        Ok(Ok(report)) => successful(&report),
+        Ok(Err(ReloadError::Invalid(lines))) => bad_request(&lines),
+        Ok(Err(ReloadError::Unavailable(why))) => unavailable(why),
+        Err(stopping) => rejected(stopping),
+    }
+}
+
+impl AdminState {
+    async fn change(&self, request: Request, call: fn(Change) -> Call) -> Response {
+        let (service, dry_run) = match change_target(request.uri(), &self.snapshots.current()) {
+            Ok(target) => target,
+            Err(why) => return bad_request(&why),
+        };
+        let body = match read(request.into_body()).await {
+            Ok(body) => body,
+            Err((status, why)) => return reply(status, wire::failure(&why)),
+        };
+        match wire::parse_change(&body) {
+            Ok(change) => self.call(service, call(Change { dry_run: dry_run == DryRun::Yes, ..change })).await,
+            Err(why) => bad_request(&why),
+        }
+    }
+
+    async fn call(&self, service: ServiceId, call: Call) -> Response {
+        let answer = self.ask(|reply| AdminRequest::Call { service, call, reply }).await;
+        answered(answer.unwrap_or_else(Answer::Rejected))
+    }
+}
+
+async fn read(body: Body) -> Result<Vec<u8>, (StatusCode, String)> {
+    match timeout(BODY_TIMEOUT, to_bytes(body, BODY_LIMIT)).await {
+        Ok(Ok(bytes)) => Ok(bytes.to_vec()),
+        Ok(Err(error)) if is_too_long(&error) => {
+            Err((StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {BODY_LIMIT} bytes")))
+        }
+        Ok(Err(error)) => Err((StatusCode::BAD_REQUEST, format!("the body cannot be read: {error}"))),
+        Err(_) => {
+            Err((StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs())))
+        }
+    }
+}
+
+fn is_too_long(error: &axum::Error) -> bool {
+    let source = std::error::Error::source(error);
+    source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
+}

@@ -1,0 +1,120 @@
+//! What a query string asks for: the service that is meant, dry runs. Pure.
+
+use axum::extract::Query;
+use axum::http::Uri;
+
+use super::DryRun;
+use crate::control::questions;
+use crate::core::snapshot::{ServiceId, Snapshot};
+
+/// The parameters of a query string, decoded.
+pub fn query(uri: &Uri) -> Result<Vec<(String, String)>, String> {
+    let Query(pairs) = Query::try_from_uri(uri).map_err(|error| format!("the query cannot be read: {error}"))?;
+    Ok(pairs)
+}
+
+/// A query without parameters.
+pub fn none(uri: &Uri) -> Result<(), String> {
+    questions::known(&query(uri)?, &[])
+}
+
+/// `?service=NAME`, and nothing else.
+pub fn service(uri: &Uri, snapshot: &Snapshot) -> Result<ServiceId, String> {
+    let mut query = query(uri)?;
+    let service = take_service(&mut query, snapshot)?;
+    questions::known(&query, &["service"])?;
+    Ok(service)
+}
+
+/// The same, where `None` means all services.
+pub fn any_service(uri: &Uri, snapshot: &Snapshot) -> Result<Option<ServiceId>, String> {
+    if query(uri)?.is_empty() { Ok(None) } else { service(uri, snapshot).map(Some) }
+}
+
+/// Takes `service=NAME` out of a query. Without it, the only service is meant.
+pub fn take_service(query: &mut Vec<(String, String)>, snapshot: &Snapshot) -> Result<ServiceId, String> {
+    let services = (0..).map(ServiceId).zip(&snapshot.services).filter(|(_, service)| !service.is_internal());
+    let services: Vec<(ServiceId, &str)> = services.map(|(id, service)| (id, &*service.name)).collect();
+    let names = || services.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
+    let named = query.iter().position(|(parameter, _)| parameter == "service").map(|at| query.remove(at).1);
+    match (named, &services[..]) {
+        (Some(name), _) => services
+            .iter()
+            .find(|(_, known)| *known == name)
+            .map(|(id, _)| *id)
+            .ok_or_else(|| format!("service is {name:?}: there is no such service; there are {}", names())),
+        (None, [(only, _)]) => Ok(*only),
+        (None, _) => Err(format!("service is missing: say which one, as ?service=NAME; there are {}", names())),
+    }
+}
+
+/// `?service=NAME` and `?dry_run=1`, and nothing else.
+pub fn change_target(uri: &Uri, snapshot: &Snapshot) -> Result<(ServiceId, DryRun), String> {
+    let mut query = query(uri)?;
+    let service = take_service(&mut query, snapshot)?;
+    Ok((service, dry_run(&query, &["dry_run", "service"])?))
+}
+
+/// `?dry_run=1`, in a query that may have `known` parameters.
+pub fn dry_run(query: &[(String, String)], known: &[&str]) -> Result<DryRun, String> {
+    questions::known(query, known)?;
+    match query.last().map(|(_, value)| value.as_str()) {
+        None | Some("0" | "false") => Ok(DryRun::No),
+        Some("1" | "true") => Ok(DryRun::Yes),
+        Some(other) => Err(format!("dry_run is {other:?}: it is 1 or 0")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::core::ring::{Ring, RingKind};
+    use crate::core::snapshot::{INTERNAL_SERVICE, KeyPolicy, Mode, Service};
+
+    fn snapshot(names: &[&str]) -> Snapshot {
+        let service = |name: &&str| Service {
+            name: (*name).into(),
+            mode: Mode::Http,
+            key: KeyPolicy::Request,
+            limits: Arc::default(),
+            send_proxy: None,
+            replicas: Vec::new(),
+            ring: Arc::new(Ring::build(RingKind::Ketama, &[])),
+        };
+        Snapshot { services: names.iter().map(service).map(Arc::new).collect(), ..Snapshot::empty(1) }
+    }
+
+    #[test]
+    fn a_change_takes_service_and_dry_run() {
+        let snapshot = snapshot(&["shop", INTERNAL_SERVICE]);
+        let target = |query: &str| change_target(&format!("/rm?{query}").parse().unwrap(), &snapshot);
+        let shop = ServiceId(0);
+        assert_eq!(target(""), Ok((shop, DryRun::No)));
+        assert_eq!(target("dry_run=1"), Ok((shop, DryRun::Yes)));
+        assert_eq!(target("service=shop&dry_run=0"), Ok((shop, DryRun::No)));
+        assert_eq!(target("dryrun=1"), Err("\"dryrun\" is no parameter here: it takes dry_run and service".into()));
+        assert_eq!(target("dry_run"), Err("dry_run is \"\": it is 1 or 0".into()));
+    }
+
+    #[test]
+    fn which_service_is_meant_must_be_clear() {
+        let snapshot = snapshot(&["shop", INTERNAL_SERVICE, "blog"]);
+        let target = |query: &str| change_target(&format!("/rm?{query}").parse().unwrap(), &snapshot);
+        assert_eq!(target("service=blog"), Ok((ServiceId(2), DryRun::No)));
+        assert_eq!(target(""), Err("service is missing: say which one, as ?service=NAME; there are shop, blog".into()));
+        let internal = format!("service={INTERNAL_SERVICE}");
+        for query in ["service=nowhere", &internal] {
+            assert!(target(query).is_err_and(|why| why.ends_with("there is no such service; there are shop, blog")));
+        }
+    }
+
+    #[test]
+    fn a_filter_by_service_may_be_left_out() {
+        let snapshot = snapshot(&["shop", "blog"]);
+        let filter = |query: &str| any_service(&format!("/replicas{query}").parse().unwrap(), &snapshot);
+        assert_eq!((filter(""), filter("?service=blog")), (Ok(None), Ok(Some(ServiceId(1)))));
+        assert!(filter("?service=nowhere").is_err() && filter("?name=x").is_err());
+    }
+}
