@@ -3,10 +3,12 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
@@ -630,4 +632,90 @@ fn services_are_listed_with_what_leads_to_them() {
     assert!(wrong.status == 404 && wrong.text.contains("?service=blog"), "{}", wrong.text);
     assert_eq!(ask(admin, "PATCH", "/replicas/theirs?service=blog", r#"{"weight":2}"#).status, 200);
     std::fs::remove_file(&file).expect("the file");
+}
+
+/// A folder for the file of a token, removed when this is dropped.
+struct TokenFile(PathBuf);
+
+impl TokenFile {
+    fn new(name: &str, token: &str, mode: u32) -> TokenFile {
+        let folder = std::env::temp_dir().join(format!("ringway-token-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a writable temporary folder");
+        let file = TokenFile(folder);
+        file.write(token, mode);
+        file
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.join("token")
+    }
+
+    fn write(&self, token: &str, mode: u32) {
+        std::fs::write(self.path(), token).expect("a file");
+        std::fs::set_permissions(self.path(), Permissions::from_mode(mode)).expect("our file");
+    }
+}
+
+impl Drop for TokenFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_token_in_a_file_is_required_and_read_again_at_a_reload() {
+    let file = TokenFile::new("reload", "first\n", 0o600);
+    let path = file.path().display().to_string();
+    let flags = ["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--admin-token-file", &path];
+    let process = Process::start(&flags, &[]);
+    let admin = admin_address(&process);
+    let status = |method: &str, path: &str, token: &str| {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {admin}\r\nAuthorization: Bearer {token}\r\n");
+        exchange(admin, format!("{head}Content-Length: 0\r\nConnection: close\r\n\r\n"))[9..].to_owned()
+    };
+    assert!(status("GET", "/rep", "first").starts_with("200"));
+    assert!(status("GET", "/rep", "second").starts_with("401"));
+    let shown = status("GET", "/config", "first");
+    assert!(shown.contains(&format!("token_file = \"{path}\"")) && !shown.contains("\"first"), "{shown}");
+
+    file.write("second", 0o644);
+    let refused = status("POST", "/reload", "first");
+    assert!(refused.starts_with("400") && refused.contains("its mode is 0644") && refused.contains("chmod 600"));
+    assert!(status("GET", "/rep", "first").starts_with("200"), "the one before stays");
+    file.write("second", 0o640);
+    let tried = status("POST", "/reload?dry_run=1", "first");
+    assert!(tried.contains("who may call the admin API changed"), "{tried}");
+    assert!(status("GET", "/rep", "first").starts_with("200"), "nothing was changed");
+    assert!(status("POST", "/reload", "first").starts_with("200"));
+    assert!(status("GET", "/rep", "first").starts_with("401") && status("GET", "/rep", "second").starts_with("200"));
+}
+
+#[test]
+fn a_wrong_token_file_ends_the_start_with_status_2_and_one_line() {
+    let file = TokenFile::new("wrong", "", 0o600);
+    let path = file.path().display().to_string();
+    let folder = file.0.display().to_string();
+    let refusal = |path: &str, more: &[&str]| {
+        let flags = ["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--admin-token-file", path];
+        let output = run(&[&flags, more].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), stderr.lines().count()), (Some(2), 1), "{stderr}");
+        assert!(stderr.contains("--admin-token-file"), "{stderr}");
+        stderr
+    };
+    assert!(refusal(&path, &[]).contains("it is empty"));
+    assert!(refusal(&folder, &[]).contains("not a regular file"));
+    assert!(refusal(&format!("{path}.gone"), &[]).contains("No such file"));
+    file.write("s3cret", 0o602);
+    assert!(
+        refusal(&path, &[])
+            .contains(&format!("its mode is 0602, every user of the machine can read or change it: chmod 600 {path}"))
+    );
+    file.write("s3cret", 0o600);
+    assert!(refusal(&path, &["--admin-token", "other"]).contains("both given"));
+    let fifo = file.0.join("pipe").display().to_string();
+    assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+    assert!(refusal(&fifo, &[]).contains("not a regular file"), "it is not waited for");
+    let checked = run(&["run", "--admin", "0.0.0.0:8001"]);
+    assert!(String::from_utf8_lossy(&checked.stderr).contains("--admin-token-file"), "{checked:?}");
 }

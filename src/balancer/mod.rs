@@ -20,8 +20,10 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Config;
-use crate::control::admin_access::AdminAccess;
+use arc_swap::ArcSwap;
+
+use crate::config::{Config, token_file};
+use crate::control::admin_access::{AdminAccess, SharedAccess};
 use crate::control::admin_listener::AdminListener;
 use crate::control::registry::{Predecessor, Registry, RegistryConfig};
 use crate::control::runtime::Failure;
@@ -46,6 +48,7 @@ const ACCESS_LOG_LIMIT: Duration = Duration::from_secs(2);
 /// where, what to do.
 pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End, String> {
     config.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    let access = SharedAccess::new(ArcSwap::from_pointee(access(&config)?));
     let mut predecessor = PredecessorLink::read(&mut inherited)?;
     let lets_clients_wait = inherited.has_listeners();
     let mut listener = AdminListener::bind(&config.admin.listen, &mut inherited)?;
@@ -83,9 +86,9 @@ pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End
         predecessor,
         wakeup,
         listener,
-        access: AdminAccess { token: config.admin.token.clone(), hosts: config.admin.hosts.clone() },
+        access: access.clone(),
         heartbeats,
-        configuration: Box::new(RunningConfiguration::new(read, config, ids, sockets, admin)),
+        configuration: Box::new(RunningConfiguration::new(read, config, ids, sockets, admin, access)),
         counters: workers.counters,
         workers: workers.threads,
         access_log: access_log.clone(),
@@ -95,6 +98,11 @@ pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End
         log.finish(ACCESS_LOG_LIMIT);
     }
     end
+}
+
+/// Who may call the admin API. `Err`: the file of its token is wrong, in one line.
+fn access(config: &Config) -> Result<AdminAccess, String> {
+    Ok(AdminAccess { token: token_file::token(&config.admin)?, hosts: config.admin.hosts.clone() })
 }
 
 /// The runtimes of all services.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::plan::{Ids, Plan};
 use crate::config::{self, Config, EarlyExit, Invocation};
+use crate::control::admin_access::{AdminAccess, SharedAccess};
 use crate::control::reload::{Configuration, ReloadPlan, ReloadReport};
 use crate::core::snapshot::Endpoint;
 use crate::kernel::listening::{BindError, ListeningSockets};
@@ -20,8 +21,9 @@ pub struct RunningConfiguration {
     ids: Ids,
     sockets: Arc<ListeningSockets>,
     admin: Option<Endpoint>,
+    access: SharedAccess,
     /// Read last, and not in force yet.
-    next: Option<(Config, Ids)>,
+    next: Option<(Config, Ids, AdminAccess)>,
 }
 
 /// Reads what `ringway run` was started with.
@@ -40,8 +42,9 @@ impl RunningConfiguration {
         ids: Ids,
         sockets: Arc<ListeningSockets>,
         admin: Option<Endpoint>,
+        access: SharedAccess,
     ) -> RunningConfiguration {
-        RunningConfiguration { read, in_force, ids, sockets, admin, next: None }
+        RunningConfiguration { read, in_force, ids, sockets, admin, access, next: None }
     }
 
     fn retain(&self) {
@@ -53,21 +56,26 @@ impl RunningConfiguration {
 impl Configuration for RunningConfiguration {
     fn read(&mut self) -> Result<ReloadPlan, String> {
         let config = (self.read)()?;
+        let access = super::access(&config)?;
         config.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         let mut ids = self.ids.clone();
         let plan = Plan::new(&config, &mut ids, self.admin.as_ref());
         self.sockets
             .bind(&plan.bind)
             .map_err(|BindError { address, error }| format!("cannot listen on {address}: {error}"))?;
-        let report = report(&self.in_force, &config);
-        self.next = Some((config, ids));
+        let mut report = report(&self.in_force, &config);
+        if access != **self.access.load() {
+            report.changed.push("who may call the admin API changed".into());
+        }
+        self.next = Some((config, ids, access));
         let Plan { topology, heartbeats, runtimes, .. } = plan;
         Ok(ReloadPlan { topology, heartbeats, runtimes, report })
     }
 
     fn commit(&mut self) {
-        if let Some((config, ids)) = self.next.take() {
+        if let Some((config, ids, access)) = self.next.take() {
             (self.in_force, self.ids) = (config, ids);
+            self.access.store(Arc::new(access));
         }
         self.retain();
     }
@@ -123,7 +131,7 @@ fn needs_restart(before: &Config, after: &Config) -> Vec<String> {
         [
             ("workers", config.workers.to_string()),
             ("pin", config.pin.to_string()),
-            ("admin", format!("{:?}", config.admin)),
+            ("admin", format!("{:?}", (&config.admin.listen, config.admin.is_on_data_port()))),
             ("limits.max_connections", config.limits.max_connections.to_string()),
             ("limits.max_connections_per_client", config.limits.max_connections_per_client.to_string()),
         ]

@@ -66,7 +66,7 @@ fn check(config: &Config) {
     let mut addresses = http.flat_map(|listener| &listener.settings.bind);
     let is_reachable = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
     let on_data = admin.is_on_data_port() && addresses.any(is_reachable);
-    let has_token = admin.token.as_ref().is_some_and(|token| !token.is_empty());
+    let has_token = admin.token_file.is_some() || admin.token.as_ref().is_some_and(|token| !token.is_empty());
     assert!(has_token || !(exposed || on_data), "the admin API is exposed without a token: {config:?}");
     if config.runtime() == RuntimeKind::Fixed {
         let replicas = &config.fixed_replicas;

@@ -118,7 +118,10 @@ pub fn check_limits(limits: &Limits) -> Result<(), String> {
 
 /// Anyone who reaches `/add` can start replicas: beyond loopback that takes a token.
 fn check_admin(admin: &AdminSettings, data: SocketAddr, mode: Mode) -> Result<(), String> {
-    let has_token = admin.token.is_some();
+    let has_token = admin.needs_token();
+    if admin.token.is_some() && admin.token_file.is_some() {
+        return Err("--admin-token and --admin-token-file are both given: leave one out".into());
+    }
     if admin.is_on_data_port() && mode == Mode::Tcp {
         return Err("--admin-on-data-port needs --mode http: a tcp port has no paths".into());
     }
@@ -126,9 +129,9 @@ fn check_admin(admin: &AdminSettings, data: SocketAddr, mode: Mode) -> Result<()
         return Err(exposed(data));
     }
     match admin.listen {
-        AdminListen::Tcp(address) if !is_loopback(address.ip()) && !has_token => {
-            Err(format!("--admin {address} can be reached by others, who could start replicas: set --admin-token"))
-        }
+        AdminListen::Tcp(address) if !is_loopback(address.ip()) && !has_token => Err(format!(
+            "--admin {address} can be reached by others, who could start replicas: set --admin-token-file or --admin-token"
+        )),
         AdminListen::Tcp(address) if address == data && address.port() != 0 => {
             Err(format!("--admin and --listen are both {address}: give one of them another port"))
         }
@@ -138,13 +141,13 @@ fn check_admin(admin: &AdminSettings, data: SocketAddr, mode: Mode) -> Result<()
 
 /// The admin API answers on every http listener: each beyond loopback needs the token.
 pub fn check_admin_on(admin: &AdminSettings, listener: &ListenerSettings) -> Result<(), String> {
-    let is_open = admin.is_on_data_port() && admin.token.is_none() && listener.mode == Mode::Http;
+    let is_open = admin.is_on_data_port() && !admin.needs_token() && listener.mode == Mode::Http;
     let reachable = listener.bind.iter().find(|address| is_open && !is_loopback(address.ip()));
     reachable.map_or(Ok(()), |address| Err(exposed(*address)))
 }
 
 fn exposed(data: SocketAddr) -> String {
-    format!("--admin-on-data-port on {data}, which others can reach, needs --admin-token")
+    format!("--admin-on-data-port on {data}, which others can reach, needs --admin-token-file or --admin-token")
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

@@ -1,7 +1,9 @@
 //! Who may call the admin API: a request's Host, token and Origin are judged here. Pure.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Uri};
@@ -14,8 +16,11 @@ pub const READYZ: &str = "/readyz";
 
 const BEARER: &[u8] = b"Bearer ";
 
+/// In force now: a reload replaces it.
+pub type SharedAccess = Arc<ArcSwap<AdminAccess>>;
+
 /// What a call must show.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AdminAccess {
     /// Required as `Authorization: Bearer TOKEN`, if set.
     pub token: Option<String>,

@@ -36,9 +36,18 @@ pub struct AdminSettings {
     /// Better given in the environment: every user of the machine can read a command line
     #[arg(id = "admin-token", long, value_name = "TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// A file that holds this token, instead of --admin-token: one line, readable by its owner and group only. It is read
+    /// again at each reload
+    #[arg(id = "admin-token-file", long, value_name = "PATH")]
+    pub token_file: Option<PathBuf>,
 }
 
 impl AdminSettings {
+    /// Calls need a token. That of a file is not read here.
+    pub fn needs_token(&self) -> bool {
+        self.token.is_some() || self.token_file.is_some()
+    }
+
     pub fn is_on_data_port(&self) -> bool {
         self.on_data_port == Some(true)
     }

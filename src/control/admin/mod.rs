@@ -29,7 +29,7 @@ use axum::routing::{MethodRouter, any};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use super::admin_access::{AdminAccess, Denial, LIVEZ, PAGE, READYZ};
+use super::admin_access::{Denial, LIVEZ, PAGE, READYZ, SharedAccess};
 use super::admin_seats::Seat;
 use super::metrics::exposition::Format;
 use super::metrics::process::ProcessFacts;
@@ -84,7 +84,7 @@ pub struct AdminState {
     /// Worker events that were dropped.
     pub dropped: Arc<AtomicU64>,
     pub recent: Recent,
-    pub access: Arc<AdminAccess>,
+    pub access: SharedAccess,
     pub rings: RingWatch,
     /// When this process started.
     pub started: SystemTime,
@@ -188,11 +188,12 @@ impl AdminState {
 
 /// A call that is denied reaches no handler, and its body is not read.
 async fn guard(State(state): State<AdminState>, request: Request, next: Next) -> Response {
-    if let Err(denial) = state.access.check(request.uri(), request.headers()) {
+    let access = state.access.load_full();
+    if let Err(denial) = access.check(request.uri(), request.headers()) {
         return denied(denial);
     }
     if let Some(seat) = request.extensions().get::<Arc<Seat>>()
-        && state.access.proves_itself(request.uri())
+        && access.proves_itself(request.uri())
     {
         seat.keep();
     }

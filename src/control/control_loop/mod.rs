@@ -24,7 +24,7 @@ use tokio::task::{AbortHandle, LocalSet, spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::admin::{AdminRequest, AdminState, DryRun, router};
-use super::admin_access::AdminAccess;
+use super::admin_access::SharedAccess;
 use super::admin_listener::AdminListener;
 use super::control_core::{ControlAction, ControlCore, End, WorkerEnd};
 use super::metrics::rings::RingWatch;
@@ -74,7 +74,7 @@ pub struct ControlInit {
     pub core: ControlCore,
     pub wakeup: Wakeup,
     pub listener: Option<AdminListener>,
-    pub access: AdminAccess,
+    pub access: SharedAccess,
     pub heartbeats: Heartbeats,
     pub configuration: Box<dyn Configuration>,
     pub counters: Vec<Arc<Counters>>,
@@ -186,7 +186,7 @@ impl ControlLoop {
             counters: init.counters.into(),
             dropped: init.core.worker_events().drop_count(),
             recent: recent.clone(),
-            access: Arc::new(init.access),
+            access: init.access,
             rings: rings.clone(),
             started,
         };
