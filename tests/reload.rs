@@ -327,6 +327,7 @@ fn a_reload_during_a_rolling_replacement_wins() {
 fn what_an_operator_drained_stays_so() {
     let web = free_address();
     let balancer = Reloadable::start("drained", &config(web, ""));
+    balancer.await_log("1 of 1 live");
     let patch = |body: &str| ask(balancer.admin, "PATCH", "/replicas/server1", body);
     assert_eq!(patch(r#"{"state":"drain","weight":3}"#).status, 200);
     balancer.write(&config(web, "hash = { key = \"uri\" }\n"));

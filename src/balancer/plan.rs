@@ -10,7 +10,7 @@ use crate::config::{Config, RuntimeKind};
 use crate::control::Heartbeats;
 use crate::control::probe::{Heartbeat, HttpHeartbeat};
 use crate::control::registry::{HealthPolicy, ServiceConfig, ServiceSource, Topology, add_limit_ms};
-use crate::control::runtime::per_service::RuntimeSettings;
+use crate::control::runtime::service_runtime::RuntimeSettings;
 use crate::core::limits::Limits;
 use crate::core::ring::{Member, Ring, RingKind};
 use crate::core::routes::{HostPattern, Redirect, Route, RouteTarget, Routes, Split};

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::control_loop::Heartbeats;
 use super::registry::Topology;
-use super::runtime::per_service::RuntimeSettings;
+use super::runtime::service_runtime::RuntimeSettings;
 use crate::core::snapshot::ServiceId;
 
 /// Where the configuration comes from. All calls come from the admin thread.

@@ -8,7 +8,8 @@
 //! | [`fixed`] | servers given by address or host name: never started; names looked up again and again, the replica moved to the first address that accepts; `ListedServer`, `NameWatch`, its triggers (refresh, failed probe) |
 //! | [`process`] | child processes: free loopback ports, environment (`PORT`, `SERVER_ID`), process groups, exit status in words, the child's output to the log; free port, program or our own binary, signals to the group, awaited until it listens, several tries |
 //! | `process_state` | `/proc/PID/stat`: whether a process is stopped (SIGSTOP), whether it runs in a given container; cgroups of a process |
-//! | [`per_service`] | `PerService`: the runtimes of all services as one, each call passed on by the instance's service; `ServiceRuntime` (process, docker, fixed) and `RuntimeSettings`: opened, changed and closed at a reload, taken over at an upgrade; numbers of foreign instances made unique (inward, outward) |
+//! | [`per_service`] | `PerService`: the runtimes of all services as one, each call passed on by the instance's service; opened, changed and closed at a reload; numbers of foreign instances made unique (inward, outward) |
+//! | [`service_runtime`] | `ServiceRuntime` (process, docker, fixed), `RuntimeSettings`: what it is opened from; `SettingsChange`: which settings a running one takes in, whether instances have others |
 //! | [`revisions`] | `Revision`, `Revisions`: the settings that instances are started with, of each configuration that is still needed; numbered, settled when a rolling replacement has ended |
 //! | [`resolver`] | host names to addresses by getaddrinfo on threads, with a timeout |
 
@@ -19,6 +20,7 @@ pub mod process;
 mod process_state;
 pub mod resolver;
 pub mod revisions;
+pub mod service_runtime;
 
 use std::fmt::{self, Display, Formatter};
 use std::os::fd::OwnedFd;

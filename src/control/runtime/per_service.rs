@@ -1,64 +1,22 @@
 //! The runtimes of all services as one: a call goes to the runtime of its instance's service, and what a runtime reports
-//! gets its service and numbers that no other runtime's instances have. How an instance is started is not known here.
+//! gets its service and numbers that no other runtime's instances have. What each of them is made of is in
+//! `service_runtime`.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Pid;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::spawn_local;
 
-use super::docker::{Docker, DockerPredecessor, Launch};
-use super::fixed::Fixed;
-use super::process::{self, Processes};
 use super::revisions::Revision;
+use super::service_runtime::{DockerPredecessors, RuntimeSettings, ServiceRuntime};
 use super::{Failure, FailureKind, InstanceId, Lent, Runtime, RuntimeEvent, Spec, Started};
 use crate::core::snapshot::ServiceId;
 use crate::kernel::inherited::LOCK;
-use crate::settings::{DockerSettings, FixedReplica};
-
-/// What runs the replicas of one service.
-pub enum ServiceRuntime {
-    Process(Processes),
-    Docker(Docker),
-    Fixed(Fixed),
-}
-
-/// What a service's runtime is made from.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RuntimeSettings {
-    /// Our own program, or another one with its arguments.
-    Process {
-        program: Vec<OsString>,
-    },
-    Docker {
-        settings: Box<DockerSettings>,
-        service: String,
-    },
-    Fixed(Vec<FixedReplica>),
-}
-
-/// By the name of the service.
-pub type DockerPredecessors = BTreeMap<String, DockerPredecessor>;
-
-impl RuntimeSettings {
-    /// `predecessors` are the Docker runtimes of the process that this one replaces, by service.
-    pub async fn open(self, predecessors: &mut DockerPredecessors) -> Result<ServiceRuntime, Failure> {
-        Ok(match self {
-            RuntimeSettings::Process { program } => ServiceRuntime::Process(Processes::new(program)?),
-            RuntimeSettings::Docker { settings, service } => {
-                let predecessor = predecessors.remove(&service);
-                ServiceRuntime::Docker(Docker::open(*settings, &service, predecessor).await?)
-            }
-            RuntimeSettings::Fixed(replicas) => ServiceRuntime::Fixed(Fixed::new(replicas)),
-        })
-    }
-}
 
 /// One runtime for each service.
 #[derive(Default)]
@@ -122,12 +80,7 @@ impl PerService {
 
     /// What runs this service's replicas, as it is configured; empty for a service without a runtime.
     pub fn word(&self, service: ServiceId) -> &'static str {
-        match self.get(service).as_deref() {
-            Some(ServiceRuntime::Process(_)) => "process",
-            Some(ServiceRuntime::Docker(_)) => "docker",
-            Some(ServiceRuntime::Fixed(_)) => "fixed",
-            None => "",
-        }
+        self.get(service).map_or("", |runtime| runtime.word())
     }
 
     /// Takes in the settings of another configuration: runtimes of new services are opened first, since that may fail; then
@@ -249,78 +202,6 @@ pub struct Preview {
     pub needs_restart: Vec<String>,
 }
 
-/// Settings that a runtime can take in.
-enum SettingsChange {
-    Process(Vec<OsString>),
-    Docker(Arc<Launch>),
-    Fixed(Vec<FixedReplica>),
-}
-
-impl ServiceRuntime {
-    /// `Err`: why it cannot take these settings in.
-    async fn prepare(&self, settings: RuntimeSettings) -> Result<SettingsChange, Failure> {
-        match (self, settings) {
-            (ServiceRuntime::Process(_), RuntimeSettings::Process { program }) => {
-                process::check_program(&program)?;
-                Ok(SettingsChange::Process(program))
-            }
-            (ServiceRuntime::Docker(docker), RuntimeSettings::Docker { settings, .. }) => {
-                Ok(SettingsChange::Docker(docker.prepare(*settings).await?))
-            }
-            (ServiceRuntime::Fixed(_), RuntimeSettings::Fixed(replicas)) => Ok(SettingsChange::Fixed(replicas)),
-            _ => Err(Failure {
-                kind: FailureKind::Refused,
-                message: "a service is to have another runtime: give it another name, or upgrade or restart".into(),
-            }),
-        }
-    }
-
-    /// Instances have other settings than these.
-    fn differs(&self, change: &SettingsChange) -> bool {
-        match (self, change) {
-            (ServiceRuntime::Process(processes), SettingsChange::Process(program)) => processes.runs_other(program),
-            (ServiceRuntime::Docker(docker), SettingsChange::Docker(launch)) => docker.differs(launch),
-            _ => false,
-        }
-    }
-
-    /// What its instances are to be started with.
-    fn take_in(&self, change: SettingsChange) -> Option<Revision> {
-        match (self, change) {
-            (ServiceRuntime::Process(processes), SettingsChange::Process(program)) => {
-                Some(processes.add_program(program))
-            }
-            (ServiceRuntime::Docker(docker), SettingsChange::Docker(launch)) => Some(docker.add(launch)),
-            (ServiceRuntime::Fixed(fixed), SettingsChange::Fixed(replicas)) => {
-                fixed.set_servers(replicas);
-                None
-            }
-            _ => None,
-        }
-    }
-
-    fn preview(&self, id: ServiceId, settings: &RuntimeSettings, preview: &mut Preview) {
-        match (self, settings) {
-            (ServiceRuntime::Process(processes), RuntimeSettings::Process { program }) => {
-                preview.rolling.extend(processes.runs_other(program).then_some(id));
-            }
-            (ServiceRuntime::Docker(docker), RuntimeSettings::Docker { settings, service }) => {
-                preview.rolling.extend(docker.runs_other(settings).then_some(id));
-                let kept = docker.settings().kept_differences(settings);
-                preview.needs_restart.extend(kept.iter().map(|name| format!("docker.{name} of service {service}")));
-            }
-            _ => {}
-        }
-    }
-
-    /// Its service is removed.
-    fn give_up(&self) {
-        if let ServiceRuntime::Fixed(fixed) = self {
-            fixed.set_servers(Vec::new());
-        }
-    }
-}
-
 fn managed(instance: InstanceId) -> Option<u64> {
     match instance {
         InstanceId::Managed(number) => Some(number),
@@ -402,101 +283,6 @@ impl Runtime for PerService {
 
     fn left_behind(&self) -> Vec<String> {
         self.all().iter().flat_map(|runtime| runtime.left_behind()).collect()
-    }
-}
-
-/// Each method is that of the runtime inside.
-impl Runtime for ServiceRuntime {
-    async fn start(&self, spec: &Spec) -> Result<Started, Failure> {
-        match self {
-            ServiceRuntime::Process(processes) => processes.start(spec).await,
-            ServiceRuntime::Docker(docker) => docker.start(spec).await,
-            ServiceRuntime::Fixed(fixed) => fixed.start(spec).await,
-        }
-    }
-
-    async fn stop(&self, instance: InstanceId, grace: Duration) -> Result<(), Failure> {
-        match self {
-            ServiceRuntime::Process(processes) => processes.stop(instance, grace).await,
-            ServiceRuntime::Docker(docker) => docker.stop(instance, grace).await,
-            ServiceRuntime::Fixed(fixed) => fixed.stop(instance, grace).await,
-        }
-    }
-
-    async fn attach(&self, events: UnboundedSender<RuntimeEvent>) -> Result<Vec<(Spec, Started)>, Failure> {
-        match self {
-            ServiceRuntime::Process(processes) => processes.attach(events).await,
-            ServiceRuntime::Docker(docker) => docker.attach(events).await,
-            ServiceRuntime::Fixed(fixed) => fixed.attach(events).await,
-        }
-    }
-
-    fn resume(&self, instance: InstanceId) {
-        if let ServiceRuntime::Fixed(fixed) = self {
-            fixed.resume(instance);
-        }
-    }
-
-    async fn suspension(&self, instance: InstanceId) -> Option<String> {
-        match self {
-            ServiceRuntime::Process(processes) => processes.suspension(instance).await,
-            ServiceRuntime::Docker(docker) => docker.suspension(instance).await,
-            ServiceRuntime::Fixed(_) => None,
-        }
-    }
-
-    fn on_probe_failed(&self, instance: InstanceId) {
-        if let ServiceRuntime::Fixed(fixed) = self {
-            fixed.on_probe_failed(instance);
-        }
-    }
-
-    fn settle(&self, service: ServiceId, revision: Revision) {
-        match self {
-            ServiceRuntime::Process(processes) => processes.settle(service, revision),
-            ServiceRuntime::Docker(docker) => docker.settle(service, revision),
-            ServiceRuntime::Fixed(_) => {}
-        }
-    }
-
-    fn stop_limit(&self) -> Duration {
-        match self {
-            ServiceRuntime::Docker(docker) => docker.stop_limit(),
-            ServiceRuntime::Process(_) | ServiceRuntime::Fixed(_) => Duration::ZERO,
-        }
-    }
-
-    fn lend(&self) -> Lent {
-        match self {
-            ServiceRuntime::Process(processes) => processes.lend(),
-            ServiceRuntime::Docker(docker) => docker.lend(),
-            ServiceRuntime::Fixed(fixed) => fixed.lend(),
-        }
-    }
-
-    fn take_back(&self) {
-        match self {
-            ServiceRuntime::Process(processes) => processes.take_back(),
-            ServiceRuntime::Docker(docker) => docker.take_back(),
-            ServiceRuntime::Fixed(fixed) => fixed.take_back(),
-        }
-    }
-
-    fn is_own_child(&self, process: Pid) -> bool {
-        matches!(self, ServiceRuntime::Process(processes) if processes.is_own_child(process))
-    }
-
-    async fn close(&self) {
-        if let ServiceRuntime::Docker(docker) = self {
-            docker.close().await;
-        }
-    }
-
-    fn left_behind(&self) -> Vec<String> {
-        match self {
-            ServiceRuntime::Docker(docker) => docker.left_behind(),
-            ServiceRuntime::Process(_) | ServiceRuntime::Fixed(_) => Vec::new(),
-        }
     }
 }
 
