@@ -136,7 +136,7 @@ fn a_rejected_call_gives_the_reason_and_changes_nothing() {
             "/nothing",
             "",
             404,
-            "<Error> there is nothing at /nothing: see /, /live, /rep, /add, /rm, /services, /replicas, /replicas/{name}, /reload, /config, /ring, /explain, /what-if, /livez, /readyz, /metrics",
+            "<Error> there is nothing at /nothing: see /, /live, /rep, /add, /rm, /services, /replicas, /replicas/{name}, /reload, /config, /ring, /explain, /what-if, /livez, /readyz, /metrics, /openapi.json",
         ),
     ] {
         let response = balancer.ask(method, path, body);

@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 use tokio::sync::oneshot;
+use utoipa::ToSchema;
 
 use super::control_loop::Heartbeats;
 use super::registry::Topology;
@@ -31,7 +32,7 @@ pub struct ReloadPlan {
 }
 
 /// What a reload does, each as a line for the operator.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ReloadReport {
     pub changed: Vec<String>,
     /// Services whose replicas are replaced one at a time, by name.

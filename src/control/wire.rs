@@ -6,6 +6,7 @@ use std::fmt;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::registry::{Change, RequestedState};
 use crate::core::ring::WEIGHT_MAX;
@@ -54,7 +55,7 @@ fn requested_state(value: &Value) -> Result<RequestedState, String> {
 }
 
 fn requested_weight(value: &Value) -> Result<u32, String> {
-    let weight = value.as_u64().and_then(|weight| u32::try_from(weight).ok());
+    let weight = whole(value).and_then(|weight| u32::try_from(weight).ok());
     match weight {
         Some(weight @ 1..=WEIGHT_MAX) => Ok(weight),
         Some(0) => Err(format!(
@@ -85,8 +86,16 @@ fn unknown(field: &str, known: &str) -> String {
     format!("{} is not a field of this call: it takes {known}", quote_name(field))
 }
 
+/// 2.0 is a whole number too, to a schema as to most programs.
+fn whole(value: &Value) -> Option<u64> {
+    /// Above it a fraction cannot be told from none.
+    const EXACT_MAX: f64 = (1u64 << f64::MANTISSA_DIGITS) as f64;
+    let of_float = |number: &f64| number.fract() == 0.0 && (0.0..=EXACT_MAX).contains(number);
+    value.as_u64().or_else(|| value.as_f64().filter(of_float).map(|number| number as u64))
+}
+
 fn count(value: &Value) -> Result<u64, String> {
-    match value.as_u64() {
+    match whole(value) {
         Some(n) if n >= 1 => Ok(n),
         _ => Err(format!("n is {}: it must be a whole number from 1", quote(value))),
     }
@@ -184,13 +193,32 @@ impl<'de> Visitor<'de> for JsonBodyVisitor {
 
 /// `{"message":{"N":3,"replicas":[...]},"status":"successful"}`
 pub fn successful(message: &impl Serialize) -> String {
-    #[derive(Serialize)]
-    struct Envelope<'a, M> {
-        message: &'a M,
-        status: &'static str,
-    }
-    serde_json::to_string(&Envelope { message, status: "successful" })
+    serde_json::to_string(&Successful { message, status: Success::Successful })
         .unwrap_or_else(|error| failure(&error.to_string()))
+}
+
+/// The form of every success.
+#[derive(Serialize, ToSchema)]
+pub struct Successful<M> {
+    message: M,
+    status: Success,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Success {
+    Successful,
+}
+
+/// The form of every failure.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes what `failure` writes")]
+pub struct ErrorBody {
+    /// What was wrong, with its value, and what to do.
+    #[schema(pattern = "^<Error> ")]
+    message: String,
+    #[schema(pattern = "^failure$")]
+    status: String,
 }
 
 /// `{"message":"<Error> ...","status":"failure"}`
@@ -199,7 +227,7 @@ pub fn failure(why: &str) -> String {
 }
 
 /// `{"N":2,"replicas":["server1","server2"]}`
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct ReplicaNames<'a> {
     #[serde(rename = "N")]
     n: usize,
@@ -226,6 +254,7 @@ mod tests {
         let change = |body: &str| parse_change(body.as_bytes()).unwrap();
         assert_eq!(change(r#"{"n":1}"#), Change { n: 1, hostnames: vec![], dry_run: false });
         assert_eq!(change(r#" {"hostnames":[],"n":7} "#).n, 7);
+        assert_eq!(change(r#"{"n":7.0}"#).n, 7);
         assert_eq!(change(r#"{"n":4,"hostnames":["S5","S4"]}"#).hostnames, ["S5", "S4"]);
     }
 

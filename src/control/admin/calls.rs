@@ -13,14 +13,25 @@ use tokio::time::timeout;
 use super::parameters::{change_target, dry_run, query, service};
 use super::replies::{answered, bad_request, rejected, reply, successful, unavailable};
 use super::{AdminRequest, AdminState, DryRun};
-use crate::control::registry::{Answer, Call, Change, ReplicaPatch};
-use crate::control::reload::ReloadError;
-use crate::control::wire::{self, BODY_LIMIT};
+use crate::control::registry::{Answer, Call, Change, ReplicaPatch, ReplicaStatus};
+use crate::control::reload::{ReloadError, ReloadReport};
+use crate::control::wire::{self, BODY_LIMIT, ReplicaNames, Successful};
 use crate::core::snapshot::ServiceId;
 
 /// From the end of the head to the end of the body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Lists the replicas.
+#[utoipa::path(
+    get,
+    path = "/rep",
+    params(("service" = Option<String>, Query, description = "The service that is meant", nullable = false)),
+    responses(
+        (status = 200, description = "names, in the order of the ring", body = Successful<ReplicaNames>),
+        (status = 400, description = "a parameter is unknown or wrong: the message names it"),
+        (status = 503, description = "the balancer is stopping"),
+    ),
+)]
 pub async fn rep(State(state): State<AdminState>, uri: Uri) -> Response {
     match service(&uri, &state.snapshots.current()) {
         Ok(service) => state.call(service, Call::List).await,
@@ -28,14 +39,61 @@ pub async fn rep(State(state): State<AdminState>, uri: Uri) -> Response {
     }
 }
 
+/// Starts n replicas: those named, and others under generated names.
+#[utoipa::path(
+    post,
+    path = "/add",
+    params(("service" = Option<String>, Query, description = "The service that is meant", nullable = false),
+        ("dry_run" = Option<String>, Query, description = "1 or true: the answer says what would be", pattern = "^(0|1|true|false)$", nullable = false)),
+    request_body = Change,
+    responses(
+        (status = 200, description = "all replicas, after the call", body = Successful<ReplicaNames>),
+        (status = 400, description = "the message names the part of the call that is wrong; nothing changed"),
+        (status = 408, description = "the body did not arrive in time"),
+        (status = 413, description = "the body is too large"),
+        (status = 502, description = "a replica was started and failed"),
+        (status = 503, description = "stopping, an upgrade is under way, or the runtime is not there"),
+    ),
+)]
 pub async fn add(State(state): State<AdminState>, request: Request) -> Response {
     state.change(request, Call::Add).await
 }
 
+/// Drains and stops n replicas: those named, and others chosen at random.
+#[utoipa::path(
+    method(delete, post),
+    path = "/rm",
+    params(("service" = Option<String>, Query, description = "The service that is meant", nullable = false),
+        ("dry_run" = Option<String>, Query, description = "1 or true: the answer says what would be", pattern = "^(0|1|true|false)$", nullable = false)),
+    request_body = Change,
+    responses(
+        (status = 200, description = "all replicas, after the call", body = Successful<ReplicaNames>),
+        (status = 400, description = "the message names the part of the call that is wrong; nothing changed"),
+        (status = 408, description = "the body did not arrive in time"),
+        (status = 413, description = "the body is too large"),
+        (status = 503, description = "stopping, an upgrade is under way, or the runtime is not there"),
+    ),
+)]
 pub async fn remove(State(state): State<AdminState>, request: Request) -> Response {
     state.change(request, Call::Remove).await
 }
 
+/// Drains one replica, takes it back, or changes its weight. It is not stopped.
+#[utoipa::path(
+    patch,
+    path = "/replicas/{name}",
+    params(("name" = String, Path, description = "The replica", example = "server1"),
+        ("service" = Option<String>, Query, description = "The service that is meant", nullable = false)),
+    request_body = ReplicaPatch,
+    responses(
+        (status = 200, description = "the replica, after the call", body = Successful<ReplicaStatus>),
+        (status = 400, description = "the message names the part of the call that is wrong; nothing changed"),
+        (status = 404, description = "there is no such replica: the message names those near it"),
+        (status = 408, description = "the body did not arrive in time"),
+        (status = 413, description = "the body is too large"),
+        (status = 503, description = "stopping, an upgrade is under way, or the runtime is not there"),
+    ),
+)]
 pub async fn patch(
     State(state): State<AdminState>,
     name: Result<Path<String>, PathRejection>,
@@ -57,6 +115,16 @@ pub async fn patch(
 }
 
 /// Reads the configuration again: whole, or not at all. A reply is sent when every worker acts on it.
+#[utoipa::path(
+    post,
+    path = "/reload",
+    params(("dry_run" = Option<String>, Query, description = "1 or true: the answer says what would be", pattern = "^(0|1|true|false)$", nullable = false)),
+    responses(
+        (status = 200, description = "what changed", body = Successful<ReloadReport>),
+        (status = 400, description = "every mistake with its line; nothing changed"),
+        (status = 503, description = "another reload or an upgrade is under way, or a runtime failed"),
+    ),
+)]
 pub async fn reload(State(state): State<AdminState>, uri: Uri) -> Response {
     let dry_run = match query(&uri).and_then(|query| dry_run(&query, &["dry_run"])) {
         Ok(dry_run) => dry_run,

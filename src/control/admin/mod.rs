@@ -6,10 +6,12 @@
 //! | `calls` | calls that change something, and `/rep`: bodies read with a limit and a timeout |
 //! | `reads` | calls that change nothing: services, replicas, the ring, readiness, metrics, configuration, the page |
 //! | `service_report` | what `GET /services` says of each service, routes and listeners that lead to it |
+//! | `openapi` | `GET /openapi.json`: made from the handlers and their types; errors and the token of all calls |
 //! | `parameters` | query strings: the service that is meant, dry runs; pure |
 //! | `replies` | statuses, the JSON envelope, fields of the head |
 
 mod calls;
+mod openapi;
 mod parameters;
 mod reads;
 mod replies;
@@ -120,6 +122,7 @@ fn routes() -> Vec<ApiRoute> {
         route(LIVEZ, GET, any(reads::liveness)),
         route(READYZ, GET, any(reads::readiness)),
         route("/metrics", GET, any(reads::metrics)),
+        route("/openapi.json", GET, any(reads::openapi)),
     ]
 }
 

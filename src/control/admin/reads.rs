@@ -7,23 +7,55 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
+use super::openapi::{self, Described};
 use super::parameters::{any_service, none, query, take_service};
 use super::replies::{bad_request, rejected, reply, successful, unavailable};
-use super::{AdminRequest, AdminState, service_report};
+use super::service_report::{self, ServiceReport};
+use super::{AdminRequest, AdminState};
 use crate::control::metrics::exposition::Format;
-use crate::control::{page, questions, wire};
+use crate::control::registry::ReplicaStatus;
+use crate::control::wire::{self, Successful};
+use crate::control::{page, questions};
+use crate::core::ring::report::{ChangeReport, KeyReport, RingReport};
 use crate::core::snapshot::Service;
 
+/// The live page. It needs no token, and has no data.
+#[utoipa::path(
+    get,
+    path = "/",
+    responses(
+        (status = 200, description = "the page", content_type = "text/html", body = String),
+    ),
+)]
 pub async fn document() -> Response {
     page::document().into_response()
 }
 
+/// The events of the live page: it never ends by itself.
+#[utoipa::path(
+    get,
+    path = "/live",
+    responses(
+        (status = 200, description = "server-sent events", content_type = "text/event-stream", body = String),
+        (status = 503, description = "as many are open as may be"),
+    ),
+)]
 pub async fn live(State(state): State<AdminState>) -> Response {
     page::stream(state)
         .unwrap_or_else(|| unavailable(format!("{} live pages are open, which is the most", page::STREAMS_LIMIT)))
 }
 
 /// Of all services, or of one.
+#[utoipa::path(
+    get,
+    path = "/replicas",
+    params(("service" = Option<String>, Query, description = "The service that is meant", nullable = false)),
+    responses(
+        (status = 200, description = "each replica", body = Successful<Vec<ReplicaStatus>>),
+        (status = 400, description = "a parameter is unknown or wrong: the message names it"),
+        (status = 503, description = "the balancer is stopping"),
+    ),
+)]
 pub async fn replicas(State(state): State<AdminState>, uri: Uri) -> Response {
     let snapshot = state.snapshots.current();
     let name = match any_service(&uri, &snapshot) {
@@ -40,6 +72,15 @@ pub async fn replicas(State(state): State<AdminState>, uri: Uri) -> Response {
 }
 
 /// The digests of rings are computed where they are new: on a thread of its own, like an answer about the ring.
+#[utoipa::path(
+    get,
+    path = "/services",
+    responses(
+        (status = 200, description = "each service", body = Successful<Vec<ServiceReport>>),
+        (status = 400, description = "a parameter is unknown or wrong: the message names it"),
+        (status = 503, description = "the balancer is stopping"),
+    ),
+)]
 pub async fn services(State(state): State<AdminState>, uri: Uri) -> Response {
     if let Err(why) = none(&uri) {
         return bad_request(&why);
@@ -59,6 +100,15 @@ pub async fn services(State(state): State<AdminState>, uri: Uri) -> Response {
 }
 
 /// The effective configuration as a file; secrets are hidden.
+#[utoipa::path(
+    get,
+    path = "/config",
+    responses(
+        (status = 200, description = "as ringway run -c reads it", content_type = "application/toml", body = String),
+        (status = 400, description = "a parameter is unknown or wrong: the message names it"),
+        (status = 503, description = "the balancer is stopping"),
+    ),
+)]
 pub async fn configuration(State(state): State<AdminState>, uri: Uri) -> Response {
     if let Err(why) = none(&uri) {
         return bad_request(&why);
@@ -69,10 +119,27 @@ pub async fn configuration(State(state): State<AdminState>, uri: Uri) -> Respons
     }
 }
 
+/// Needs no token.
+#[utoipa::path(
+    get,
+    path = "/livez",
+    responses(
+        (status = 200, description = "this process is there", body = Successful<String>),
+    ),
+)]
 pub async fn liveness() -> Response {
     successful(&"live")
 }
 
+/// Needs no token.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    responses(
+        (status = 200, description = "requests are served", body = Successful<String>),
+        (status = 503, description = "why clients are to be sent elsewhere"),
+    ),
+)]
 pub async fn readiness(State(state): State<AdminState>) -> Response {
     match state.ask(|reply| AdminRequest::Readiness { reply }).await {
         Ok(Ok(())) => successful(&"ready"),
@@ -81,14 +148,47 @@ pub async fn readiness(State(state): State<AdminState>) -> Response {
     }
 }
 
+/// The replicas' shares of the ring.
+#[utoipa::path(
+    get,
+    path = "/ring",
+    params(("service" = Option<String>, Query, description = "The service that is meant", nullable = false)),
+    responses(
+        (status = 200, description = "shares", body = Successful<RingReport>),
+        (status = 400, description = "a parameter is unknown or wrong: the message names it"),
+    ),
+)]
 pub async fn ring(State(state): State<AdminState>, uri: Uri) -> Response {
     question(state, uri, questions::ring).await
 }
 
+/// Where a key goes, and why.
+#[utoipa::path(
+    get,
+    path = "/explain",
+    params(("key" = String, Query, description = "What is hashed", example = "/index.html"),
+        ("service" = Option<String>, Query, description = "The service that is meant", nullable = false)),
+    responses(
+        (status = 200, description = "the way from the key to its replica", body = Successful<KeyReport>),
+        (status = 400, description = "a parameter is unknown or wrong: the message names it"),
+    ),
+)]
 pub async fn explain(State(state): State<AdminState>, uri: Uri) -> Response {
     question(state, uri, questions::explain).await
 }
 
+/// Which keys a change would move.
+#[utoipa::path(
+    get,
+    path = "/what-if",
+    params(("remove" = Option<String>, Query, description = "Names between commas", nullable = false),
+        ("add" = Option<String>, Query, description = "Names between commas", nullable = false),
+        ("service" = Option<String>, Query, description = "The service that is meant", nullable = false)),
+    responses(
+        (status = 200, description = "what would move", body = Successful<ChangeReport>),
+        (status = 400, description = "a parameter is unknown or wrong: the message names it"),
+    ),
+)]
 pub async fn what_if(State(state): State<AdminState>, uri: Uri) -> Response {
     question(state, uri, questions::what_if).await
 }
@@ -111,12 +211,42 @@ async fn question(state: AdminState, uri: Uri, answer: RingQuestion) -> Response
 }
 
 /// Written on a thread of its own, like an answer about the ring.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses(
+        (status = 200, description = "by Accept: Prometheus' text format, or OpenMetrics", content((String = "text/plain"), (String = "application/openmetrics-text"))),
+    ),
+)]
 pub async fn metrics(State(state): State<AdminState>, headers: HeaderMap) -> Response {
     let accept: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let format = Format::accepted(&accept.join(","));
     let status = state.status().await.unwrap_or_default();
     match spawn_blocking(move || state.metrics(&status, format)).await {
         Ok(page) => ([(CONTENT_TYPE, format.content_type()), (VARY, "accept")], page).into_response(),
+        Err(error) => internal_error(&error.to_string()),
+    }
+}
+
+/// This description.
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    responses(
+        (status = 200, description = "OpenAPI 3.1", content_type = "application/json", body = serde_json::Value),
+        (status = 400, description = "a parameter is unknown or wrong: the message names it"),
+    ),
+)]
+pub async fn openapi(State(state): State<AdminState>, uri: Uri) -> Response {
+    if let Err(why) = none(&uri) {
+        return bad_request(&why);
+    }
+    let snapshot = state.snapshots.current();
+    let services = snapshot.services.iter().filter(|service| !service.is_internal());
+    let services = services.map(|service| service.name.to_string()).collect();
+    let described = Described { services, needs_token: state.access.load().token.is_some() };
+    match openapi::document(&described).to_json() {
+        Ok(json) => reply(StatusCode::OK, json),
         Err(error) => internal_error(&error.to_string()),
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::control::metrics::rings::RingFacts;
 use crate::control::registry::{ServiceStatus, Status};
@@ -12,8 +13,9 @@ use crate::core::snapshot::{KeyPolicy, ListenerId, Mode, Service, ServiceId, Sna
 use crate::shared::counters::Counters;
 
 /// As `GET /services` writes it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct ServiceReport {
+    #[schema(value_type = String)]
     pub name: Arc<str>,
     /// http or tcp.
     pub mode: &'static str,
@@ -24,6 +26,7 @@ pub struct ServiceReport {
     pub up: usize,
     pub drained: usize,
     /// Those that send it what no route is for.
+    #[schema(value_type = Vec<String>)]
     pub listeners: Vec<Arc<str>>,
     pub routes: Vec<RouteReport>,
     pub policy: &'static str,
@@ -44,13 +47,14 @@ pub struct ServiceReport {
 }
 
 /// A route that leads to a service.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct RouteReport {
     /// `null`: any.
     pub host: Option<String>,
     pub path: String,
     /// None: all of them.
     pub methods: Vec<String>,
+    #[schema(value_type = Vec<String>)]
     pub listeners: Vec<Arc<str>>,
     /// The service's part of a route that several share.
     pub share: f64,

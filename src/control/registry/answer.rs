@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use utoipa::ToSchema;
+
 use super::status::ReplicaStatus;
 use crate::control::runtime::{Failure, FailureKind};
 
@@ -14,24 +16,33 @@ pub enum Call {
 }
 
 /// The body of `/add` and `/rm`, its shape checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, ToSchema)]
 pub struct Change {
+    /// How many replicas.
+    #[schema(minimum = 1)]
     pub n: u64,
+    /// At most n, each once.
+    #[schema(required = false)]
     pub hostnames: Vec<String>,
     /// The answer says what would be; nothing changes.
+    #[schema(ignore)]
     pub dry_run: bool,
 }
 
 /// An operator's decision about one replica. What is `None` stays.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, ToSchema)]
 pub struct ReplicaPatch {
+    #[schema(ignore)]
     pub name: String,
+    #[schema(value_type = RequestedState, required = false)]
     pub state: Option<RequestedState>,
     /// From 1 to `WEIGHT_MAX`.
+    #[schema(value_type = u32, required = false, minimum = 1, maximum = 1000)]
     pub weight: Option<u32>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "lowercase")]
 pub enum RequestedState {
     /// It takes requests when it is healthy.
     Up,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Registry;
 use super::instances::address;
@@ -45,9 +46,11 @@ pub struct ServiceStatus {
 }
 
 /// As `GET /replicas` writes it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ReplicaStatus {
+    #[schema(value_type = String)]
     pub name: Arc<str>,
+    #[schema(value_type = String)]
     pub service: Arc<str>,
     /// Where it is dialled; `null` where no instance has had an address yet.
     pub address: Option<String>,
@@ -56,6 +59,7 @@ pub struct ReplicaStatus {
     pub state: &'static str,
     /// Why it is not up: its last failure, or that an operator drained it. Of one that is up: that a rolling replacement is
     /// still to reach it.
+    #[schema(value_type = Option<String>)]
     pub why: Option<Arc<str>>,
     /// For how long it is in this state.
     pub state_ms: u64,

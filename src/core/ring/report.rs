@@ -3,11 +3,12 @@
 use std::fmt::{Display, Formatter, Result};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Member, Ring, RingKind};
 
 /// The share of each replica.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct RingReport {
     pub ring: &'static str,
     pub points: usize,
@@ -16,7 +17,7 @@ pub struct RingReport {
     pub max_over_ideal: f64,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct ReplicaShare {
     pub name: String,
     pub weight: u32,
@@ -28,7 +29,7 @@ pub struct ReplicaShare {
 }
 
 /// The replica of a key, and how it was found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct KeyReport {
     pub ring: &'static str,
     pub key: String,
@@ -45,7 +46,7 @@ pub struct KeyReport {
 }
 
 /// The keys that a change of members moves.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct ChangeReport {
     pub ring: &'static str,
     /// The fraction of all keys that change their replica.
@@ -58,7 +59,7 @@ pub struct ChangeReport {
     pub after: Vec<ReplicaShare>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct NamedFlow {
     pub from: String,
     pub to: String,
