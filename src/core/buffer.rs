@@ -131,7 +131,7 @@ mod tests {
         pool.forget(Vec::with_capacity(COPY_KEPT + 1));
         pool.forget(Vec::new());
         assert!(pool.copies.is_empty(), "too large, and nothing");
-        pool.forget(vec![1]);
+        pool.forget(Vec::with_capacity(2 * 1024));
         pool.forget(vec![2]);
         assert_eq!(pool.copies.len(), 1);
         assert_eq!(pool.copy(b"new"), b"new", "a copy that is used again is empty before");

@@ -267,6 +267,14 @@ mod tests {
     }
 
     #[test]
+    fn an_exchange_begins_with_what_it_is_given_and_nothing_of_the_one_before() {
+        let mut exchange = Exchange { response: ResponseState::Early, ..Exchange::default() };
+        exchange.begin(ExchangeKind::Http, ServiceId(3), 0xFEED);
+        assert_eq!((exchange.kind, exchange.service, exchange.key), (ExchangeKind::Http, ServiceId(3), 0xFEED));
+        assert_eq!(exchange.response, ResponseState::default());
+    }
+
+    #[test]
     fn interim_heads_are_bounded_by_their_bytes_and_their_rate() {
         assert_eq!(taken(64, 0), 1024, "64 KiB at once");
         assert_eq!(taken(16, 1), 10_000, "16 bytes a millisecond, for ever");

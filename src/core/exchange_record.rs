@@ -433,6 +433,8 @@ mod tests {
         record.fail(ExchangeEnd::Refused, "why");
         records.end(record);
         let ended = records.take_ended();
+        assert_eq!(ended.iter().map(|record| record.end()).collect::<Vec<_>>(), [ExchangeEnd::Refused]);
+        assert!(!records.has_ended() && records.take_ended().is_empty(), "each is taken once");
         ended.into_iter().for_each(|record| records.give_back(record));
         let record = records.begin_tunnel(head).unwrap();
         assert_eq!((record.end(), record.kind), (ExchangeEnd::Complete, ExchangeKind::Tunnel));

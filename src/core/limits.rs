@@ -178,6 +178,12 @@ mod tests {
     }
 
     #[test]
+    fn a_deadline_is_at_most_a_week() {
+        let limit = Limits::ALL.iter().find(|limit| limit.name == "head_timeout_ms").unwrap();
+        assert_eq!(limit.range, 1..=604_800_000);
+    }
+
+    #[test]
     fn writing_a_limit_sets_its_own_field() {
         for limit in Limits::ALL {
             let mut limits = Limits::DEFAULT;

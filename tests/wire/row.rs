@@ -20,7 +20,7 @@
 //! Escapes: `\r \n \t \0 \\ \xNN`, and `{x*300}` is 300 times x. Defaults: the client sends a plain GET; the replica sends
 //! the default response; the client connection stays open and the upstream one is parked, or, after a refusal, closed.
 
-use ringway::core::limits::{Limits, Trust, Via};
+use ringway::core::limits::{Limits, RequestIdPolicy, Trust, Via};
 use ringway::core::reply;
 use ringway::core::step::Ending;
 
@@ -199,6 +199,13 @@ fn limit(limits: &mut Limits, pair: &str) {
                 "replace" => Trust::Replace,
                 "keep" => Trust::Keep,
                 _ => panic!("unknown trust {value:?}"),
+            }
+        }
+        "request_id" => {
+            limits.request_id = match value {
+                "off" => RequestIdPolicy::Off,
+                "pass" => RequestIdPolicy::Pass,
+                _ => panic!("unknown request_id {value:?}"),
             }
         }
         "via" => {
