@@ -4,8 +4,9 @@
     cargo build && scripts/test_page.py [--binary target/debug/ringway] [--shots DIR]
 
 Starts a balancer on free ports, sends requests through it, opens the page and checks: the ring is drawn, numbers
-change, a killed replica is shown as replaced, the keyboard works, nothing overflows a phone, no other host is contacted,
-and with --admin-token nothing is shown before the token is entered. Screenshots (light, dark, phone) go to DIR.
+change, a killed replica is shown as replaced, the keyboard works, each word is explained, nothing overflows a phone, no
+other host is contacted, of 50 services each can be chosen, and with --admin-token nothing is shown before the token is
+entered. Screenshots (light, dark, phone) go to DIR.
 """
 import argparse, base64, json, os, re, shutil, signal, socket, struct, subprocess, sys, tempfile, threading, time, urllib.request
 
@@ -129,6 +130,18 @@ def check(page, balancer, address, shots, settle):
     page.until("p pauses the stream", "document.getElementById('pause').getAttribute('aria-pressed') === 'true'")
     page.key("p")
     page.until("p resumes it", "document.getElementById('pause').getAttribute('aria-pressed') === 'false'")
+    page.until("one service is no table", "!document.getElementById('services').checkVisibility()")
+    page.until("its latency is measured", "/^\\d.*s$/.test([...document.querySelectorAll('#numbers div')]"
+               ".find(d => d.firstChild.textContent === 'p99').lastChild.textContent)")
+    page.until("every word has an explanation", "[...document.querySelectorAll('#numbers dt abbr')].length === 10 && "
+               "[...document.querySelectorAll('abbr')].every(w => w.title.length > 10)")
+    page.value("document.querySelector('summary').focus()")
+    page.type("\r")
+    page.until("the keyboard opens the glossary", "document.querySelector('#glossary').checkVisibility() && "
+               "document.querySelectorAll('#glossary dd').length > 15")
+    page.look(400, 2600, "light", os.path.join(shots, "page-words.png"))
+    page.type("\r")
+    page.key("Escape")
     time.sleep(settle)
     page.look(1280, 1000, "light", os.path.join(shots, "page-light.png"))
     page.look(1280, 1000, "dark", os.path.join(shots, "page-dark.png"))
@@ -143,6 +156,41 @@ def check(page, balancer, address, shots, settle):
     foreign = {url for url in asked if not url.startswith((f"http://{address}/", "data:"))}
     assert not foreign, foreign
     print("ok: no error on the console, and no other host contacted")
+
+
+CELL = "[...document.querySelectorAll('#list tr')].find(r => r.dataset.name === '{}')?.children[{}].textContent"
+
+
+def check_services(page, address, shots):
+    asked = len(page.events)
+    page.call("Page.navigate", url=f"http://{address}/")
+    page.until("each of 50 services has a row", "document.querySelectorAll('#list tr').length === 50")
+    page.until("the first one is shown", "document.title === 'Ringway: shop' && document.querySelectorAll('#replicas li').length === 2 && "
+               "document.querySelector('#list tr.on').dataset.name === 'shop'")
+    page.until("requests are counted for their service", CELL.format("blog", 2) + " !== '0'")
+    page.until("answers with 5xx are errors", CELL.format("broken", 3) + " === '100.0\\u00a0%' && " + CELL.format("blog", 3) + " === '0.0\\u00a0%'")
+    page.until("a replica that is down is missing", CELL.format("broken", 1) + " === '0 of 1'")
+    page.value("document.querySelectorAll('#list a')[1].focus()")
+    page.type("\r")
+    page.until("Enter chooses another service", "location.hash === '#blog' && document.title === 'Ringway: blog' && "
+               "document.querySelectorAll('#replicas .state.up').length === 1 && document.querySelectorAll('#arcs path').length === 1")
+    page.until("requests are shared out among its replicas", "parseFloat(document.querySelector('.bar i').style.width) === 100")
+    page.until("the choice is marked", "document.querySelector('#list a[aria-current=true]').textContent === 'blog'")
+    page.look(1280, 1000, "light", os.path.join(shots, "page-services-light.png"))
+    page.look(1280, 1000, "dark", os.path.join(shots, "page-services-dark.png"))
+    for width in (400, 320):
+        page.look(width, 2000, "light", os.path.join(shots, f"page-services-{width}.png"))
+        page.until(f"50 services do not overflow {width} pixels", "document.documentElement.scrollWidth <= innerWidth")
+    page.value("location.hash = 'no%20such'")
+    page.until("an unknown service is said to be none", "document.getElementById('problem').textContent === "
+               "'There is no service \"no such\". Choose one of these.' && !document.getElementById('members').checkVisibility() && "
+               "document.querySelectorAll('#list tr').length === 50 && !document.querySelector('#list tr.on')")
+    page.look(1280, 1000, "light", os.path.join(shots, "page-unknown.png"))
+    page.value("history.back()")
+    page.until("going back shows the service again", "document.title === 'Ringway: blog' && !document.getElementById('problem').checkVisibility() && "
+               "document.querySelectorAll('#replicas .state.up').length === 1")
+    thrown = [e["params"] for e in page.events[asked:] if e["method"] == "Runtime.exceptionThrown"]
+    assert not thrown, thrown
 
 
 def check_token(page, address, shots):
@@ -167,18 +215,27 @@ def check_token(page, address, shots):
     print("ok: no URL contains the token")
 
 
-def load(address, over):
-    host, port = address.split(":")
+def load(over, *urls):
     while not over.is_set():
-        try:
-            urllib.request.urlopen(f"http://{host}:{port}/home", timeout=5).read()
-        except OSError:
-            pass
+        for url in urls:
+            try:
+                urllib.request.urlopen(url, timeout=5).read()
+            except OSError:
+                pass
 
 
-def start(binary, replicas, environment):
+def services(target):
+    """The file of a balancer with 50 services, most of which lead to `target`."""
+    replicas = {"shop": "replicas = 2", "blog": "replicas = 1", "broken": 'replica = ["127.0.0.1:1"]'}
+    replicas |= {f"service-{n}": f'replica = ["r{n}={target}"]' for n in range(4, 51)}
+    text = '[admin]\nlisten = "127.0.0.1:0"\n[listeners.web]\nbind = ["127.0.0.1:0"]\n'
+    text += "".join(f"[services.{name}]\n{what}\n" for name, what in replicas.items())
+    return text + "".join(f'[[routes]]\npath = "/{name}"\nservice = "{name}"\n' for name in replicas)
+
+
+def start(binary, environment, *flags):
     return subprocess.Popen(
-        [binary, "run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--replicas", str(replicas)],
+        [binary, "run", *flags],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **environment})
 
 
@@ -196,11 +253,19 @@ def main():
     if not chromium:
         sys.exit("no chromium on the PATH: apt-get install chromium")
     os.makedirs(options.shots, exist_ok=True)
-    balancer, guarded = start(options.binary, 4, {}), start(options.binary, 1, {"RINGWAY_ADMIN_TOKEN": TOKEN})
-    browser, over, profile = None, threading.Event(), tempfile.mkdtemp()
+    free = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    balancer = start(options.binary, {}, *free, "--replicas", "4")
+    guarded = start(options.binary, {"RINGWAY_ADMIN_TOKEN": TOKEN}, *free, "--replicas", "1")
+    browser, many, over, profile = None, None, threading.Event(), tempfile.mkdtemp()
     try:
         (data, admin), (_, guarded_admin) = addresses(balancer), addresses(guarded)
-        threading.Thread(target=load, args=(data, over), daemon=True).start()
+        with open(os.path.join(profile, "services.toml"), "w") as file:
+            file.write(services(data))
+        many = start(options.binary, {}, "-c", file.name)
+        many_data, many_admin = addresses(many)
+        threading.Thread(target=load, args=(over, f"http://{data}/home"), daemon=True).start()
+        urls = [f"http://{many_data}/{name}" for name in ("shop", "blog/x", "broken", "service-7", "no-route")]
+        threading.Thread(target=load, args=(over, *urls), daemon=True).start()
         browser = subprocess.Popen(
             [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
              f"--user-data-dir={profile}", "about:blank"], stderr=subprocess.PIPE, text=True)
@@ -208,10 +273,11 @@ def main():
         threading.Thread(target=browser.stderr.read, daemon=True).start()
         page = Page(port)
         check(page, balancer, admin, options.shots, options.settle)
+        check_services(page, many_admin, options.shots)
         check_token(page, guarded_admin, options.shots)
     finally:
         over.set()
-        for process in filter(None, (browser, balancer, guarded)):
+        for process in filter(None, (browser, many, balancer, guarded)):
             process.terminate()
             process.wait(PATIENCE)
         shutil.rmtree(profile, ignore_errors=True)

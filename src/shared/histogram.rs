@@ -78,6 +78,14 @@ fn bucket_of(us: u64) -> usize {
     1 + (decade - 1) * PER_DECADE + quarters as usize - 4
 }
 
+/// The longest duration of a bucket; of the last one, which has none, its shortest.
+fn upper_bound_us(bucket: usize) -> u64 {
+    let Some(number) = bucket.checked_sub(1) else { return u64::from(LEAST_US) };
+    let (decade, quarters) = (number / PER_DECADE + 1, number % PER_DECADE + 4);
+    let unit = TENS.get(decade).copied().map_or(LONG_US, u64::from);
+    if bucket >= BUCKETS - 1 { LONG_US } else { ((quarters as u64 + 1) * unit).div_ceil(4) }
+}
+
 /// What histograms hold together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Durations {
@@ -108,6 +116,24 @@ impl Durations {
             *count += 1;
         }
         self.sum_us = self.sum_us.wrapping_add(us);
+    }
+
+    /// What was recorded after `earlier`.
+    pub fn since(&self, earlier: &Durations) -> Durations {
+        let counts = self.counts.iter().zip(&earlier.counts).map(|(now, then)| now.wrapping_sub(*then));
+        Durations { counts: counts.collect(), sum_us: self.sum_us.wrapping_sub(earlier.sum_us) }
+    }
+
+    /// A duration that this share of all, from 0 to 1, do not exceed: the upper bound of a bucket, so at most a quarter too
+    /// long. `None`: nothing was recorded.
+    pub fn quantile(&self, share: f64) -> Option<u64> {
+        let rank = ((self.count() as f64 * share).ceil() as u64).max(1);
+        let mut sum = 0;
+        let bucket = self.counts.iter().position(|count| {
+            sum += count;
+            sum >= rank
+        })?;
+        Some(upper_bound_us(bucket))
     }
 
     pub fn count(&self) -> u64 {
@@ -159,6 +185,31 @@ mod tests {
         }
         assert_eq!([0, 1, 10].map(bucket_of), [0; 3]);
         assert_eq!([100_000_000, 100_000_001, u64::MAX].map(bucket_of), [BUCKETS - 2, BUCKETS - 1, BUCKETS - 1]);
+    }
+
+    #[test]
+    fn the_upper_bound_of_a_bucket_is_its_last_duration() {
+        for bucket in 0..BUCKETS - 1 {
+            let last = upper_bound_us(bucket);
+            assert_eq!((bucket_of(last), bucket_of(last + 1)), (bucket, bucket + 1), "{last} us");
+        }
+        assert_eq!(bucket_of(upper_bound_us(BUCKETS - 1)), BUCKETS - 1);
+    }
+
+    #[test]
+    fn a_quantile_is_of_what_was_recorded_since() {
+        let mut durations = Durations::default();
+        assert_eq!(durations.quantile(0.5), None);
+        durations.record(90_000_000);
+        let before = durations.clone();
+        (0..99).for_each(|_| durations.record(200));
+        durations.record(3_000_000);
+        let since = durations.since(&before);
+        assert_eq!((since.count(), since.sum_seconds()), (100, 3.0198));
+        assert_eq!(
+            [0.0, 0.5, 0.99, 1.0].map(|share| since.quantile(share)),
+            [Some(200), Some(200), Some(200), Some(3_000_000)]
+        );
     }
 
     #[test]

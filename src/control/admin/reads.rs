@@ -31,17 +31,24 @@ pub async fn document() -> Response {
     page::document().into_response()
 }
 
-/// The events of the live page: it never ends by itself.
+/// The events of the live page, which shows one service in detail; without a parameter the first one. It ends when that
+/// service is removed.
 #[utoipa::path(
     get,
     path = "/live",
+    params(("service" = Option<String>, Query, description = "The service that is meant", nullable = false)),
     responses(
         (status = 200, description = "server-sent events", content_type = "text/event-stream", body = String),
+        (status = 400, description = "a parameter is unknown or wrong: the message names it"),
         (status = 503, description = "as many are open as may be"),
     ),
 )]
-pub async fn live(State(state): State<AdminState>) -> Response {
-    page::stream(state)
+pub async fn live(State(state): State<AdminState>, uri: Uri) -> Response {
+    let service = match any_service(&uri, &state.snapshots.current()) {
+        Ok(service) => service,
+        Err(why) => return bad_request(&why),
+    };
+    page::stream(state, service)
         .unwrap_or_else(|| unavailable(format!("{} live pages are open, which is the most", page::STREAMS_LIMIT)))
 }
 

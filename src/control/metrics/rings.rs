@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::core::ring::Ring;
-use crate::core::snapshot::{Service, Snapshot};
+use crate::core::snapshot::{Service, ServiceId, Snapshot};
 
 /// The rings of all services, by their place in the snapshot. The control loop shows each snapshot; a scrape asks.
 #[derive(Clone, Default)]
@@ -47,10 +47,12 @@ impl RingWatch {
     /// Computes what is new, outside of the lock.
     pub fn facts(&self) -> Vec<Arc<RingFacts>> {
         let count = self.0.lock().unwrap_or_else(PoisonError::into_inner).len();
-        (0..count).filter_map(|at| self.facts_of(at)).collect()
+        (0..count as u32).filter_map(|at| self.facts_of(ServiceId(at))).collect()
     }
 
-    fn facts_of(&self, at: usize) -> Option<Arc<RingFacts>> {
+    /// Those of one service.
+    pub fn facts_of(&self, service: ServiceId) -> Option<Arc<RingFacts>> {
+        let at = service.0 as usize;
         let (service, before, changes) = {
             let watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let seen = watched.get(at)?;

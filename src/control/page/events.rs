@@ -1,13 +1,18 @@
 //! The live page's server-sent events. Pure: a snapshot and counters in, text out.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::control::admin::AdminState;
-use crate::control::registry::Status;
-use crate::core::snapshot::Snapshot;
+use crate::control::registry::{ReplicaStatus, Status};
+use crate::core::snapshot::{Mode, Service, Snapshot, State};
 use crate::shared::counters::{Counter, Counters};
+use crate::shared::histogram::Durations;
+use crate::shared::service_metrics::CLASSES;
+
+/// The place of 5xx in `CLASSES`.
+const CLASS_5XX: usize = 4;
 
 /// The ring to draw: each point with the index of its member.
 #[derive(Serialize)]
@@ -17,9 +22,10 @@ struct RingEvent<'a> {
     points: Vec<(u32, usize)>,
 }
 
+/// Everything is counted since the start, but for latencies: those of the last period.
 #[derive(Serialize)]
-struct NowEvent<'a> {
-    /// Milliseconds since the page was opened.
+struct TotalsEvent<'a> {
+    /// When it was made, in milliseconds of a clock that all pages share.
     t: u64,
     requests: u64,
     clients: u64,
@@ -27,6 +33,27 @@ struct NowEvent<'a> {
     refused: u64,
     deaths: u64,
     heals: u64,
+    services: Vec<ServiceEvent<'a>>,
+}
+
+#[derive(Serialize)]
+struct ServiceEvent<'a> {
+    name: &'a str,
+    mode: &'static str,
+    up: usize,
+    wanted: usize,
+    /// Requests, or connections in TCP mode, that have ended; and those whose final status was 5xx.
+    ended: u64,
+    errors: u64,
+    in_flight: u64,
+    /// `null`: none ended.
+    p50_us: Option<u64>,
+    p99_us: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct ReplicasEvent<'a> {
+    service: &'a str,
     replicas: Vec<ReplicaEvent<'a>>,
 }
 
@@ -44,8 +71,7 @@ struct ReplicaEvent<'a> {
     share: f64,
 }
 
-pub fn ring(snapshot: &Snapshot) -> String {
-    let Some(service) = snapshot.services.first() else { return String::new() };
+pub fn ring(service: &Service) -> String {
     let kind = service.ring.kind();
     let members = service.replicas.iter().take(service.ring.members());
     let points = service.ring.points().map(|(position, member)| (kind.place(position), member));
@@ -58,12 +84,53 @@ pub fn line(line: &(u64, String)) -> String {
     event("line", line)
 }
 
-pub fn now(snapshot: &Snapshot, state: &AdminState, status: &Status, since: Duration) -> String {
-    let sum = |counter: fn(&Counters) -> &Counter| state.counters.iter().map(|worker| counter(worker).value()).sum();
-    let shares = snapshot.services.first().map(|service| service.ring.shares());
-    let replicas = snapshot.services.iter().take(1).flat_map(|service| &service.replicas).enumerate();
-    let replicas = replicas.map(|(at, replica)| {
-        let known = status.replicas.iter().find(|known| known.name == replica.name);
+/// `latencies`: by service of `status`, of the last period.
+pub fn totals(
+    t: u64,
+    snapshot: &Snapshot,
+    counters: &[Arc<Counters>],
+    status: &Status,
+    latencies: &[Option<Durations>],
+) -> String {
+    let sum = |counter: fn(&Counters) -> &Counter| counters.iter().map(|worker| counter(worker).value()).sum::<u64>();
+    let services = status.services.iter().zip(latencies).filter(|(known, _)| !known.is_removed);
+    let services = services.filter_map(|(known, latency)| {
+        let service = snapshot.service(known.id)?;
+        let workers: Vec<_> = counters.iter().filter_map(|worker| worker.services.service(known.id)).collect();
+        let ended = |class: usize| workers.iter().map(|worker| worker.exchanges[class].value()).sum::<u64>();
+        let members = service.replicas.iter().take(service.ring.members());
+        let quantile = |share| latency.as_ref().and_then(|latency| latency.quantile(share));
+        Some(ServiceEvent {
+            name: &known.name,
+            mode: if service.mode == Mode::Tcp { "tcp" } else { "http" },
+            up: members.filter(|replica| replica.state == State::Up).count(),
+            wanted: service.ring.members(),
+            ended: (0..CLASSES.len()).map(ended).sum(),
+            errors: ended(CLASS_5XX),
+            in_flight: service.replicas.iter().map(|replica| replica.load.in_flight()).sum(),
+            p50_us: quantile(0.5),
+            p99_us: quantile(0.99),
+        })
+    });
+    let totals = TotalsEvent {
+        t,
+        requests: sum(|counters| &counters.requests),
+        clients: sum(|counters| &counters.accepted).saturating_sub(sum(|counters| &counters.closed)),
+        retried: sum(|counters| &counters.retried),
+        refused: sum(|counters| &counters.refused),
+        deaths: status.deaths,
+        heals: status.heals,
+        services: services.collect(),
+    };
+    event("totals", &totals)
+}
+
+/// `shares`: by member, of the ring as it is or was a moment ago.
+pub fn replicas(service: &Service, status: &Status, shares: &[f64]) -> String {
+    let of_service = status.replicas.iter().filter(|replica| replica.service == service.name);
+    let known: HashMap<&str, &ReplicaStatus> = of_service.map(|replica| (&*replica.name, replica)).collect();
+    let replicas = service.replicas.iter().enumerate().map(|(at, replica)| {
+        let known = known.get(&*replica.name);
         ReplicaEvent {
             name: &replica.name,
             state: known.map_or("down", |known| known.state),
@@ -72,25 +139,82 @@ pub fn now(snapshot: &Snapshot, state: &AdminState, status: &Status, since: Dura
             weight: replica.weight,
             requests: replica.load.total(),
             in_flight: replica.load.in_flight(),
-            share: shares.as_ref().filter(|shares| at < shares.keys.len()).map_or(0.0, |shares| shares.of(at)),
+            share: shares.get(at).copied().unwrap_or_default(),
         }
     });
-    let accepted: u64 = sum(|counters| &counters.accepted);
-    let event_now = NowEvent {
-        t: since.as_millis() as u64,
-        requests: sum(|counters| &counters.requests),
-        clients: accepted.saturating_sub(sum(|counters| &counters.closed)),
-        retried: sum(|counters| &counters.retried),
-        refused: sum(|counters| &counters.refused),
-        deaths: status.deaths,
-        heals: status.heals,
-        replicas: replicas.collect(),
-    };
-    event("now", &event_now)
+    event("replicas", &ReplicasEvent { service: &service.name, replicas: replicas.collect() })
 }
 
 /// JSON has no line break of its own, so one data line holds it.
 fn event(name: &str, data: &impl Serialize) -> String {
     let data = serde_json::to_string(data).unwrap_or_default();
     format!("event: {name}\ndata: {data}\n\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::metrics::rings::tests::{service, snapshot};
+    use crate::control::registry::ServiceStatus;
+    use crate::core::snapshot::{INTERNAL_SERVICE, ServiceId};
+
+    fn data(event: &str) -> serde_json::Value {
+        let (_, data) = event.split_once("\ndata: ").expect("data");
+        serde_json::from_str(data).expect("JSON")
+    }
+
+    #[test]
+    fn each_service_of_the_registry_is_one_line_of_the_totals() {
+        let snapshot =
+            snapshot(vec![service("shop", &["a", "b"]), service("blog", &[]), service(INTERNAL_SERVICE, &["c"])]);
+        let registered =
+            |id, name: &str| ServiceStatus { id: ServiceId(id), name: name.into(), ..ServiceStatus::default() };
+        let removed = ServiceStatus { is_removed: true, ..registered(1, "blog") };
+        let services = vec![registered(0, "shop"), registered(1, "blog"), removed];
+        let status = Status { services, deaths: 2, ..Status::default() };
+        let counters = [Arc::new(Counters::default()), Arc::new(Counters::default())];
+        for worker in &counters {
+            let measured = worker.services.follow(&snapshot);
+            measured[0].exchanges[1].add(9);
+            measured[0].exchanges[CLASS_5XX].count();
+        }
+        let mut lately = Durations::default();
+        (0..98).for_each(|_| lately.record(100));
+        (0..2).for_each(|_| lately.record(5_000));
+        let event = totals(7, &snapshot, &counters, &status, &[Some(lately), None, None]);
+        let totals = data(&event);
+        assert_eq!((&totals["t"], &totals["deaths"]), (&7.into(), &2.into()));
+        let expected = serde_json::json!([
+            {"name": "shop", "mode": "http", "up": 2, "wanted": 2, "ended": 20, "errors": 2, "in_flight": 0,
+             "p50_us": 100, "p99_us": 5_000},
+            {"name": "blog", "mode": "http", "up": 0, "wanted": 0, "ended": 0, "errors": 0, "in_flight": 0,
+             "p50_us": null, "p99_us": null},
+        ]);
+        assert_eq!(totals["services"], expected);
+        assert_eq!(CLASSES[CLASS_5XX], "5xx");
+    }
+
+    /// Replicas of two services may have one name.
+    #[test]
+    fn replicas_are_those_of_their_service() {
+        let of = |service: &str, state| ReplicaStatus {
+            name: "a".into(),
+            service: service.into(),
+            address: None,
+            weight: 1,
+            state,
+            why: None,
+            state_ms: 0,
+            requests: 0,
+            in_flight: 0,
+            failures: 0,
+            handle: String::new(),
+        };
+        let status = Status { replicas: vec![of("blog", "up"), of("shop", "slow")], ..Status::default() };
+        let shop = data(&replicas(&service("shop", &["a", "b"]), &status, &[0.75]));
+        assert_eq!(shop["service"], "shop");
+        let replicas = shop["replicas"].as_array().expect("a list");
+        let shown: Vec<_> = replicas.iter().map(|replica| (&replica["state"], &replica["share"])).collect();
+        assert_eq!(shown, [(&"slow".into(), &0.75.into()), (&"down".into(), &0.0.into())]);
+    }
 }

@@ -3,10 +3,12 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `mod.rs` | the document with its Content-Security-Policy; `Recent`, the last log lines; the task that feeds each stream once a second, and the limit of streams; the streaming body and its frames, lines already seen |
-//! | `events` | the text of each event as JSON: `ring` (size, names, points), `now` (sums over the workers' counters: accepted, requests, bytes; deaths, heals, each replica with its share) and log lines; pure |
+//! | `mod.rs` | the document with its Content-Security-Policy; `Recent`: the last log lines, and the last overview; the task that feeds each stream once a second, and the limit of streams; the streaming body and its frames, lines already seen |
+//! | `overview` | what all pages show, made once for them: the snapshot, the registry's status, the event of the totals; latencies since the one before |
+//! | `events` | the text of each event as JSON: `totals` (sums over the workers' counters, one line for each service), and of the service that a page shows `ring` (size, names, points) and `replicas` (each with its share); log lines; pure |
 
 mod events;
+mod overview;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -21,9 +23,13 @@ use axum::response::{IntoResponse, Response};
 use hyper::body::{Bytes, Frame};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval};
 
+use self::overview::{Overview, OverviewCache};
 use super::admin::AdminState;
+use crate::core::ring::Ring;
+use crate::core::snapshot::{Service, ServiceId};
 
 const DOCUMENT: &str = include_str!("live.html");
 /// No resource of another origin, no injection through a replica's name, and no frame around the form for the token.
@@ -37,9 +43,12 @@ const BACKLOG: usize = 8;
 /// Log lines kept for pages that are opened later.
 const LINES_LIMIT: usize = 100;
 
-/// The registry's last log lines, each with its time.
+/// What pages share: the registry's last log lines, each with its time, and the last overview.
 #[derive(Clone, Default)]
-pub struct Recent(Arc<Mutex<Lines>>);
+pub struct Recent {
+    lines: Arc<Mutex<Lines>>,
+    overview: Arc<OverviewCache>,
+}
 
 #[derive(Default)]
 struct Lines {
@@ -50,7 +59,7 @@ struct Lines {
 impl Recent {
     pub fn push(&self, line: String) {
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.kept.len() == LINES_LIMIT {
             lines.kept.pop_front();
         }
@@ -60,7 +69,7 @@ impl Recent {
 
     /// The lines after the first `seen`, and the number of all so far.
     fn after(&self, seen: u64) -> (Vec<(u64, String)>, u64) {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let new = (lines.count - seen).min(lines.kept.len() as u64) as usize;
         (lines.kept.iter().skip(lines.kept.len() - new).cloned().collect(), lines.count)
     }
@@ -72,44 +81,67 @@ pub fn document() -> Response {
     (headers, DOCUMENT).into_response()
 }
 
-/// Ends when the client closes or the balancer ends. `None`: as many are open as may be.
-pub fn stream(state: AdminState) -> Option<Response> {
+/// What a page shows in detail; `None`: the first service. Ends when the client closes, the service is removed or the
+/// balancer ends. `None` is returned where as many are open as may be.
+pub fn stream(state: AdminState, service: Option<ServiceId>) -> Option<Response> {
     static FREE: Semaphore = Semaphore::const_new(STREAMS_LIMIT);
     let permit = FREE.try_acquire().ok()?;
     let (sender, events) = channel(BACKLOG);
     tokio::spawn(async move {
-        feed(state, sender).await;
+        feed(state, service, sender).await;
         drop(permit);
     });
     let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
     Some((headers, Body::new(EventBody(events))).into_response())
 }
 
-async fn feed(state: AdminState, events: Sender<Bytes>) {
-    let (began, mut drawn, mut seen) = (Instant::now(), None, 0);
+async fn feed(state: AdminState, service: Option<ServiceId>, events: Sender<Bytes>) {
+    let (mut drawn, mut seen) = (None, 0);
     let mut clock = interval(PERIOD);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         clock.tick().await;
-        let snapshot = state.snapshots.current();
-        let mut text = String::new();
-        let ring = snapshot.services.first().map(|service| service.ring.clone());
-        // The ring itself, not an equal one: it is shared by snapshots that differ in health only.
-        if let Some(ring) = ring
-            && !drawn.as_ref().is_some_and(|drawn| Arc::ptr_eq(drawn, &ring))
-        {
-            text += &events::ring(&snapshot);
-            drawn = Some(ring);
-        }
+        let Some(overview) = state.recent.overview.current(&state).await else { return };
         let (lines, count) = state.recent.after(seen);
         seen = count;
-        lines.iter().for_each(|line| text += &events::line(line));
-        let Ok(status) = state.status().await else { return };
-        text += &events::now(&snapshot, &state, &status, began.elapsed());
-        if events.send(text.into()).await.is_err() {
+        let mut text: String = lines.iter().map(events::line).collect();
+        text += &overview.event;
+        let shown = shown(&overview, service);
+        if let Some((id, shown)) = shown {
+            text += &detail(&state, &overview, id, shown, &mut drawn).await;
+        }
+        let is_removed = service.is_some() && shown.is_none();
+        if events.send(text.into()).await.is_err() || is_removed {
             return;
         }
     }
+}
+
+/// The service to show, or the first one. One that was removed is none.
+fn shown(overview: &Overview, wanted: Option<ServiceId>) -> Option<(ServiceId, &Service)> {
+    let mut ids = overview.status.services.iter().filter(|service| !service.is_removed).map(|service| service.id);
+    let id = ids.find(|id| wanted.is_none_or(|wanted| wanted == *id))?;
+    Some((id, overview.snapshot.service(id)?))
+}
+
+/// The ring where it is not the one that the page has drawn, and the replicas.
+async fn detail(
+    state: &AdminState,
+    overview: &Overview,
+    id: ServiceId,
+    service: &Service,
+    drawn: &mut Option<Arc<Ring>>,
+) -> String {
+    let mut text = String::new();
+    // The ring itself, not an equal one: it is shared by snapshots that differ in health only.
+    if !drawn.as_ref().is_some_and(|drawn| Arc::ptr_eq(drawn, &service.ring)) {
+        text += &events::ring(service);
+        *drawn = Some(service.ring.clone());
+    }
+    // Computed once for each ring; for a large one it takes a while.
+    let rings = state.rings.clone();
+    let facts = spawn_blocking(move || rings.facts_of(id)).await.ok().flatten();
+    text + &events::replicas(service, &overview.status, facts.as_ref().map_or(&[], |facts| &facts.shares))
 }
 
 /// A response body that ends with its channel.
