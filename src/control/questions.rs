@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use super::registry::Rejection;
 use super::wire;
 use crate::core::ring::{Member, report};
 use crate::core::snapshot::Service;
@@ -14,21 +15,27 @@ pub type Query = [(String, String)];
 const NAMES_LIMIT: usize = 100;
 
 /// `GET /ring`
-pub fn ring(service: &Service, query: &Query) -> Result<String, String> {
-    known(query, &[])?;
+pub fn ring(service: &Service, query: &Query) -> Result<String, Rejection> {
+    known(query, &[]).map_err(Rejection::bad_request)?;
     Ok(to_json(&report::show(service.ring.kind(), &members(service))))
 }
 
 /// `GET /explain?key=K`
-pub fn explain(service: &Service, query: &Query) -> Result<String, String> {
-    known(query, &["key"])?;
-    let (_, key) = query.first().ok_or("key is missing: ask /explain?key=KEY")?;
+pub fn explain(service: &Service, query: &Query) -> Result<String, Rejection> {
+    known(query, &["key"]).map_err(Rejection::bad_request)?;
+    let missing = || Rejection::bad_request("key is missing: ask /explain?key=KEY".into());
+    let (_, key) = query.first().ok_or_else(missing)?;
     let explained = report::explain(service.ring.kind(), &members(service), key);
-    Ok(to_json(&explained.ok_or("there is no replica on the ring: no key goes anywhere")?))
+    let empty = || Rejection::not_found("there is no replica on the ring: no key goes anywhere".into());
+    Ok(to_json(&explained.ok_or_else(empty)?))
 }
 
 /// `GET /what-if?remove=NAME`, also `add=NAME`, each repeated or with several names between commas.
-pub fn what_if(service: &Service, query: &Query) -> Result<String, String> {
+pub fn what_if(service: &Service, query: &Query) -> Result<String, Rejection> {
+    changed(service, query).map_err(Rejection::bad_request)
+}
+
+fn changed(service: &Service, query: &Query) -> Result<String, String> {
     known(query, &["remove", "add"])?;
     let named: usize = query.iter().map(|(_, names)| names.split(',').count()).sum();
     if named > NAMES_LIMIT {

@@ -13,7 +13,7 @@ use super::replies::{bad_request, rejected, reply, successful, unavailable};
 use super::service_report::{self, ServiceReport};
 use super::{AdminRequest, AdminState};
 use crate::control::metrics::exposition::Format;
-use crate::control::registry::ReplicaStatus;
+use crate::control::registry::{Rejection, ReplicaStatus};
 use crate::control::wire::{self, Successful};
 use crate::control::{page, questions};
 use crate::core::ring::report::{ChangeReport, KeyReport, RingReport};
@@ -178,6 +178,7 @@ pub async fn ring(State(state): State<AdminState>, uri: Uri) -> Response {
     responses(
         (status = 200, description = "the way from the key to its replica", body = Successful<KeyReport>),
         (status = 400, description = "a parameter is unknown or wrong: the message names it"),
+        (status = 404, description = "no replica is on the ring"),
     ),
 )]
 pub async fn explain(State(state): State<AdminState>, uri: Uri) -> Response {
@@ -188,8 +189,8 @@ pub async fn explain(State(state): State<AdminState>, uri: Uri) -> Response {
 #[utoipa::path(
     get,
     path = "/what-if",
-    params(("remove" = Option<String>, Query, description = "Names between commas", nullable = false),
-        ("add" = Option<String>, Query, description = "Names between commas", nullable = false),
+    params(("remove" = Option<String>, Query, description = "Names between commas", example = "server1", nullable = false),
+        ("add" = Option<String>, Query, description = "Names between commas", example = "server99", nullable = false),
         ("service" = Option<String>, Query, description = "The service that is meant", nullable = false)),
     responses(
         (status = 200, description = "what would move", body = Successful<ChangeReport>),
@@ -200,20 +201,23 @@ pub async fn what_if(State(state): State<AdminState>, uri: Uri) -> Response {
     question(state, uri, questions::what_if).await
 }
 
-type RingQuestion = fn(&Service, &questions::Query) -> Result<String, String>;
+type RingQuestion = fn(&Service, &questions::Query) -> Result<String, Rejection>;
 
 /// Answered on a thread of its own, one at a time: with thousands of replicas it takes a while, and heartbeats must not wait.
 async fn question(state: AdminState, uri: Uri, answer: RingQuestion) -> Response {
     static TURN: Mutex<()> = Mutex::const_new(());
     let _turn = TURN.lock().await;
     let answer = move || {
-        let (mut query, snapshot) = (query(&uri)?, state.snapshots.current());
-        let service = take_service(&mut query, &snapshot)?;
-        answer(snapshot.service(service).ok_or("the service is gone")?, &query)
+        let snapshot = state.snapshots.current();
+        let asked = query(&uri).and_then(|mut query| Ok((take_service(&mut query, &snapshot)?, query)));
+        let (service, query) = asked.map_err(Rejection::bad_request)?;
+        let gone = || Rejection::unavailable("the service is gone".into());
+        answer(snapshot.service(service).ok_or_else(gone)?, &query)
     };
-    match spawn_blocking(answer).await.unwrap_or_else(|error| Err(error.to_string())) {
-        Ok(json) => reply(StatusCode::OK, json),
-        Err(why) => bad_request(&why),
+    match spawn_blocking(answer).await {
+        Ok(Ok(json)) => reply(StatusCode::OK, json),
+        Ok(Err(why)) => rejected(why),
+        Err(error) => internal_error(&error.to_string()),
     }
 }
 

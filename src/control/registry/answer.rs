@@ -17,6 +17,7 @@ pub enum Call {
 
 /// The body of `/add` and `/rm`, its shape checked.
 #[derive(Clone, Debug, PartialEq, Eq, ToSchema)]
+#[schema(example = json!({"n": 1}))]
 pub struct Change {
     /// How many replicas.
     #[schema(minimum = 1)]
@@ -31,6 +32,7 @@ pub struct Change {
 
 /// An operator's decision about one replica. What is `None` stays.
 #[derive(Clone, Debug, PartialEq, Eq, ToSchema)]
+#[schema(example = json!({"state": "drain", "weight": 2}))]
 pub struct ReplicaPatch {
     #[schema(ignore)]
     pub name: String,
