@@ -507,7 +507,7 @@ fn all_drained_is_said_in_the_log_and_the_metrics() {
         assert_eq!(patch(&balancer, name, r#"{"state":"drain"}"#).status, 200);
     }
     assert_eq!(ask(balancer.data, "GET", "/home", "").status, 503);
-    assert_eq!(balancer.up(), 0);
+    assert_eq!((balancer.up(), balancer.metric("ringway_replica_drained")), (0, 2));
     until(Instant::now() + TIMEOUT, "the warning", || {
         let warned = |line: &str| line.contains("WARN") && line.contains("service default: no replica takes requests");
         log.read().lines().any(warned).then_some(())

@@ -14,7 +14,7 @@ pub mod exposition;
 pub mod process;
 pub mod rings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::registry::{ServiceStatus, Status};
@@ -203,6 +203,19 @@ impl ScrapeSources<'_> {
         })
     }
 
+    /// Of each replica on a ring.
+    fn drained(&self) -> impl Iterator<Item = (Labels, u64)> {
+        let drained = self.status.replicas.iter().filter(|replica| replica.drained);
+        let drained: BTreeSet<(&str, &str)> = drained.map(|replica| (&*replica.service, &*replica.name)).collect();
+        self.each_service().flat_map(move |(status, service)| {
+            let on_ring = service.replicas.iter().take(service.ring.members());
+            let is_drained = |replica: &Replica| u64::from(drained.contains(&(&*status.name, &*replica.name)));
+            let sample =
+                |replica: &Replica| (of_service(&status.name).with("replica", &replica.name), is_drained(replica));
+            on_ring.map(sample).collect::<Vec<_>>()
+        })
+    }
+
     fn replicas(&self, page: &mut Exposition) {
         let each = |value: fn(&Replica) -> u64| self.each_replica().map(move |(labels, r)| (labels, value(r)));
         let help = "requests for which a replica was chosen";
@@ -211,6 +224,8 @@ impl ScrapeSources<'_> {
         page.family(MetricKind::Gauge, "ringway_replica_requests_in_flight", help, each(|r| r.load.in_flight()));
         let help = "1 if the replica takes requests";
         page.family(MetricKind::Gauge, "ringway_replica_up", help, each(|r| u64::from(r.state == State::Up)));
+        let help = "1 if an operator drained the replica";
+        page.family(MetricKind::Gauge, "ringway_replica_drained", help, self.drained());
         let responses = self.each_replica().flat_map(|(labels, replica)| {
             let classes = CLASSES.iter().zip(replica.load.responses());
             classes.map(move |(code, count)| (labels.clone().with("code", code), count)).collect::<Vec<_>>()
@@ -319,6 +334,7 @@ mod tests {
             "ringway_turn_duration_seconds_count 2",
             "ringway_service_requests_total{service=\"shop\",code=\"2xx\"} 7",
             "ringway_replica_up{service=\"shop\",replica=\"b\"} 1",
+            "ringway_replica_drained{service=\"shop\",replica=\"b\"} 0",
             "ringway_replica_share_ratio{service=\"shop\",replica=\"b\"} 0.75",
             "ringway_replica_ideal_share_ratio{service=\"shop\",replica=\"b\"} 0.5",
             "ringway_ring_info{service=\"shop\",digest=\"000000ab\"} 1",

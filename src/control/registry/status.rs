@@ -57,6 +57,8 @@ pub struct ReplicaStatus {
     pub weight: u32,
     /// One word: starting, up, slow, unhealthy, draining, drained (by an operator), down.
     pub state: &'static str,
+    /// An operator drained it, whatever its state.
+    pub drained: bool,
     /// Why it is not up: its last failure, or that an operator drained it. Of one that is up: that a rolling replacement is
     /// still to reach it.
     #[schema(value_type = Option<String>)]
@@ -92,6 +94,7 @@ impl Registry {
             address: slot.last_instance.map(|_| address(slot)),
             weight: slot.weight(),
             state: condition.as_str(),
+            drained: slot.decision.is_drained,
             why: why(slot, condition).or_else(|| self.why_replaced(slot)),
             state_ms: now.ms_since(slot.condition_since),
             requests: slot.load.total(),
@@ -119,6 +122,7 @@ impl Registry {
             address: None,
             weight: 0,
             state: Condition::Draining.as_str(),
+            drained: false,
             why: None,
             state_ms: now.ms_since(leaving.since),
             requests: leaving.replica().map_or(0, |replica| replica.load.total()),

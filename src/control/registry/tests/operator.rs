@@ -96,7 +96,7 @@ fn a_drained_replica_that_dies_is_healed_and_stays_drained() {
     world.mute = true;
     world.kill("server2");
     let starting = status(&world, "server2");
-    assert_eq!(starting.state, "starting");
+    assert_eq!((starting.state, starting.drained), ("starting", true));
     assert_eq!(starting.why.as_deref(), Some("drained by an operator; no answer within 500 ms"));
     world.silent.clear();
     world.pass(5_000);
