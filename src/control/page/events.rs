@@ -203,6 +203,7 @@ mod tests {
             address: None,
             weight: 1,
             state,
+            drained: false,
             why: None,
             state_ms: 0,
             requests: 0,
