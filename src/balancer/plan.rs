@@ -230,6 +230,7 @@ fn admin_service(config: &Config, endpoint: &Endpoint) -> Service {
         key: KeyPolicy::Request,
         limits: Arc::new(limits),
         send_proxy: None,
+        is_removed: false,
         replicas: vec![replica],
         ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new(INTERNAL_SERVICE, 1)])),
     }

@@ -216,6 +216,7 @@ mod tests {
                 key: KeyPolicy::Request,
                 limits: Arc::new(Limits::DEFAULT),
                 send_proxy: None,
+                is_removed: false,
                 replicas: vec![replica(1), replica(id)],
                 ring,
             };

@@ -178,6 +178,8 @@ pub struct Service {
     pub replicas: Vec<Replica>,
     /// Built from the names and weights of the members. A change of health does not rebuild it.
     pub ring: Arc<Ring>,
+    /// No configuration names it any more: nothing new comes to it.
+    pub is_removed: bool,
 }
 
 /// A listener, by its place in `Snapshot::listeners`. Like a service it keeps its id for as long as anything may refer to it.
@@ -341,6 +343,11 @@ impl Service {
     /// It is the balancer's own: the admin API on a data port.
     pub fn is_internal(&self) -> bool {
         &*self.name == INTERNAL_SERVICE
+    }
+
+    /// An operator knows it, and may ask and change it.
+    pub fn is_listed(&self) -> bool {
+        !self.is_internal() && !self.is_removed
     }
 
     /// The first replica on the walk from `key` that is up and was not tried before; if there is none, the first that is

@@ -514,6 +514,7 @@ fn tcp_service(workers: usize, limits: &Arc<Limits>) -> Service {
         key: KeyPolicy::ClientIp,
         limits: limits.clone(),
         send_proxy: None,
+        is_removed: false,
         replicas: (0..TCP_REPLICAS).map(entry).collect(),
         ring: Arc::new(Ring::build(RingKind::Ketama, &members)),
     }

@@ -144,6 +144,7 @@ impl Rig {
             limits: Arc::new(limits),
             replicas: Vec::new(),
             send_proxy: None,
+            is_removed: false,
             ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new("a", 1)])),
         };
         let snapshot = Snapshot::of_service(1, service);

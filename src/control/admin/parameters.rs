@@ -33,7 +33,7 @@ pub fn any_service(uri: &Uri, snapshot: &Snapshot) -> Result<Option<ServiceId>, 
 
 /// Takes `service=NAME` out of a query. Without it, the only service is meant.
 pub fn take_service(query: &mut Vec<(String, String)>, snapshot: &Snapshot) -> Result<ServiceId, String> {
-    let services = (0..).map(ServiceId).zip(&snapshot.services).filter(|(_, service)| !service.is_internal());
+    let services = (0..).map(ServiceId).zip(&snapshot.services).filter(|(_, service)| service.is_listed());
     let services: Vec<(ServiceId, &str)> = services.map(|(id, service)| (id, &*service.name)).collect();
     let names = || services.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
     let named = query.iter().position(|(parameter, _)| parameter == "service").map(|at| query.remove(at).1);
@@ -80,6 +80,7 @@ mod tests {
             key: KeyPolicy::Request,
             limits: Arc::default(),
             send_proxy: None,
+            is_removed: false,
             replicas: Vec::new(),
             ring: Arc::new(Ring::build(RingKind::Ketama, &[])),
         };
@@ -108,6 +109,16 @@ mod tests {
         for query in ["service=nowhere", &internal] {
             assert!(target(query).is_err_and(|why| why.ends_with("there is no such service; there are shop, blog")));
         }
+    }
+
+    #[test]
+    fn a_removed_service_is_none_of_those_that_may_be_meant() {
+        let mut snapshot = snapshot(&["shop", INTERNAL_SERVICE, "blog"]);
+        let removed = Service { is_removed: true, ..Service::clone(&snapshot.services[2]) };
+        snapshot.services[2] = Arc::new(removed);
+        let target = |query: &str| change_target(&format!("/rm?{query}").parse().unwrap(), &snapshot);
+        assert_eq!(target(""), Ok((ServiceId(0), DryRun::No)));
+        assert!(target("service=blog").is_err_and(|why| why.ends_with("there is no such service; there are shop")));
     }
 
     #[test]

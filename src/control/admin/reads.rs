@@ -253,7 +253,7 @@ pub async fn openapi(State(state): State<AdminState>, uri: Uri) -> Response {
         return bad_request(&why);
     }
     let snapshot = state.snapshots.current();
-    let services = snapshot.services.iter().filter(|service| !service.is_internal());
+    let services = snapshot.services.iter().filter(|service| service.is_listed());
     let services = services.map(|service| service.name.to_string()).collect();
     let described = Described { services, needs_token: state.access.load().token.is_some() };
     match openapi::document(&described).to_json() {

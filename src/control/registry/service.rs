@@ -117,12 +117,18 @@ impl ServiceState {
         };
         if self.config.ring != config.ring {
             self.mark_ring_changed();
-        } else if shown(&self.config) != shown(&config) {
+        } else if self.is_removed || shown(&self.config) != shown(&config) {
             self.mark_replicas_changed();
         }
         // What becomes of containers at the end was decided when the runtime was opened.
         self.config = ServiceConfig { keeps_on_exit: self.config.keeps_on_exit, ..config };
         self.is_removed = false;
+    }
+
+    /// No configuration names it any more.
+    pub fn set_removed(&mut self) {
+        self.is_removed = true;
+        self.mark_replicas_changed();
     }
 
     /// So many members may be ejected at a time.
@@ -195,7 +201,8 @@ impl ServiceState {
             };
             let members = self.members.iter().filter_map(|id| slots.slot(*id)).map(Slot::replica);
             let replicas = members.chain(draining.cloned()).collect();
-            self.published = Arc::new(service(&self.config, replicas, ring));
+            let shown = Service { is_removed: self.is_removed, ..service(&self.config, replicas, ring) };
+            self.published = Arc::new(shown);
         }
         self.published.clone()
     }
@@ -236,5 +243,6 @@ fn service(config: &ServiceConfig, replicas: Vec<Replica>, ring: Arc<Ring>) -> S
         send_proxy: config.send_proxy,
         replicas,
         ring,
+        is_removed: false,
     }
 }

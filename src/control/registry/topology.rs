@@ -185,7 +185,7 @@ impl Registry {
     /// Its replicas drain. Its id stays, and means it again if it comes back.
     fn remove_service(&mut self, id: ServiceId, now: Tick) {
         let Some(service) = self.services.get_mut(&id).filter(|service| !service.is_removed) else { return };
-        service.is_removed = true;
+        service.set_removed();
         let name = service.config.name.clone();
         self.log(Level::Info, format!("service {name}: removed; its replicas drain"));
         let why = Rejection::bad_request(format!("there is no service {name} any more"));

@@ -124,6 +124,7 @@ fn service(mode: Mode, send_proxy: Option<Version>) -> Service {
         replicas: Vec::new(),
         send_proxy,
         ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new("a", 1)])),
+        is_removed: false,
     }
 }
 

@@ -63,6 +63,7 @@ impl Rig {
             limits: Arc::new(limits),
             replicas: vec![replica],
             send_proxy: None,
+            is_removed: false,
             ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new("a", 1)])),
         };
         let mut snapshot = Snapshot::of_service(1, service);
