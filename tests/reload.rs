@@ -329,10 +329,12 @@ fn what_an_operator_drained_stays_so() {
     let balancer = Reloadable::start("drained", &config(web, ""));
     balancer.await_log("1 of 1 live");
     let patch = |body: &str| ask(balancer.admin, "PATCH", "/replicas/server1", body);
+    let replica = || ask(balancer.admin, "GET", "/replicas", "").json["message"][0].clone();
+    until(Instant::now() + TIMEOUT, "it to be up", || (replica()["state"] == "up").then_some(()));
     assert_eq!(patch(r#"{"state":"drain","weight":3}"#).status, 200);
     balancer.write(&config(web, "hash = { key = \"uri\" }\n"));
     assert!(balancer.reload("").1.contains("service shop changed"));
-    let replica = ask(balancer.admin, "GET", "/replicas", "").json["message"][0].clone();
+    let replica = replica();
     assert_eq!((&replica["state"], &replica["weight"]), (&"drained".into(), &3.into()), "{replica}");
     assert_eq!(ask(web, "GET", "/home", "").status, 503);
     assert_eq!(patch(r#"{"state":"up"}"#).status, 200);

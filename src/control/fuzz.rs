@@ -1,4 +1,4 @@
-//! Body of the fuzz target of the admin API: the bytes are the body of an `/add` and of an `/rm`.
+//! Body of the fuzz target of the admin API: the bytes are the body of an `/add`, of an `/rm` and of a `PATCH`.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -7,7 +7,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::registry::{
-    Answer, Call, Change, Command, Effect, HealthPolicy, Registry, RegistryConfig, Rejection, ServiceConfig, Topology,
+    Answer, Call, Change, Command, Effect, HealthPolicy, Registry, RegistryConfig, Rejection, ReplicaPatch,
+    RequestedState, ServiceConfig, Topology,
 };
 use super::runtime::revisions::Revision;
 use super::runtime::{InstanceId, Spec, Started};
@@ -27,6 +28,7 @@ const NOW: Tick = Tick(1);
 /// A body is parsed as JSON has it or refused in one short line. What was parsed changes the balancer exactly so, or not
 /// at all.
 pub fn admin(bytes: &[u8]) {
+    check_patch(bytes);
     let change = match wire::parse_change(bytes) {
         Ok(change) => change,
         Err(why) => return check_refusal(&why),
@@ -51,6 +53,25 @@ fn check_parse(bytes: &[u8], change: &Change) {
     assert_eq!(names, Value::from(change.hostnames.clone()));
     let written = serde_json::json!({"n": change.n, "hostnames": change.hostnames}).to_string();
     assert_eq!(wire::parse_change(written.as_bytes()).as_ref(), Ok(change));
+}
+
+fn check_patch(bytes: &[u8]) {
+    let (state, weight) = match wire::parse_patch(bytes) {
+        Ok(patch) => patch,
+        Err(why) => return check_refusal(&why),
+    };
+    let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    assert_eq!(value["weight"].as_f64(), weight.map(f64::from));
+    let is_drained = state == Some(RequestedState::Drain);
+    assert_eq!(value["state"].as_str(), state.map(|_| if is_drained { "drain" } else { "up" }));
+    let mut registry = running();
+    let name = "server2".to_owned();
+    let effects = call(&mut registry, Call::Patch(ReplicaPatch { name, state, weight }));
+    assert!(rejection(&effects).is_none(), "{effects:?}");
+    let replicas = registry.status(NOW).replicas;
+    let patched = replicas.iter().find(|replica| *replica.name == *"server2");
+    let expected = Some((weight.unwrap_or(1), is_drained));
+    assert_eq!(patched.map(|replica| (replica.weight, replica.drained)), expected);
 }
 
 fn check_add(change: &Change) {
@@ -170,4 +191,17 @@ fn is_host_name(name: &str) -> bool {
     (2..=63).contains(&name.len())
         && bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_is_what_its_body_says() {
+        for body in [r#"{"state":"drain"}"#, r#"{"weight":2.0,"state":"up"}"#, r#"{"weight":1000}"#, r#"{"n":1}"#, "{}"]
+        {
+            admin(body.as_bytes());
+        }
+    }
 }

@@ -44,7 +44,8 @@ pub async fn rep(State(state): State<AdminState>, uri: Uri) -> Response {
     post,
     path = "/add",
     params(("service" = Option<String>, Query, description = "The service that is meant", nullable = false),
-        ("dry_run" = Option<String>, Query, description = "1 or true: the answer says what would be", pattern = "^(0|1|true|false)$", nullable = false)),
+        ("dry_run" = Option<String>, Query, description = "1 or true: the answer says what would be",
+            pattern = "^(0|1|true|false)$", nullable = false)),
     request_body = Change,
     responses(
         (status = 200, description = "all replicas, after the call", body = Successful<ReplicaNames>),
@@ -64,7 +65,8 @@ pub async fn add(State(state): State<AdminState>, request: Request) -> Response 
     method(delete, post),
     path = "/rm",
     params(("service" = Option<String>, Query, description = "The service that is meant", nullable = false),
-        ("dry_run" = Option<String>, Query, description = "1 or true: the answer says what would be", pattern = "^(0|1|true|false)$", nullable = false)),
+        ("dry_run" = Option<String>, Query, description = "1 or true: the answer says what would be",
+            pattern = "^(0|1|true|false)$", nullable = false)),
     request_body = Change,
     responses(
         (status = 200, description = "all replicas, after the call", body = Successful<ReplicaNames>),
@@ -118,7 +120,8 @@ pub async fn patch(
 #[utoipa::path(
     post,
     path = "/reload",
-    params(("dry_run" = Option<String>, Query, description = "1 or true: the answer says what would be", pattern = "^(0|1|true|false)$", nullable = false)),
+    params(("dry_run" = Option<String>, Query, description = "1 or true: the answer says what would be",
+        pattern = "^(0|1|true|false)$", nullable = false)),
     responses(
         (status = 200, description = "what changed", body = Successful<ReloadReport>),
         (status = 400, description = "every mistake with its line; nothing changed"),

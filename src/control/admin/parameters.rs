@@ -1,5 +1,7 @@
 //! What a query string asks for: the service that is meant, dry runs. Pure.
 
+use std::collections::BTreeSet;
+
 use axum::extract::Query;
 use axum::http::Uri;
 
@@ -7,9 +9,16 @@ use super::DryRun;
 use crate::control::questions;
 use crate::core::snapshot::{ServiceId, Snapshot};
 
+/// Of two of them one would be ignored.
+const ONCE: [&str; 3] = ["service", "dry_run", "key"];
+
 /// The parameters of a query string, decoded.
 pub fn query(uri: &Uri) -> Result<Vec<(String, String)>, String> {
-    let Query(pairs) = Query::try_from_uri(uri).map_err(|error| format!("the query cannot be read: {error}"))?;
+    let Query(pairs): Query<Vec<(String, String)>> =
+        Query::try_from_uri(uri).map_err(|error| format!("the query cannot be read: {error}"))?;
+    let mut names = BTreeSet::new();
+    let twice = pairs.iter().find(|(name, _)| ONCE.contains(&name.as_str()) && !names.insert(name));
+    twice.map_or(Ok(()), |(name, _)| Err(format!("{name} is given twice")))?;
     Ok(pairs)
 }
 
@@ -96,6 +105,8 @@ mod tests {
         assert_eq!(target("dry_run=1"), Ok((shop, DryRun::Yes)));
         assert_eq!(target("service=shop&dry_run=0"), Ok((shop, DryRun::No)));
         assert_eq!(target("dryrun=1"), Err("\"dryrun\" is no parameter here: it takes dry_run and service".into()));
+        assert_eq!(target("dry_run=1&dry_run=0"), Err("dry_run is given twice".into()));
+        assert_eq!(target("service=shop&service=blog"), Err("service is given twice".into()));
         assert_eq!(target("dry_run"), Err("dry_run is \"\": it is 1 or 0".into()));
     }
 

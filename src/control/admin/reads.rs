@@ -189,7 +189,8 @@ pub async fn explain(State(state): State<AdminState>, uri: Uri) -> Response {
 #[utoipa::path(
     get,
     path = "/what-if",
-    params(("remove" = Option<String>, Query, description = "Names between commas", example = "server1", nullable = false),
+    params(
+        ("remove" = Option<String>, Query, description = "Names between commas", example = "server1", nullable = false),
         ("add" = Option<String>, Query, description = "Names between commas", example = "server99", nullable = false),
         ("service" = Option<String>, Query, description = "The service that is meant", nullable = false)),
     responses(
@@ -226,7 +227,8 @@ async fn question(state: AdminState, uri: Uri, answer: RingQuestion) -> Response
     get,
     path = "/metrics",
     responses(
-        (status = 200, description = "by Accept: Prometheus' text format, or OpenMetrics", content((String = "text/plain"), (String = "application/openmetrics-text"))),
+        (status = 200, description = "by Accept: Prometheus' text format, or OpenMetrics",
+            content((String = "text/plain"), (String = "application/openmetrics-text"))),
     ),
 )]
 pub async fn metrics(State(state): State<AdminState>, headers: HeaderMap) -> Response {
