@@ -22,6 +22,10 @@ use crate::core::tick::Tick;
 /// So many names a message offers in place of one that is unknown.
 const NAMES_OFFERED: usize = 5;
 
+/// Above these, names are not compared.
+const COMPARED_NAMES: usize = 500;
+const COMPARED_BYTES: usize = 64;
+
 /// Of one replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -106,13 +110,15 @@ impl Registry {
         Rejection::not_found(format!("there is no replica {:?}{of}: {hint}", super::calls::shortened(name)))
     }
 
-    /// The most similar names first.
+    /// The most similar names first, where they are few and short: heartbeats wait while they are compared.
     fn names_near(&self, service: ServiceId, name: &str) -> String {
         let mut names: Vec<Arc<str>> = self.member_names(service).collect();
         if names.is_empty() {
             return "it has none".into();
         }
-        names.sort_by_cached_key(|known| strsim::damerau_levenshtein(known, name));
+        if names.len() <= COMPARED_NAMES && name.len() <= COMPARED_BYTES {
+            names.sort_by_cached_key(|known| strsim::osa_distance(known, name));
+        }
         let more = names.len().saturating_sub(NAMES_OFFERED);
         names.truncate(NAMES_OFFERED);
         let more = if more == 0 { String::new() } else { format!(" and {more} more, see GET /replicas") };
