@@ -29,7 +29,7 @@
 //! | `questions` | what it answers about the ring (`/ring`, explain, what-if) from the snapshot and a query string; pure; parameters known, names added and removed |
 //! | `metrics` | its page for scrapers, Prometheus' text or OpenMetrics |
 //! | `page` | its live page and the stream of events |
-//! | `fuzz` | the body of the fuzz target for the admin API: bodies of `/add` and `/rm` on a registry: predicts what a call does by a dry run and by its own model (which names a container may have), and compares; the text of a refusal |
+//! | `fuzz` | the body of the fuzz target for the admin API: bodies of `/add`, `/rm` and `PATCH` on a registry: predicts what a call does by a dry run and by its own model (which names a container may have), and compares; the text of a refusal |
 
 pub mod admin;
 pub mod admin_access;

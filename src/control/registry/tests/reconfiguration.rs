@@ -110,7 +110,7 @@ fn a_removed_service_drains_keeps_its_id_and_can_come_back() {
     reconfigure(&mut world, Topology::of_services([named("shop", 1)]));
     world.pass(100);
     assert!(world.logged(&["service blog: removed"]));
-    let listed = |world: &World| world.snapshot().services.iter().filter(|service| service.is_listed()).count();
+    let listed = |world: &World| world.shown.services.iter().filter(|service| service.is_listed()).count();
     assert_eq!(listed(&world), 1);
     assert_eq!((names(&world, BLOG).len(), world.alive.len()), (0, 1));
     assert_eq!(&*world.shown.services[1].name, "blog", "its id means no other service");
