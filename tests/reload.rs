@@ -96,7 +96,7 @@ fn services_routes_and_listeners_change_under_a_connection_that_stays() {
     balancer.await_log("service blog is removed");
     assert_eq!(answer(&mut client, "blog.test").1, "Server ID: server1", "the connection is still the same");
     until(Instant::now() + TIMEOUT, "the listener is closed", || try_connect(more).is_err().then_some(()));
-    assert!(balancer.log.read().contains("service blog: removed; its replicas drain"));
+    balancer.await_log("service blog: removed; its replicas drain");
 }
 
 /// Two listeners of HTTP over the same servers; `more` goes.
@@ -306,6 +306,23 @@ fn a_program_that_does_not_come_up_twice_in_a_row_is_taken_back() {
     balancer.write(&scripted(web, "exec replica"));
     let (status, body) = balancer.reload("");
     assert!(status == 200 && body.contains("\"rolling\":[]"), "what runs is what the file says: {body}");
+}
+
+#[test]
+fn replicas_are_asked_as_before_while_a_rolling_replacement_changes_their_heartbeat() {
+    let web = free_address();
+    let balancer = Reloadable::start("heartbeat", &scripted(web, "exec replica"));
+    balancer.await_log("3 of 3 live");
+    let (before, trickle) = (balancer.replicas(), Trickle::start(web));
+    let health = "health = { path = \"/nowhere\", start_timeout = \"1s\" }\n";
+    balancer.write(&(scripted(web, "exec replica # another") + health));
+    assert_eq!(balancer.reload("").0, 200);
+    balancer.await_log("rolling replacement stopped, two in a row did not come up");
+    trickle.end();
+    assert_eq!(balancer.replicas(), before);
+    let all = ask(balancer.admin, "GET", "/replicas", "").json;
+    let up = |replica: &serde_json::Value| replica["state"] == "up" || replica["state"] == "draining";
+    assert!(all["message"].as_array().expect("a list").iter().all(up), "{all}");
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! | `registry` | which replicas there are and what state they are in: a pure reducer of commands to effects |
 //! | `control_core` | publication, stops, worker ends and tickets around the registry: pure; the loop and the simulation drive it, and it returns `ControlAction`s (effects and log lines); level and words of log lines about signals and workers; the second signal; ready or not, and why in words; how it ends (`End`) |
 //! //! | `control_loop` | the admin thread: turns of the loop, tasks that it spawns; reloads and upgrades carried out |
+//! | `heartbeats` | `HeartbeatTable`: which heartbeat an instance is asked for, by service and revision, while a rolling replacement changes it |
 //! | `orphans` | waits for zombies that process 1 of a container inherits: waitpid without hanging, children of others than ours |
 //! | `signals` | which signals are handled (TERM, INT, QUIT; HUP, USR1, USR2), and what each asks for (`SignalRequest`); nothing is answered here |
 //! | `log_throttle` | workers' events as log lines: the first of a kind at once, then a count for each second; names of former replicas; pure; windows by kind; words for a fault, a cap, a shortage |
@@ -36,7 +37,8 @@ pub mod admin_access;
 pub mod admin_listener;
 pub mod control_core;
 pub mod fuzz;
-pub mod log_throttle;
+pub mod heartbeats;
+mod log_throttle;
 pub mod metrics;
 pub mod page;
 pub mod probe;
@@ -59,6 +61,7 @@ mod upgrade;
 mod write_deadline;
 
 pub use control_core::{ControlCore, End};
-pub use control_loop::{ControlInit, Heartbeats, Wakeup, serve};
+pub use control_loop::{ControlInit, Wakeup, serve};
+pub use heartbeats::Heartbeats;
 pub use predecessor::PredecessorLink;
 pub use upgrade::Upgrade;

@@ -5,7 +5,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
-use super::control_loop::Heartbeats;
+use super::heartbeats::Heartbeats;
 use super::registry::Topology;
 use super::runtime::service_runtime::RuntimeSettings;
 use crate::core::snapshot::ServiceId;

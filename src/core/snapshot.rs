@@ -300,7 +300,8 @@ impl Snapshot {
         if let Some(service) = self.routes.direct(request) {
             return Some(Destination::Service(service));
         }
-        let listener = self.listener(request.listener)?;
+        // A reload may have given a listener's name to one of another mode; connections of the one before are left.
+        let listener = self.listener(request.listener).filter(|listener| listener.mode == Mode::Http)?;
         if let Some(redirect) = &listener.redirect {
             return Some(Destination::Redirect(redirect));
         }

@@ -10,7 +10,7 @@
 mod reloads;
 mod replacement;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io::Write;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use super::admin::{AdminRequest, AdminState, DryRun, router};
 use super::admin_access::SharedAccess;
 use super::admin_listener::AdminListener;
 use super::control_core::{ControlAction, ControlCore, End, WorkerEnd};
+use super::heartbeats::{HeartbeatTable, Heartbeats};
 use super::metrics::rings::RingWatch;
 use super::orphans;
 use super::page::Recent;
@@ -39,7 +40,7 @@ use super::runtime::{Failure, InstanceId, Runtime, RuntimeEvent, Spec};
 use super::signals::{SignalRequest, Signals};
 use super::successor::SuccessorEvent;
 use super::upgrade::Upgrade;
-use crate::core::snapshot::{Endpoint, ServiceId};
+use crate::core::snapshot::Endpoint;
 use crate::core::tick::Tick;
 use crate::shared::access_log::AccessLog;
 use crate::shared::counters::Counters;
@@ -63,9 +64,6 @@ impl Wakeup {
         Arc::new(move || notify.notify_one())
     }
 }
-
-/// What a heartbeat of each service is.
-pub type Heartbeats = BTreeMap<ServiceId, Arc<Heartbeat>>;
 
 /// All that the admin thread runs on; the workers run already.
 pub struct ControlInit {
@@ -137,7 +135,7 @@ struct ControlLoop {
     prepared: UnboundedReceiver<Prepared>,
     prepared_in: UnboundedSender<Prepared>,
     wakeup: Wakeup,
-    heartbeats: Heartbeats,
+    heartbeats: HeartbeatTable,
     recent: Recent,
     rings: RingWatch,
     began: Instant,
@@ -203,7 +201,7 @@ impl ControlLoop {
             core: init.core.with_stop_limit(runtime.stop_limit()),
             runtime,
             wakeup: init.wakeup,
-            heartbeats: init.heartbeats,
+            heartbeats: HeartbeatTable::new(init.heartbeats),
             recent,
             rings,
             began: Instant::now(),
@@ -367,8 +365,8 @@ impl ControlLoop {
             Effect::Start(spec) => self.start(spec),
             Effect::Stop { instance, grace_ms } => self.stop(instance, grace_ms),
             Effect::Resume { instance } => self.runtime.resume(instance),
-            Effect::Probe { service, instance, name, endpoint, timeout_ms } => {
-                let heartbeat = self.heartbeats.get(&service).cloned().unwrap_or_default();
+            Effect::Probe { service, revision, instance, name, endpoint, timeout_ms } => {
+                let heartbeat = self.heartbeats.of(service, revision);
                 self.probe(heartbeat, instance, name, endpoint, timeout_ms);
             }
             Effect::Reply { ticket, answer } => {
@@ -385,7 +383,10 @@ impl ControlLoop {
                     self.recent.push(line);
                 }
             }
-            Effect::Settle { service, revision } => self.runtime.settle(service, revision),
+            Effect::Settle { service, revision } => {
+                self.runtime.settle(service, revision);
+                self.heartbeats.settle(service, revision);
+            }
             // The workers have it already.
             Effect::Publish(snapshot) => self.rings.see(&snapshot),
             Effect::Finished => {}

@@ -3,7 +3,8 @@
 
 use tokio::task::spawn_local;
 
-use super::{ControlLoop, Heartbeats};
+use super::ControlLoop;
+use crate::control::heartbeats::Heartbeats;
 use crate::control::registry::{Answer, Command, Reconfiguration, Topology};
 use crate::control::reload::{PendingReload, ReloadAnswer, ReloadError, ReloadPlan, ReloadReport, Requester};
 use crate::control::runtime::per_service::{Preview, Reconfigured};
@@ -82,7 +83,7 @@ impl ControlLoop {
                     reload.ticket = Some(ticket);
                     reload.report.rolling = names(&rolling, &topology);
                 }
-                self.heartbeats = heartbeats;
+                self.heartbeats.take_in(heartbeats, &revisions);
                 self.core.raise_stop_limit(self.runtime.stop_limit());
                 let change = Reconfiguration { ticket, topology, found, revisions };
                 self.apply(Command::Reconfigure(change.into()), now);

@@ -111,6 +111,8 @@ pub enum Effect {
     /// Answered by `ProbeOk`, `ProbeFailed` or `ProbeSkipped`. At most one of an instance is in flight.
     Probe {
         service: ServiceId,
+        /// What it was started with.
+        revision: Revision,
         instance: InstanceId,
         /// Who has to answer, if it is managed. A foreign server may call itself what it likes.
         name: Option<Arc<str>>,

@@ -80,6 +80,9 @@ impl Registry {
         slot.revision = spec.revision;
         slot.fill(spec.instance, replica, started, &policy, now);
         slot.decision = self.take_decision(slot.service, &slot.name);
+        if self.stands_by() {
+            slot.await_first_answer();
+        }
         self.insert(slot);
     }
 
@@ -150,6 +153,7 @@ impl Registry {
         if let Some(name) = self.joining_name(id) {
             return self.joining_failed(id, Rejection::start_failed(&name, &failure), now);
         }
+        let is_of_rollout = self.is_of_rollout(id, now);
         let vacated = self.change(id, |slot| {
             slot.note_failure(&failure.message);
             (slot.name.clone(), slot.vacate(now))
@@ -160,6 +164,9 @@ impl Registry {
             _ => format!("in {}", readable(pause_ms)),
         };
         self.log(Level::Error, format!("{name}: cannot start: {}; next try {next}", failure.message));
+        if is_of_rollout {
+            self.rolled_out_failed(id, &Rejection::start_failed(&name, &failure), now);
+        }
     }
 
     /// It takes no more requests. A managed instance is ended by force and replaced; a foreign one is probed on.
@@ -168,6 +175,7 @@ impl Registry {
         if let Some(name) = self.joining_name(id) {
             return self.joining_failed(id, Rejection::bad_gateway(format!("{name} was started, but {why}")), now);
         }
+        let is_of_rollout = self.is_of_rollout(id, now);
         self.change(id, |slot| slot.note_failure(why));
         let leaving = match instance.origin() {
             Origin::Managed => self.change(id, |slot| {
@@ -191,6 +199,10 @@ impl Registry {
         if let Some(leaving) = leaving {
             self.leaving.insert(leaving);
             self.emit(Effect::Stop { instance, grace_ms: 0 });
+        }
+        if is_of_rollout {
+            let rejection = Rejection::bad_gateway(format!("{} was started, but {why}", self.name_of(id)));
+            self.rolled_out_failed(id, &rejection, now);
         }
     }
 
@@ -222,6 +234,7 @@ impl Registry {
                 now,
             );
         }
+        let is_of_rollout = self.is_of_rollout(id, now);
         let vacated = self.change(id, |slot| {
             let lived = match slot.state {
                 SlotState::Up { since: up, .. } => format!(" after {}", since(now, up)),
@@ -238,6 +251,10 @@ impl Registry {
         };
         let line = format!("{}: died{lived}: {why}{then}; {}", self.name_of(id), self.count_death(id));
         self.log(Level::Warn, line);
+        if is_of_rollout {
+            let rejection = Rejection::bad_gateway(format!("{} was started and ended: {why}", self.name_of(id)));
+            self.rolled_out_failed(id, &rejection, now);
+        }
     }
 
     fn stopping_outside(&mut self, instance: InstanceId, why: &str, now: Tick) {

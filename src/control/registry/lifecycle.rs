@@ -1,7 +1,7 @@
 //! From the start to the end of a balancer: when a start is over, and what a process that replaces this one takes over
 //! from it. The drain itself is in `drain`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -11,13 +11,18 @@ use super::command::RegistryConfig;
 use super::operator::Decisions;
 use super::service::ServiceState;
 use super::slot::SlotState;
+use super::slots::SlotId;
 use crate::control::runtime::Spec;
 use crate::core::snapshot::{Lifecycle, ServiceId, Snapshot};
+use crate::core::tick::Tick;
 
 /// What a balancer tells the process that replaces it: the replicas of each service, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Predecessor {
     services: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    /// Services whose requests find a replica: they must in the new process, before it takes over.
+    #[serde(default)]
+    serving: BTreeSet<Arc<str>>,
     /// What an operator decided about them.
     #[serde(default, skip_serializing_if = "Decisions::is_empty")]
     decisions: Decisions,
@@ -40,11 +45,36 @@ impl Registry {
     pub fn for_successor(&self) -> Predecessor {
         let names = |id: &ServiceId| self.member_names(*id).collect();
         let services = self.services.iter().map(|(id, service)| (service.config.name.clone(), names(id)));
-        Predecessor { services: services.collect(), decisions: self.all_decisions() }
+        let serving = self.services.values().filter(|service| !service.is_removed && service.routable() > 0);
+        let serving = serving.map(|service| service.config.name.clone()).collect();
+        Predecessor { services: services.collect(), serving, decisions: self.all_decisions() }
     }
 
-    pub(super) fn enter(&mut self, lifecycle: Lifecycle) {
+    pub(super) fn enter(&mut self, lifecycle: Lifecycle, now: Tick) {
+        if self.stands_by() && lifecycle > Lifecycle::Starting {
+            self.take_over(now);
+        }
         self.lifecycle = self.lifecycle.max(lifecycle);
+    }
+
+    /// Another process still serves with the instances that this one has adopted: none of them is ended or replaced.
+    pub(super) fn stands_by(&self) -> bool {
+        self.lifecycle == Lifecycle::Starting && !self.predecessor.services.is_empty()
+    }
+
+    /// Adopted instances are this process's own from now on. The one before may have requests in flight at them for as long
+    /// as it drains.
+    fn take_over(&mut self, now: Tick) {
+        let services: Vec<ServiceId> = self.services.keys().copied().collect();
+        for id in services {
+            let Some(config) = self.services.get(&id).map(|service| service.config.clone()) else { continue };
+            self.successions.wait(id, now.after_ms(config.limits.drain_timeout_ms));
+            let own = self.slots.from(SlotId::default()).filter(|(_, slot)| slot.service == id);
+            let own: Vec<SlotId> = own.map(|(id, _)| id).collect();
+            for slot in own {
+                self.change(slot, |slot| slot.limit_first_answer(now.after_ms(config.health.start_timeout_ms)));
+            }
+        }
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -86,11 +116,16 @@ impl Registry {
         open.is_none()
     }
 
-    /// A replica takes requests, or none is to take any: there is none, or an operator drained it. A successor may take over.
+    /// A replica takes requests, or none is to take any: there is none, or an operator drained it; and so it is in each
+    /// service that the predecessor serves. A successor may take over.
     pub fn can_serve(&self) -> bool {
-        let members = |service: &ServiceState| !service.members().is_empty();
-        self.services.values().any(|service| service.routable() > 0 || service.drained() > 0)
-            || !self.services.values().any(members)
+        let has_members = |service: &ServiceState| !service.members().is_empty();
+        let serves = |service: &ServiceState| service.routable() > 0 || service.drained() > 0;
+        let is_missed = |service: &ServiceState| {
+            self.predecessor.serving.contains(&service.config.name) && has_members(service) && !serves(service)
+        };
+        let mut services = self.services.values().filter(|service| !service.is_removed);
+        (self.services.values().any(serves) || !self.services.values().any(has_members)) && !services.any(is_missed)
     }
 
     /// Requests of every service find a replica.
@@ -122,7 +157,6 @@ mod tests {
     use super::*;
     use crate::control::registry::tests::{SERVICE, config, started};
     use crate::control::registry::{Command, Effect};
-    use crate::core::tick::Tick;
 
     const NOW: Tick = Tick(1);
 
@@ -156,7 +190,7 @@ mod tests {
         assert_eq!(bring_up(&mut registry), ["S5".into(), "server2".into()] as [Arc<str>; 2]);
         assert!(registry.is_settled() && registry.can_serve() && registry.is_quiet());
         let passed_on = serde_json::to_string(&registry.for_successor()).unwrap();
-        assert_eq!(passed_on, r#"{"services":{"test":["S5","server2"]}}"#);
+        assert_eq!(passed_on, r#"{"services":{"test":["S5","server2"]},"serving":["test"]}"#);
     }
 
     #[test]

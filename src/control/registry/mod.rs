@@ -91,6 +91,8 @@ pub struct Registry {
     listeners: BTreeMap<ListenerId, Arc<Listener>>,
     /// Those that were removed, and when their idle clients are closed.
     closing_listeners: BTreeMap<ListenerId, Tick>,
+    /// Services that were removed together with listeners, whose clients get their last responses until then.
+    closing_services: BTreeMap<ServiceId, Tick>,
     routes: Arc<Routes>,
     /// How many cells a `ReplicaLoad` has.
     workers: usize,
@@ -147,6 +149,7 @@ impl Registry {
             static_services: BTreeMap::new(),
             listeners: config.topology.listeners,
             closing_listeners: BTreeMap::new(),
+            closing_services: BTreeMap::new(),
             routes: config.topology.routes,
             workers: config.workers,
             random: fastrand::Rng::with_seed(config.seed),
@@ -202,7 +205,7 @@ impl Registry {
             Command::WorkerEvent(event) => self.worker_event(&event, now),
             Command::Acked(epoch) => self.acked(epoch, now),
             Command::Tick => {}
-            Command::Enter(lifecycle) => self.enter(lifecycle),
+            Command::Enter(lifecycle) => self.enter(lifecycle, now),
             Command::Hold(why) => self.held = Some(why),
             Command::Release => self.held = None,
             Command::Stop => self.stop(now),
@@ -223,7 +226,8 @@ impl Registry {
         let addition = self.addition.as_ref().map_or(Tick::NEVER, |addition| addition.deadline);
         let deferred = self.deferred.front().map_or(Tick::NEVER, |reply| reply.due(self.acked_epoch));
         let topology = self.pending_topology.as_ref().map_or(Tick::NEVER, |pending| pending.deadline);
-        let listeners = self.closing_listeners.values().copied().min().unwrap_or(Tick::NEVER);
+        let closing = self.closing_listeners.values().chain(self.closing_services.values());
+        let listeners = closing.copied().min().unwrap_or(Tick::NEVER);
         slots.min(listeners).min(addition).min(deferred).min(self.leaving.due()).min(topology).min(self.rollouts_due())
     }
 

@@ -61,6 +61,11 @@ impl Rollout {
         AfterFailure::Retry { pause_ms }
     }
 
+    /// It goes on then.
+    pub fn wait(&mut self, until: Tick) {
+        self.retry_at = self.retry_at.max(Some(until));
+    }
+
     /// When it goes on by itself. `Tick::NEVER`: it waits for no time.
     pub fn due(&self) -> Tick {
         self.retry_at.unwrap_or(Tick::NEVER)

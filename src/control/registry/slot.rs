@@ -307,6 +307,28 @@ impl Slot {
         matches!(self.state, SlotState::Probing { deadline, .. } if deadline <= now)
     }
 
+    /// An instance that runs already gets all the time that it wants for its first answer.
+    pub fn await_first_answer(&mut self) {
+        if let SlotState::Probing { deadline, .. } = &mut self.state {
+            *deadline = Tick::NEVER;
+        }
+    }
+
+    /// Until then, where there was no limit.
+    pub fn limit_first_answer(&mut self, by: Tick) {
+        if let SlotState::Probing { deadline, .. } = &mut self.state
+            && *deadline == Tick::NEVER
+        {
+            *deadline = by;
+        }
+    }
+
+    /// It has not been up for so long that what it was started with is known to work.
+    pub fn is_young(&self, now: Tick) -> bool {
+        const PROVEN_MS: u64 = 10_000;
+        !matches!(self.state, SlotState::Up { since, .. } if now.ms_since(since) >= PROVEN_MS)
+    }
+
     /// The timeout of a probe that is due now; it counts as in flight.
     pub fn begin_probe(&mut self, policy: &HealthPolicy, now: Tick) -> Option<u64> {
         let received = self.load.received();

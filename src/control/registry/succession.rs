@@ -17,6 +17,7 @@ use super::leaving::{Leaving, NameUse};
 use super::rollout::{AfterFailure, Rollout};
 use super::slot::Slot;
 use super::slots::SlotId;
+use crate::control::runtime::Origin;
 use crate::control::runtime::revisions::Revision;
 use crate::core::snapshot::ServiceId;
 use crate::core::tick::Tick;
@@ -47,6 +48,13 @@ enum NextReplacement {
 impl Successions {
     pub fn is_under_way(&self) -> bool {
         self.current.is_some()
+    }
+
+    /// The rolling replacement of this service goes on then.
+    pub fn wait(&mut self, service: ServiceId, until: Tick) {
+        if let Some(rollout) = self.rollouts.get_mut(&service) {
+            rollout.wait(until);
+        }
     }
 
     /// A successor of this member's instance starts.
@@ -95,7 +103,7 @@ impl Registry {
     }
 
     fn may_not_begin(&self) -> bool {
-        self.successions.current.is_some() || self.is_stopping() || self.held.is_some()
+        self.successions.current.is_some() || self.is_stopping() || self.held.is_some() || self.stands_by()
     }
 
     /// The next outdated instance that is up gets a successor. One that is not up is replaced anyway.
@@ -117,6 +125,9 @@ impl Registry {
     /// Looks at all slots: only for a service that is rolled out.
     fn next_of(&self, id: ServiceId) -> NextReplacement {
         let outdated = self.outdated(id);
+        if self.has_replaced_that_is_not_up(id) {
+            return NextReplacement::Wait;
+        }
         if outdated.is_empty() {
             return NextReplacement::Finish;
         }
@@ -124,6 +135,33 @@ impl Registry {
         let replaceable: Vec<SlotId> = replaceable.map(|(id, _)| *id).collect();
         let rollout = self.successions.rollouts.get(&id);
         rollout.and_then(|rollout| rollout.choose(&replaceable)).map_or(NextReplacement::Wait, NextReplacement::Replace)
+    }
+
+    /// No other member leaves while one that has the settings of now is not up.
+    fn has_replaced_that_is_not_up(&self, id: ServiceId) -> bool {
+        let Some(service) = self.services.get(&id) else { return false };
+        let mut members = service.members().iter().filter_map(|member| self.slots.slot(*member));
+        members.any(|slot| slot.origin == Origin::Managed && !slot.is_up() && !slot.is_outdated(service.revision))
+    }
+
+    /// This member's instance has the settings that its service is rolled out with, and has not proven them yet.
+    pub(super) fn is_of_rollout(&self, id: SlotId, now: Tick) -> bool {
+        let Some(slot) = self.slots.slot(id).filter(|slot| slot.is_member() && slot.is_young(now)) else {
+            return false;
+        };
+        let revision = self.services.get(&slot.service).map(|service| service.revision);
+        self.successions.rollouts.contains_key(&slot.service) && revision == Some(slot.revision)
+    }
+
+    /// A member that got the settings of the rolling replacement could not start with them, or ended soon.
+    pub(super) fn rolled_out_failed(&mut self, id: SlotId, rejection: &Rejection, now: Tick) {
+        let Some(service) = self.slots.slot(id).map(|slot| slot.service) else { return };
+        let Some(to) = self.services.get(&service).map(|service| service.revision) else { return };
+        let Some(rollout) = self.successions.rollouts.get_mut(&service) else { return };
+        if rollout.failed(id, to, rejection.is_unavailable(), now) == AfterFailure::Stop {
+            self.undo_succession_of(service, "the rolling replacement stops");
+            self.stop_rollout(service, to, &rejection.message, now);
+        }
     }
 
     /// Slots whose instances have other settings than their service's of now.

@@ -138,12 +138,19 @@ impl Registry {
     fn finish_reconfiguration(&mut self, now: Tick) {
         let Some(pending) = self.pending_topology.take() else { return };
         let PendingTopology { ticket, listeners, routes, gone, .. } = pending;
-        gone.into_iter().for_each(|id| self.remove_service(id, now));
+        let closed_at = now.after_ms(IDLE_CLIENTS_MS);
         self.closing_listeners.retain(|id, _| !listeners.contains_key(id));
         for (id, listener) in &mut self.listeners {
             if !listeners.contains_key(id) && listener.lifecycle == Lifecycle::Serving {
                 *listener = Arc::new(listener.removed(Lifecycle::HandedOver));
-                self.closing_listeners.insert(*id, now.after_ms(IDLE_CLIENTS_MS));
+                self.closing_listeners.insert(*id, closed_at);
+            }
+        }
+        for id in gone {
+            if self.closing_listeners.values().any(|at| *at == closed_at) {
+                self.closing_services.entry(id).or_insert(closed_at);
+            } else {
+                self.remove_service(id, now);
             }
         }
         self.listeners.extend(listeners);
@@ -152,10 +159,14 @@ impl Registry {
         self.defer_reply(ticket, Answer::Reconfigured, BTreeSet::new(), now);
     }
 
-    /// Idle clients of removed listeners had their time.
+    /// Idle clients of removed listeners had their time, and services that only they lead to may go.
     pub(super) fn stop_listeners(&mut self, now: Tick) {
         let due: Vec<ListenerId> =
             self.closing_listeners.extract_if(.., |_, at| *at <= now).map(|(id, _)| id).collect();
+        let services = self.closing_services.extract_if(.., |_, at| *at <= now);
+        for id in services.map(|(id, _)| id).collect::<Vec<_>>() {
+            self.remove_service(id, now);
+        }
         for id in due {
             if let Some(listener) = self.listeners.get_mut(&id) {
                 *listener = Arc::new(listener.removed(Lifecycle::Stopping));
@@ -171,6 +182,7 @@ impl Registry {
             self.insert_service(id, source);
             return None;
         };
+        self.closing_services.remove(&id);
         let target = config.replicas;
         let Some(service) = self.services.get_mut(&id) else {
             self.insert_service(id, ServiceSource::Runtime(config));

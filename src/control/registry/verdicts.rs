@@ -206,5 +206,6 @@ fn probe(slot: &mut Slot, policy: &HealthPolicy, now: Tick) -> Option<Effect> {
     let instance = slot.instance()?;
     let timeout_ms = slot.begin_probe(policy, now)?;
     let name = (slot.origin == Origin::Managed).then(|| slot.name.clone());
-    Some(Effect::Probe { service: slot.service, instance, name, endpoint: slot.endpoint().clone(), timeout_ms })
+    let (service, revision, endpoint) = (slot.service, slot.revision, slot.endpoint().clone());
+    Some(Effect::Probe { service, revision, instance, name, endpoint, timeout_ms })
 }

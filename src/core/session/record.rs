@@ -123,7 +123,7 @@ impl Session {
     /// An exchange that is in progress when the connection closes was aborted.
     pub(super) fn end_record_at_close(&mut self, cx: &mut Context) {
         match self.stage {
-            Stage::Serving => self.fail_record(ExchangeEnd::Stopped, "the balancer stopped"),
+            Stage::Serving => self.fail_record(ExchangeEnd::Stopped, "the balancer or its listener stopped"),
             Stage::Lingering { .. } | Stage::Closing(_) => {
                 self.fail_record(ExchangeEnd::ClientAbort, "the client disconnected");
             }

@@ -121,6 +121,26 @@ fn a_removed_service_drains_keeps_its_id_and_can_come_back() {
     assert_eq!(names(&world, BLOG).len(), 1);
 }
 
+/// The next response on a connection of the listener is its last, and comes from the service.
+#[test]
+fn a_service_that_is_removed_with_a_listener_serves_its_last_requests() {
+    let listener = |service: ServiceId, name: &str| {
+        Arc::new(Listener::to(service, name.into(), Mode::Http, Arc::new(Limits::DEFAULT)))
+    };
+    let mut both = Topology::of_services([named("shop", 1), named("blog", 1)]);
+    both.listeners = BTreeMap::from([(ListenerId(0), listener(SERVICE, "a")), (ListenerId(1), listener(BLOG, "b"))]);
+    let mut world = World::empty(RegistryConfig { topology: both, ..config() });
+    world.tell(Command::Found(Vec::new()));
+    world.pass(100);
+    let mut one = Topology::of_services([named("shop", 1)]);
+    one.listeners = BTreeMap::from([(ListenerId(0), listener(SERVICE, "a"))]);
+    reconfigure(&mut world, one);
+    world.pass(IDLE_CLIENTS_MS - 1);
+    assert!(world.shown.services[1].replicas.iter().any(|replica| replica.state == State::Up));
+    world.pass(100);
+    assert!(world.logged(&["service blog: removed"]) && !world.shown.services[1].is_listed());
+}
+
 #[test]
 fn a_removed_listener_stays_in_the_snapshot_without_addresses() {
     let bound = |address: &str| {

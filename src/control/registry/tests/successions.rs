@@ -87,6 +87,110 @@ fn two_successors_in_a_row_that_do_not_come_up_end_it_and_those_before_them_go_b
     assert_eq!(revisions(&world), [Revision(3); 3], "the next configuration is tried anew");
 }
 
+/// It answers once, and ends soon.
+#[test]
+fn no_other_is_replaced_while_one_that_was_is_not_up_and_two_deaths_send_all_back() {
+    let mut world = World::up();
+    let before = instances(&world);
+    roll_out_slowly(&mut world, NEW);
+    let first = world.instance("server1");
+    assert_ne!(first, before[0]);
+    for _ in 0..2 {
+        world.mute = true;
+        let instance = world.instance("server1");
+        world.alive.remove(&instance);
+        world.tell(exited(instance, "exit status 1"));
+        world.pass(500);
+        assert_eq!(instances(&world)[1..], before[1..], "they serve");
+        world.mute = false;
+        world.silent.clear();
+        world.pass(200);
+    }
+    assert!(world.logged(&["rolling replacement stopped", "exit status 1"]), "{:?}", world.log);
+    world.pass(20_000);
+    assert_eq!((revisions(&world), world.settled), (vec![OLD; 3], Some(OLD)));
+    assert_eq!(instances(&world)[1..], before[1..]);
+}
+
+/// The first is replaced; the second starts and does not answer yet.
+fn roll_out_slowly(world: &mut World, revision: Revision) {
+    world.crashing.extend(["server2".into(), "server3".into()]);
+    roll_out(world, revision);
+    world.crashing.clear();
+}
+
+#[test]
+fn settings_with_which_none_came_up_are_taken_back_though_no_other_instance_is_left() {
+    let mut world = World::empty(config_with(|service| service.replicas = 1));
+    world.tell(Command::Found(Vec::new()));
+    world.pass(100);
+    world.broken_revisions.insert(NEW);
+    roll_out_with(&mut world, NEW, 1);
+    let last = world.instance("server1");
+    world.alive.remove(&last);
+    world.tell(exited(last, "killed by signal 9"));
+    world.pass(20_000);
+    assert!(world.logged(&["rolling replacement stopped", "two in a row"]), "{:?}", world.log);
+    assert_eq!((world.up_names(), last_start(&world).revision), (vec!["server1".to_owned()], OLD));
+}
+
+#[test]
+fn a_process_that_stands_by_ends_and_replaces_nothing_that_it_has_adopted() {
+    let predecessor = World::up().registry.for_successor();
+    let (registry, _) = Registry::starting(config(), predecessor);
+    let mut world = World { registry, ..World::empty(config()) };
+    let adopted: Vec<InstanceId> = (1..=3).map(|n| InstanceId::Managed(100 + n)).collect();
+    let found = adopted.iter().zip(["server1", "server2", "server3"]).map(|(instance, name)| {
+        world.alive.insert(*instance, name.into());
+        let spec = Spec {
+            service: SERVICE,
+            name: name.into(),
+            instance: *instance,
+            revision: Revision::UNKNOWN,
+            replaces: None,
+        };
+        (spec, started(*instance))
+    });
+    let found = found.collect();
+    world.unhealthy.extend(adopted.clone());
+    world.tell(Command::Found(found));
+    world.pass(120_000);
+    assert!(world.stops.is_empty() && world.starts.is_empty(), "they are another process's: {:?}", world.log);
+    assert!(!world.registry.can_serve(), "it may not take over");
+    world.unhealthy.clear();
+    world.pass(2_000);
+    assert!(world.registry.can_serve() && world.stops.is_empty() && world.starts.is_empty());
+    world.tell(Command::Enter(Lifecycle::Serving));
+    let drain_ms = service_config().limits.drain_timeout_ms;
+    world.pass(drain_ms - 1);
+    assert!(world.stops.is_empty() && world.starts.is_empty(), "requests of the process before may be in flight");
+    world.pass(5_000);
+    assert_eq!(revisions(&world), [Revision::FIRST; 3]);
+}
+
+#[test]
+fn a_successor_takes_over_when_each_service_that_was_served_is() {
+    const BLOG: ServiceId = ServiceId(1);
+    let config = || {
+        let blog = ServiceConfig { name: "blog".into(), replicas: 1, ..service_config() };
+        config_of([ServiceConfig { replicas: 1, ..service_config() }, blog])
+    };
+    let mut before = World::empty(config());
+    before.tell(Command::Found(Vec::new()));
+    before.pass(100);
+    assert_eq!(before.up_names().len(), 1);
+    let (registry, _) = Registry::starting(config(), before.registry.for_successor());
+    let mut world = World { registry, ..World::empty(config()) };
+    let name = before.shown.services[BLOG.0 as usize].replicas[0].name.to_string();
+    world.broken.insert(name, FailureKind::Refused);
+    world.tell(Command::Found(Vec::new()));
+    world.pass(1_000);
+    assert!(world.registry.is_settled() && !world.registry.can_serve(), "blog would be lost");
+    world.broken.clear();
+    world.pass(20_000);
+    assert!(world.registry.can_serve());
+}
+
 #[test]
 fn a_failure_between_two_successes_stops_nothing() {
     let mut world = World::up();
