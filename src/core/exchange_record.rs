@@ -122,7 +122,8 @@ pub struct RecordedHead<'a> {
     pub read: usize,
     pub epoch: u64,
     pub service: ServiceId,
-    pub service_name: &'a str,
+    /// `None`: it is not known, or there is none.
+    pub service_name: Option<&'a str>,
     /// As it is sent to the replica.
     pub request_id: Option<&'a [u8]>,
 }
@@ -338,7 +339,9 @@ impl Records {
             if let Some(id) = head.request_id {
                 record.text.keep(TextPart::RequestId, id);
             }
-            record.text.keep(TextPart::Service, head.service_name.as_bytes());
+            if let Some(name) = head.service_name {
+                record.text.keep(TextPart::Service, name.as_bytes());
+            }
         }
         record
     }
@@ -425,7 +428,7 @@ mod tests {
             read: 10,
             epoch: 2,
             service: ServiceId(0),
-            service_name: "shop",
+            service_name: Some("shop"),
             request_id: None,
         };
         let mut record = records.begin_refused(b"GET /a HTTP/1.1\r\nHost: b\r\n\r\nmore", head).unwrap();

@@ -435,4 +435,12 @@ mod tests {
         let request = Request { method: "GET", target: "/rep", minor: 1, fields: &fields };
         assert_eq!(routes.direct(&RouteKey { listener: ListenerId(0), request: &request }), None);
     }
+
+    #[test]
+    fn a_host_is_compared_without_its_port() {
+        let bare = |host: &'static str| std::str::from_utf8(bare_host(host.as_bytes())).unwrap();
+        for (host, without) in [("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("[::1", "[::1"), ("a.test:80", "a.test")] {
+            assert_eq!(bare(host), without);
+        }
+    }
 }

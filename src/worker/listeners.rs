@@ -185,6 +185,22 @@ mod tests {
     }
 
     #[test]
+    fn numbers_rise_and_a_pause_ends_when_it_is_due() {
+        let mut listeners = opened(&[&[80, 81]]);
+        let numbers: Vec<u32> = listeners.iter().map(|open| open.number).collect();
+        assert_eq!((numbers, listeners.next_number()), (vec![0, 1], 2));
+        let open = listeners.get_mut(1).expect("two are open");
+        assert_eq!(open.paused_until(), None);
+        open.readable = true;
+        open.pause = Some(Pause { since: Tick(5), until: Tick(105), reported: false });
+        assert_eq!(
+            (open.paused_until(), open.is_ready(Tick(104)), open.is_ready(Tick(105))),
+            (Some(Tick(105)), false, true)
+        );
+        assert!(listeners.remove(2).is_none() && listeners.remove(1).is_some());
+    }
+
+    #[test]
     fn an_address_may_move_to_another_listener() {
         let mut listeners = opened(&[&[80]]);
         assert_eq!(listeners.follow(&snapshot(&[&[], &[80]])), ListenerChanges::default());

@@ -174,6 +174,16 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_its_replica_closed_is_not_taken() {
+        let mut pools = Pools::default();
+        let [a, b, c] = upstreams();
+        pools.follow(&snapshot(&[State::Up], 3));
+        assert!([a, b, c].into_iter().all(|id| pools.give(key(0), id)));
+        pools.forget(key(0), b);
+        assert_eq!([(); 3].map(|()| pools.take(key(0))), [Some(c), Some(a), None]);
+    }
+
+    #[test]
     fn connections_follow_their_replica_and_are_returned_when_it_takes_no_requests() {
         let mut pools = Pools::default();
         let [a, b] = upstreams();

@@ -190,7 +190,7 @@ impl Session {
                 read: self.upload.unscanned().len(),
                 epoch: cx.snapshot.epoch,
                 service: id,
-                service_name: name,
+                service_name: Some(name),
                 request_id: kept_id.or(request_id),
             },
         );

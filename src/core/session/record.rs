@@ -33,7 +33,7 @@ impl Session {
 
     pub(super) fn begin_tunnel_record(&mut self, service: ServiceId, cx: &mut Context) {
         let head = self.unnamed_head(service, self.upload.unscanned().len(), cx);
-        let name = cx.snapshot.service(service).map_or("", |service| &service.name);
+        let name = cx.snapshot.service(service).map(|service| &*service.name);
         self.record = cx.records.begin_tunnel(RecordedHead { service_name: name, begun: cx.records.now, ..head });
     }
 
@@ -45,8 +45,10 @@ impl Session {
         }
         let bytes = self.upload.unscanned();
         let service = cx.snapshot.listener(self.listener).and_then(|listener| listener.service);
-        let head = self.unnamed_head(service.unwrap_or(ServiceId::NONE), bytes.len(), cx);
-        self.record = cx.records.begin_refused(bytes, head);
+        let service = service.unwrap_or(ServiceId::NONE);
+        let head = self.unnamed_head(service, bytes.len(), cx);
+        let name = cx.snapshot.service(service).map(|service| &*service.name);
+        self.record = cx.records.begin_refused(bytes, RecordedHead { service_name: name, ..head });
     }
 
     fn unnamed_head(&self, service: ServiceId, read: usize, cx: &Context) -> RecordedHead<'static> {
@@ -56,7 +58,7 @@ impl Session {
             read,
             epoch: cx.snapshot.epoch,
             service,
-            service_name: "",
+            service_name: None,
             request_id: None,
         }
     }
@@ -134,5 +136,20 @@ impl Session {
     /// Memory held for the record's text, in bytes.
     pub(super) fn record_held(&self) -> usize {
         self.record.as_ref().map_or(0, |record| record.text.held())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_hexadecimal_and_differ() {
+        let mut prng = Prng::new(7);
+        let ids: Vec<[u8; 32]> = (0..4).map(|_| made_id(&mut prng)).collect();
+        assert!(ids.iter().flatten().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')), "{ids:?}");
+        let used: std::collections::BTreeSet<u8> = ids.iter().flatten().copied().collect();
+        assert_eq!(used.len(), 16, "every digit occurs: {used:?}");
+        assert!(ids.iter().enumerate().all(|(i, id)| !ids[..i].contains(id)));
     }
 }

@@ -168,7 +168,7 @@ impl Kernel for ScriptedKernel {
     }
 
     fn stamp(&mut self) -> Stamp {
-        Stamp::default()
+        Stamp(self.script().now.0 * 1_000)
     }
 
     fn unix_seconds(&mut self) -> u64 {

@@ -6,12 +6,14 @@
 //! | `mod.rs` | `Rig`: the worker, its snapshot, its clients and replicas, and what it did; turns until nothing moves |
 //! | `kernel` | `ScriptedKernel`, the implementation of the trait `Kernel` for these tests: sockets, listeners and pipes with scripted bytes, errors and limits; which are open, watched, connected |
 //! | `pipelining` | several requests in flight on one upstream connection: responses in order, a session that leaves, a hang-up, requests sent again |
+//! | `records` | lines of the access log: refused heads, local replies, tunnels |
 //! | `resources` | descriptors, pipes and ports that run out: who waits, what is evicted, when it is tried again |
 //! | `stop` | the drain and the end of a worker, and of the connections of a removed listener |
 //! | `watch` | which clients are watched, and what is reported while they are connected |
 
 pub(super) mod kernel;
 mod pipelining;
+mod records;
 mod resources;
 mod stop;
 mod watch;

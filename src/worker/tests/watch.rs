@@ -72,6 +72,19 @@ fn a_client_whose_last_response_has_begun_is_watched() {
     assert!(rig.kernel.is_watched(client));
 }
 
+#[test]
+fn a_turn_is_measured_and_what_is_in_use_is_counted() {
+    let mut rig = Rig::new(Limits::DEFAULT);
+    let clients = [rig.client(GET), rig.client(GET)];
+    let gauges = &rig.counters.gauges;
+    assert_eq!((gauges.clients.value(), gauges.upstreams.value(), gauges.upstreams_in_use.value()), (2, 2, 2));
+    rig.says(rig.upstreams()[0], OK);
+    rig.kernel.ends(clients[0]);
+    rig.run();
+    let gauges = &rig.counters.gauges;
+    assert_eq!((gauges.clients.value(), gauges.upstreams.value(), gauges.upstreams_in_use.value()), (1, 2, 1));
+}
+
 fn reported(rig: &Rig) -> Vec<WorkerEvent> {
     rig.reports.events.try_iter().collect()
 }

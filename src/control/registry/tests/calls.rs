@@ -2,6 +2,35 @@
 
 use super::*;
 
+/// Workers that never act on the snapshot hold a stop up until the drain's end, and no longer.
+#[test]
+fn a_replica_is_stopped_at_the_drain_timeout_though_no_worker_acts() {
+    let mut world = World::up();
+    world.stuck = true;
+    world.call(remove(1, &["server2"]));
+    let drain_ms = service_config().limits.drain_timeout_ms;
+    world.pass(drain_ms - 1);
+    assert!(world.stops.is_empty(), "requests may be in flight");
+    world.pass(1);
+    assert_eq!(world.stops.len(), 1);
+}
+
+/// Where a replica was, another may be later.
+#[test]
+fn failures_and_addresses_are_those_of_now() {
+    let mut world = World::up();
+    let first = world.instance("server1");
+    let (_, slot) = world.registry.slots.from(SlotId::default()).find(|(_, slot)| &*slot.name == "server1").unwrap();
+    let endpoint = slot.endpoint().clone();
+    assert_eq!(world.registry.slots.instances_at(&endpoint), [first]);
+    world.alive.remove(&first);
+    world.tell(exited(first, "killed by signal 9"));
+    world.pass(1_000);
+    assert!(world.registry.slots.instances_at(&endpoint).is_empty(), "its successor has an address of its own");
+    let status = world.registry.status(world.now).replicas;
+    assert_eq!(status.iter().find(|replica| &*replica.name == "server1").unwrap().failures, 1);
+}
+
 #[test]
 fn add_names_first_then_the_lowest_free_numbers() {
     let mut world = World::up();
