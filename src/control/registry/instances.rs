@@ -31,6 +31,10 @@ impl Registry {
             self.reserve(spec.instance);
         }
         for (spec, started) in found {
+            if self.is_of_another_service(&spec) {
+                self.moving.push((spec, started));
+                continue;
+            }
             if self.name_taken(&spec.name) || self.slots.of_instance(spec.instance).is_some() {
                 self.log(Level::Warn, format!("{}: found twice, {} is left alone", spec.name, started.handle));
                 continue;
@@ -45,6 +49,27 @@ impl Registry {
             self.insert_filled(spec, started, now);
         }
         self.roll_out_found(now);
+    }
+
+    /// A foreign server whose name a replica of another service has: a configuration gave it to this one, and the other has
+    /// not given it up yet.
+    fn is_of_another_service(&self, spec: &Spec) -> bool {
+        let holder = self.slots.named(&spec.name).and_then(|id| self.slots.slot(id));
+        spec.instance.origin() == Origin::Foreign
+            && holder.is_some_and(|slot| slot.origin == Origin::Foreign && slot.service != spec.service)
+    }
+
+    /// Servers that changed their service join it when their name is free.
+    pub(super) fn insert_moved(&mut self, now: Tick) {
+        if self.moving.is_empty() {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.moving);
+        let (held, free): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(spec, _)| self.name_taken(&spec.name));
+        self.moving = held;
+        for (spec, started) in free {
+            self.insert_filled(spec, started, now);
+        }
     }
 
     /// No later instance gets the number of this one.
@@ -279,6 +304,9 @@ impl Registry {
     fn joined(&mut self, spec: Spec, started: Started, why: &str, now: Tick) {
         let (name, handle) = (spec.name.clone(), started.handle.clone());
         self.displace(&started.endpoint, spec.instance, now);
+        if self.is_of_another_service(&spec) {
+            return self.moving.push((spec, started));
+        }
         let known = self.slots.named(&name).filter(|id| self.slots.slot(*id).is_some_and(Slot::is_member));
         match known.and_then(|id| Some((id, self.slots.slot(id)?))) {
             Some((id, slot)) if slot.origin == Origin::Foreign => {
@@ -294,6 +322,7 @@ impl Registry {
     }
 
     fn left(&mut self, instance: InstanceId, why: &str) {
+        self.moving.retain(|(spec, _)| spec.instance != instance);
         let is_member = |slot: &&Slot| slot.origin == Origin::Foreign && slot.is_member();
         let id = self.slots.of_instance(instance);
         let Some(id) = id.filter(|id| self.slots.slot(*id).as_ref().is_some_and(is_member)) else { return };

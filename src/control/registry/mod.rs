@@ -70,6 +70,7 @@ pub use status::{ReplicaStatus, ServiceStatus, Status};
 use topology::PendingTopology;
 pub use topology::{IDLE_CLIENTS_MS, Reconfiguration, ServiceSource, Topology};
 
+use crate::control::runtime::{Spec, Started};
 use crate::core::routes::Routes;
 use crate::core::snapshot::{Lifecycle, Listener, ListenerId, Service, ServiceId, Snapshot};
 use crate::core::tick::Tick;
@@ -101,6 +102,8 @@ pub struct Registry {
     slots: Slots,
     leaving: LeavingTable,
     removed: RemovedServers,
+    /// Servers of others that another service has to give up before they join theirs.
+    moving: Vec<(Spec, Started)>,
     /// The `/add` under way: its slots are no members until all of them answer.
     addition: Option<Addition>,
     successions: Successions,
@@ -157,6 +160,7 @@ impl Registry {
             slots: Slots::new(),
             leaving: LeavingTable::new(),
             removed: RemovedServers::new(),
+            moving: Vec::new(),
             addition: None,
             successions: Successions::default(),
             pending_topology: None,
@@ -245,6 +249,7 @@ impl Registry {
             self.begin_succession(now);
         }
         self.stop_listeners(now);
+        self.insert_moved(now);
         self.expire_addition(now);
         self.expire_deferred_replies(now);
         self.end_drains(now);

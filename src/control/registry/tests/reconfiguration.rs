@@ -121,6 +121,32 @@ fn a_removed_service_drains_keeps_its_id_and_can_come_back() {
     assert_eq!(names(&world, BLOG).len(), 1);
 }
 
+/// Its name is known once: the service before gives it up, sooner or later than the other takes it.
+#[test]
+fn a_server_that_changes_its_service_joins_when_the_one_before_gave_it_up() {
+    let fixed = |name: &str| ServiceConfig { can_start: false, ..named(name, 0) };
+    let mut world = World::empty(config_of([fixed("shop"), fixed("blog")]));
+    let server = |service: ServiceId, number: u64| {
+        let instance = InstanceId::Foreign(number);
+        let spec = Spec { service, name: "web".into(), instance, revision: Revision::FIRST, replaces: None };
+        (spec, started(instance))
+    };
+    world.alive.insert(InstanceId::Foreign(1), "web".into());
+    world.alive.insert(InstanceId::Foreign(2), "web".into());
+    world.tell(Command::Found(vec![server(SHOP, 1)]));
+    world.pass(100);
+    assert_eq!(names(&world, SHOP), ["web"]);
+    let (spec, started) = server(BLOG, 2);
+    world.tell(Command::RuntimeEvent(RuntimeEvent::Joined { spec, started, why: "listed".into() }));
+    world.pass(100);
+    assert_eq!((names(&world, SHOP).len(), names(&world, BLOG).len()), (1, 0));
+    let left = RuntimeEvent::Left { instance: InstanceId::Foreign(1), why: "not listed any more".into() };
+    world.tell(Command::RuntimeEvent(left));
+    world.pass(100);
+    assert_eq!((names(&world, SHOP).len(), names(&world, BLOG)), (0, vec!["web".to_owned()]));
+    assert!(world.shown.services[1].replicas.iter().all(|replica| replica.state == State::Up));
+}
+
 /// The next response on a connection of the listener is its last, and comes from the service.
 #[test]
 fn a_service_that_is_removed_with_a_listener_serves_its_last_requests() {
