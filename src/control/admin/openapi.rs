@@ -68,8 +68,11 @@ pub fn document(described: &Described) -> Document {
         for operation in operations(item) {
             // Of replicas it is a filter.
             let one_is_meant = path != "/replicas" && described.services.len() > 1;
-            name_services(operation, &described.services, one_is_meant);
-            complete(operation, described.needs_token && !is_open);
+            name_services(operation, &described.services, if one_is_meant { Required::True } else { Required::False });
+            if described.needs_token && !is_open {
+                require_token(operation);
+            }
+            describe_errors(operation);
         }
     }
     document
@@ -80,30 +83,33 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 }
 
 /// The parameter `service` is one of these.
-fn name_services(operation: &mut Operation, services: &[String], is_required: bool) {
+fn name_services(operation: &mut Operation, services: &[String], required: Required) {
     for parameter in operation.parameters.iter_mut().flatten() {
         let RefOr::T(parameter) = parameter else { continue };
         if parameter.name == "service" && parameter.parameter_in == ParameterIn::Query {
             let names = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(services.to_vec()));
             parameter.schema = Some(names.into());
-            parameter.required = if is_required { Required::True } else { Required::False };
+            parameter.required = required.clone();
         }
     }
 }
 
-fn complete(operation: &mut Operation, needs_token: bool) {
-    if needs_token {
-        operation.security = Some(vec![SecurityRequirement::new(TOKEN, Vec::<String>::new())]);
-    }
+fn require_token(operation: &mut Operation) {
+    operation.security = Some(vec![SecurityRequirement::new(TOKEN, Vec::<String>::new())]);
+    add_answer(operation, "401", "no token, or a wrong one");
+}
+
+fn add_answer(operation: &mut Operation, status: &str, description: &str) {
+    let answer = ResponseBuilder::new().description(description).build();
+    operation.responses.responses.insert(status.into(), answer.into());
+}
+
+/// Those that every call has, and the body of all errors.
+fn describe_errors(operation: &mut Operation) {
+    add_answer(operation, "403", "a page of another origin may not call");
+    let unknown_host = "Host is no address, not localhost and no name of this balancer (--admin-host)";
+    add_answer(operation, "421", unknown_host);
     let answers = &mut operation.responses.responses;
-    let common = [
-        ("401", "no token, or a wrong one"),
-        ("403", "a page of another origin may not call"),
-        ("421", "Host is no address, not localhost and no name of this balancer (--admin-host)"),
-    ];
-    for (status, description) in common.into_iter().filter(|(status, _)| needs_token || *status != "401") {
-        answers.insert(status.into(), ResponseBuilder::new().description(description).build().into());
-    }
     for (_, answer) in answers.iter_mut().filter(|(status, _)| status.starts_with(['4', '5'])) {
         if let RefOr::T(answer) = answer {
             answer

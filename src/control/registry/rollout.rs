@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::answer::Rejection;
 use super::slots::SlotId;
 use crate::control::runtime::revisions::Revision;
 use crate::core::tick::Tick;
@@ -46,11 +47,11 @@ impl Rollout {
 
     /// `to` is what it replaces with. What worked before is tried again and again, as is an engine that does not answer:
     /// that says nothing about the settings.
-    pub fn failed(&mut self, member: SlotId, to: Revision, says_nothing: bool, now: Tick) -> AfterFailure {
+    pub fn failed(&mut self, member: SlotId, to: Revision, why: &Rejection, now: Tick) -> AfterFailure {
         self.failed = Some(member);
         let is_way_back = self.from == Some(to);
         let before = self.failures;
-        if !says_nothing || is_way_back {
+        if !why.is_unavailable() || is_way_back {
             self.failures = self.failures.saturating_add(1);
         }
         if self.failures >= FAILURES_MAX && !is_way_back {
@@ -95,21 +96,24 @@ mod tests {
     #[test]
     fn two_failures_in_a_row_stop_it_and_a_success_between_them_does_not() {
         let (mut rollout, slot) = (Rollout::new(Some(OLD), NOW), SlotId::default());
-        assert_eq!(rollout.failed(slot, NEW, false, NOW), AfterFailure::Retry { pause_ms: 1_000 });
+        let refused = Rejection::bad_gateway("it ended".into());
+        assert_eq!(rollout.failed(slot, NEW, &refused, NOW), AfterFailure::Retry { pause_ms: 1_000 });
         assert!(!rollout.may_begin(NOW) && rollout.due() == Tick(2_000));
         assert!(rollout.may_begin(Tick(2_000)) && rollout.due() == Tick::NEVER);
         rollout.succeeded("a".into());
-        assert_eq!(rollout.failed(slot, NEW, false, NOW), AfterFailure::Retry { pause_ms: 1_000 });
-        assert_eq!(rollout.failed(slot, NEW, false, NOW), AfterFailure::Stop);
+        assert_eq!(rollout.failed(slot, NEW, &refused, NOW), AfterFailure::Retry { pause_ms: 1_000 });
+        assert_eq!(rollout.failed(slot, NEW, &refused, NOW), AfterFailure::Stop);
     }
 
     #[test]
     fn the_way_back_and_an_engine_that_does_not_answer_are_tried_again() {
         let slot = SlotId::default();
-        for (from, to, says_nothing) in [(Some(OLD), OLD, false), (Some(OLD), NEW, true)] {
+        let refused = Rejection::bad_gateway("it ended".into());
+        let unavailable = Rejection::unavailable("no engine".into());
+        for (from, to, why) in [(Some(OLD), OLD, &refused), (Some(OLD), NEW, &unavailable)] {
             let mut rollout = Rollout::new(from, NOW);
             for _ in 0..30 {
-                let after = rollout.failed(slot, to, says_nothing, NOW);
+                let after = rollout.failed(slot, to, why, NOW);
                 assert!(matches!(after, AfterFailure::Retry { pause_ms: 1_000..=10_000 }), "{after:?}");
             }
         }

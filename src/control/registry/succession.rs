@@ -158,7 +158,7 @@ impl Registry {
         let Some(service) = self.slots.slot(id).map(|slot| slot.service) else { return };
         let Some(to) = self.services.get(&service).map(|service| service.revision) else { return };
         let Some(rollout) = self.successions.rollouts.get_mut(&service) else { return };
-        if rollout.failed(id, to, rejection.is_unavailable(), now) == AfterFailure::Stop {
+        if rollout.failed(id, to, rejection, now) == AfterFailure::Stop {
             self.undo_succession_of(service, "the rolling replacement stops");
             self.stop_rollout(service, to, &rejection.message, now);
         }
@@ -238,7 +238,7 @@ impl Registry {
         let (id, why) = (current.service, &rejection.message);
         let Some(to) = self.services.get(&id).map(|service| service.revision) else { return };
         let Some(rollout) = self.successions.rollouts.get_mut(&id) else { return };
-        match rollout.failed(current.member, to, rejection.is_unavailable(), now) {
+        match rollout.failed(current.member, to, rejection, now) {
             AfterFailure::Retry { pause_ms } => {
                 let name = self.name_of(current.member);
                 let pause = readable(pause_ms);
