@@ -2,8 +2,9 @@
 //! it serves until its replacement does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use bollard::models::ContainerSummaryStateEnum as State;
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum as State};
 
 use super::driver::{Driver, short};
 use super::plan::{self, ManagedLabels};
@@ -12,18 +13,35 @@ use crate::control::runtime::{Failure, InstanceId, Spec, Started};
 use crate::core::snapshot::ServiceId;
 use crate::settings::OnExit;
 
+/// A container of an earlier run.
+struct Found {
+    container: String,
+    labels: ManagedLabels,
+    state: Option<State>,
+    name: ContainerName,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum ContainerName {
+    Slot,
+    /// Of a replacement that has not got its slot's name yet.
+    Temporary,
+    /// Of one that was replaced, say.
+    Other,
+}
+
 impl Driver {
-    /// Adopts those that run, and removes the others.
-    pub async fn adopt_or_remove(&self) -> Result<Vec<(Spec, Started)>, Failure> {
+    /// Adopts those that run, and removes the others. Of two in one slot, that is the one that has the slot's name.
+    pub async fn adopt_or_remove(self: &Arc<Self>) -> Result<Vec<(Spec, Started)>, Failure> {
         let (mut adopted, launch) = (Vec::new(), self.newest());
-        for found in self.list(&format!("{}={}", plan::CLUSTER, self.settings.cluster)).await? {
-            let labels: BTreeMap<_, _> = found.labels.unwrap_or_default().into_iter().collect();
-            let Some(labels) = ManagedLabels::read(&labels, &self.settings.cluster) else { continue };
-            let container = found.id.unwrap_or_default();
-            let is_slot_name = |name: &String| name.trim_start_matches('/') == labels.slot;
-            let has_name = found.names.unwrap_or_default().iter().any(is_slot_name);
-            let unfit =
-                if has_name { self.unfit(&labels, found.state, &adopted) } else { Some("it was being replaced") };
+        let list = self.list(&format!("{}={}", plan::CLUSTER, self.settings.cluster)).await?;
+        let mut found: Vec<Found> = list.into_iter().filter_map(|found| self.found(found)).collect();
+        found.sort_by_key(|found| found.name);
+        for Found { container, labels, state, name } in found {
+            let unfit = match name {
+                ContainerName::Other => Some("it was being replaced"),
+                ContainerName::Slot | ContainerName::Temporary => self.unfit(&labels, state, &adopted),
+            };
             match (unfit, self.endpoint(&container).await?) {
                 (None, Some(endpoint)) => {
                     let is_same = labels.plan == launch.plan.checksum();
@@ -35,7 +53,12 @@ impl Driver {
                         replaces: None,
                     };
                     self.table().adopt(&spec, &launch, &container);
-                    adopted.push((spec, Started { endpoint, handle: short(&container).to_owned(), weight: 1 }));
+                    let started = Started { endpoint, handle: short(&container).to_owned(), weight: 1 };
+                    adopted.push((spec.clone(), started));
+                    if name == ContainerName::Temporary {
+                        let driver = self.clone();
+                        tokio::spawn(async move { driver.take_name(&spec, &container).await });
+                    }
                 }
                 (unfit, _) => {
                     log::info!(
@@ -50,6 +73,20 @@ impl Driver {
             }
         }
         Ok(adopted)
+    }
+
+    /// `None`: it is not of this cluster.
+    fn found(&self, found: ContainerSummary) -> Option<Found> {
+        let labels: BTreeMap<_, _> = found.labels.unwrap_or_default().into_iter().collect();
+        let labels = ManagedLabels::read(&labels, &self.settings.cluster)?;
+        let names = found.names.unwrap_or_default();
+        let has = |name: &str| names.iter().any(|own| own.trim_start_matches('/') == name);
+        let name = match () {
+            () if has(&labels.slot) => ContainerName::Slot,
+            () if has(&plan::temporary_name(&labels.slot, labels.instance)) => ContainerName::Temporary,
+            () => ContainerName::Other,
+        };
+        Some(Found { container: found.id.unwrap_or_default(), labels, state: found.state, name })
     }
 
     /// Why a container is not adopted.

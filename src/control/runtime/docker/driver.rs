@@ -169,7 +169,7 @@ impl Driver {
 
     /// Renames a running replacement to its slot's name, after the instances before it have ended and their containers
     /// have lost it.
-    async fn take_name(&self, spec: &Spec, container: &str) {
+    pub async fn take_name(&self, spec: &Spec, container: &str) {
         self.until(|table| table.may_take_name(spec.instance.number())).await;
         for _ in 0..NAME_TRIES {
             let replaced = self.table().replaced_containers(spec.instance.number());
