@@ -303,9 +303,17 @@ fn a_program_that_does_not_come_up_twice_in_a_row_is_taken_back() {
     let after = balancer.replicas();
     let same: Vec<bool> = before.iter().zip(&after).map(|(old, new)| old == new).collect();
     assert_eq!(same, [false, true, true], "{before:?} {after:?}");
+    let refused = || ask(balancer.admin, "GET", "/services", "").json["message"][0]["refused"].clone();
+    assert!(refused().as_str().is_some_and(|why| why.contains("exit status 3")), "{}", refused());
+    let text = |path: &str| ask(balancer.admin, "GET", path, "").text;
+    let comment = "# service shop: its replicas run with the settings before these: server";
+    assert!(text("/config").contains(comment), "{}", text("/config"));
+    assert!(text("/metrics").contains("ringway_settings_refused{service=\"shop\"} 1"));
+    assert!(balancer.reload("?dry_run=1").1.contains("\"rolling\":[\"shop\"]"), "the file has them still");
     balancer.write(&scripted(web, "exec replica"));
     let (status, body) = balancer.reload("");
     assert!(status == 200 && body.contains("\"rolling\":[]"), "what runs is what the file says: {body}");
+    assert!(refused().is_null() && !text("/config").contains(comment));
 }
 
 #[test]

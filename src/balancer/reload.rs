@@ -131,7 +131,7 @@ fn needs_restart(before: &Config, after: &Config) -> Vec<String> {
         [
             ("workers", config.workers.to_string()),
             ("pin", config.pin.to_string()),
-            ("admin", format!("{:?}", (&config.admin.listen, config.admin.is_on_data_port()))),
+            ("admin", format!("{:?}", config.admin.listen)),
             ("limits.max_connections", config.limits.max_connections.to_string()),
             ("limits.max_connections_per_client", config.limits.max_connections_per_client.to_string()),
         ]

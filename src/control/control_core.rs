@@ -9,7 +9,8 @@ use log::Level;
 
 use super::log_throttle::LogThrottle;
 use super::registry::{Command, Effect, IDLE_CLIENTS_MS, Predecessor, Registry, STOP_GRACE_MS, Status};
-use crate::core::snapshot::Lifecycle;
+use super::runtime::revisions::Revision;
+use crate::core::snapshot::{Lifecycle, ServiceId};
 use crate::core::tick::Tick;
 use crate::shared::events::{EventReceiver, WorkerEvent};
 use crate::shared::publish::SnapshotPublisher;
@@ -149,6 +150,11 @@ impl ControlCore {
 
     pub fn for_successor(&self) -> Predecessor {
         self.registry.for_successor()
+    }
+
+    /// The service's replicas were started with other settings than these, or would be.
+    pub fn rolls_out(&self, service: ServiceId, to: Option<Revision>) -> bool {
+        self.registry.rolls_out(service, to)
     }
 
     /// How it is, for the operator.

@@ -66,9 +66,21 @@ pub struct Replica {
 
 /// Requests that were routed to a slot, how many of them have ended, how often bytes of responses came, and responses by
 /// class: one padded cell per worker with a single writer, summed by the reader. A drain waits until all have ended.
+///
+/// What was counted for the instances before in the same slot is part of the sums that only rise, so that they never fall.
 #[derive(Debug, Default)]
 pub struct ReplicaLoad {
-    cells: Box<[Cell]>,
+    cells: Arc<[Cell]>,
+    /// Of the instance before, which may still have requests.
+    before: Arc<[Cell]>,
+    earlier: Totals,
+}
+
+/// Requests routed and responses by class.
+#[derive(Clone, Copy, Debug, Default)]
+struct Totals {
+    routed: u64,
+    responses: [u64; 5],
 }
 
 #[derive(Debug, Default)]
@@ -86,7 +98,14 @@ const _: () = assert!(size_of::<Cell>() == 128);
 
 impl ReplicaLoad {
     pub fn new(workers: usize) -> ReplicaLoad {
-        ReplicaLoad { cells: (0..workers).map(|_| Cell::default()).collect() }
+        ReplicaLoad { cells: (0..workers).map(|_| Cell::default()).collect(), ..ReplicaLoad::default() }
+    }
+
+    /// Of an instance that takes the place of this one's.
+    pub fn successor(&self) -> ReplicaLoad {
+        let earlier =
+            Totals { routed: self.earlier.routed + routed(&self.before), responses: self.responses_of_earlier() };
+        ReplicaLoad { before: self.cells.clone(), earlier, ..ReplicaLoad::new(self.cells.len()) }
     }
 
     /// Counts one request. A worker writes only its own cell.
@@ -122,8 +141,11 @@ impl ReplicaLoad {
 
     /// Responses by class: 1xx first.
     pub fn responses(&self) -> [u64; 5] {
-        let sum = |class: usize| self.cells.iter().map(|cell| cell.responses[class].load(Ordering::Relaxed)).sum();
-        std::array::from_fn(sum)
+        sum(self.responses_of_earlier(), responses(&self.cells))
+    }
+
+    fn responses_of_earlier(&self) -> [u64; 5] {
+        sum(self.earlier.responses, responses(&self.before))
     }
 
     /// Reads that found bytes of responses. It rises while the replica answers anything.
@@ -131,15 +153,28 @@ impl ReplicaLoad {
         self.cells.iter().map(|cell| cell.received.load(Ordering::Relaxed)).sum()
     }
 
+    /// Requests that were routed to the slot.
     pub fn total(&self) -> u64 {
-        self.cells.iter().map(|cell| cell.routed.load(Ordering::Relaxed)).sum()
+        self.earlier.routed + routed(&self.before) + routed(&self.cells)
     }
 
-    /// Requests that have not ended.
+    /// Requests to this instance that have not ended.
     pub fn in_flight(&self) -> u64 {
         let ended: u64 = self.cells.iter().map(|cell| cell.ended.load(Ordering::Acquire)).sum();
-        self.total().saturating_sub(ended)
+        routed(&self.cells).saturating_sub(ended)
     }
+}
+
+fn routed(cells: &[Cell]) -> u64 {
+    cells.iter().map(|cell| cell.routed.load(Ordering::Relaxed)).sum()
+}
+
+fn responses(cells: &[Cell]) -> [u64; 5] {
+    std::array::from_fn(|class| cells.iter().map(|cell| cell.responses[class].load(Ordering::Relaxed)).sum())
+}
+
+fn sum(a: [u64; 5], b: [u64; 5]) -> [u64; 5] {
+    std::array::from_fn(|class| a[class] + b[class])
 }
 
 fn bump(counter: &AtomicU64) {

@@ -306,6 +306,7 @@ impl Control {
                 self.probe(net, instance, address, timeout_ms);
             }
             Effect::Settle { revision, .. } => net.note("p.settled", revision.0, 0, 0),
+            Effect::GiveUp { .. } => {}
             Effect::Reply { ticket, answer } => {
                 let before = self.open_calls.len();
                 self.open_calls.retain(|open| *open != ticket);

@@ -44,6 +44,11 @@ pub struct ServiceReport {
     pub deaths: u64,
     pub heals: u64,
     pub ejections: u64,
+    /// Replicas that a rolling replacement is still to reach.
+    pub outdated: usize,
+    /// Why the newest settings of its replicas are not used: two in a row did not come up with them. `null`: they are.
+    #[schema(value_type = Option<String>)]
+    pub refused: Option<Arc<str>>,
 }
 
 /// A route that leads to a service.
@@ -106,6 +111,8 @@ fn report_of(
         deaths: status.deaths,
         heals: status.heals.count(),
         ejections: status.ejections,
+        outdated: status.outdated,
+        refused: status.refused.clone(),
     }
 }
 

@@ -329,7 +329,8 @@ impl ControlLoop {
                 let _ = reply.send(self.try_reload());
             }
             AdminRequest::Configuration { reply } => {
-                let _ = reply.send(self.configuration.text());
+                let refused = self.core.status(now).refused_settings();
+                let _ = reply.send(refused + &self.configuration.text());
             }
         }
     }
@@ -387,6 +388,7 @@ impl ControlLoop {
                 self.runtime.settle(service, revision);
                 self.heartbeats.settle(service, revision);
             }
+            Effect::GiveUp { service } => self.runtime.give_up(service),
             // The workers have it already.
             Effect::Publish(snapshot) => self.rings.see(&snapshot),
             Effect::Finished => {}

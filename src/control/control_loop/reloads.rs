@@ -7,7 +7,8 @@ use super::ControlLoop;
 use crate::control::heartbeats::Heartbeats;
 use crate::control::registry::{Answer, Command, Reconfiguration, Topology};
 use crate::control::reload::{PendingReload, ReloadAnswer, ReloadError, ReloadPlan, ReloadReport, Requester};
-use crate::control::runtime::per_service::{Preview, Reconfigured};
+use crate::control::runtime::per_service::Reconfigured;
+use crate::control::runtime::revisions::Revision;
 use crate::control::runtime::service_runtime::RuntimeSettings;
 use crate::control::runtime::{Failure, Runtime};
 use crate::core::snapshot::ServiceId;
@@ -31,7 +32,7 @@ impl ControlLoop {
             Ok(plan) => plan,
             Err(lines) => return requester.answer(Err(ReloadError::Invalid(lines))),
         };
-        let report = self.with_preview(report, &runtimes, &topology);
+        let report = self.with_restarts(report, &runtimes);
         self.reload = Some(PendingReload { requester, report, ticket: None });
         let (runtime, prepared) = (self.runtime.clone(), self.prepared_in.clone());
         spawn_local(async move {
@@ -50,19 +51,6 @@ impl ControlLoop {
         }
     }
 
-    /// With what runtimes do with the settings.
-    fn with_preview(
-        &self,
-        mut report: ReloadReport,
-        runtimes: &[(ServiceId, RuntimeSettings)],
-        topology: &Topology,
-    ) -> ReloadReport {
-        let Preview { rolling, needs_restart } = self.runtime.preview(runtimes);
-        report.rolling = names(&rolling, topology);
-        report.needs_restart.extend(needs_restart);
-        report
-    }
-
     /// Says what a reload would do.
     pub(super) fn try_reload(&mut self) -> ReloadAnswer {
         if let Some(why) = self.why_no_reload() {
@@ -70,18 +58,36 @@ impl ControlLoop {
         }
         let plan = self.configuration.read().map_err(ReloadError::Invalid)?;
         self.configuration.discard();
-        Ok(self.with_preview(plan.report, &plan.runtimes, &plan.topology))
+        let rolling = self.rolling(self.runtime.revisions_of(&plan.runtimes), &plan.topology);
+        Ok(ReloadReport { rolling, ..self.with_restarts(plan.report, &plan.runtimes) })
+    }
+
+    fn with_restarts(&self, mut report: ReloadReport, runtimes: &[(ServiceId, RuntimeSettings)]) -> ReloadReport {
+        report.needs_restart.extend(self.runtime.needs_restart(runtimes));
+        report
+    }
+
+    /// Services whose replicas run with other settings than these. `None`: those that none was started with.
+    fn rolling(
+        &self,
+        revisions: impl IntoIterator<Item = (ServiceId, Option<Revision>)>,
+        topology: &Topology,
+    ) -> Vec<String> {
+        let is_rolled = |(id, revision): &(ServiceId, Option<Revision>)| self.core.rolls_out(*id, *revision);
+        let rolled = revisions.into_iter().filter(is_rolled);
+        rolled.filter_map(|(id, _)| Some(topology.services.get(&id)?.name().to_string())).collect()
     }
 
     /// The runtimes are ready: the registry takes the configuration in.
     pub(super) fn take_in(&mut self, prepared: Prepared, now: Tick) {
         let Prepared { topology, heartbeats, outcome } = prepared;
         match outcome {
-            Ok(Reconfigured { found, revisions, rolling }) => {
+            Ok(Reconfigured { found, revisions }) => {
                 let ticket = self.next_ticket();
+                let rolling = self.rolling(revisions.iter().map(|(id, to)| (*id, Some(*to))), &topology);
                 if let Some(reload) = &mut self.reload {
                     reload.ticket = Some(ticket);
-                    reload.report.rolling = names(&rolling, &topology);
+                    reload.report.rolling = rolling;
                 }
                 self.heartbeats.take_in(heartbeats, &revisions);
                 self.core.raise_stop_limit(self.runtime.stop_limit());
@@ -106,8 +112,4 @@ impl ControlLoop {
             Answer::Reconfigured | Answer::Replicas(_) | Answer::Replica(_) => Ok(report),
         });
     }
-}
-
-fn names(services: &[ServiceId], topology: &Topology) -> Vec<String> {
-    services.iter().filter_map(|id| Some(topology.services.get(id)?.name().to_string())).collect()
 }

@@ -150,6 +150,11 @@ impl ScrapeSources<'_> {
         page.family(MetricKind::Counter, "ringway_heals", help, counted(|service| service.heals.count()));
         let help = "times that a slow replica was ejected";
         page.family(MetricKind::Counter, "ringway_ejections", help, counted(|service| service.ejections));
+        let help = "replicas that a rolling replacement is still to reach";
+        page.family(MetricKind::Gauge, "ringway_outdated_replicas", help, counted(|service| service.outdated as u64));
+        let help = "1 if the newest settings of a service's replicas did not work: those before are in force";
+        let refused = counted(|service| u64::from(service.refused.is_some()));
+        page.family(MetricKind::Gauge, "ringway_settings_refused", help, refused);
         let heals = self.status.services.iter().map(|service| (of_service(&service.name), service.heals.clone()));
         let help = "from the loss of a replica until its replacement answered";
         page.histogram("ringway_heal_duration_seconds", help, heals);
@@ -196,10 +201,24 @@ impl ScrapeSources<'_> {
         histogram("upstream_first_byte", help, |service| &service.first_byte);
     }
 
-    /// Each replica that is shown, with its labels.
+    /// Each replica that is shown, with its labels: one for each name. An instance that drains has the name of the one that
+    /// took its place.
     fn each_replica(&self) -> impl Iterator<Item = (Labels, &Replica)> {
         self.each_service().flat_map(|(status, service)| {
-            service.replicas.iter().map(|replica| (of_service(&status.name).with("replica", &replica.name), replica))
+            let mut names = BTreeSet::new();
+            let first = service.replicas.iter().filter(move |replica| names.insert(&replica.name));
+            first.map(|replica| (of_service(&status.name).with("replica", &replica.name), replica))
+        })
+    }
+
+    /// Requests in flight by replica, at instances that drain too.
+    fn in_flight(&self) -> impl Iterator<Item = (Labels, u64)> {
+        self.each_service().flat_map(|(status, service)| {
+            let mut by_name = BTreeMap::new();
+            for replica in &service.replicas {
+                *by_name.entry(&replica.name).or_default() += replica.load.in_flight();
+            }
+            by_name.into_iter().map(|(name, count)| (of_service(&status.name).with("replica", name), count))
         })
     }
 
@@ -221,7 +240,7 @@ impl ScrapeSources<'_> {
         let help = "requests for which a replica was chosen";
         page.family(MetricKind::Counter, "ringway_replica_requests", help, each(|r| r.load.total()));
         let help = "requests in flight at a replica";
-        page.family(MetricKind::Gauge, "ringway_replica_requests_in_flight", help, each(|r| r.load.in_flight()));
+        page.family(MetricKind::Gauge, "ringway_replica_requests_in_flight", help, self.in_flight());
         let help = "1 if the replica takes requests";
         page.family(MetricKind::Gauge, "ringway_replica_up", help, each(|r| u64::from(r.state == State::Up)));
         let help = "1 if an operator drained the replica";
@@ -347,6 +366,31 @@ mod tests {
         let described: Vec<&str> = page.lines().filter(|line| line.starts_with("# TYPE ")).collect();
         for family in &described {
             assert_eq!(described.iter().filter(|other| other == &family).count(), 1, "{family}");
+        }
+    }
+
+    /// A scraper refuses a page that has a series twice.
+    #[test]
+    fn an_instance_that_drains_and_the_one_in_its_place_are_one_series() {
+        let mut shown = Service::clone(&service("shop", &["a", "b"]));
+        let before = shown.replicas[1].clone();
+        shown.replicas[1].load = Arc::new(before.load.successor());
+        before.load.start(0);
+        before.load.respond(0, [0, 3, 0, 0, 0]);
+        shown.replicas[1].load.start(0);
+        shown.replicas.push(Replica { state: State::Draining, ..before });
+        let page = written(&[], &snapshot(vec![Arc::new(shown)]));
+        for line in [
+            "ringway_replica_requests_total{service=\"shop\",replica=\"b\"} 2",
+            "ringway_replica_requests_in_flight{service=\"shop\",replica=\"b\"} 2",
+            "ringway_replica_up{service=\"shop\",replica=\"b\"} 1",
+            "ringway_replica_responses_total{service=\"shop\",replica=\"b\",code=\"2xx\"} 3",
+        ] {
+            assert!(page.lines().any(|written| written == line), "{line} is missing\n{page}");
+        }
+        let series: Vec<&str> = page.lines().filter_map(|line| line.rsplit_once(' ')).map(|(name, _)| name).collect();
+        for name in series.iter().filter(|name| name.starts_with("ringway_replica")) {
+            assert_eq!(series.iter().filter(|other| *other == name).count(), 1, "{name}");
         }
     }
 

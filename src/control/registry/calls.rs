@@ -182,7 +182,7 @@ impl Registry {
     }
 
     /// `server1`, `server2` and so on: those that no replica has, nor one that still drains.
-    fn generated_names(&self) -> impl Iterator<Item = Arc<str>> + '_ {
+    pub(super) fn generated_names(&self) -> impl Iterator<Item = Arc<str>> + '_ {
         (1u64..).map(|number| Arc::from(format!("server{number}"))).filter(|name: &Arc<str>| !self.name_taken(name))
     }
 

@@ -128,6 +128,10 @@ pub enum Effect {
         service: ServiceId,
         revision: Revision,
     },
+    /// No configuration names the service any more: servers that it finds are not its replicas.
+    GiveUp {
+        service: ServiceId,
+    },
     Log(Level, String),
     /// After `WorkersEnded`: every managed instance has ended.
     Finished,

@@ -72,6 +72,23 @@ impl Registry {
         }
     }
 
+    /// The server of this slot, which leaves the ring, joins the service that it is listed in now. What it answered counts
+    /// there.
+    pub(super) fn join_moved(&mut self, slot: &Slot, now: Tick) {
+        let is_it = |(spec, started): &mut (Spec, Started)| {
+            spec.name == slot.name && spec.service != slot.service && started.endpoint == *slot.endpoint()
+        };
+        let Some((spec, started)) = self.moving.extract_if(.., is_it).next() else { return };
+        let instance = spec.instance;
+        self.insert_filled(spec, started, now);
+        if slot.is_up()
+            && let Some(id) = self.slots.of_instance(instance)
+            && let Some(policy) = self.health_policy(id)
+        {
+            self.mark_up(id, &policy, now);
+        }
+    }
+
     /// No later instance gets the number of this one.
     fn reserve(&mut self, instance: InstanceId) {
         if let InstanceId::Managed(number) = instance {
@@ -106,7 +123,7 @@ impl Registry {
         slot.fill(spec.instance, replica, started, &policy, now);
         slot.decision = self.take_decision(slot.service, &slot.name);
         if self.stands_by() {
-            slot.await_first_answer();
+            slot.share();
         }
         self.insert(slot);
     }

@@ -23,6 +23,8 @@ pub struct Leaving {
     /// Whether its name may be used before it is gone.
     pub name_use: NameUse,
     pub since: Tick,
+    /// Until then another process may have requests at it.
+    shared_until: Tick,
     stage: LeavingState,
 }
 
@@ -49,13 +51,19 @@ impl Leaving {
     pub fn draining(slot: &Slot, instance: InstanceId, epoch: u64, now: Tick, deadline: Tick) -> Leaving {
         let replica = Replica { state: State::Draining, ..slot.replica() };
         let stage = LeavingState::AwaitingAck { replica, epoch, deadline };
-        Leaving { since: now, stage, ..Leaving::stopping(slot, instance, NameUse::Held) }
+        Leaving {
+            since: now,
+            shared_until: slot.shared_until,
+            stage,
+            ..Leaving::stopping(slot, instance, NameUse::Held)
+        }
     }
 
     /// Stopped at once: it takes no requests.
     pub fn stopping(slot: &Slot, instance: InstanceId, name_use: NameUse) -> Leaving {
         let (service, name) = (slot.service, slot.name.clone());
-        Leaving { service, name, instance, name_use, since: Tick::ZERO, stage: LeavingState::Stopping }
+        let (since, shared_until) = (Tick::ZERO, Tick::ZERO);
+        Leaving { service, name, instance, name_use, since, shared_until, stage: LeavingState::Stopping }
     }
 
     fn due(&self) -> Tick {
@@ -97,8 +105,8 @@ impl Leaving {
         match &mut self.stage {
             LeavingState::AwaitingAck { deadline, .. } => *deadline <= now,
             LeavingState::Draining { look_at, deadline, .. } => {
-                *look_at = now.after_ms(DRAIN_LOOK_MS);
-                in_flight == 0 || *deadline <= now
+                *look_at = now.after_ms(DRAIN_LOOK_MS).max(self.shared_until);
+                in_flight == 0 && self.shared_until <= now || *deadline <= now
             }
             LeavingState::Stopping => false,
         }

@@ -20,6 +20,9 @@ use crate::core::tick::Tick;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Predecessor {
     services: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    /// How many replicas its configuration asks for.
+    #[serde(default)]
+    configured: BTreeMap<Arc<str>, usize>,
     /// Services whose requests find a replica: they must in the new process, before it takes over.
     #[serde(default)]
     serving: BTreeSet<Arc<str>>,
@@ -47,7 +50,9 @@ impl Registry {
         let services = self.services.iter().map(|(id, service)| (service.config.name.clone(), names(id)));
         let serving = self.services.values().filter(|service| !service.is_removed && service.routable() > 0);
         let serving = serving.map(|service| service.config.name.clone()).collect();
-        Predecessor { services: services.collect(), serving, decisions: self.all_decisions() }
+        let configured = self.services.values().map(|service| (service.config.name.clone(), service.config.replicas));
+        let (services, configured) = (services.collect(), configured.collect());
+        Predecessor { services, configured, serving, decisions: self.all_decisions() }
     }
 
     pub(super) fn enter(&mut self, lifecycle: Lifecycle, now: Tick) {
@@ -68,11 +73,15 @@ impl Registry {
         let services: Vec<ServiceId> = self.services.keys().copied().collect();
         for id in services {
             let Some(config) = self.services.get(&id).map(|service| service.config.clone()) else { continue };
-            self.successions.wait(id, now.after_ms(config.limits.drain_timeout_ms));
+            let until = now.after_ms(config.limits.drain_timeout_ms);
+            self.successions.wait(id, until);
             let own = self.slots.from(SlotId::default()).filter(|(_, slot)| slot.service == id);
             let own: Vec<SlotId> = own.map(|(id, _)| id).collect();
             for slot in own {
-                self.change(slot, |slot| slot.limit_first_answer(now.after_ms(config.health.start_timeout_ms)));
+                self.change(slot, |slot| slot.take_over(until, now.after_ms(config.health.start_timeout_ms)));
+            }
+            if self.is_resized(id) {
+                self.shrink(id, config.replicas, now);
             }
         }
     }
@@ -100,11 +109,26 @@ impl Registry {
         names.and_then(|names| names.iter().position(|name| *name == spec.name)).unwrap_or(usize::MAX)
     }
 
-    /// The names of the predecessor's replicas that this balancer has not; `None` without a predecessor that had the
-    /// service.
+    /// The names of replicas that are to start: those of the predecessor, which may have had calls that changed their number,
+    /// unless the configuration asks for another number than its. `None` without a predecessor that had the service.
     pub(super) fn inherited_names(&self, id: ServiceId) -> Option<Vec<Arc<str>>> {
-        let names = self.predecessor.services.get(&self.services.get(&id)?.config.name)?;
-        Some(names.iter().filter(|name| !self.name_taken(name)).cloned().collect())
+        let service = self.services.get(&id)?;
+        let names = self.predecessor.services.get(&service.config.name)?;
+        let mut missing: Vec<_> = names.iter().filter(|name| !self.name_taken(name)).cloned().collect();
+        if self.is_resized(id) {
+            let count = service.config.replicas.saturating_sub(service.managed());
+            let free = self.generated_names().filter(|name| !names.contains(name));
+            missing.extend(free.take(count.saturating_sub(missing.len())));
+            missing.truncate(count);
+        }
+        Some(missing)
+    }
+
+    /// It is to have another number of replicas than the predecessor's configuration says.
+    fn is_resized(&self, id: ServiceId) -> bool {
+        let Some(service) = self.services.get(&id) else { return false };
+        let before = self.predecessor.configured.get(&service.config.name);
+        before.is_some_and(|before| *before != service.config.replicas)
     }
 
     /// For each replica that there was at first it is known whether it answers: the start is over. Each slot is looked at
@@ -190,7 +214,7 @@ mod tests {
         assert_eq!(bring_up(&mut registry), ["S5".into(), "server2".into()] as [Arc<str>; 2]);
         assert!(registry.is_settled() && registry.can_serve() && registry.is_quiet());
         let passed_on = serde_json::to_string(&registry.for_successor()).unwrap();
-        assert_eq!(passed_on, r#"{"services":{"test":["S5","server2"]},"serving":["test"]}"#);
+        assert_eq!(passed_on, r#"{"services":{"test":["S5","server2"]},"configured":{"test":3},"serving":["test"]}"#);
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub struct ServiceState {
     /// Replicas that died or stopped answering, and how long it took until they were replaced or answered again.
     pub deaths: u64,
     pub heals: Durations,
+    /// Why the newest settings of its instances are not used: two in a row did not come up with them.
+    pub refused: Option<Arc<str>>,
     /// Times that a replica was ejected for being slow.
     pub ejections: u64,
     /// No replica takes requests, and an operator drained some: it was said.
@@ -65,6 +67,7 @@ impl ServiceState {
             deaths: 0,
             heals: Durations::default(),
             ejections: 0,
+            refused: None,
             is_all_drained: false,
             is_removed: false,
             published,

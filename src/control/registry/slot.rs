@@ -37,6 +37,8 @@ pub struct Slot {
     replica: (ReplicaId, Endpoint),
     /// The last instance that had an address: the next one replaces it.
     pub last_instance: Option<InstanceId>,
+    /// Until then the process before this one may have requests at its instance.
+    pub shared_until: Tick,
     /// What its instance was started with.
     pub revision: Revision,
     pub handle: String,
@@ -145,6 +147,7 @@ impl Slot {
             name_held: false,
             replica: (ReplicaId(0), no_address),
             last_instance: None,
+            shared_until: Tick::ZERO,
             revision: Revision::UNKNOWN,
             handle: String::new(),
             failures_in_a_row: 0,
@@ -160,9 +163,10 @@ impl Slot {
     }
 
     /// A slot for an instance that replaces this one's while that runs.
-    pub fn successor(&self, workers: usize, now: Tick) -> Slot {
-        let slot = Slot::vacant(self.service, self.name.clone(), workers, now);
-        Slot { standing: Standing::Successor, last_instance: self.last_instance, ..slot }
+    pub fn successor(&self, now: Tick) -> Slot {
+        let slot = Slot::vacant(self.service, self.name.clone(), 0, now);
+        let load = Arc::new(self.load.successor());
+        Slot { standing: Standing::Successor, last_instance: self.last_instance, load, ..slot }
     }
 
     /// Its instance was started with other settings than these.
@@ -189,6 +193,7 @@ impl Slot {
     ) {
         self.replica = (replica, started.endpoint);
         self.last_instance = Some(instance);
+        self.shared_until = Tick::ZERO;
         self.handle = started.handle;
         if self.configured_weight != started.weight {
             self.configured_weight = started.weight;
@@ -307,19 +312,21 @@ impl Slot {
         matches!(self.state, SlotState::Probing { deadline, .. } if deadline <= now)
     }
 
-    /// An instance that runs already gets all the time that it wants for its first answer.
-    pub fn await_first_answer(&mut self) {
+    /// Another process serves with the instance. It gets all the time that it wants for its first answer here.
+    pub fn share(&mut self) {
+        self.shared_until = Tick::NEVER;
         if let SlotState::Probing { deadline, .. } = &mut self.state {
             *deadline = Tick::NEVER;
         }
     }
 
-    /// Until then, where there was no limit.
-    pub fn limit_first_answer(&mut self, by: Tick) {
+    /// The other process begins no more requests: those that it has get until `until`, and the first answer until `answer_by`.
+    pub fn take_over(&mut self, until: Tick, answer_by: Tick) {
+        self.shared_until = self.shared_until.min(until);
         if let SlotState::Probing { deadline, .. } = &mut self.state
             && *deadline == Tick::NEVER
         {
-            *deadline = by;
+            *deadline = answer_by;
         }
     }
 

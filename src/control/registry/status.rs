@@ -35,6 +35,10 @@ pub struct ServiceStatus {
     /// From the loss of a replica until its replacement, or itself, answered.
     pub heals: Durations,
     pub ejections: u64,
+    /// Replicas that a rolling replacement is still to reach.
+    pub outdated: usize,
+    /// Why the newest settings of its replicas are not used.
+    pub refused: Option<Arc<str>>,
     /// What runs its replicas, in one word. The registry does not know.
     pub runtime: &'static str,
     /// No configuration names it any more.
@@ -74,13 +78,22 @@ pub struct ReplicaStatus {
     pub handle: String,
 }
 
+impl Status {
+    /// A comment line, as of a configuration file, for each service whose newest settings are not used.
+    pub fn refused_settings(&self) -> String {
+        let refused = self.services.iter().filter_map(|service| Some((&service.name, service.refused.as_ref()?)));
+        let line = |(name, why)| format!("# service {name}: its replicas run with the settings before these: {why}\n");
+        refused.map(line).collect()
+    }
+}
+
 impl Registry {
     /// Of all services together, members first. Takes time in proportion to their number.
     pub fn status(&self, now: Tick) -> Status {
         let slots = self.slots.all().filter(|slot| slot.has_name()).map(|slot| self.status_of(slot, now));
         let leaving = self.leaving.iter().map(|leaving| self.status_of_leaving(leaving, now));
         let services: Vec<ServiceStatus> =
-            self.services.iter().map(|(id, service)| status_of_service(*id, service)).collect();
+            self.services.iter().map(|(id, service)| self.status_of_service(*id, service)).collect();
         let deaths = services.iter().map(|service| service.deaths).sum();
         let heals = services.iter().map(|service| service.heals.count()).sum();
         Status { replicas: slots.chain(leaving).collect(), services, deaths, heals }
@@ -131,6 +144,23 @@ impl Registry {
             handle: String::new(),
         }
     }
+
+    fn status_of_service(&self, id: ServiceId, service: &ServiceState) -> ServiceStatus {
+        ServiceStatus {
+            id,
+            name: service.config.name.clone(),
+            deaths: service.deaths,
+            heals: service.heals.clone(),
+            ejections: service.ejections,
+            outdated: if self.is_rolling(id) { self.outdated(id).len() } else { 0 },
+            refused: service.refused.clone(),
+            runtime: "",
+            is_removed: service.is_removed,
+            replicas: service.members().len(),
+            up: service.up(),
+            drained: service.drained(),
+        }
+    }
 }
 
 fn why(slot: &Slot, condition: Condition) -> Option<Arc<str>> {
@@ -141,20 +171,5 @@ fn why(slot: &Slot, condition: Condition) -> Option<Arc<str>> {
         (_, Some(failure)) if slot.decision.is_drained => Some(format!("{DRAINED}; {failure}").into()),
         (_, None) if slot.decision.is_drained => Some(DRAINED.into()),
         (_, failure) => failure,
-    }
-}
-
-fn status_of_service(id: ServiceId, service: &ServiceState) -> ServiceStatus {
-    ServiceStatus {
-        id,
-        name: service.config.name.clone(),
-        deaths: service.deaths,
-        heals: service.heals.clone(),
-        ejections: service.ejections,
-        runtime: "",
-        is_removed: service.is_removed,
-        replicas: service.members().len(),
-        up: service.up(),
-        drained: service.drained(),
     }
 }

@@ -64,10 +64,19 @@ impl Successions {
 }
 
 impl Registry {
+    /// The service is there, and its instances are started with other settings than these.
+    pub fn rolls_out(&self, id: ServiceId, to: Option<Revision>) -> bool {
+        self.services.get(&id).is_some_and(|service| Some(service.revision) != to)
+    }
+
     /// The instances of a service are to run with these settings.
     pub(super) fn roll_out(&mut self, id: ServiceId, to: Revision, now: Tick) {
-        let Some(service) = self.services.get_mut(&id).filter(|service| service.revision != to) else { return };
+        let Some(service) = self.services.get_mut(&id) else { return };
+        service.refused = None;
         let before = std::mem::replace(&mut service.revision, to);
+        if before == to {
+            return;
+        }
         let from = self.successions.rollouts.remove(&id).map_or(Some(before), |earlier| earlier.from);
         self.undo_succession_of(id, "there is a newer configuration");
         self.begin_rollout(id, from, now);
@@ -77,8 +86,7 @@ impl Registry {
     pub(super) fn roll_out_found(&mut self, now: Tick) {
         let services: Vec<ServiceId> = self.services.keys().copied().collect();
         for id in services {
-            let is_rolling = self.successions.rollouts.contains_key(&id);
-            if !is_rolling && !matches!(self.next_of(id), NextReplacement::Finish) {
+            if !self.is_rolling(id) && !matches!(self.next_of(id), NextReplacement::Finish) {
                 self.begin_rollout(id, None, now);
             }
         }
@@ -150,7 +158,7 @@ impl Registry {
             return false;
         };
         let revision = self.services.get(&slot.service).map(|service| service.revision);
-        self.successions.rollouts.contains_key(&slot.service) && revision == Some(slot.revision)
+        self.is_rolling(slot.service) && revision == Some(slot.revision)
     }
 
     /// A member that got the settings of the rolling replacement could not start with them, or ended soon.
@@ -164,8 +172,12 @@ impl Registry {
         }
     }
 
+    pub(super) fn is_rolling(&self, id: ServiceId) -> bool {
+        self.successions.rollouts.contains_key(&id)
+    }
+
     /// Slots whose instances have other settings than their service's of now.
-    fn outdated(&self, id: ServiceId) -> Vec<(SlotId, &Slot)> {
+    pub(super) fn outdated(&self, id: ServiceId) -> Vec<(SlotId, &Slot)> {
         let Some(service) = self.services.get(&id) else { return Vec::new() };
         let own = self.slots.from(SlotId::default()).filter(|(_, slot)| slot.service == id);
         own.filter(|(_, slot)| slot.is_outdated(service.revision)).collect()
@@ -174,7 +186,7 @@ impl Registry {
     fn start_successor(&mut self, service: ServiceId, member: SlotId, now: Tick) {
         let Some(slot) = self.slots.slot(member) else { return };
         let line = format!("{}: {} has other settings than it would get now: it is replaced", slot.name, slot.handle);
-        let successor = slot.successor(self.workers, now);
+        let successor = slot.successor(now);
         let successor = self.insert(successor);
         self.successions.current = Some(Succession { service, member, successor, since: now });
         self.log(Level::Info, line);
@@ -208,6 +220,7 @@ impl Registry {
         let before = self.change(current.member, |slot| {
             let mut joined = successor.joined();
             joined.decision = slot.decision.clone();
+            joined.failures += slot.failures;
             std::mem::replace(slot, joined)
         });
         let Some(before) = before else { return };
@@ -253,6 +266,7 @@ impl Registry {
         let (Some(rollout), Some(service)) = (self.successions.rollouts.remove(&id), self.services.get_mut(&id)) else {
             return;
         };
+        service.refused = Some(why.into());
         let replaced = if rollout.replaced.is_empty() { "none".into() } else { join(&rollout.replaced) };
         let stopped = format!(
             "service {}: rolling replacement stopped, two in a row did not come up: {why}",

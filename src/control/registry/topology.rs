@@ -122,8 +122,9 @@ impl Registry {
     /// Requests may be sent to the new services, or have waited for that long enough.
     pub(super) fn advance_reconfiguration(&mut self, now: Tick) {
         let Some(pending) = &self.pending_topology else { return };
-        let mut starting = pending.new.iter().filter_map(|id| self.services.get(id)).filter(|new| new.routable() == 0);
-        match starting.next().map(|service| service.config.name.clone()) {
+        let mut starting = pending.new.iter().filter(|id| !self.can_take_requests(**id, &pending.gone));
+        let starting = starting.next().and_then(|id| self.services.get(id));
+        match starting.map(|service| service.config.name.clone()) {
             Some(name) if pending.deadline <= now => {
                 let line =
                     format!("service {name}: no replica of it answers yet; requests are sent to it all the same");
@@ -133,6 +134,21 @@ impl Registry {
             _ => {}
         }
         self.finish_reconfiguration(now);
+    }
+
+    /// A replica of it does, or a server that answers as another's which is removed.
+    fn can_take_requests(&self, id: ServiceId, gone: &[ServiceId]) -> bool {
+        let is_up = |(spec, _): &(Spec, Started)| {
+            let slot = self.slots.named(&spec.name).and_then(|id| self.slots.slot(id));
+            spec.service == id && slot.is_some_and(|slot| gone.contains(&slot.service) && slot.is_up())
+        };
+        self.services.get(&id).is_none_or(|service| service.routable() > 0) || self.moving.iter().any(is_up)
+    }
+
+    /// Servers of it are to be another's.
+    fn has_moving(&self, id: ServiceId) -> bool {
+        let slot = |spec: &Spec| self.slots.named(&spec.name).and_then(|id| self.slots.slot(id));
+        self.moving.iter().any(|(spec, _)| slot(spec).is_some_and(|slot| slot.service == id))
     }
 
     fn finish_reconfiguration(&mut self, now: Tick) {
@@ -147,7 +163,7 @@ impl Registry {
             }
         }
         for id in gone {
-            if self.closing_listeners.values().any(|at| *at == closed_at) {
+            if self.closing_listeners.values().any(|at| *at == closed_at) && !self.has_moving(id) {
                 self.closing_services.entry(id).or_insert(closed_at);
             } else {
                 self.remove_service(id, now);
@@ -205,10 +221,11 @@ impl Registry {
         let members = self.services.get(&id).map(|service| service.members().to_vec()).unwrap_or_default();
         self.drain_members(members, now);
         self.removed.retain(|_, (spec, _)| spec.service != id);
+        self.emit(Effect::GiveUp { service: id });
     }
 
     /// The newest members above `target` drain.
-    fn shrink(&mut self, id: ServiceId, target: usize, now: Tick) {
+    pub(super) fn shrink(&mut self, id: ServiceId, target: usize, now: Tick) {
         let Some(service) = self.services.get(&id).filter(|service| service.config.can_start) else { return };
         let excess = service.managed().saturating_sub(target);
         let is_managed = |id: &&SlotId| self.slots.slot(**id).is_some_and(|slot| slot.origin == Origin::Managed);
@@ -218,7 +235,13 @@ impl Registry {
 
     fn drain_members(&mut self, members: Vec<SlotId>, now: Tick) {
         for slot in members.into_iter().filter_map(|id| self.remove(id)).collect::<Vec<_>>() {
-            self.begin_drain(slot, NameUse::Held, now);
+            match slot.origin {
+                Origin::Managed => self.begin_drain(slot, NameUse::Held, now),
+                Origin::Foreign => {
+                    self.join_moved(&slot, now);
+                    self.begin_drain(slot, NameUse::Replaced, now);
+                }
+            }
         }
         self.end_orphaned_succession();
     }

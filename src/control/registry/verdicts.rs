@@ -57,7 +57,7 @@ impl Registry {
     }
 
     /// A first answer: it takes requests from now on.
-    fn mark_up(&mut self, id: SlotId, policy: &HealthPolicy, now: Tick) {
+    pub(super) fn mark_up(&mut self, id: SlotId, policy: &HealthPolicy, now: Tick) {
         let next_probe = now.after_ms(policy.interval_ms);
         let risen = self.change(id, |slot| {
             let (SlotState::Probing { instance, since: begun, .. } | SlotState::Down { instance, since: begun, .. }) =

@@ -22,7 +22,7 @@ use crate::kernel::inherited::LOCK;
 #[derive(Default)]
 pub struct PerService {
     runtimes: RefCell<BTreeMap<ServiceId, Rc<ServiceRuntime>>>,
-    /// The service of each managed instance that was asked for or adopted, and has not been stopped.
+    /// The service of each managed instance that was asked for or adopted, and has not ended.
     managed: Rc<RefCell<BTreeMap<u64, ServiceId>>>,
     events: OnceCell<UnboundedSender<RuntimeEvent>>,
 }
@@ -84,7 +84,7 @@ impl PerService {
     }
 
     /// Takes in the settings of another configuration: runtimes of new services are opened first, since that may fail; then
-    /// those that run change. A service that is not among them is given up, and what it runs still ends by `stop`.
+    /// those that run change. A service that is not among them runs on until it is given up.
     pub async fn reconfigure(&self, settings: Vec<(ServiceId, RuntimeSettings)>) -> Result<Reconfigured, Failure> {
         let mut done = Reconfigured::default();
         let mut changes = Vec::new();
@@ -101,28 +101,30 @@ impl PerService {
             }
             return Err(failure);
         }
-        let is_known = |id: &ServiceId| changes.iter().any(|(known, ..)| known == id);
-        let removed =
-            self.runtimes.borrow().iter().filter(|(id, _)| !is_known(id)).map(|(_, own)| own.clone()).collect();
-        let removed: Vec<Rc<ServiceRuntime>> = removed;
-        removed.iter().for_each(|own| own.give_up());
         for (id, own, change) in changes {
-            done.rolling.extend(own.differs(&change).then_some(id));
             done.revisions.extend(own.take_in(change).map(|revision| (id, revision)));
         }
         self.runtimes.borrow_mut().extend(opened);
         Ok(done)
     }
 
-    /// What these settings would do to services that run, as far as that can be told without an engine.
-    pub fn preview(&self, settings: &[(ServiceId, RuntimeSettings)]) -> Preview {
-        let mut preview = Preview::default();
-        for (id, settings) in settings {
-            if let Some(own) = self.get(*id) {
-                own.preview(*id, settings, &mut preview);
-            }
+    /// Its service is removed. What it runs still ends by `stop`.
+    pub fn give_up(&self, service: ServiceId) {
+        if let Some(own) = self.get(service) {
+            own.give_up();
         }
-        preview
+    }
+
+    /// Settings of services that run, with the revision that they have, if they are known.
+    pub fn revisions_of(&self, settings: &[(ServiceId, RuntimeSettings)]) -> Vec<(ServiceId, Option<Revision>)> {
+        let of_one = |(id, settings): &(ServiceId, RuntimeSettings)| Some((*id, self.get(*id)?.revision_of(settings)));
+        settings.iter().filter_map(of_one).collect()
+    }
+
+    /// Settings that take effect only when the balancer starts anew, where they differ from what runs.
+    pub fn needs_restart(&self, settings: &[(ServiceId, RuntimeSettings)]) -> Vec<String> {
+        let of_one = |(id, settings): &(ServiceId, RuntimeSettings)| Some(self.get(*id)?.needs_restart(settings));
+        settings.iter().filter_map(of_one).flatten().collect()
     }
 
     /// What is opened stands in `opened`, also where a later one fails.
@@ -144,8 +146,12 @@ impl PerService {
     async fn attach_one(&self, service: ServiceId, runtime: &ServiceRuntime) -> Result<Vec<(Spec, Started)>, Failure> {
         let (events, mut own_events) = unbounded_channel();
         let all = self.events.get().cloned();
+        let running = self.managed.clone();
         spawn_local(async move {
             while let (Some(event), Some(all)) = (own_events.recv().await, &all) {
+                if let RuntimeEvent::Exited { instance: InstanceId::Managed(number), .. } = event {
+                    running.borrow_mut().remove(&number);
+                }
                 let _ = all.send(outward_event(service, event));
             }
         });
@@ -189,17 +195,6 @@ pub struct Reconfigured {
     pub found: Vec<(Spec, Started)>,
     /// Services whose instances are to be started with these settings from now on.
     pub revisions: BTreeMap<ServiceId, Revision>,
-    /// Those of them whose settings are others than before.
-    pub rolling: Vec<ServiceId>,
-}
-
-/// What settings do to services that run.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Preview {
-    /// Services whose replicas are replaced one at a time.
-    pub rolling: Vec<ServiceId>,
-    /// Changes that take effect only when the balancer starts anew.
-    pub needs_restart: Vec<String>,
 }
 
 fn managed(instance: InstanceId) -> Option<u64> {
@@ -216,10 +211,13 @@ impl Runtime for PerService {
             message: format!("{} cannot be started: its service has no runtime", spec.name),
         };
         let runtime = self.get(spec.service).ok_or_else(unknown)?;
-        if let Some(number) = managed(spec.instance) {
-            self.managed.borrow_mut().insert(number, spec.service);
+        let Some(number) = managed(spec.instance) else { return runtime.start(spec).await };
+        self.managed.borrow_mut().insert(number, spec.service);
+        let result = runtime.start(spec).await;
+        if result.is_err() {
+            self.managed.borrow_mut().remove(&number);
         }
-        runtime.start(spec).await
+        result
     }
 
     async fn stop(&self, instance: InstanceId, grace: Duration) -> Result<(), Failure> {

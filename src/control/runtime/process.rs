@@ -76,9 +76,8 @@ impl Processes {
         self.programs.borrow_mut().take(program)
     }
 
-    /// Whether instances run another program than this one, or would.
-    pub fn runs_other(&self, program: &[OsString]) -> bool {
-        self.programs.borrow().newest().is_some_and(|newest| newest != program)
+    pub fn revision_of(&self, program: &[OsString]) -> Option<Revision> {
+        self.programs.borrow().find(|known| known == program)
     }
 
     fn command(&self, revision: Revision) -> Command {

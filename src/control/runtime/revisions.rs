@@ -25,10 +25,15 @@ impl<T: Clone + PartialEq> Revisions<T> {
         Revisions { known: BTreeMap::from([(Revision::FIRST, first)]), next: Revision::FIRST.0 + 1 }
     }
 
+    /// The newest of those.
+    pub fn find(&self, is_it: impl Fn(&T) -> bool) -> Option<Revision> {
+        self.known.iter().rev().find(|(_, known)| is_it(known)).map(|(revision, _)| *revision)
+    }
+
     /// The settings of a configuration: those that are known keep their revision.
     pub fn take(&mut self, settings: T) -> Revision {
-        if let Some((revision, _)) = self.known.iter().find(|(_, known)| **known == settings) {
-            return *revision;
+        if let Some(revision) = self.find(|known| *known == settings) {
+            return revision;
         }
         let revision = Revision(self.next);
         self.next += 1;

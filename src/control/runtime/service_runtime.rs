@@ -11,7 +11,6 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::docker::{Docker, DockerPredecessor, Launch};
 use super::fixed::Fixed;
-use super::per_service::Preview;
 use super::process::{self, Processes};
 use super::revisions::Revision;
 use super::{Failure, FailureKind, InstanceId, Lent, Runtime, RuntimeEvent, Spec, Started};
@@ -91,15 +90,6 @@ impl ServiceRuntime {
         }
     }
 
-    /// Instances have other settings than these.
-    pub fn differs(&self, change: &SettingsChange) -> bool {
-        match (self, change) {
-            (ServiceRuntime::Process(processes), SettingsChange::Process(program)) => processes.runs_other(program),
-            (ServiceRuntime::Docker(docker), SettingsChange::Docker(launch)) => docker.differs(launch),
-            _ => false,
-        }
-    }
-
     /// What its instances are to be started with.
     pub fn take_in(&self, change: SettingsChange) -> Option<Revision> {
         match (self, change) {
@@ -115,18 +105,24 @@ impl ServiceRuntime {
         }
     }
 
-    pub fn preview(&self, id: ServiceId, settings: &RuntimeSettings, preview: &mut Preview) {
+    /// `None`: no instance was started with them, as far as is known.
+    pub fn revision_of(&self, settings: &RuntimeSettings) -> Option<Revision> {
         match (self, settings) {
             (ServiceRuntime::Process(processes), RuntimeSettings::Process { program }) => {
-                preview.rolling.extend(processes.runs_other(program).then_some(id));
+                processes.revision_of(program)
             }
-            (ServiceRuntime::Docker(docker), RuntimeSettings::Docker { settings, service }) => {
-                preview.rolling.extend(docker.runs_other(settings).then_some(id));
-                let kept = docker.settings().kept_differences(settings);
-                preview.needs_restart.extend(kept.iter().map(|name| format!("docker.{name} of service {service}")));
-            }
-            _ => {}
+            (ServiceRuntime::Docker(docker), RuntimeSettings::Docker { settings, .. }) => docker.revision_of(settings),
+            _ => Some(Revision::FIRST),
         }
+    }
+
+    /// What it keeps for as long as the balancer runs, and these settings have otherwise.
+    pub fn needs_restart(&self, settings: &RuntimeSettings) -> Vec<String> {
+        let (ServiceRuntime::Docker(docker), RuntimeSettings::Docker { settings, service }) = (self, settings) else {
+            return Vec::new();
+        };
+        let kept = docker.settings().kept_differences(settings);
+        kept.iter().map(|name| format!("docker.{name} of service {service}")).collect()
     }
 
     /// Its service is removed.

@@ -96,6 +96,7 @@ pub struct World {
     pub log_at_info: Vec<String>,
     pub finished: bool,
     pub settled: Option<Revision>,
+    pub given_up: Vec<ServiceId>,
     next_ticket: u64,
 }
 
@@ -133,6 +134,7 @@ impl World {
             log_at_info: Vec::new(),
             finished: false,
             settled: None,
+            given_up: Vec::new(),
             next_ticket: 0,
         }
     }
@@ -184,6 +186,10 @@ impl World {
             }
             Effect::Settle { revision, .. } => {
                 self.settled = Some(revision);
+                Vec::new()
+            }
+            Effect::GiveUp { service } => {
+                self.given_up.push(service);
                 Vec::new()
             }
             Effect::Finished => {

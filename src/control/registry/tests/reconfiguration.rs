@@ -124,19 +124,12 @@ fn a_removed_service_drains_keeps_its_id_and_can_come_back() {
 /// Its name is known once: the service before gives it up, sooner or later than the other takes it.
 #[test]
 fn a_server_that_changes_its_service_joins_when_the_one_before_gave_it_up() {
-    let fixed = |name: &str| ServiceConfig { can_start: false, ..named(name, 0) };
     let mut world = World::empty(config_of([fixed("shop"), fixed("blog")]));
-    let server = |service: ServiceId, number: u64| {
-        let instance = InstanceId::Foreign(number);
-        let spec = Spec { service, name: "web".into(), instance, revision: Revision::FIRST, replaces: None };
-        (spec, started(instance))
-    };
-    world.alive.insert(InstanceId::Foreign(1), "web".into());
-    world.alive.insert(InstanceId::Foreign(2), "web".into());
-    world.tell(Command::Found(vec![server(SHOP, 1)]));
+    let web = server(&mut world, SHOP, 1);
+    world.tell(Command::Found(vec![web]));
     world.pass(100);
     assert_eq!(names(&world, SHOP), ["web"]);
-    let (spec, started) = server(BLOG, 2);
+    let (spec, started) = server(&mut world, BLOG, 2);
     world.tell(Command::RuntimeEvent(RuntimeEvent::Joined { spec, started, why: "listed".into() }));
     world.pass(100);
     assert_eq!((names(&world, SHOP).len(), names(&world, BLOG).len()), (1, 0));
@@ -145,6 +138,53 @@ fn a_server_that_changes_its_service_joins_when_the_one_before_gave_it_up() {
     world.pass(100);
     assert_eq!((names(&world, SHOP).len(), names(&world, BLOG)), (0, vec!["web".to_owned()]));
     assert!(world.shown.services[1].replicas.iter().all(|replica| replica.state == State::Up));
+}
+
+fn fixed(name: &str) -> ServiceConfig {
+    ServiceConfig { can_start: false, ..named(name, 0) }
+}
+
+/// A server that is listed, which answers; always at the same address.
+fn server(world: &mut World, service: ServiceId, number: u64) -> (Spec, Started) {
+    let instance = InstanceId::Foreign(number);
+    world.alive.insert(instance, "web".into());
+    let spec = Spec { service, name: "web".into(), instance, revision: Revision::FIRST, replaces: None };
+    (spec, started(InstanceId::Foreign(1)))
+}
+
+#[test]
+fn a_removed_service_of_listed_servers_serves_until_the_new_one_can() {
+    let mut world = World::empty(config_of([fixed("shop")]));
+    let web = server(&mut world, SHOP, 1);
+    world.tell(Command::Found(vec![web]));
+    world.pass(100);
+    world.exhausted = true;
+    let mut topology = Topology::of_services([fixed("shop"), named("blog", 1)]);
+    topology.services.remove(&SHOP);
+    reconfigure(&mut world, topology);
+    world.pass(1_000);
+    assert_eq!((names(&world, SHOP), &world.given_up[..]), (vec!["web".to_owned()], &[][..]));
+    world.exhausted = false;
+    world.pass(5_000);
+    assert!(answered(&world) && names(&world, SHOP).is_empty() && names(&world, BLOG) == ["server1"]);
+    assert_eq!(world.given_up, [SHOP]);
+}
+
+/// Requests find it in every snapshot.
+#[test]
+fn a_server_of_a_renamed_service_takes_requests_without_a_pause() {
+    let mut world = World::empty(config_of([fixed("shop")]));
+    let web = server(&mut world, SHOP, 1);
+    world.tell(Command::Found(vec![web]));
+    world.pass(100);
+    let found = vec![server(&mut world, BLOG, 2)];
+    let mut topology = Topology::of_services([fixed("shop"), fixed("blog")]);
+    topology.services.remove(&SHOP);
+    let change = Reconfiguration { ticket: TICKET, topology, found, revisions: BTreeMap::new() };
+    world.exhausted = true;
+    world.tell(Command::Reconfigure(change.into()));
+    assert!(answered(&world) && !world.shown.services[0].is_listed());
+    assert!(world.shown.services[1].replicas.iter().any(|replica| replica.state == State::Up), "it answered before");
 }
 
 /// The next response on a connection of the listener is its last, and comes from the service.

@@ -75,6 +75,12 @@ fn two_successors_in_a_row_that_do_not_come_up_end_it_and_those_before_them_go_b
     world.pass(20_000);
     assert_eq!((revisions(&world), world.settled), (vec![OLD; 3], Some(OLD)));
     assert_eq!(instances(&world)[1..], before[1..], "these were never replaced");
+    let refused = |world: &World| world.registry.status(world.now).services[0].refused.is_some();
+    assert!(
+        refused(&world)
+            && world.registry.rolls_out(SERVICE, Some(NEW))
+            && !world.registry.rolls_out(SERVICE, Some(OLD))
+    );
     let tried: Vec<_> =
         world.starts.iter().filter(|(_, spec)| spec.revision == NEW).map(|(_, spec)| &*spec.name).collect();
     assert_eq!(tried, ["server1", "server2", "server3"], "the next one is tried after the first failure");
@@ -85,6 +91,7 @@ fn two_successors_in_a_row_that_do_not_come_up_end_it_and_those_before_them_go_b
     roll_out(&mut world, Revision(3));
     world.pass(1_000);
     assert_eq!(revisions(&world), [Revision(3); 3], "the next configuration is tried anew");
+    assert!(!refused(&world));
 }
 
 /// It answers once, and ends soon.
@@ -134,25 +141,62 @@ fn settings_with_which_none_came_up_are_taken_back_though_no_other_instance_is_l
     assert_eq!((world.up_names(), last_start(&world).revision), (vec!["server1".to_owned()], OLD));
 }
 
-#[test]
-fn a_process_that_stands_by_ends_and_replaces_nothing_that_it_has_adopted() {
+/// What a world of three replicas says to the process that replaces it; and that process, with other settings, and what it
+/// finds: the instances 101 to 103.
+fn successor(config: RegistryConfig, revision: Revision) -> (World, Vec<(Spec, Started)>) {
     let predecessor = World::up().registry.for_successor();
-    let (registry, _) = Registry::starting(config(), predecessor);
-    let mut world = World { registry, ..World::empty(config()) };
-    let adopted: Vec<InstanceId> = (1..=3).map(|n| InstanceId::Managed(100 + n)).collect();
-    let found = adopted.iter().zip(["server1", "server2", "server3"]).map(|(instance, name)| {
-        world.alive.insert(*instance, name.into());
-        let spec = Spec {
-            service: SERVICE,
-            name: name.into(),
-            instance: *instance,
-            revision: Revision::UNKNOWN,
-            replaces: None,
-        };
-        (spec, started(*instance))
+    let (registry, shown) = Registry::starting(config, predecessor);
+    let mut world = World { registry, shown: Arc::new(shown), ..World::up() };
+    world.alive.clear();
+    world.starts.clear();
+    let found = (101..).zip(["server1", "server2", "server3"]).map(|(number, name)| {
+        let instance = InstanceId::Managed(number);
+        world.alive.insert(instance, name.into());
+        (Spec { service: SERVICE, name: name.into(), instance, revision, replaces: None }, started(instance))
     });
     let found = found.collect();
-    world.unhealthy.extend(adopted.clone());
+    world.epochs = 1;
+    (world, found)
+}
+
+/// As at a reload.
+#[test]
+fn a_successor_has_as_many_replicas_as_its_configuration_asks_for_if_that_changed() {
+    let resized = |replicas: usize| config_with(|service| service.replicas = replicas);
+    for (replicas, expected) in [(2, vec!["server1", "server2"]), (4, vec!["server1", "server2", "server3", "server4"])]
+    {
+        let (mut world, _) = successor(resized(replicas), Revision::FIRST);
+        world.tell(Command::Found(Vec::new()));
+        world.pass(1_000);
+        assert_eq!(world.up_names(), expected, "they are started");
+        let (mut world, found) = successor(resized(replicas), Revision::FIRST);
+        world.tell(Command::Found(found));
+        world.pass(1_000);
+        assert!(world.stops.is_empty(), "they are the other process's: {:?}", world.stops);
+        world.tell(Command::Enter(Lifecycle::Serving));
+        world.pass(1_000);
+        assert_eq!(world.up_names(), expected, "they are adopted");
+    }
+}
+
+/// They are counted by the process before, which no registry sees.
+#[test]
+fn an_adopted_instance_is_not_stopped_while_the_process_before_may_have_requests() {
+    let (mut world, found) = successor(config(), Revision::FIRST);
+    world.tell(Command::Found(found));
+    world.pass(100);
+    world.tell(Command::Enter(Lifecycle::Serving));
+    world.tell(Command::Call { ticket: 77, service: SERVICE, call: remove(1, &["server2"]) });
+    world.pass(service_config().limits.drain_timeout_ms - 100);
+    assert!(world.up_names() == ["server1", "server3"] && world.stops.is_empty());
+    world.pass(200);
+    assert_eq!(world.stops.iter().map(|(_, instance, _)| *instance).collect::<Vec<_>>(), [InstanceId::Managed(102)]);
+}
+
+#[test]
+fn a_process_that_stands_by_ends_and_replaces_nothing_that_it_has_adopted() {
+    let (mut world, found) = successor(config(), Revision::UNKNOWN);
+    world.unhealthy.extend(found.iter().map(|(spec, _)| spec.instance));
     world.tell(Command::Found(found));
     world.pass(120_000);
     assert!(world.stops.is_empty() && world.starts.is_empty(), "they are another process's: {:?}", world.log);

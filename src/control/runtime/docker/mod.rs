@@ -165,13 +165,10 @@ impl Docker {
         self.driver.add_launch(launch)
     }
 
-    pub fn differs(&self, launch: &Launch) -> bool {
-        *self.driver.newest() != *launch
-    }
-
-    /// Whether containers run with other settings than these, or would.
-    pub fn runs_other(&self, settings: &DockerSettings) -> bool {
-        self.driver.newest().settings != settings.clone().within(&self.driver.settings)
+    /// The image that a tag means is not looked at.
+    pub fn revision_of(&self, settings: &DockerSettings) -> Option<Revision> {
+        let settings = settings.clone().within(&self.driver.settings);
+        self.driver.launches().find(|launch| launch.settings == settings)
     }
 
     fn watch(&self, events: UnboundedSender<RuntimeEvent>) {
