@@ -10,7 +10,7 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use tokio::time::timeout;
 
-use super::parameters::{change_target, dry_run, query, service};
+use super::parameters::{DryRunParameter, ServiceParameter, change_target, dry_run, query, service};
 use super::replies::{answered, bad_request, rejected, reply, successful, unavailable};
 use super::{AdminRequest, AdminState, DryRun};
 use crate::control::registry::{Answer, Call, Change, ReplicaPatch, ReplicaStatus};
@@ -25,7 +25,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 #[utoipa::path(
     get,
     path = "/rep",
-    params(("service" = Option<String>, Query, description = "The service that is meant", nullable = false)),
+    params(ServiceParameter),
     responses(
         (status = 200, description = "names, in the order of the ring", body = Successful<ReplicaNames>),
         (status = 400, description = "a parameter is unknown or wrong: the message names it"),
@@ -43,9 +43,8 @@ pub async fn rep(State(state): State<AdminState>, uri: Uri) -> Response {
 #[utoipa::path(
     post,
     path = "/add",
-    params(("service" = Option<String>, Query, description = "The service that is meant", nullable = false),
-        ("dry_run" = Option<String>, Query, description = "1 or true: the answer says what would be",
-            pattern = "^(0|1|true|false)$", nullable = false)),
+    params(ServiceParameter,
+        DryRunParameter),
     request_body = Change,
     responses(
         (status = 200, description = "all replicas, after the call", body = Successful<ReplicaNames>),
@@ -64,9 +63,8 @@ pub async fn add(State(state): State<AdminState>, request: Request) -> Response 
 #[utoipa::path(
     method(delete, post),
     path = "/rm",
-    params(("service" = Option<String>, Query, description = "The service that is meant", nullable = false),
-        ("dry_run" = Option<String>, Query, description = "1 or true: the answer says what would be",
-            pattern = "^(0|1|true|false)$", nullable = false)),
+    params(ServiceParameter,
+        DryRunParameter),
     request_body = Change,
     responses(
         (status = 200, description = "all replicas, after the call", body = Successful<ReplicaNames>),
@@ -85,7 +83,7 @@ pub async fn remove(State(state): State<AdminState>, request: Request) -> Respon
     patch,
     path = "/replicas/{name}",
     params(("name" = String, Path, description = "The replica", example = "server1"),
-        ("service" = Option<String>, Query, description = "The service that is meant", nullable = false)),
+        ServiceParameter),
     request_body = ReplicaPatch,
     responses(
         (status = 200, description = "the replica, after the call", body = Successful<ReplicaStatus>),
@@ -120,8 +118,7 @@ pub async fn patch(
 #[utoipa::path(
     post,
     path = "/reload",
-    params(("dry_run" = Option<String>, Query, description = "1 or true: the answer says what would be",
-        pattern = "^(0|1|true|false)$", nullable = false)),
+    params(DryRunParameter),
     responses(
         (status = 200, description = "what changed", body = Successful<ReloadReport>),
         (status = 400, description = "every mistake with its line; nothing changed"),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use axum::extract::Query;
 use axum::http::Uri;
+use utoipa::IntoParams;
 
 use super::DryRun;
 use crate::control::questions;
@@ -11,6 +12,25 @@ use crate::core::snapshot::{ServiceId, Snapshot};
 
 /// Of two of them one would be ignored.
 const ONCE: [&str; 3] = ["service", "dry_run", "key"];
+
+/// For the API's description only: the queries are read below, so that a mistake is named.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "described, never made")]
+pub struct ServiceParameter {
+    /// The service that is meant
+    #[param(nullable = false)]
+    service: Option<String>,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "described, never made")]
+pub struct DryRunParameter {
+    /// 1 or true: the answer says what would be
+    #[param(pattern = "^(0|1|true|false)$", nullable = false)]
+    dry_run: Option<String>,
+}
 
 /// The parameters of a query string, decoded.
 pub fn query(uri: &Uri) -> Result<Vec<(String, String)>, String> {

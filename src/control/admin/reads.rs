@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
 use super::openapi::{self, Described};
-use super::parameters::{any_service, none, query, take_service};
+use super::parameters::{ServiceParameter, any_service, none, query, take_service};
 use super::replies::{bad_request, rejected, reply, successful, unavailable};
 use super::service_report::{self, ServiceReport};
 use super::{AdminRequest, AdminState};
@@ -36,7 +36,7 @@ pub async fn document() -> Response {
 #[utoipa::path(
     get,
     path = "/live",
-    params(("service" = Option<String>, Query, description = "The service that is meant", nullable = false)),
+    params(ServiceParameter),
     responses(
         (status = 200, description = "server-sent events", content_type = "text/event-stream", body = String),
         (status = 400, description = "a parameter is unknown or wrong: the message names it"),
@@ -56,7 +56,7 @@ pub async fn live(State(state): State<AdminState>, uri: Uri) -> Response {
 #[utoipa::path(
     get,
     path = "/replicas",
-    params(("service" = Option<String>, Query, description = "The service that is meant", nullable = false)),
+    params(ServiceParameter),
     responses(
         (status = 200, description = "each replica", body = Successful<Vec<ReplicaStatus>>),
         (status = 400, description = "a parameter is unknown or wrong: the message names it"),
@@ -159,7 +159,7 @@ pub async fn readiness(State(state): State<AdminState>) -> Response {
 #[utoipa::path(
     get,
     path = "/ring",
-    params(("service" = Option<String>, Query, description = "The service that is meant", nullable = false)),
+    params(ServiceParameter),
     responses(
         (status = 200, description = "shares", body = Successful<RingReport>),
         (status = 400, description = "a parameter is unknown or wrong: the message names it"),
@@ -174,7 +174,7 @@ pub async fn ring(State(state): State<AdminState>, uri: Uri) -> Response {
     get,
     path = "/explain",
     params(("key" = String, Query, description = "What is hashed", example = "/index.html"),
-        ("service" = Option<String>, Query, description = "The service that is meant", nullable = false)),
+        ServiceParameter),
     responses(
         (status = 200, description = "the way from the key to its replica", body = Successful<KeyReport>),
         (status = 400, description = "a parameter is unknown or wrong: the message names it"),
@@ -192,7 +192,7 @@ pub async fn explain(State(state): State<AdminState>, uri: Uri) -> Response {
     params(
         ("remove" = Option<String>, Query, description = "Names between commas", example = "server1", nullable = false),
         ("add" = Option<String>, Query, description = "Names between commas", example = "server99", nullable = false),
-        ("service" = Option<String>, Query, description = "The service that is meant", nullable = false)),
+        ServiceParameter),
     responses(
         (status = 200, description = "what would move", body = Successful<ChangeReport>),
         (status = 400, description = "a parameter is unknown or wrong: the message names it"),

@@ -195,20 +195,17 @@ impl Registry {
         if let Some(name) = self.joining_name(id) {
             return self.joining_failed(id, Rejection::start_failed(&name, &failure), now);
         }
-        let is_of_rollout = self.is_of_rollout(id, now);
         let vacated = self.change(id, |slot| {
             slot.note_failure(&failure.message);
             (slot.name.clone(), slot.vacate(now))
         });
-        let Some((name, pause_ms)) = vacated else { return };
-        let next = match pause_ms {
+        let Some((name, vacated)) = vacated else { return };
+        let next = match vacated.pause_ms {
             0 => "at once".to_owned(),
-            _ => format!("in {}", readable(pause_ms)),
+            pause_ms => format!("in {}", readable(pause_ms)),
         };
         self.log(Level::Error, format!("{name}: cannot start: {}; next try {next}", failure.message));
-        if is_of_rollout {
-            self.rolled_out_failed(id, &Rejection::start_failed(&name, &failure), now);
-        }
+        self.count_in_rollout(id, vacated, &Rejection::start_failed(&name, &failure), now);
     }
 
     /// It takes no more requests. A managed instance is ended by force and replaced; a foreign one is probed on.
@@ -217,12 +214,11 @@ impl Registry {
         if let Some(name) = self.joining_name(id) {
             return self.joining_failed(id, Rejection::bad_gateway(format!("{name} was started, but {why}")), now);
         }
-        let is_of_rollout = self.is_of_rollout(id, now);
         self.change(id, |slot| slot.note_failure(why));
-        let leaving = match instance.origin() {
+        let left = match instance.origin() {
             Origin::Managed => self.change(id, |slot| {
-                slot.vacate(now);
-                Leaving::stopping(slot, instance, NameUse::Replaced)
+                let leaving = Leaving::stopping(slot, instance, NameUse::Replaced);
+                (leaving, slot.vacate(now))
             }),
             Origin::Foreign => {
                 let interval_ms = self.health_policy(id).map_or(0, |policy| policy.interval_ms);
@@ -234,17 +230,15 @@ impl Registry {
                 None
             }
         };
-        let then = if leaving.is_some() { "it is ended and replaced" } else { "it takes no requests until it answers" };
+        let then = if left.is_some() { "it is ended and replaced" } else { "it takes no requests until it answers" };
         let line = format!("{}: down: {why}; {then}; {}", self.name_of(id), self.count_death(id));
         // Of a foreign one it was said already that it takes no requests.
-        self.log(if leaving.is_some() { Level::Warn } else { Level::Info }, line);
-        if let Some(leaving) = leaving {
+        self.log(if left.is_some() { Level::Warn } else { Level::Info }, line);
+        if let Some((leaving, vacated)) = left {
             self.leaving.insert(leaving);
             self.emit(Effect::Stop { instance, grace_ms: 0 });
-        }
-        if is_of_rollout {
             let rejection = Rejection::bad_gateway(format!("{} was started, but {why}", self.name_of(id)));
-            self.rolled_out_failed(id, &rejection, now);
+            self.count_in_rollout(id, vacated, &rejection, now);
         }
     }
 
@@ -276,7 +270,6 @@ impl Registry {
                 now,
             );
         }
-        let is_of_rollout = self.is_of_rollout(id, now);
         let vacated = self.change(id, |slot| {
             let lived = match slot.state {
                 SlotState::Up { since: up, .. } => format!(" after {}", since(now, up)),
@@ -285,18 +278,16 @@ impl Registry {
             slot.note_failure(why);
             (lived, slot.vacate(now))
         });
-        let Some((lived, pause_ms)) = vacated else { return };
-        let then = match (self.is_stopping(), pause_ms) {
+        let Some((lived, vacated)) = vacated else { return };
+        let then = match (self.is_stopping(), vacated.pause_ms) {
             (true, _) => "",
             (_, 0) => "; it is replaced at once",
-            (_, _) => &format!("; it is replaced in {}", readable(pause_ms)),
+            (_, pause_ms) => &format!("; it is replaced in {}", readable(pause_ms)),
         };
         let line = format!("{}: died{lived}: {why}{then}; {}", self.name_of(id), self.count_death(id));
         self.log(Level::Warn, line);
-        if is_of_rollout {
-            let rejection = Rejection::bad_gateway(format!("{} was started and ended: {why}", self.name_of(id)));
-            self.rolled_out_failed(id, &rejection, now);
-        }
+        let rejection = Rejection::bad_gateway(format!("{} was started and ended: {why}", self.name_of(id)));
+        self.count_in_rollout(id, vacated, &rejection, now);
     }
 
     fn stopping_outside(&mut self, instance: InstanceId, why: &str, now: Tick) {

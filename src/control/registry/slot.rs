@@ -19,6 +19,9 @@ const BACKOFF_MAX_MS: u64 = 10_000;
 /// An instance that was up for so many times the pause before its successor resets the backoff.
 const STABLE_FACTOR: u64 = 10;
 
+/// An instance that was up for so long has proven what it was started with.
+const PROVEN_MS: u64 = 10_000;
+
 #[derive(Debug)]
 pub struct Slot {
     pub service: ServiceId,
@@ -50,6 +53,16 @@ pub struct Slot {
     pub failures: u64,
     /// Since when it is in the condition that it is in.
     pub condition_since: Tick,
+}
+
+/// What an instance left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vacated {
+    /// Before the next start; it grows with each failure in a row.
+    pub pause_ms: u64,
+    /// What it was started with, and whether it was up for long enough to say that this works.
+    pub revision: Revision,
+    pub has_proven: bool,
 }
 
 /// Whether the slot is on the ring.
@@ -330,12 +343,6 @@ impl Slot {
         }
     }
 
-    /// It has not been up for so long that what it was started with is known to work.
-    pub fn is_young(&self, now: Tick) -> bool {
-        const PROVEN_MS: u64 = 10_000;
-        !matches!(self.state, SlotState::Up { since, .. } if now.ms_since(since) >= PROVEN_MS)
-    }
-
     /// The timeout of a probe that is due now; it counts as in flight.
     pub fn begin_probe(&mut self, policy: &HealthPolicy, now: Tick) -> Option<u64> {
         let received = self.load.received();
@@ -422,14 +429,14 @@ impl Slot {
         }
     }
 
-    /// Its instance is gone. Returns the pause before the next start in milliseconds, which grows with each failure in
-    /// a row.
-    pub fn vacate(&mut self, now: Tick) -> u64 {
+    /// Its instance is gone.
+    pub fn vacate(&mut self, now: Tick) -> Vacated {
+        let has_proven = matches!(self.state, SlotState::Up { since, .. } if now.ms_since(since) >= PROVEN_MS);
         self.note_loss(now);
         let pause_ms = self.backoff_ms();
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         self.state = SlotState::Vacant { start_at: now.after_ms(pause_ms) };
-        pause_ms
+        Vacated { pause_ms, revision: self.revision, has_proven }
     }
 
     fn backoff_ms(&self) -> u64 {

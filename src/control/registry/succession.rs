@@ -15,7 +15,7 @@ use super::calls::join;
 use super::command::{Effect, readable, since};
 use super::leaving::{Leaving, NameUse};
 use super::rollout::{AfterFailure, Rollout};
-use super::slot::Slot;
+use super::slot::{Slot, Vacated};
 use super::slots::SlotId;
 use crate::control::runtime::Origin;
 use crate::control::runtime::revisions::Revision;
@@ -152,20 +152,15 @@ impl Registry {
         members.any(|slot| slot.origin == Origin::Managed && !slot.is_up() && !slot.is_outdated(service.revision))
     }
 
-    /// This member's instance has the settings that its service is rolled out with, and has not proven them yet.
-    pub(super) fn is_of_rollout(&self, id: SlotId, now: Tick) -> bool {
-        let Some(slot) = self.slots.slot(id).filter(|slot| slot.is_member() && slot.is_young(now)) else {
-            return false;
-        };
-        let revision = self.services.get(&slot.service).map(|service| service.revision);
-        self.is_rolling(slot.service) && revision == Some(slot.revision)
-    }
-
-    /// A member that got the settings of the rolling replacement could not start with them, or ended soon.
-    pub(super) fn rolled_out_failed(&mut self, id: SlotId, rejection: &Rejection, now: Tick) {
+    /// A member could not start, or ended. Where it had the settings of a rolling replacement and has not proven them, that
+    /// is a failure of theirs.
+    pub(super) fn count_in_rollout(&mut self, id: SlotId, vacated: Vacated, rejection: &Rejection, now: Tick) {
         let Some(service) = self.slots.slot(id).map(|slot| slot.service) else { return };
         let Some(to) = self.services.get(&service).map(|service| service.revision) else { return };
         let Some(rollout) = self.successions.rollouts.get_mut(&service) else { return };
+        if vacated.has_proven || vacated.revision != to {
+            return;
+        }
         if rollout.failed(id, to, rejection, now) == AfterFailure::Stop {
             self.undo_succession_of(service, "the rolling replacement stops");
             self.stop_rollout(service, to, &rejection.message, now);
