@@ -199,6 +199,22 @@ fn what_cannot_change_while_it_runs_is_named() {
 }
 
 #[test]
+fn a_service_that_is_to_have_another_runtime_is_named_and_nothing_changes() {
+    let (web, more) = (free_address(), free_address());
+    let balancer = Reloadable::start("runtime", &config(web, ""));
+    balancer.await_log("1 of 1 live");
+    let listed = config(web, &format!("[listeners.more]\nbind = [\"{more}\"]\n"))
+        .replace("replicas = 1", "replica = [\"127.0.0.1:1\"]");
+    balancer.write(&listed);
+    for query in ["?dry_run=1", ""] {
+        let (status, body) = balancer.reload(query);
+        assert!(status == 400 && body.contains("service shop: its runtime is process and is to be fixed"), "{body}");
+    }
+    assert!(try_connect(more).is_err());
+    assert_eq!(answer(&mut connect(web), "shop.test").1, "Server ID: server1");
+}
+
+#[test]
 fn the_configuration_is_shown_without_secrets() {
     let secrets = "[docker]\nenv = [\"PASSWORD=hunter2\"]\n[health]\nheader = [\"Authorization: Bearer hunter2\"]\n";
     let balancer = Reloadable::start("shown", &config(free_address(), secrets));

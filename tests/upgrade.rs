@@ -153,6 +153,35 @@ fn an_upgrade_may_change_the_number_of_workers() {
     let _ = std::fs::remove_file(file);
 }
 
+/// What calls changed stays where the file says what it said before.
+#[test]
+fn an_upgrade_takes_in_another_number_of_replicas_and_another_runtime() {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("upgrade-replicas-{}.toml", std::process::id()));
+    let write = |text: &str| std::fs::write(&file, text).expect("a writable folder");
+    write("replicas = 2\n");
+    let path = file.to_str().expect("a plain path");
+    let mut lineage = Lineage::start("upgrade-replicas", Path::new(RINGWAY), &["--config", path]);
+    let (admin, load) = (lineage.first.admin, Load::start(lineage.first.data));
+    assert_eq!(ask(admin, "POST", "/add", r#"{"n":1,"hostnames":["extra"]}"#).status, 200);
+    let listed = support::origin::start(|_, stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\nServer ID: all").is_ok()
+    });
+    let named = listed.to_string();
+    for (text, expected) in [
+        ("replicas = 2\n", vec!["server1", "server2", "extra"]),
+        ("replicas = 4\n", vec!["server1", "server2", "extra", "server3"]),
+        ("replicas = 1\n", vec!["server1"]),
+        (&format!("replica = [\"{named}\"]\n"), vec![&*named]),
+    ] {
+        write(text);
+        lineage.upgrade();
+        load.await_answers(100);
+        assert_eq!(names(&ask(admin, "GET", "/rep", "").json), expected, "{text}");
+    }
+    load.end();
+    let _ = std::fs::remove_file(file);
+}
+
 #[test]
 fn a_program_that_fails_to_start_leaves_the_old_one_serving() {
     let program = Program::new("upgrade-broken");

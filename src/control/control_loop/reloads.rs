@@ -5,7 +5,7 @@ use tokio::task::spawn_local;
 
 use super::ControlLoop;
 use crate::control::heartbeats::Heartbeats;
-use crate::control::registry::{Answer, Command, Reconfiguration, Topology};
+use crate::control::registry::{Answer, Command, Reconfiguration, ServiceSource, Topology};
 use crate::control::reload::{PendingReload, ReloadAnswer, ReloadError, ReloadPlan, ReloadReport, Requester};
 use crate::control::runtime::per_service::Reconfigured;
 use crate::control::runtime::revisions::Revision;
@@ -28,7 +28,7 @@ impl ControlLoop {
             return requester.answer(Err(ReloadError::Unavailable(why.into())));
         }
         self.announce_reload();
-        let ReloadPlan { topology, heartbeats, runtimes, report } = match self.configuration.read() {
+        let ReloadPlan { topology, heartbeats, runtimes, report } = match self.read() {
             Ok(plan) => plan,
             Err(lines) => return requester.answer(Err(ReloadError::Invalid(lines))),
         };
@@ -39,6 +39,18 @@ impl ControlLoop {
             let outcome = runtime.reconfigure(runtimes).await;
             let _ = prepared.send(Prepared { topology, heartbeats, outcome });
         });
+    }
+
+    /// `Err`: every mistake, or the first thing that no reload can do.
+    fn read(&mut self) -> Result<ReloadPlan, String> {
+        let plan = self.configuration.read()?;
+        let Some((id, has, wanted)) = self.runtime.other_kind(&plan.runtimes) else { return Ok(plan) };
+        self.configuration.discard();
+        let name = plan.topology.services.get(&id).map(ServiceSource::name).cloned().unwrap_or_default();
+        Err(format!(
+            "service {name}: its runtime is {has} and is to be {wanted}: a reload cannot change that; give the service \
+             another name, or upgrade (SIGUSR2) or restart"
+        ))
     }
 
     fn why_no_reload(&self) -> Option<&'static str> {
@@ -56,7 +68,7 @@ impl ControlLoop {
         if let Some(why) = self.why_no_reload() {
             return Err(ReloadError::Unavailable(why.into()));
         }
-        let plan = self.configuration.read().map_err(ReloadError::Invalid)?;
+        let plan = self.read().map_err(ReloadError::Invalid)?;
         self.configuration.discard();
         let rolling = self.rolling(self.runtime.revisions_of(&plan.runtimes), &plan.topology);
         Ok(ReloadReport { rolling, ..self.with_restarts(plan.report, &plan.runtimes) })

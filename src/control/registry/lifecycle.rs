@@ -23,6 +23,9 @@ pub struct Predecessor {
     /// How many replicas its configuration asks for.
     #[serde(default)]
     configured: BTreeMap<Arc<str>, usize>,
+    /// Servers of its fixed lists that calls removed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    removed: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// Services whose requests find a replica: they must in the new process, before it takes over.
     #[serde(default)]
     serving: BTreeSet<Arc<str>>,
@@ -51,8 +54,8 @@ impl Registry {
         let serving = self.services.values().filter(|service| !service.is_removed && service.routable() > 0);
         let serving = serving.map(|service| service.config.name.clone()).collect();
         let configured = self.services.values().map(|service| (service.config.name.clone(), service.config.replicas));
-        let (services, configured) = (services.collect(), configured.collect());
-        Predecessor { services, configured, serving, decisions: self.all_decisions() }
+        let (services, configured, removed) = (services.collect(), configured.collect(), self.removed_by_service());
+        Predecessor { services, configured, removed, serving, decisions: self.all_decisions() }
     }
 
     pub(super) fn enter(&mut self, lifecycle: Lifecycle, now: Tick) {
@@ -96,10 +99,8 @@ impl Registry {
 
     /// The predecessor had a server of this name removed from its fixed list.
     pub(super) fn was_removed(&self, spec: &Spec) -> bool {
-        let Some(service) = self.services.get(&spec.service).filter(|service| !service.config.can_start) else {
-            return false;
-        };
-        self.predecessor.services.get(&service.config.name).is_some_and(|names| !names.contains(&spec.name))
+        let Some(service) = self.services.get(&spec.service) else { return false };
+        self.predecessor.removed.get(&service.config.name).is_some_and(|names| names.contains(&spec.name))
     }
 
     /// Where the predecessor lists a replica: first those that it has, in its order.

@@ -26,11 +26,11 @@
 //! | `drain` | begins and ends the drain of a replica (to the stop of its instance); the stop of the whole balancer, until `Finished`; grace of a stop, instances kept on exit, leaving instances forgotten |
 //! | `publication` | `Publication`: whether workers can tell a difference, the next epoch, the snapshot built and its effect; unchanged services are shared with the one before |
 //! | `rollout` | `Rollout`: one service's rolling replacement as a pure rule: failures in a row, pause before the next attempt, which member is next |
-//! | `succession` | outdated instances (other settings than now): a successor starts beside each, one at a time, takes over the slot when it is up; two failures in a row send all back; `Succession` in progress: member, successor, since when |
-//! | `topology` | `Topology` (services, listeners, routes by id) and `Reconfiguration`: taken in at the start and at a reload; what waits until each new service can serve (`PendingTopology`, at most 10 s); a service added, changed, removed or shrunk, its members drained |
+//! | `succession` | outdated instances (other settings than now): a successor starts beside each, one at a time, takes over the slot when it is up; two failures in a row send all back (why is kept for the operator); the end of a member's instance counted as a failure of the new settings; `Succession` in progress: member, successor, since when |
+//! | `topology` | `Topology` (services, listeners, routes by id) and `Reconfiguration`: taken in at the start and at a reload; what waits until each new service can serve (`PendingTopology`, at most 10 s); a service added, changed, removed (given up) or shrunk, its members drained; a server that moves from a removed service to a new one |
 //! | `status` | copies for `/replicas`, the live page and the metrics: [`Status`], `ServiceStatus` (deaths, heals with durations, ejections), [`ReplicaStatus`] (address, weight, state and why, requests, failures, handle); made when asked for |
 //! | `tests` | tests of all of this |
-//! | `lifecycle` | `Lifecycle` entered (starting, serving, lame duck, handed over, stopping) and whether a start is settled: each replica answers or has failed; `Predecessor`: names and ring places that a successor takes over; counts of replicas up for the status line; calls held |
+//! | `lifecycle` | `Lifecycle` entered (starting, serving, lame duck, handed over, stopping) and whether a start is settled: each replica answers or has failed; `Predecessor`: names and ring places, configured numbers, removed servers and decisions that a successor takes over; instances shared with it meanwhile; counts of replicas up for the status line; calls held |
 
 mod answer;
 mod calls;

@@ -1,7 +1,7 @@
 //! Servers of a fixed list that an `/rm` took off the ring: an `/add` of their names puts them back. Nothing is started
 //! here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use log::Level;
@@ -29,6 +29,16 @@ impl Registry {
             Spec { service: slot.service, name: slot.name.clone(), instance, revision: slot.revision, replaces: None };
         let (endpoint, handle) = (slot.endpoint().clone(), slot.handle.clone());
         self.removed.insert(slot.name.clone(), (spec, Started { endpoint, handle, weight: slot.configured_weight() }));
+    }
+
+    pub(super) fn removed_by_service(&self) -> BTreeMap<Arc<str>, BTreeSet<Arc<str>>> {
+        let mut removed: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for (name, (spec, _)) in &self.removed {
+            if let Some(service) = self.services.get(&spec.service) {
+                removed.entry(service.config.name.clone()).or_default().insert(name.clone());
+            }
+        }
+        removed
     }
 
     /// `/add` where nothing can be started.

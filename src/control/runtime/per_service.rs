@@ -115,6 +115,16 @@ impl PerService {
         }
     }
 
+    /// A service that runs and is to have another runtime: which it has, and which it is to have.
+    pub fn other_kind(
+        &self,
+        settings: &[(ServiceId, RuntimeSettings)],
+    ) -> Option<(ServiceId, &'static str, &'static str)> {
+        let mut kinds =
+            settings.iter().filter_map(|(id, settings)| Some((*id, self.get(*id)?.word(), settings.word())));
+        kinds.find(|(_, has, wanted)| has != wanted)
+    }
+
     /// Settings of services that run, with the revision that they have, if they are known.
     pub fn revisions_of(&self, settings: &[(ServiceId, RuntimeSettings)]) -> Vec<(ServiceId, Option<Revision>)> {
         let of_one = |(id, settings): &(ServiceId, RuntimeSettings)| Some((*id, self.get(*id)?.revision_of(settings)));

@@ -17,6 +17,10 @@ use super::{Failure, FailureKind, InstanceId, Lent, Runtime, RuntimeEvent, Spec,
 use crate::core::snapshot::ServiceId;
 use crate::settings::{DockerSettings, FixedReplica};
 
+const PROCESS: &str = "process";
+const DOCKER: &str = "docker";
+const FIXED: &str = "fixed";
+
 /// What runs the replicas of one service.
 pub enum ServiceRuntime {
     Process(Processes),
@@ -42,6 +46,15 @@ pub enum RuntimeSettings {
 pub type DockerPredecessors = BTreeMap<String, DockerPredecessor>;
 
 impl RuntimeSettings {
+    /// As `--runtime` has it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            RuntimeSettings::Process { .. } => PROCESS,
+            RuntimeSettings::Docker { .. } => DOCKER,
+            RuntimeSettings::Fixed(_) => FIXED,
+        }
+    }
+
     /// `predecessors` are the Docker runtimes of the process that this one replaces, by service.
     pub async fn open(self, predecessors: &mut DockerPredecessors) -> Result<ServiceRuntime, Failure> {
         Ok(match self {
@@ -66,9 +79,9 @@ impl ServiceRuntime {
     /// As `--runtime` has it.
     pub fn word(&self) -> &'static str {
         match self {
-            ServiceRuntime::Process(_) => "process",
-            ServiceRuntime::Docker(_) => "docker",
-            ServiceRuntime::Fixed(_) => "fixed",
+            ServiceRuntime::Process(_) => PROCESS,
+            ServiceRuntime::Docker(_) => DOCKER,
+            ServiceRuntime::Fixed(_) => FIXED,
         }
     }
 

@@ -179,6 +179,25 @@ fn a_successor_has_as_many_replicas_as_its_configuration_asks_for_if_that_change
     }
 }
 
+/// Servers that a call removed from the list stay removed; those that the list did not have are no such servers.
+#[test]
+fn a_successor_takes_in_a_longer_list_and_keeps_out_what_a_call_removed() {
+    let fixed = || config_with(|service| service.can_start = false);
+    let found = |names: &[&str]| -> Vec<(Spec, Started)> {
+        let servers = (1..).map(InstanceId::Foreign).zip(names);
+        servers.map(|(instance, name)| (spec(instance, name), started(instance))).collect()
+    };
+    let mut before = World::empty(fixed());
+    before.tell(Command::Found(found(&["a:1", "b:2"])));
+    before.answer(remove(1, &["b:2"]));
+    let text = serde_json::to_string(&before.registry.for_successor()).expect("it is written");
+    let (registry, _) = Registry::starting(fixed(), serde_json::from_str(&text).expect("and read"));
+    let mut world = World { registry, ..World::empty(fixed()) };
+    world.tell(Command::Found(found(&["a:1", "b:2", "c:3"])));
+    assert_eq!(world.names(), ["a:1", "c:3"]);
+    assert_eq!(listed(world.answer(dry(add(1, &["b:2"])))), ["a:1", "c:3", "b:2"]);
+}
+
 /// They are counted by the process before, which no registry sees.
 #[test]
 fn an_adopted_instance_is_not_stopped_while_the_process_before_may_have_requests() {
