@@ -14,7 +14,7 @@ use crate::core::snapshot::ServiceId;
 use crate::settings::OnExit;
 
 /// A container of an earlier run.
-struct Found {
+struct FoundContainer {
     container: String,
     labels: ManagedLabels,
     state: Option<State>,
@@ -35,9 +35,9 @@ impl Driver {
     pub async fn adopt_or_remove(self: &Arc<Self>) -> Result<Vec<(Spec, Started)>, Failure> {
         let (mut adopted, launch) = (Vec::new(), self.newest());
         let list = self.list(&format!("{}={}", plan::CLUSTER, self.settings.cluster)).await?;
-        let mut found: Vec<Found> = list.into_iter().filter_map(|found| self.found(found)).collect();
+        let mut found: Vec<FoundContainer> = list.into_iter().filter_map(|found| self.found(found)).collect();
         found.sort_by_key(|found| found.name);
-        for Found { container, labels, state, name } in found {
+        for FoundContainer { container, labels, state, name } in found {
             let unfit = match name {
                 ContainerName::Other => Some("it was being replaced"),
                 ContainerName::Slot | ContainerName::Temporary => self.unfit(&labels, state, &adopted),
@@ -76,7 +76,7 @@ impl Driver {
     }
 
     /// `None`: it is not of this cluster.
-    fn found(&self, found: ContainerSummary) -> Option<Found> {
+    fn found(&self, found: ContainerSummary) -> Option<FoundContainer> {
         let labels: BTreeMap<_, _> = found.labels.unwrap_or_default().into_iter().collect();
         let labels = ManagedLabels::read(&labels, &self.settings.cluster)?;
         let names = found.names.unwrap_or_default();
@@ -86,7 +86,7 @@ impl Driver {
             () if has(&plan::temporary_name(&labels.slot, labels.instance)) => ContainerName::Temporary,
             () => ContainerName::Other,
         };
-        Some(Found { container: found.id.unwrap_or_default(), labels, state: found.state, name })
+        Some(FoundContainer { container: found.id.unwrap_or_default(), labels, state: found.state, name })
     }
 
     /// Why a container is not adopted.
