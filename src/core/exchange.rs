@@ -275,6 +275,29 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_begins_a_response_that_is_awaited_and_no_other() {
+        for (before, after) in [
+            (ResponseState::Awaited, ResponseState::Begun),
+            (ResponseState::Begun, ResponseState::Begun),
+            (ResponseState::Early, ResponseState::Early),
+            (ResponseState::Truncated, ResponseState::Truncated),
+        ] {
+            let mut exchange = Exchange { response: before, ..Exchange::default() };
+            exchange.note_response_byte();
+            assert_eq!((exchange.response, exchange.has_response()), (after, true));
+        }
+    }
+
+    #[test]
+    fn only_replicas_that_were_tried_are_attempts() {
+        let mut attempts = Attempts::default();
+        assert!(attempts.is_empty() && !attempts.contains(ReplicaId::default()));
+        attempts.add(ReplicaId(5));
+        assert!(attempts.contains(ReplicaId(5)) && !attempts.contains(ReplicaId(6)) && attempts.len() == 1);
+        assert!(!attempts.contains(ReplicaId::default()), "what is not filled counts for nothing");
+    }
+
+    #[test]
     fn interim_heads_are_bounded_by_their_bytes_and_their_rate() {
         assert_eq!(taken(64, 0), 1024, "64 KiB at once");
         assert_eq!(taken(16, 1), 10_000, "16 bytes a millisecond, for ever");

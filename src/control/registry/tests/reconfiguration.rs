@@ -58,6 +58,18 @@ fn limits_and_ring_change_in_place() {
     assert_eq!(ids(&before), ids(after), "the same instances");
 }
 
+/// Its runtime was opened so.
+#[test]
+fn whether_instances_outlive_the_balancer_does_not_change() {
+    let mut world = World::empty(config_of([ServiceConfig { keeps_on_exit: true, ..named("shop", 3) }]));
+    world.tell(Command::Found(Vec::new()));
+    world.pass(100);
+    reconfigure(&mut world, Topology::of_services([named("shop", 3)]));
+    world.tell(Command::Stop);
+    world.tell(Command::WorkersEnded);
+    assert!(world.finished && world.alive.len() == 3);
+}
+
 #[test]
 fn requests_are_sent_to_a_new_service_when_it_can_take_them() {
     let mut world = shop();

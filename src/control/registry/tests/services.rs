@@ -65,6 +65,13 @@ fn a_stop_ends_the_instances_of_every_service_that_does_not_keep_them() {
     let mut world = World::empty(config_of([keeps, service_config()]));
     world.tell(Command::Found(Vec::new()));
     world.pass(100);
+    // Two that drain, one of each service.
+    for (ticket, service, name) in [(7, ServiceId(0), "server2"), (8, ServiceId(1), "server5")] {
+        let replicas = world.shown.services[service.0 as usize].replicas.iter();
+        replicas.filter(|replica| &*replica.name == name).for_each(|replica| replica.load.start(0));
+        world.tell(Command::Call { ticket, service, call: remove(1, &[name]) });
+    }
+    assert_eq!(world.alive.len(), 6, "they have requests");
     world.tell(Command::Stop);
     world.tell(Command::WorkersEnded);
     assert!(world.finished);

@@ -72,6 +72,7 @@ fn a_late_heartbeat_ejects_only_from_new_picks_and_ends_nothing() {
     assert_eq!(world.registry.status(world.now).services[0].ejections, 1);
     world.pass(25_000);
     assert_eq!((world.state("server1"), world.instance("server1")), (Some(State::Ejected), slow));
+    assert_eq!(world.registry.status(world.now).services[0].ejections, 1, "it is ejected once, however long");
     world.silent.clear();
     world.pass(500);
     assert_eq!(world.up_names(), ALL);
