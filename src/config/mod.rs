@@ -14,9 +14,9 @@
 //! | `renamed` | old spellings of settings, with their unit in the name: refused with the new spelling and an example |
 //! | `resolve` | checks settings against each other (names twice, ports, limits, key and mode, admin on the data port without a token) and fills in what depends on others: [`RunArgs`](args::RunArgs) to [`Config`]; its summary in one line |
 //! | `show` | `ringway config`: prints the effective settings as a TOML file with each flag's help as comments; literals, sections, lines commented out, wrapped text |
-//! | `sources` | where each setting comes from (flag, environment variable, line of the file), so that an error or warning names that place; unknown variables |
+//! | `sources` | where each setting comes from (flag, environment variable, line of the file), so that an error or warning names that place |
 //! | `token_file` | reads the file of the admin API's token: regular, for its owner and group only, one line |
-//! | `unused` | warnings of settings that have no effect beside the others: HTTP limits in TCP mode, heartbeat settings without a path, settings of starts where nothing is started |
+//! | `unused` | warnings of settings that have no effect beside the others: HTTP limits in TCP mode, heartbeat settings without a path, settings of starts where nothing is started; variables of the environment that are no setting |
 //! | `error` | turns a `clap::Error` into one line: what, where, what to do; the environment variable or flag, its invalid value, upper case of names |
 //! | `fuzz` | body of the fuzz target for the configuration file: the bytes are the file; asserts what holds for every accepted file: sizes fit, no admin API exposed without a token |
 

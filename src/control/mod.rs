@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `mod.rs` | nothing but this text and the re-exports |
 //! | `registry` | which replicas there are and what state they are in: a pure reducer of commands to effects |
-//! | `control_core` | publication, stops, worker ends and tickets around the registry: pure; the loop and the simulation drive it, and it returns `ControlAction`s (effects and log lines); level and words of log lines about signals and workers; the second signal; ready or not, and why in words; how it ends (`End`) |
+//! | `control_core` | publication, stops, worker ends and tickets around the registry: pure; the loop and the simulation drive it, and it returns `ControlAction`s (effects and log lines); level and words of log lines about signals and workers; the second signal; ready or not, and why in words; whether a successor may take over from its predecessor; how it ends (`End`) |
 //! //! | `control_loop` | the admin thread: turns of the loop, tasks that it spawns; reloads and upgrades carried out |
 //! | `heartbeats` | `HeartbeatTable`: which heartbeat an instance is asked for, by service and revision, while a rolling replacement changes it |
 //! | `orphans` | waits for zombies that process 1 of a container inherits: waitpid without hanging, children of others than ours |
@@ -27,7 +27,7 @@
 //! | `admin` | the admin API over HTTP: axum router and handlers, methods, query strings, which service is meant, dry runs, body limits, status codes; each call becomes an `AdminRequest` with a channel for its answer; what `GET /services` says |
 //! | `admin_access` | who may call it: Host, bearer token, Origin; the denial; pure |
 //! | `wire` | its JSON: strict parsing of `{"n", "hostnames"}` and `{"state", "weight"}` (serde visitor), the envelope of successes and failures, quoted values in errors; pure |
-//! | `questions` | what it answers about the ring (`/ring`, explain, what-if) from the snapshot and a query string; pure; parameters known, names added and removed |
+//! | `questions` | what it answers about the ring (`/ring`, explain, what-if) from the snapshot and a query string: members, shares, the way of a key; pure; parameters known, names added and removed |
 //! | `metrics` | its page for scrapers, Prometheus' text or OpenMetrics |
 //! | `page` | its live page and the stream of events |
 //! | `fuzz` | the body of the fuzz target for the admin API: bodies of `/add`, `/rm` and `PATCH` on a registry: predicts what a call does by a dry run and by its own model (which names a container may have), and compares; the text of a refusal |

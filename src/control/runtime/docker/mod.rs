@@ -6,7 +6,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `mod.rs` | `Docker`, the implementation of the trait `Runtime` by the parts below; opens engine, image, network, plan and lock; asks whether a container is paused; resolves a remote engine's host |
-//! | `engine.rs` | the connection to the engine: socket or TLS (`DOCKER_HOST`), ping, version; bollard's errors as failures with a remedy; no container; certificate path, a hint where the socket is mounted as a file |
+//! | `engine.rs` | the connection to the engine: socket or TLS (`DOCKER_HOST`), ping, version; bollard's errors as failures with a remedy: no engine, no such image; no container; certificate path, a hint where the socket is mounted as a file |
 //! | `cluster_lock.rs` | one Ringway per cluster name and engine: the lock container, claims, a bound abstract socket, lists and inspects locks, takeover from a dead holder; network namespaces, the duty of a holder (`Duty`), tended every second |
 //! | `network.rs` | the replicas' network: inspected or created, its subnet, whether this machine is on it; a container's `Addresses` and published ports, and which is dialled; bridge, IPAM; `Reach` chosen |
 //! | `plan.rs` | `Launch`: what containers of one configuration are started with; the request body that creates a replica's container: name, image, labels (`ringway.*`), environment, memory and CPU; checksum of the settings; temporary and retired names; reads `ManagedLabels`; port bindings, restart policy, log size |
