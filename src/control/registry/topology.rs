@@ -1,5 +1,8 @@
 //! What a configuration says of services, listeners and routes, and how the registry takes it in: whole, in one snapshot.
 //! Nothing is parsed or bound here.
+//!
+//! A listener that is gone drains with its services. One that only loses an address keeps the connections that came there:
+//! they are as good as those of its other addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
