@@ -143,6 +143,31 @@ fn a_default_of_services_is_unused_only_where_no_service_uses_it() {
 }
 
 #[test]
+fn what_gets_no_request_is_named() {
+    let text = "[listeners.web]\nbind = [\"127.0.0.1:8080\"]\n[services.a]\n[services.b]\n";
+    let routes = "[[routes]]\npath = \"/a\"\nservice = \"a\"\n[[routes]]\npath = \"/a\"\nredirect = \"http://a/\"\n";
+    let (status, printed, _) = check(&File::new("unreached", &format!("{text}{routes}")));
+    assert_eq!(status, Some(0), "{printed}");
+    let warnings: Vec<&str> = printed.lines().filter(|line| line.starts_with("warning: ")).collect();
+    let expected =
+        [":4:11: services.b: no listener and no route", ":8:1: routes[1]: it has no effect behind routes[0]"];
+    assert!(
+        warnings.len() == 2 && warnings.iter().zip(expected).all(|(line, part)| line.contains(part)),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn a_table_that_is_none_and_the_address_of_the_admin_api_are_refused() {
+    let errors = check(&File::new("table", "[colours]\n")).2;
+    assert!(errors.len() == 1 && errors[0].contains(":1:2: colours: there is no such table"), "{errors:?}");
+    let errors = check(&File::new("taken", "[listeners.web]\nbind = [\"127.0.0.1:8001\"]\n")).2;
+    assert!(errors.len() == 1 && errors[0].contains("bind: --admin is 127.0.0.1:8001 too"), "{errors:?}");
+    let errors = check(&File::new("number", "replicas = \"two\"\n")).2;
+    assert!(errors.len() == 1 && errors[0].contains("want a whole number"), "{errors:?}");
+}
+
+#[test]
 fn what_services_have_is_asked_of_each_and_not_of_their_defaults() {
     let services = "[services.a]\nreplica = [\"127.0.0.1:9101\"]\n[services.b]\nreplica = [\"127.0.0.1:9102\"]\n";
     let routes = "[[routes]]\npath = \"/b\"\nservice = \"b\"\n[[routes]]\nservice = \"a\"\n";
@@ -169,7 +194,7 @@ colour = "red"
 [listeners.web]
 bind = ["localhost:80"]
   mode = "udp"
-
+service = "nowhere"
 [services."a b"]
 hash = { key = "cookies:x" }
 
@@ -194,6 +219,7 @@ status = 200
         (":2:1: colour", "no such setting"),
         (":5:1: listeners.web.bind", "IP:PORT"),
         (":6:3: listeners.web.mode", "http or tcp"),
+        (":7:1: listeners.web.service", "there is no service nowhere; there are a b, shop"),
         (":8:11: services.a b", "letters"),
         (":9:10: services.a b.hash.key", "header:NAME"),
         (":12:12: services.shop.limits.max_connections", "no such setting"),

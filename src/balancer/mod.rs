@@ -48,6 +48,8 @@ const ACCESS_LOG_LIMIT: Duration = Duration::from_secs(2);
 /// Runs until a signal ends it; `read` reads the configuration again at a reload. `Err` is bad usage, in one line: what,
 /// where, what to do.
 pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End, String> {
+    let (version, process) = (env!("CARGO_PKG_VERSION"), std::process::id());
+    log::info!(target: "ringway", "version {version}, process {process}: {}", config.summary());
     config.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let access = SharedAccess::new(ArcSwap::from_pointee(access(&config)?));
     let mut predecessor = PredecessorLink::read(&mut inherited)?;
@@ -138,7 +140,13 @@ fn warn_of_unwanted(sockets: &ListeningSockets) {
 
 fn bind(sockets: &ListeningSockets, plan: &Plan) -> Result<(), String> {
     sockets.bind(&plan.bind).map_err(|BindError { address, error }| {
-        format!("cannot listen on {address}: {error}; choose another address (--listen, or bind in [listeners.NAME])")
+        let why = format!(
+            "cannot listen on {address}: {error}; choose another address (--listen, or bind in [listeners.NAME])"
+        );
+        match &sockets.close_unwanted()[..] {
+            [] => why,
+            given => format!("{why}; this process was started with sockets for other addresses: {}", given.join(", ")),
+        }
     })
 }
 

@@ -109,7 +109,7 @@ fn report(before: &Config, after: &Config) -> ReloadReport {
     let mut changed = differences("service", &services(before), &services(after));
     changed.extend(differences("listener", &listeners(before), &listeners(after)));
     if routes(before) != routes(after) {
-        changed.push(format!("{} routes", after.named.routes.len()));
+        changed.push(format!("routes changed: {} now", after.named.routes.len()));
     }
     ReloadReport { changed, needs_restart: needs_restart(before, after), ..ReloadReport::default() }
 }
@@ -132,6 +132,9 @@ fn needs_restart(before: &Config, after: &Config) -> Vec<String> {
             ("workers", config.workers.to_string()),
             ("pin", config.pin.to_string()),
             ("admin", format!("{:?}", config.admin.listen)),
+            ("access_log", format!("{:?}", config.access_log)),
+            ("limits.shutdown_delay", config.limits.shutdown_delay_ms.to_string()),
+            ("limits.upgrade_timeout", config.limits.upgrade_timeout_ms.to_string()),
             ("limits.max_connections", config.limits.max_connections.to_string()),
             ("limits.max_connections_per_client", config.limits.max_connections_per_client.to_string()),
         ]

@@ -44,16 +44,9 @@ pub enum CliSubcommand {
     /// Read a configuration file and say what is wrong with it, or that nothing is
     Check {
         /// The file, as `ringway run` would read it; -c is not needed
-        #[arg(value_name = "FILE")]
+        #[arg(value_name = "FILE", required_unless_present = "config")]
         file: Option<PathBuf>,
-        #[arg(
-            short,
-            long,
-            value_name = "FILE",
-            hide = true,
-            required_unless_present = "file",
-            conflicts_with = "file"
-        )]
+        #[arg(short, long, value_name = "FILE", hide = true, conflicts_with = "file")]
         config: Option<PathBuf>,
     },
     /// Serve as a replica: answer /home and /heartbeat, and 404 to anything else

@@ -4,6 +4,9 @@ use clap::error::{ContextKind, ContextValue};
 
 pub use crate::shared::text::visible;
 
+/// What Rust says of a text that is no number.
+const NOT_A_NUMBER: &str = "invalid digit found in string";
+
 /// The environment variable that sets `--long`.
 pub fn variable(long: &str) -> String {
     format!("RINGWAY_{}", long.replace('-', "_").to_ascii_uppercase())
@@ -19,7 +22,7 @@ pub fn one_line(error: &clap::Error) -> String {
         .filter(|line| !line.is_empty())
         .collect();
     let line = visible(&lines.join("; ").replace(":; ", ": ").replace("; tip: ", "; "));
-    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    let line = line.strip_prefix("error: ").unwrap_or(&line).replace(NOT_A_NUMBER, "want a whole number");
     match from_environment(error) {
         Some(variable) => format!("{line} (from the environment: {variable})"),
         None => format!("{line}; see --help"),

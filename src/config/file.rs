@@ -20,7 +20,7 @@ pub struct Setting {
 }
 
 /// Where something stands in the file, both counted from 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     pub line: usize,
     pub column: usize,
@@ -56,9 +56,13 @@ pub fn read(path: &Path, command: &Command) -> Result<FileSettings, String> {
 pub fn parse_as(path: &Path, text: &str, command: &Command) -> Result<FileSettings, String> {
     let mut reader = FileReader { text, command, errors: Vec::new() };
     let settings = reader.read();
-    reader.errors.sort_by_key(|error| error.offset);
+    if !reader.errors.is_empty() {
+        // Without a mistake it is told by all that the names are used for.
+        reader.errors.extend(unknown_names(&settings));
+    }
+    reader.errors.sort_by_key(|error| error.place);
     let lines = reader.errors.iter().map(|error| {
-        let Place { line, column } = place(text, error.offset);
+        let Place { line, column } = error.place;
         error::visible(&format!("{}:{line}:{column}: {}", path.display(), error.message))
     });
     let lines: Vec<String> = lines.collect();
@@ -73,7 +77,7 @@ pub fn apply<'a>(run: Command, settings: impl IntoIterator<Item = &'a Setting>) 
 }
 
 struct FileError {
-    offset: usize,
+    place: Place,
     message: String,
 }
 
@@ -89,6 +93,37 @@ struct TableKeys<'c> {
     heading: Option<&'static str>,
 }
 
+impl TableKeys<'_> {
+    fn has_table(&self, name: &str) -> bool {
+        let mut all = self.command.get_arguments().filter(|arg| (self.is_allowed)(arg));
+        all.any(|arg| table_of(arg).is_some_and(|table| table == name))
+    }
+}
+
+/// Names of services and listeners that the file does not have. They are found beside other mistakes: what else is wrong in
+/// a table does not matter.
+fn unknown_names(file: &FileSettings) -> Vec<FileError> {
+    let tables = file.listeners.iter().chain(&file.routes);
+    let settings = tables.flat_map(|table| table.settings.iter().map(move |setting| (table, setting)));
+    let fault = |(table, setting): (&NamedSettings, &Setting)| {
+        let (kind, known) = match setting.id.as_str() {
+            "service" | "split" => ("service", &file.services),
+            "listeners" => ("listener", &file.listeners),
+            _ => return None,
+        };
+        let mut known: Vec<&str> = known.iter().map(|known| known.name.as_str()).collect();
+        if known.is_empty() {
+            known.push(named::DEFAULT);
+        }
+        let mut names = setting.values.iter().map(|value| value.split_once('=').map_or(&**value, |(name, _)| name));
+        let name = names.find(|name| !known.contains(name))?;
+        let message =
+            format!("{}.{}: there is no {kind} {name}; there are {}", table.title, setting.id, known.join(", "));
+        Some(FileError { place: setting.place, message })
+    };
+    settings.filter_map(fault).collect()
+}
+
 struct FileReader<'t> {
     text: &'t str,
     command: &'t Command,
@@ -99,7 +134,7 @@ impl FileReader<'_> {
     fn read(&mut self) -> FileSettings {
         let (root, errors) = DeTable::parse_recoverable(self.text);
         self.errors.extend(errors.iter().map(|error| FileError {
-            offset: error.span().map_or(0, |span| span.start),
+            place: place(self.text, error.span().map_or(0, |span| span.start)),
             message: error.message().replace('\n', ": "),
         }));
         let mut settings = FileSettings::default();
@@ -156,10 +191,9 @@ impl FileReader<'_> {
                     let settings = self.table(&format!("{title}."), table, keys);
                     read.push(NamedSettings { title, name: String::new(), place, settings });
                 }
-                _ => self.errors.push(FileError {
-                    offset: value.span().start,
-                    message: format!("{title}: want a table here, as [[routes]]"),
-                }),
+                _ => {
+                    self.errors.push(FileError { place, message: format!("{title}: want a table here, as [[routes]]") })
+                }
             }
         }
         read
@@ -173,6 +207,9 @@ impl FileReader<'_> {
             match value.get_ref() {
                 DeValue::Table(inner) if !is_list => {
                     let outer = key.get_ref().as_ref();
+                    if inner.is_empty() && !keys.has_table(outer) {
+                        self.error(key, prefix, "there is no such table; `ringway config` prints all of them");
+                    }
                     let prefix = format!("{prefix}{outer}.");
                     let inner = inner.iter().map(|(key, value)| (key, value.get_ref()));
                     inner
@@ -223,7 +260,7 @@ impl FileReader<'_> {
 
     fn error(&mut self, key: &TomlKey, prefix: &str, why: &str) {
         let message = format!("{prefix}{}: {why}", key.get_ref());
-        self.errors.push(FileError { offset: key.span().start, message });
+        self.errors.push(FileError { place: place(self.text, key.span().start), message });
     }
 }
 

@@ -2,7 +2,7 @@
 //! listeners, services and routes that refer to each other by name. The flat settings are the defaults of each. Where a file
 //! has none of them, the flat settings are one listener and one service, both called `default`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -14,11 +14,11 @@ use super::sources::Sources;
 use super::{Config, error, resolve};
 use crate::core::limits::Limits;
 use crate::core::routes::{HostPattern, Redirect};
-use crate::core::snapshot::Mode;
+use crate::core::snapshot::{DEFAULT_SERVICE, Mode};
 use crate::settings::{ForwardedSettings, ProxySettings, values};
 
 /// The name of what the flat settings describe.
-pub const DEFAULT: &str = "default";
+pub const DEFAULT: &str = DEFAULT_SERVICE;
 /// The heading whose settings stand outside of any table in a service or listener.
 pub const PROXY: &str = "proxy_protocol";
 /// Limits of a listener: those of heads and of clients that have not sent a request yet.
@@ -120,7 +120,22 @@ pub enum NamedTarget<'a> {
     Redirect(Redirect),
 }
 
+impl<'a> NamedTarget<'a> {
+    fn services(self) -> Vec<&'a str> {
+        match self {
+            NamedTarget::Service(name) => vec![name],
+            NamedTarget::Split(split) => split.iter().map(|(name, _)| name.as_str()).collect(),
+            NamedTarget::Redirect(_) => Vec::new(),
+        }
+    }
+}
+
 impl RouteSettings {
+    fn is_for_the_same_as(&self, other: &RouteSettings) -> bool {
+        (&self.host, &self.path, &self.methods, &self.listeners)
+            == (&other.host, &other.path, &other.methods, &other.listeners)
+    }
+
     /// `None`: not exactly one of service, split and redirect is given.
     pub fn target(&self) -> Option<NamedTarget<'_>> {
         match (&self.service, &self.split[..], &self.redirect) {
@@ -206,6 +221,8 @@ impl NamedResolver<'_> {
         named.routes = routes.iter().filter_map(|settings| self.route(settings)).collect();
         if self.errors.is_empty() {
             self.errors = named.complete().into_iter().map(|(place, why)| self.line(place, &why)).collect();
+            let unused = named.unused().into_iter().map(|(place, why)| self.line(place, &why));
+            self.warnings.extend(unused.collect::<Vec<_>>());
         }
         named
     }
@@ -361,6 +378,25 @@ impl Named {
         };
         faults.extend(self.routes.iter().filter_map(check));
         faults
+    }
+
+    /// Services and routes that get no request.
+    fn unused(&self) -> Vec<NamedFault> {
+        let default_of = self.listeners.iter().filter_map(|listener| listener.settings.service.as_deref());
+        let targets = self.routes.iter().filter_map(|route| route.settings.target());
+        let used: BTreeSet<&str> = default_of.chain(targets.flat_map(NamedTarget::services)).collect();
+        let services = self.services.iter().filter(|service| !used.contains(&*service.name));
+        let services = services
+            .map(|service| (service.place, format!("services.{}: no listener and no route leads to it", service.name)));
+        let repeats = self.routes.iter().enumerate().filter_map(|(at, route)| {
+            let earlier =
+                self.routes.iter().take(at).find(|earlier| earlier.settings.is_for_the_same_as(&route.settings))?;
+            Some((
+                route.place,
+                format!("{}: it has no effect behind {}, which is for the same", route.title, earlier.title),
+            ))
+        });
+        services.chain(repeats).collect()
     }
 
     fn addresses_given_twice(&self) -> Vec<NamedFault> {

@@ -141,6 +141,12 @@ fn check_admin(admin: &AdminSettings, data: SocketAddr, mode: Mode) -> Result<()
 
 /// The admin API answers on every http listener: each beyond loopback needs the token.
 pub fn check_admin_on(admin: &AdminSettings, listener: &ListenerSettings) -> Result<(), String> {
+    if let AdminListen::Tcp(address) = admin.listen
+        && address.port() != 0
+        && listener.bind.contains(&address)
+    {
+        return Err(format!("bind: --admin is {address} too: give one of them another port"));
+    }
     let is_open = admin.is_on_data_port() && !admin.needs_token() && listener.mode == Mode::Http;
     let reachable = listener.bind.iter().find(|address| is_open && !is_loopback(address.ip()));
     reachable.map_or(Ok(()), |address| Err(exposed(*address)))

@@ -36,6 +36,19 @@ pub enum Denial {
     ForeignPage,
 }
 
+impl Denial {
+    pub const ALL: [Denial; 3] = [Denial::UnknownHost, Denial::NoToken, Denial::ForeignPage];
+
+    /// As a label has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Denial::UnknownHost => "host",
+            Denial::NoToken => "token",
+            Denial::ForeignPage => "origin",
+        }
+    }
+}
+
 impl AdminAccess {
     /// A page of another origin may not call (`Origin`, which browsers send), nor one whose name an attacker points at this
     /// address (DNS rebinding): its origin is its own, but its name is in Host. A Unix socket is no exception: the data port

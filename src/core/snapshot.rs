@@ -369,6 +369,8 @@ impl Snapshot {
     }
 }
 
+/// The name of the only service of a configuration that names none.
+pub const DEFAULT_SERVICE: &str = "default";
 /// The name of a service that no configuration names: those begin with a letter or a digit.
 pub const INTERNAL_SERVICE: &str = "(admin)";
 

@@ -37,6 +37,7 @@ use super::metrics::exposition::Format;
 use super::metrics::process::ProcessFacts;
 use super::metrics::rings::RingWatch;
 use super::metrics::{self, DropCounts, ScrapeSources};
+use super::operations::OperationCounters;
 use super::page::Recent;
 use super::registry::{Answer, Call, Rejection, Status};
 use super::reload::ReloadAnswer;
@@ -44,6 +45,7 @@ use super::wire;
 use crate::core::snapshot::ServiceId;
 use crate::shared::counters::Counters;
 use crate::shared::publish::SnapshotView;
+use crate::shared::text::visible;
 use crate::shared::{access_log, log_writer};
 use replies::reply;
 
@@ -88,6 +90,7 @@ pub struct AdminState {
     pub recent: Recent,
     pub access: SharedAccess,
     pub rings: RingWatch,
+    pub operations: Arc<OperationCounters>,
     /// When this process started.
     pub started: SystemTime,
 }
@@ -182,6 +185,7 @@ impl AdminState {
             counters: &self.counters,
             status,
             dropped,
+            operations: &self.operations,
             rings: &self.rings.facts(),
             process: ProcessFacts::read(self.started),
         };
@@ -193,6 +197,12 @@ impl AdminState {
 async fn guard(State(state): State<AdminState>, request: Request, next: Next) -> Response {
     let access = state.access.load_full();
     if let Err(denial) = access.check(request.uri(), request.headers()) {
+        let count = state.operations.count_denial(denial);
+        // Fewer and fewer: a call that is denied again and again fills no disk.
+        if count.is_power_of_two() {
+            let (method, path, why) = (request.method(), visible(request.uri().path()), denial.as_str());
+            log::warn!(target: "ringway", "admin call denied for its {why}: {method} {path}; {count} so far");
+        }
         return denied(denial);
     }
     if let Some(seat) = request.extensions().get::<Arc<Seat>>()

@@ -29,6 +29,7 @@ use super::admin_listener::AdminListener;
 use super::control_core::{ControlAction, ControlCore, End, WorkerEnd};
 use super::heartbeats::{HeartbeatTable, Heartbeats};
 use super::metrics::rings::RingWatch;
+use super::operations::OperationCounters;
 use super::orphans;
 use super::page::Recent;
 use super::predecessor::PredecessorLink;
@@ -138,6 +139,7 @@ struct ControlLoop {
     heartbeats: HeartbeatTable,
     recent: Recent,
     rings: RingWatch,
+    operations: Arc<OperationCounters>,
     began: Instant,
     commands: UnboundedSender<Command>,
     inbox: UnboundedReceiver<Command>,
@@ -178,6 +180,7 @@ impl ControlLoop {
         let _ = commands.send(Command::Found(found));
         let (requests_in, requests) = unbounded_channel();
         let (recent, rings, started) = (Recent::default(), RingWatch::default(), SystemTime::now());
+        let operations = Arc::<OperationCounters>::default();
         let state = AdminState {
             requests: requests_in,
             snapshots: init.core.publisher().view(),
@@ -186,6 +189,7 @@ impl ControlLoop {
             recent: recent.clone(),
             access: init.access,
             rings: rings.clone(),
+            operations: operations.clone(),
             started,
         };
         let admin = init.listener.map(|listener| spawn_local(serve_admin(listener, state)).abort_handle());
@@ -204,6 +208,7 @@ impl ControlLoop {
             heartbeats: HeartbeatTable::new(init.heartbeats),
             recent,
             rings,
+            operations,
             began: Instant::now(),
             commands,
             inbox,

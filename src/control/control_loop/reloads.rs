@@ -30,7 +30,7 @@ impl ControlLoop {
         self.announce_reload();
         let ReloadPlan { topology, heartbeats, runtimes, report } = match self.read() {
             Ok(plan) => plan,
-            Err(lines) => return requester.answer(Err(ReloadError::Invalid(lines))),
+            Err(lines) => return self.answer(requester, Err(ReloadError::Invalid(lines))),
         };
         let report = self.with_restarts(report, &runtimes);
         self.reload = Some(PendingReload { requester, report, ticket: None });
@@ -109,7 +109,7 @@ impl ControlLoop {
             Err(failure) => {
                 self.configuration.discard();
                 if let Some(reload) = self.reload.take() {
-                    reload.requester.answer(Err(ReloadError::Unavailable(failure.message)));
+                    self.answer(reload.requester, Err(ReloadError::Unavailable(failure.message)));
                 }
             }
         }
@@ -119,9 +119,18 @@ impl ControlLoop {
     pub(super) fn end_reload(&mut self, answer: Answer) {
         let Some(PendingReload { requester, report, .. }) = self.reload.take() else { return };
         self.configuration.commit();
-        requester.answer(match answer {
+        let answer = match answer {
             Answer::Rejected(rejection) => Err(ReloadError::Unavailable(rejection.message)),
             Answer::Reconfigured | Answer::Replicas(_) | Answer::Replica(_) => Ok(report),
-        });
+        };
+        self.answer(requester, answer);
+    }
+
+    fn answer(&self, requester: Requester, answer: ReloadAnswer) {
+        match &answer {
+            Ok(_) => self.operations.count_reload(),
+            Err(_) => self.operations.count_refused_reload(),
+        }
+        requester.answer(answer);
     }
 }

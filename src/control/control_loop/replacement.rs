@@ -95,6 +95,7 @@ impl ControlLoop {
     }
 
     fn upgrade_failed(&mut self, why: &str) {
+        self.operations.count_failed_upgrade();
         write(Level::Error, &format!("the upgrade failed, this process serves on: {why}"));
         self.end_upgrade();
     }
@@ -145,6 +146,9 @@ impl ControlLoop {
             return;
         }
         let status = match self.core.readiness() {
+            Ok(()) if self.operations.is_last_reload_refused() => {
+                format!("serving: {}; the last reload was refused, see the log", self.core.tally())
+            }
             Ok(()) => format!("serving: {}", self.core.tally()),
             Err(why) => why,
         };

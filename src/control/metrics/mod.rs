@@ -17,6 +17,7 @@ pub mod rings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::operations::OperationCounters;
 use super::registry::{ServiceStatus, Status};
 use crate::core::snapshot::{Replica, Service, Snapshot, State};
 use crate::shared::counters::{Counters, Gauge, Gauges};
@@ -47,6 +48,7 @@ pub struct ScrapeSources<'a> {
     pub counters: &'a [Arc<Counters>],
     pub status: &'a Status,
     pub dropped: DropCounts,
+    pub operations: &'a OperationCounters,
     /// By service of the snapshot.
     pub rings: &'a [Arc<RingFacts>],
     pub process: ProcessFacts,
@@ -62,6 +64,7 @@ pub fn page(sources: &ScrapeSources, format: Format) -> String {
     sources.replicas(&mut page);
     sources.rings(&mut page);
     sources.dropped(&mut page);
+    sources.operations(&mut page);
     let info = Labels::new().with("version", env!("CARGO_PKG_VERSION")).with("commit", COMMIT);
     page.family(MetricKind::Info, "ringway_build", "version and commit of the binary", [(info, 1)]);
     sources.process.write(&mut page);
@@ -136,13 +139,17 @@ impl ScrapeSources<'_> {
 
     /// A service with what the snapshot says of it. Those that the registry does not own are not shown: the admin API.
     fn each_service(&self) -> impl Iterator<Item = (&ServiceStatus, &Service)> {
-        let services = self.status.services.iter();
-        services.filter_map(|status| Some((status, self.snapshot.service(status.id)?)))
+        self.listed().filter_map(|status| Some((status, self.snapshot.service(status.id)?)))
+    }
+
+    /// Those that a configuration names.
+    fn listed(&self) -> impl Iterator<Item = &ServiceStatus> {
+        self.status.services.iter().filter(|service| !service.is_removed)
     }
 
     fn services(&self, page: &mut Exposition) {
         let counted = |value: fn(&ServiceStatus) -> u64| {
-            self.status.services.iter().map(move |service| (of_service(&service.name), value(service)))
+            self.listed().map(move |service| (of_service(&service.name), value(service)))
         };
         let help = "replicas that ended or stopped answering";
         page.family(MetricKind::Counter, "ringway_deaths", help, counted(|service| service.deaths));
@@ -155,7 +162,7 @@ impl ScrapeSources<'_> {
         let help = "1 if the newest settings of a service's replicas did not work: those before are in force";
         let refused = counted(|service| u64::from(service.refused.is_some()));
         page.family(MetricKind::Gauge, "ringway_settings_refused", help, refused);
-        let heals = self.status.services.iter().map(|service| (of_service(&service.name), service.heals.clone()));
+        let heals = self.listed().map(|service| (of_service(&service.name), service.heals.clone()));
         let help = "from the loss of a replica until its replacement answered";
         page.histogram("ringway_heal_duration_seconds", help, heals);
         self.exchanges(page);
@@ -290,6 +297,20 @@ impl ScrapeSources<'_> {
         page.value(MetricKind::Gauge, "ringway_epoch", "number of the snapshot in force", self.snapshot.epoch);
     }
 
+    fn operations(&self, page: &mut Exposition) {
+        let reloads = ["taken", "refused"].into_iter().zip(self.operations.reloads());
+        let reloads = reloads.map(|(result, count)| (Labels::new().with("result", result), count));
+        page.family(MetricKind::Counter, "ringway_reloads", "reloads of the configuration by result", reloads);
+        let help = "0 if the last reload was refused: the file is not in force";
+        let is_in_force = u64::from(!self.operations.is_last_reload_refused());
+        page.value(MetricKind::Gauge, "ringway_last_reload_successful", help, is_in_force);
+        let help = "upgrades whose new process did not get ready";
+        page.value(MetricKind::Counter, "ringway_upgrades_failed", help, self.operations.failed_upgrades());
+        let denied = self.operations.denied();
+        let denied = denied.map(|(why, count)| (Labels::new().with("reason", why.as_str()), count));
+        page.family(MetricKind::Counter, "ringway_admin_denied", "admin calls denied by what was wrong", denied);
+    }
+
     fn dropped(&self, page: &mut Exposition) {
         let DropCounts { worker_events, log_lines, access_log_lines } = self.dropped;
         let help = "worker events dropped because the channel was full";
@@ -324,7 +345,15 @@ mod tests {
         let rings = [Arc::new(RingFacts { digest: 0xab, shares: vec![0.25, 0.75], moved: 0.5, changes: 3 })];
         let (dropped, process) = (DropCounts::default(), ProcessFacts::default());
         page(
-            &ScrapeSources { snapshot, counters, status: &status, dropped, rings: &rings, process },
+            &ScrapeSources {
+                snapshot,
+                counters,
+                status: &status,
+                dropped,
+                operations: &OperationCounters::default(),
+                rings: &rings,
+                process,
+            },
             Format::Prometheus,
         )
     }
@@ -362,7 +391,7 @@ mod tests {
         ] {
             assert!(page.lines().any(|written| written == line), "{line} is missing\n{page}");
         }
-        assert!(!page.contains("admin"), "a service that the registry does not own");
+        assert!(!page.contains("service=\"admin\""), "a service that the registry does not own");
         let described: Vec<&str> = page.lines().filter(|line| line.starts_with("# TYPE ")).collect();
         for family in &described {
             assert_eq!(described.iter().filter(|other| other == &family).count(), 1, "{family}");

@@ -172,7 +172,8 @@ impl Registry {
 
     /// "2 of 3 live", of each service.
     pub fn tally(&self) -> String {
-        let tallies: Vec<String> = self.services.values().map(ServiceState::tally).collect();
+        let services = self.services.values().filter(|service| !service.is_removed);
+        let tallies: Vec<String> = services.map(ServiceState::tally).collect();
         tallies.join(", ")
     }
 }

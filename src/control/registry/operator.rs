@@ -16,7 +16,7 @@ use super::answer::{Answer, Rejection, ReplicaPatch, RequestedState};
 use super::service::ServiceState;
 use super::slot::Slot;
 use super::slots::SlotId;
-use crate::core::snapshot::ServiceId;
+use crate::core::snapshot::{Lifecycle, ServiceId};
 use crate::core::tick::Tick;
 
 /// So many names a message offers in place of one that is unknown.
@@ -151,8 +151,11 @@ impl Registry {
         all
     }
 
-    /// Requests of these services are answered 503 from now on.
+    /// Requests of these services are answered 503 from now on. Before a start is over that says nothing.
     pub(super) fn warn_of_drained_services(&mut self) {
+        if self.lifecycle == Lifecycle::Starting {
+            return;
+        }
         let drained = self.services.values_mut().filter_map(ServiceState::note_all_drained);
         for line in drained.collect::<Vec<_>>() {
             self.log(Level::Warn, line);

@@ -9,7 +9,7 @@ use super::slots::{SlotId, Slots, View};
 use crate::control::runtime::Origin;
 use crate::control::runtime::revisions::Revision;
 use crate::core::ring::{Member, Ring};
-use crate::core::snapshot::{Replica, Service, State};
+use crate::core::snapshot::{DEFAULT_SERVICE, Replica, Service, State};
 use crate::shared::histogram::Durations;
 
 #[derive(Debug)]
@@ -131,6 +131,7 @@ impl ServiceState {
     /// No configuration names it any more.
     pub fn set_removed(&mut self) {
         self.is_removed = true;
+        self.refused = None;
         self.mark_replicas_changed();
     }
 
@@ -216,10 +217,13 @@ impl ServiceState {
         Arc::new(Ring::build(self.config.ring, &members))
     }
 
-    /// "2 of 3 live", for the operator; ", 1 drained" where an operator drained one of the live ones.
+    /// "2 of 3 live", for the operator; ", 1 drained" where an operator drained one of the live ones; " in shop" where the
+    /// service has a name of its own.
     pub fn tally(&self) -> String {
         let drained = if self.drained == 0 { String::new() } else { format!(", {} drained", self.drained) };
-        format!("{} of {} live{drained}", self.up, self.members.len())
+        let name = &*self.config.name;
+        let of = if name == DEFAULT_SERVICE { String::new() } else { format!(" in {name}") };
+        format!("{} of {} live{drained}{of}", self.up, self.members.len())
     }
 
     #[cfg(debug_assertions)]

@@ -202,7 +202,7 @@ fn silence_replaces_after_its_time_gently_and_one_at_a_time() {
     assert!(gentle && world.stops[0].1 == silent[0], "{:?}", world.stops);
     world.pass(5_000);
     assert_eq!(world.up_names().len(), 3, "{:?}", world.log);
-    let tally = "it is stopped and replaced; 2 of 3 live";
+    let tally = "it is stopped and replaced; 2 of 3 live in test";
     assert_eq!(world.log.iter().filter(|line| line.ends_with(tally)).count(), 3, "one at a time: {:?}", world.log);
     assert!(silent.iter().all(|instance| !world.alive.contains_key(instance)));
 }
