@@ -16,7 +16,7 @@ use support::exposition::{self, Family, Format};
 use support::{TIMEOUT, connect, exchange, field, origin, read_head, read_response, try_exchange, until};
 
 /// Metrics that need a shortage or a setting, and the file whose test makes it.
-const ELSEWHERE: [(&str, &str); 9] = [
+const ELSEWHERE: [(&str, &str); 12] = [
     ("ringway_access_log_records_total", "tests/access_log.rs"),
     ("ringway_access_log_dropped_total", "tests/access_log.rs"),
     ("ringway_access_log_unwritten_total", "tests/access_log.rs"),
@@ -26,6 +26,9 @@ const ELSEWHERE: [(&str, &str); 9] = [
     ("ringway_local_resets_total", "src/control/metrics/mod.rs"),
     ("ringway_replica_drained", "tests/admin.rs"),
     ("ringway_ejections_total", "src/control/registry/tests/verdicts.rs"),
+    ("ringway_outdated_replicas", "tests/reload.rs"),
+    ("ringway_settings_refused", "tests/reload.rs"),
+    ("ringway_upgrades_failed_total", "tests/upgrade.rs"),
 ];
 
 /// The highest value of each family that was seen, over its labels.
@@ -176,6 +179,9 @@ fn forwarded(seen: &mut Seen) {
         path => answer(&path[1..], stream),
     });
     let balancer = Balancer::start(&["--workers", "1", "--replica", &server.to_string()]);
+    assert_eq!(balancer.ask("POST", "/reload", "").status, 200);
+    let denied = exchange(balancer.admin, "GET /rep HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
+    assert!(denied.starts_with("HTTP/1.1 421 "), "{denied}");
     let mut client = connect(balancer.data);
     for status in ["200", "302", "404", "500", "103", "closed"] {
         send(&mut client, &format!("GET /{status} HTTP/1.1\r\nHost: a\r\n\r\n"));

@@ -170,6 +170,10 @@ fn a_wrong_configuration_is_refused_with_every_mistake_and_changes_nothing() {
     let (status, body) = balancer.reload("");
     assert!(status == 400 && body.contains("colour") && body.contains("health.interval"), "{body}");
     let line = "reload: refused; the configuration in force stays";
+    let last = |value: u8| {
+        let metrics = ask(balancer.admin, "GET", "/metrics", "").text;
+        metrics.contains(&format!("ringway_last_reload_successful {value}\n"))
+    };
     let before = balancer.logged(line);
     balancer.process.signal("HUP");
     // Until then another reload would find this one under way.
@@ -183,6 +187,9 @@ fn a_wrong_configuration_is_refused_with_every_mistake_and_changes_nothing() {
     let (status, body) = balancer.reload("");
     assert!(status == 503 && body.contains("/nowhere/app"), "{body}");
     assert_eq!(answer(&mut connect(web), "any.test").1, "Server ID: server1");
+    assert!(last(0));
+    balancer.write(&config(web, ""));
+    assert!(balancer.reload("").0 == 200 && last(1));
 }
 
 #[test]
@@ -190,12 +197,11 @@ fn what_cannot_change_while_it_runs_is_named() {
     let web = free_address();
     let balancer = Reloadable::start("later", &config(web, ""));
     balancer.await_log("1 of 1 live");
-    balancer.write(&format!("workers = 1\n{}", config(web, "limits = { attempts = 2 }\n")));
+    let kept = "[limits]\nshutdown_delay = \"9s\"\n[access_log]\npath = \"/nowhere/access.log\"\n";
+    balancer.write(&format!("workers = 1\n{kept}{}", config(web, "limits = { attempts = 2 }\n")));
     let (status, body) = balancer.reload("");
-    assert!(
-        status == 200 && body.contains("\"needs_restart\":[\"workers\"]") && body.contains("service shop changed"),
-        "{body}"
-    );
+    let named = "\"needs_restart\":[\"workers\",\"access_log\",\"limits.shutdown_delay\"]";
+    assert!(status == 200 && body.contains(named) && body.contains("service shop changed"), "{body}");
 }
 
 #[test]
@@ -358,6 +364,8 @@ fn a_reload_during_a_rolling_replacement_wins() {
     balancer.write(&scripted(web, "exec sleep 1000"));
     assert_eq!(balancer.reload("").0, 200);
     balancer.await_log("has other settings than it would get now: it is replaced");
+    let metrics = ask(balancer.admin, "GET", "/metrics", "").text;
+    assert!(metrics.contains("ringway_outdated_replicas{service=\"shop\"} 3"), "{metrics}");
     balancer.write(&scripted(web, "exec replica # the newest"));
     assert_eq!(balancer.reload("").0, 200);
     balancer.await_log("not replaced: there is a newer configuration");

@@ -195,6 +195,7 @@ fn a_program_that_fails_to_start_leaves_the_old_one_serving() {
     std::fs::remove_file(&program.0).expect("our file");
     lineage.signal("USR2");
     lineage.await_line("the upgrade failed, this process serves on: it cannot be started");
+    assert_eq!(lineage.first.metric("ringway_upgrades_failed_total"), 2);
     let added = lineage.first.ask("POST", "/add", r#"{"n":1}"#);
     assert_eq!(added.status, 200, "calls are taken again: {}", added.text);
 }

@@ -48,8 +48,6 @@ const ACCESS_LOG_LIMIT: Duration = Duration::from_secs(2);
 /// Runs until a signal ends it; `read` reads the configuration again at a reload. `Err` is bad usage, in one line: what,
 /// where, what to do.
 pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End, String> {
-    let (version, process) = (env!("CARGO_PKG_VERSION"), std::process::id());
-    log::info!(target: "ringway", "version {version}, process {process}: {}", config.summary());
     config.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let access = SharedAccess::new(ArcSwap::from_pointee(access(&config)?));
     let mut predecessor = PredecessorLink::read(&mut inherited)?;
@@ -84,6 +82,7 @@ pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End
         .with_shutdown_delay(config.limits.shutdown_delay_ms);
     let init = ControlInit {
         banner: banner(&config, &sockets, listener.as_ref()),
+        summary: config.summary(),
         core: if predecessor.is_some() { core.with_predecessor() } else { core },
         upgrade: Upgrade::new(sockets.clone(), admin_socket, upgrade_timeout),
         predecessor,

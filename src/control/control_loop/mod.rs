@@ -70,6 +70,8 @@ impl Wakeup {
 pub struct ControlInit {
     /// Printed once signals are handled and the runtime answers: who reads it may go on.
     pub banner: String,
+    /// What is served, in one line, for the log.
+    pub summary: String,
     pub core: ControlCore,
     pub wakeup: Wakeup,
     pub listener: Option<AdminListener>,
@@ -175,6 +177,8 @@ impl ControlLoop {
         let (events, runtime_events) = unbounded_channel();
         spawn_local(forward(runtime_events, commands.clone()));
         let found = runtime.attach(events).await.map_err(|failure| failure.message)?;
+        let (version, process) = (env!("CARGO_PKG_VERSION"), std::process::id());
+        write(Level::Info, &format!("version {version}, process {process}: {}", init.summary));
         // Nothing depends on it: a closed stdout stops nothing.
         let _ = writeln!(std::io::stdout(), "{}", init.banner);
         let _ = commands.send(Command::Found(found));

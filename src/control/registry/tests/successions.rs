@@ -18,6 +18,11 @@ fn roll_out_with(world: &mut World, revision: Revision, replicas: usize) {
     world.tell(Command::Reconfigure(change.into()));
 }
 
+fn address_of(endpoint: Endpoint) -> String {
+    let Endpoint::Tcp(address) = endpoint else { panic!("{endpoint:?}") };
+    address.to_string()
+}
+
 fn last_start(world: &World) -> Spec {
     world.starts.last().unwrap().1.clone()
 }
@@ -37,6 +42,9 @@ fn each_is_replaced_when_the_one_before_has_been_and_leaves_when_its_successor_a
     let mut world = World::up();
     let before = instances(&world);
     let ring = world.service().ring.clone();
+    let load = world.service().replicas[0].load.clone();
+    load.start(0);
+    load.finish(0);
     world.mute = true;
     roll_out(&mut world, NEW);
     world.pass(1_000);
@@ -60,6 +68,9 @@ fn each_is_replaced_when_the_one_before_has_been_and_leaves_when_its_successor_a
     assert!(Arc::ptr_eq(&ring, &world.service().ring), "no key moves");
     assert!(world.logged(&["server1:", "replaced", "1 replaced, 2 to go", "3 of 3 live"]));
     assert!(world.logged(&["rolling replacement done: 3 replicas replaced"]));
+    let replica = &world.registry.status(world.now).replicas[0];
+    assert_eq!((&*replica.name, replica.requests, replica.in_flight), ("server1", 1, 0), "counts go on");
+    assert_eq!(replica.address, Some(started(first.instance).endpoint).map(address_of));
     assert!(world.registry.status(world.now).replicas.iter().all(|replica| replica.why.is_none()));
 }
 
