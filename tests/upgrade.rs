@@ -204,12 +204,14 @@ fn a_program_that_fails_to_start_leaves_the_old_one_serving() {
 fn a_program_that_hangs_is_ended_and_the_next_upgrade_succeeds() {
     let program = Program::new("upgrade-hangs");
     let mut lineage = Lineage::start("upgrade-hangs", &program.0, &["--upgrade-timeout", "2s"]);
-    program.replace_by_script("exec sleep 1000");
+    // What it starts has the sockets too.
+    program.replace_by_script("sleep 1000; exit");
     lineage.signal("USR2");
     let hung = until(Instant::now() + TIMEOUT, "the new process", || {
         let log = lineage.log.read();
         log.split("SIGUSR2: process ").nth(1)?.split(' ').next()?.parse::<u32>().ok()
     });
+    let started = until(Instant::now() + TIMEOUT, "its child", || children(hung).first().copied());
     lineage.signal("USR2");
     lineage.await_line("SIGUSR2: no upgrade: an upgrade is under way already");
     let refused = lineage.first.ask("POST", "/add", r#"{"n":1}"#);
@@ -217,6 +219,7 @@ fn a_program_that_hangs_is_ended_and_the_next_upgrade_succeeds() {
     assert!(refused.text.contains("an upgrade is under way"), "{}", refused.text);
     lineage.await_line("it was not ready within 2000 ms");
     assert!(!is_alive(hung), "it was ended");
+    until(Instant::now() + TIMEOUT, "the end of its child", || (!is_alive(started)).then_some(()));
     std::fs::remove_file(&program.0).expect("our file");
     std::fs::hard_link(RINGWAY, &program.0).expect("a link beside our binary");
     lineage.upgrade();

@@ -10,12 +10,13 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::Command as StdCommand;
 use std::rc::Rc;
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -83,7 +84,7 @@ impl Successor {
     /// Ends it by force: as long as it is not told to go, it has no client.
     pub fn kill(&self) {
         if let Some(process) = self.process.get() {
-            let _ = kill_process(process, Signal::KILL);
+            kill(process);
         }
     }
 
@@ -99,6 +100,11 @@ impl SuccessorLink {
     }
 }
 
+/// With what it started, which has the sockets too.
+fn kill(process: Pid) {
+    let _ = kill_process_group(process, Signal::KILL);
+}
+
 fn command(argv: Vec<OsString>, sockets: Vec<NamedSocket>) -> Result<StdCommand, String> {
     let mut argv = argv.into_iter();
     let program = argv.next().ok_or("this process does not know its program")?;
@@ -106,6 +112,7 @@ fn command(argv: Vec<OsString>, sockets: Vec<NamedSocket>) -> Result<StdCommand,
     let mut command = StdCommand::new(program);
     command
         .args(argv)
+        .process_group(0)
         .env("LISTEN_FDS", sockets.len().to_string())
         .env("LISTEN_FDNAMES", names.join(":"))
         .env_remove("LISTEN_PID")
@@ -132,7 +139,10 @@ async fn follow(
     let event = match answered {
         Ok(Some(Some(stream))) => SuccessorEvent::Ready(SuccessorLink { process: id, stream }),
         Ok(unanswered) => {
-            let _ = child.kill().await;
+            if let Some(process) = process.get() {
+                kill(process);
+            }
+            let _ = child.wait().await;
             process.set(None);
             let why = match unanswered {
                 Some(_) => "it does not answer as a Ringway does".into(),

@@ -228,7 +228,9 @@ impl Runtime for Processes {
 /// Its first word can be run. None is our own program.
 pub fn check_program(program: &[OsString]) -> Result<(), Failure> {
     match program.first().filter(|name| !is_executable(name)) {
-        Some(name) => Err(refused(format!("cannot run {}: there is no such program", name.display()))),
+        Some(name) => {
+            Err(refused(format!("cannot run {}: there is no such program, or it may not be executed", name.display())))
+        }
         None => Ok(()),
     }
 }
