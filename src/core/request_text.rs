@@ -140,6 +140,17 @@ mod tests {
     }
 
     #[test]
+    fn a_request_is_kept_with_host_referer_and_user_agent_whatever_their_case() {
+        let named = [("HOST", "a"), ("Referer", "b"), ("user-agent", "c"), ("Referrer", "d"), ("User_Agent", "e")];
+        let fields = named.map(|(name, value)| httparse::Header { name, value: value.as_bytes() });
+        let mut text = RequestText::default();
+        text.keep_request(&Request { method: "GET", target: "/x", minor: 1, fields: &fields });
+        let kept = [TextPart::Method, TextPart::Target, TextPart::Host, TextPart::Referer, TextPart::UserAgent];
+        let kept = kept.map(|part| text.part(part).map(<[u8]>::to_vec));
+        assert_eq!(kept, ["GET", "/x", "a", "b", "c"].map(|part| Some(part.into())));
+    }
+
+    #[test]
     fn all_parts_at_their_longest_are_within_the_bound() {
         let long = vec![b'x'; 10_000];
         let mut text = RequestText::default();
