@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ringway::core::snapshot::{Endpoint, KeyPolicy, Replica, Service, Snapshot, State};
+use ringway::core::snapshot::{Endpoint, KeyPolicy, Lifecycle, Replica, Service, Snapshot, State};
 
+use super::configuration::{HTTP, SECOND};
 use super::http::Framing;
-use super::net::{Actor, SocketId};
-use super::reloads::candidates;
+use super::net::{Actor, ProcessId, SocketId};
 use super::request::{Malformed, Request};
 
 /// For so long a worker avoids a replica to which it had no free local port.
@@ -61,16 +61,27 @@ impl Totals {
     }
 }
 
+/// A process of the balancer.
+#[derive(Default)]
+struct ProcessRecord {
+    /// What it published, with the time (us).
+    snapshots: Vec<(u64, Arc<Snapshot>)>,
+    /// Since when its connections end after their next response (us).
+    ends_since_us: Option<u64>,
+    /// Since when those that are idle are closed (us).
+    stops_since_us: Option<u64>,
+}
+
 #[derive(Default)]
 pub struct History {
     pub requests: Vec<Request>,
     pub responses: Vec<Response>,
     pub tunnels: BTreeMap<u64, TunnelRecord>,
-    /// With the time of publication (us).
-    pub snapshots: Vec<(u64, Arc<Snapshot>)>,
+    processes: Vec<ProcessRecord>,
     pub totals: Totals,
-    /// When the balancer was stopped (us), and its drain timeout (ms).
-    pub stopping: Option<(u64, u64)>,
+    /// When the balancer was told to stop (us).
+    pub stopping: Option<u64>,
+    /// The drain timeout (ms).
     pub drain_ms: u64,
     pub idle_ms: u64,
     /// Nothing is wrong with replicas but that they are slow: no request is run twice. (A pipelined request that would wait
@@ -131,9 +142,42 @@ impl History {
             .is_some_and(|times| times.iter().any(|(begin, end)| *begin <= to && from <= *end))
     }
 
-    /// Oracle: a worker dials only replicas that are up in the current snapshot.
-    pub fn check_dial(&self, address: SocketAddr) {
-        let (_, snapshot) = self.snapshots.last().expect("there is always a snapshot");
+    pub fn add_process(&mut self) {
+        self.processes.push(ProcessRecord::default());
+    }
+
+    pub fn published(&mut self, process: ProcessId, snapshot: Arc<Snapshot>, now_us: u64) {
+        let record = &mut self.processes[process];
+        if snapshot.lifecycle > Lifecycle::Serving {
+            record.ends_since_us.get_or_insert(now_us);
+        }
+        if snapshot.lifecycle.is_stopping() {
+            record.stops_since_us.get_or_insert(now_us);
+        }
+        record.snapshots.push((now_us, snapshot));
+    }
+
+    pub fn current(&self, process: ProcessId) -> &Arc<Snapshot> {
+        let (_, snapshot) = self.processes[process].snapshots.last().expect("there is always a snapshot");
+        snapshot
+    }
+
+    /// The process that has a client's connection, or the whole balancer if none has, ends it after its next response.
+    pub fn is_ending(&self, process: Option<ProcessId>) -> bool {
+        self.stopping.is_some() || process.is_some_and(|process| self.processes[process].ends_since_us.is_some())
+    }
+
+    /// Since when the process that has a client's connection, or the whole balancer if none has, closes what is idle (us).
+    pub fn stops_since_us(&self, process: Option<ProcessId>) -> Option<u64> {
+        match process {
+            Some(process) => self.processes[process].stops_since_us,
+            None => self.stopping,
+        }
+    }
+
+    /// Oracle: a worker dials only replicas that are up in its process's current snapshot.
+    pub fn check_dial(&self, process: ProcessId, address: SocketAddr) {
+        let snapshot = self.current(process);
         let up = snapshot.services.iter().flat_map(|s| &s.replicas).any(|r| may_take_at(r, address));
         assert!(up, "a connection to {address}, which is not up in snapshot {}", snapshot.epoch);
     }
@@ -141,7 +185,13 @@ impl History {
     /// Oracle: a head that reaches a replica is that of a request which a client has begun to send, is well-formed, has
     /// the right replica, and reaches a replica a second time only if its method is idempotent, and not because the first
     /// is slow.
-    pub fn head_arrived(&mut self, id: u64, address: SocketAddr, now_us: u64) -> Result<(), String> {
+    pub fn head_arrived(
+        &mut self,
+        process: ProcessId,
+        id: u64,
+        address: SocketAddr,
+        now_us: u64,
+    ) -> Result<(), String> {
         let Some(request) = self.requests.get_mut(id as usize) else {
             return Err(format!("no client sends request {id}: bytes of a body were read as a request"));
         };
@@ -157,15 +207,24 @@ impl History {
         if request.arrivals > 1 && (self.runs_once || !request.is_idempotent()) {
             return Err(format!("{} {id} reached replicas {} times", request.method, request.arrivals));
         }
-        self.check_choice(request, address, sent_at_us, now_us).map_err(|why| format!("request {id}: {why}"))
+        let chosen = self.check_choice(process, request, address, sent_at_us, now_us);
+        chosen.map_err(|why| format!("request {id}: {why}"))
     }
 
-    /// Oracle: in some snapshot since the request was sent, this replica was the first on the ring's walk of the
+    /// Oracle: in some snapshot of the process since the request was sent, this replica was the first on the ring's walk of the
     /// request's key that was up and had no fault.
-    fn check_choice(&self, request: &Request, at: SocketAddr, since: u64, now: u64) -> Result<(), String> {
-        let first = self.snapshots.iter().rposition(|(time, _)| *time <= since).unwrap_or(0);
+    fn check_choice(
+        &self,
+        process: ProcessId,
+        request: &Request,
+        at: SocketAddr,
+        since: u64,
+        now: u64,
+    ) -> Result<(), String> {
+        let snapshots = &self.processes[process].snapshots;
+        let first = snapshots.iter().rposition(|(time, _)| *time <= since).unwrap_or(0);
         let mut reasons = String::new();
-        for (_, snapshot) in &self.snapshots[first..] {
+        for (_, snapshot) in &snapshots[first..] {
             for service in candidates(request.service, &snapshot.services).into_values() {
                 match self.choice(request, service, at, since, now) {
                     Choice::Right => return Ok(()),
@@ -202,6 +261,13 @@ impl History {
     pub fn tunnel(&mut self, id: u64) -> &mut TunnelRecord {
         self.tunnels.entry(id).or_default()
     }
+}
+
+/// The services of a snapshot that a request may go to which was sent to `service`.
+fn candidates<S>(service: usize, services: &[S]) -> BTreeMap<usize, &S> {
+    let is_http = service == HTTP.0 as usize;
+    let second = services.get(SECOND.0 as usize).filter(|_| is_http).map(|second| (SECOND.0 as usize, second));
+    services.get(service).map(|own| (service, own)).into_iter().chain(second).collect()
 }
 
 /// The choice of a replica, judged by one snapshot.

@@ -13,7 +13,7 @@ use ringway::core::snapshot::Endpoint;
 use ringway::core::tick::{Stamp, Tick};
 use ringway::kernel::{Flush, Kernel, SocketEvent, Token};
 
-use super::net::{Net, Owner, SharedNet, SocketId};
+use super::net::{Net, Owner, ProcessId, SharedNet, SocketId, WorkerId};
 
 /// The capacity of a pipe, in bytes.
 const PIPE_CAPACITY: usize = 1 << 20;
@@ -29,7 +29,10 @@ pub type WaitDeadline = Rc<RefCell<Option<u64>>>;
 
 pub struct SimKernel {
     net: SharedNet,
-    worker: usize,
+    process: ProcessId,
+    worker: WorkerId,
+    /// Those that its process has, and that were not asked for yet.
+    listeners: Vec<(SimListener, SocketAddr)>,
     wait_until_us: WaitDeadline,
     wake: Arc<AtomicBool>,
 }
@@ -41,26 +44,46 @@ pub struct SimSocket {
 
 pub struct SimListener {
     net: SharedNet,
-    worker: usize,
+    worker: WorkerId,
     number: usize,
 }
 
 pub struct SimPipe {
     net: SharedNet,
+    process: ProcessId,
     bytes: RefCell<VecDeque<u8>>,
     /// The socket whose bytes it holds.
     source: RefCell<Option<SocketId>>,
 }
 
 impl SimKernel {
-    pub fn new(net: SharedNet, worker: usize, wait_until_us: WaitDeadline, wake: Arc<AtomicBool>) -> SimKernel {
-        SimKernel { net, worker, wait_until_us, wake }
+    /// Of a worker of this process; `place` says which of those it is.
+    pub fn new(
+        shared: SharedNet,
+        process: ProcessId,
+        place: usize,
+        wait_until_us: WaitDeadline,
+        wake: Arc<AtomicBool>,
+    ) -> SimKernel {
+        let mut net = shared.borrow_mut();
+        let worker = net.add_worker(process);
+        let open = |address| {
+            let number = net.add_listener(worker, address)?;
+            Some((SimListener { net: shared.clone(), worker, number }, address))
+        };
+        let listeners = listening_addresses(place).into_iter().filter_map(open).collect();
+        drop(net);
+        SimKernel { net: shared, process, worker, listeners, wait_until_us, wake }
+    }
+
+    pub fn worker(&self) -> WorkerId {
+        self.worker
     }
 }
 
-/// Where clients connect to a worker: for HTTP, and for bytes. Each worker has addresses of its own.
-pub fn listening_addresses(worker: usize) -> [SocketAddr; 2] {
-    let ip = Ipv4Addr::new(10, 0, worker as u8, 1);
+/// Where clients connect to a worker: for HTTP, and for bytes. Each worker of a process has addresses of its own.
+pub fn listening_addresses(place: usize) -> [SocketAddr; 2] {
+    let ip = Ipv4Addr::new(10, 0, place as u8, 1);
     [(ip, 80).into(), (ip, 81).into()]
 }
 
@@ -76,11 +99,7 @@ impl Kernel for SimKernel {
     type Pipe = SimPipe;
 
     fn listeners(&mut self, address: SocketAddr) -> Vec<(SimListener, SocketAddr)> {
-        if !listening_addresses(self.worker).contains(&address) {
-            return Vec::new();
-        }
-        let number = self.net.borrow_mut().add_listener(self.worker);
-        vec![(SimListener { net: self.net.clone(), worker: self.worker, number }, address)]
+        self.listeners.extract_if(.., |(_, bound)| *bound == address).collect()
     }
 
     /// Oracle: a worker does not wait while bytes sent with MSG_MORE are held back.
@@ -132,9 +151,9 @@ impl Kernel for SimKernel {
             net.note("w.accept failed", self.worker as u64, 0, 0);
             return Err(error);
         }
-        check_descriptors(net, 1)?;
+        self.check_descriptors(net, 1)?;
         let Some(id) = net.accept(self.worker, listener.number) else { return Err(ErrorKind::WouldBlock.into()) };
-        net.resources.sockets_opened += 1;
+        net.resources[self.process].sockets_opened += 1;
         net.note("w.accept", self.worker as u64, id as u64, 0);
         Ok((SimSocket { net: self.net.clone(), id }, SocketAddr::from((client_ip(net.history.client_of(id)), 4000))))
     }
@@ -146,7 +165,7 @@ impl Kernel for SimKernel {
     fn connect(&mut self, endpoint: &Endpoint) -> io::Result<SimSocket> {
         let net = &mut *self.net.borrow_mut();
         let Endpoint::Tcp(address) = endpoint else { return Err(ErrorKind::Unsupported.into()) };
-        net.history.check_dial(*address);
+        net.history.check_dial(self.process, *address);
         if net.random.kernel().per_mille(net.faults.connect_fails) {
             let code = net.random.kernel().pick(&[EADDRNOTAVAIL, ENETUNREACH, EMFILE, ENOBUFS]);
             match code {
@@ -155,11 +174,11 @@ impl Kernel for SimKernel {
             }
             return Err(io::Error::from_raw_os_error(code));
         }
-        if let Err(error) = check_descriptors(net, 1) {
+        if let Err(error) = self.check_descriptors(net, 1) {
             net.history.replica_fault(*address, net.now_us);
             return Err(error);
         }
-        net.resources.sockets_opened += 1;
+        net.resources[self.process].sockets_opened += 1;
         let id = net.connect(Owner::Worker(self.worker), *address);
         net.note("w.connect", self.worker as u64, id as u64, u64::from(address.port()));
         Ok(SimSocket { net: self.net.clone(), id })
@@ -204,10 +223,15 @@ impl Kernel for SimKernel {
         if net.random.kernel().per_mille(net.faults.pipe_fails) {
             return Err(io::Error::from_raw_os_error(EMFILE));
         }
-        check_descriptors(net, 2)?;
-        net.resources.pipes_opened += 1;
+        self.check_descriptors(net, 2)?;
+        net.resources[self.process].pipes_opened += 1;
         net.note("w.pipe", self.worker as u64, 0, 0);
-        Ok(SimPipe { net: self.net.clone(), bytes: RefCell::default(), source: RefCell::default() })
+        Ok(SimPipe {
+            net: self.net.clone(),
+            process: self.process,
+            bytes: RefCell::default(),
+            source: RefCell::default(),
+        })
     }
 
     fn splice_in(&mut self, socket: &SimSocket, pipe: &SimPipe, max: u64) -> io::Result<u64> {
@@ -279,6 +303,15 @@ impl SimKernel {
         Ok(len)
     }
 
+    /// Each process has a limit of its own.
+    fn check_descriptors(&self, net: &Net, more: usize) -> io::Result<()> {
+        let max = net.faults.max_descriptors;
+        if max > 0 && net.resources[self.process].descriptors() + more > max {
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        }
+        Ok(())
+    }
+
     fn trace(
         &self,
         net: &mut Net,
@@ -306,14 +339,6 @@ fn edge_after_short(net: &mut Net, id: SocketId, moved: usize, asked: usize) {
     }
 }
 
-fn check_descriptors(net: &Net, more: usize) -> io::Result<()> {
-    let max = net.faults.max_descriptors;
-    if max > 0 && net.resources.descriptors() + more > max {
-        return Err(io::Error::from_raw_os_error(EMFILE));
-    }
-    Ok(())
-}
-
 /// Each client has an address of its own.
 pub fn client_ip(actor: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 9, (actor >> 8) as u8, actor as u8))
@@ -338,7 +363,7 @@ impl Drop for SimListener {
 impl Drop for SimPipe {
     fn drop(&mut self) {
         if let Ok(mut net) = self.net.try_borrow_mut() {
-            net.resources.pipes_closed += 1;
+            net.resources[self.process].pipes_closed += 1;
         }
     }
 }

@@ -9,8 +9,12 @@
 //!
 //! - [`world`]: puts the parts together, runs them to the end
 //! - [`net`], [`kernel`]: the network and `trait Kernel` over it
-//! - [`control`]: the registry, with a runtime, probes and an operator
+//! - [`balancer`]: one process of the balancer: [`control`], the control core in virtual time, with its [`runtime`], and
+//!   each [`worker`]
+//! - [`configuration`], [`reloads`]: what a process is configured with, and how that changes
+//! - [`operator`]: admin calls and reloads, once a second
 //! - [`client`], [`replica`], [`tunnel`]: the scripted parties
+//! - [`fleet`]: all replicas, their addresses and deaths
 //! - [`request`], [`plan`], [`pattern`]: what is sent: requests, planned responses, body bytes
 //! - [`http`]: the parser of the scripted parties
 //! - [`history`]: what was sent, answered, published and failed
@@ -48,9 +52,9 @@
 //! - A tunnel is opened at one replica, once: `Connection::open_tunnel`
 //!
 //! Workers
-//! - A worker dials only replicas that are up or ejected in the current snapshot: `History::check_dial`
+//! - A worker dials only replicas that are up or ejected in its process's current snapshot: `History::check_dial`
 //! - Invariants of sessions, buffers and upstream connections hold after every turn: `Worker::check`, called in
-//!   `World::turn`
+//!   `SimWorker::turn`
 //! - A worker does not spin: `SimWorker::check_progress`
 //! - No read or send has an empty buffer, no splice asks for no bytes, a pipe holds bytes of one source: `SimKernel`
 //! - Bytes sent with MSG_MORE do not wait for the next turn: `SimKernel::wait`; a reset does not discard them:
@@ -58,20 +62,27 @@
 //!
 //! Worlds
 //! - Every client ends: `world::clients_ended`; then no request is in flight: `Control::check_in_flight`
-//! - Workers and registry stop in time; sockets, pipes and clients opened are closed: `World::stop`
+//! - Workers and registry stop in time: `World::stop`; sockets, pipes and clients opened are closed:
+//!   `Balancer::check_end`
+//! - Before its end the balancer refuses no client and drops none from a queue: `Net::connect_arrives`,
+//!   `Net::close_listener`
 //! - Never more than half of a service is ejected; a replica that is only slow is neither down nor replaced:
 //!   `Control::check_health`
-//! - Every admin call is answered once, no event is dropped, no request stays in flight: `Control::perform`,
+//! - Every admin call is answered once, no event is dropped, no request stays in flight: `Control::answered`,
 //!   `Control::check_end`
 //! - A seed has one trace: the test `a_seed_determines_its_trace`
 
+mod balancer;
 mod client;
+mod configuration;
 mod control;
 mod faults;
+mod fleet;
 mod history;
 mod http;
 mod kernel;
 mod net;
+mod operator;
 mod pattern;
 mod plan;
 mod random;
@@ -79,7 +90,9 @@ mod regressions;
 mod reloads;
 mod replica;
 mod request;
+mod runtime;
 mod tunnel;
+mod worker;
 mod world;
 
 use std::panic::catch_unwind;

@@ -23,13 +23,14 @@ impl Client {
         assert!(excused, "a calm world, and client {} (request {id}) {what}", self.me);
     }
 
-    /// The balancer stops, and the request arrived too late, waits unread behind a response, or meets the drain
+    /// Its process of the balancer stops, and the request arrived too late, waits unread behind a response, or meets the drain
     /// timeout.
     fn is_stopped(&self, net: &Net, request: &Request) -> bool {
-        net.history.stopping.is_some_and(|(at_us, drain_ms)| {
+        let at_us = net.history.stops_since_us(self.process(net));
+        at_us.is_some_and(|at_us| {
             let late = !request.sent_whole || request.sent_whole_at_us + ARRIVAL_MAX_US > at_us;
             let unread = self.pipeline_depth > 1 && request.arrivals == 0;
-            late || unread || net.now_us + DRAIN_SLACK_US > at_us + drain_ms * 1000
+            late || unread || net.now_us + DRAIN_SLACK_US > at_us + net.history.drain_ms * 1000
         })
     }
 

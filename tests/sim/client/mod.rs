@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use ringway::core::snapshot::Mode;
 
 use super::http::Body;
-use super::net::{Actor, Closing, Event, Net, Owner, SocketId};
+use super::net::{Actor, Closing, Event, Net, Owner, ProcessId, SocketId};
 use super::request::{Position, Request, RequestBuilder};
 use super::tunnel::ClientTunnel;
 
@@ -189,6 +189,11 @@ impl Client {
     pub fn is_over(&self, net: &Net) -> bool {
         let stalls = matches!(self.behavior, Behavior::StallsAfter { .. });
         self.done || (stalls && self.socket.is_some_and(|id| net.is_connected(id) && !net.peer_is_open(id)))
+    }
+
+    /// The balancer's process that accepted its connection.
+    fn process(&self, net: &Net) -> Option<ProcessId> {
+        net.peer(self.socket?).and_then(|peer| net.process(peer))
     }
 
     pub fn describe(&self, net: &Net) -> String {

@@ -167,8 +167,8 @@ impl Client {
     fn may_close(&self, net: &Net, id: u64) -> bool {
         let request = &net.history.requests[id as usize];
         let asked = request.minor == 0 || (self.script.is_empty() && self.outstanding.len() == 1);
-        let stopping = net.history.stopping.is_some();
-        asked || stopping || !request.sent_whole || request.plan.early || self.half_closed
+        let is_ending = net.history.is_ending(self.process(net));
+        asked || is_ending || !request.sent_whole || request.plan.early || self.half_closed
     }
 
     /// Oracle: only a malformed or truncated request is refused, other local replies need a fault, and each closes the

@@ -2,8 +2,10 @@
 //!
 //! - `mod.rs`: events, trace, addresses
 //! - [`socket`]: TCP connections: windows, segments, FIN and RST as Linux shows them
-//! - [`readiness`]: listeners, edge-triggered events, and which actor is woken
+//! - [`listening`]: listening sockets, which processes of the balancer share, and their queues
+//! - [`readiness`]: edge-triggered events, and which actor is woken
 
+mod listening;
 mod readiness;
 mod socket;
 
@@ -16,6 +18,7 @@ use std::rc::Rc;
 use super::faults::Faults;
 use super::history::History;
 use super::random::Streams;
+use listening::ListeningSocket;
 use readiness::Poller;
 use socket::Socket;
 
@@ -24,6 +27,12 @@ pub type SharedNet = Rc<RefCell<Net>>;
 pub type SocketId = usize;
 /// A scripted client or replica.
 pub type Actor = usize;
+/// A process of the balancer. Each that an upgrade starts has a number of its own.
+pub type ProcessId = usize;
+/// A worker of any process.
+pub type WorkerId = usize;
+/// A listening socket of one worker of each process.
+pub type ListeningId = usize;
 
 /// What happens at a point in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,16 +43,20 @@ pub enum Event {
     ConnectArrives(SocketId),
     Wake(Actor),
     /// A worker's turn, void if a later one was scheduled (worker, number of the turn).
-    Turn(usize, u64),
+    Turn(WorkerId, u64),
     /// A delayed edge.
     Edge(SocketId),
-    /// An event of the control plane, by its number.
-    Control(u64),
+    /// An event of a process's control plane, by its number.
+    Control(ProcessId, u64),
+    /// Once a second: deaths and what operators do.
+    Fate,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    Worker(usize),
+    Worker(WorkerId),
+    /// It waits in the queue of a listening socket.
+    Queue,
     Actor(Actor),
     /// The program closed the socket.
     Closed,
@@ -59,8 +72,7 @@ pub enum Closing {
 /// What accepts connections to an address.
 #[derive(Clone, Copy, Debug)]
 pub enum Bound {
-    /// Listener `listener` of a worker.
-    Listener { worker: usize, listener: usize },
+    Listener(ListeningId),
     Replica {
         actor: Actor,
         /// Attempts get no reply.
@@ -68,7 +80,7 @@ pub enum Bound {
     },
 }
 
-/// Kernel resources of all workers together.
+/// Kernel resources of all workers of a process together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ResourceCounts {
     pub sockets_opened: u64,
@@ -100,12 +112,15 @@ pub struct Net {
     /// A client that half-closes gives its request up.
     pub aborts_on_close: bool,
     pub history: History,
-    pub resources: ResourceCounts,
+    /// By process.
+    pub resources: Vec<ResourceCounts>,
     /// Rises with every byte, connection, FIN and RST.
     pub progress: u64,
     trace: Trace,
     hash: u64,
     sockets: Vec<Socket>,
+    listening: Vec<ListeningSocket>,
+    /// By worker.
     pollers: Vec<Poller>,
     pub bound: BTreeMap<SocketAddr, Bound>,
     /// Connections that an actor has not accepted.
@@ -142,7 +157,7 @@ impl Net {
         self.busy_until.get(&replica).copied().unwrap_or(0).max(self.now_us)
     }
 
-    pub fn new(random: Streams, faults: Faults, workers: usize, trace: Trace) -> Net {
+    pub fn new(random: Streams, faults: Faults, trace: Trace) -> Net {
         Net {
             now_us: 1_000_000,
             random,
@@ -150,12 +165,13 @@ impl Net {
             upstream_pipelining: false,
             aborts_on_close: false,
             history: History::default(),
-            resources: ResourceCounts::default(),
+            resources: Vec::new(),
             progress: 0,
             trace,
             hash: 0xCBF2_9CE4_8422_2325,
             sockets: Vec::new(),
-            pollers: (0..workers).map(|_| Poller::default()).collect(),
+            listening: Vec::new(),
+            pollers: Vec::new(),
             bound: BTreeMap::new(),
             backlogs: BTreeMap::new(),
             events: BinaryHeap::new(),
@@ -164,6 +180,13 @@ impl Net {
             corked: BTreeSet::new(),
             busy_until: BTreeMap::new(),
         }
+    }
+
+    /// Another process of the balancer begins.
+    pub fn add_process(&mut self) -> ProcessId {
+        self.history.add_process();
+        self.resources.push(ResourceCounts::default());
+        self.resources.len() - 1
     }
 
     // The trace.

@@ -1,25 +1,21 @@
-//! Listeners and edge-triggered readiness: which sockets `epoll_wait` reports to a worker, and when an actor is woken.
-//! Bytes do not move here.
+//! Edge-triggered readiness: which sockets `epoll_wait` reports to a worker, and when an actor is woken. Bytes do not move
+//! here.
 
 use std::collections::VecDeque;
 
 use ringway::core::step::Ready;
 use ringway::kernel::{SocketEvent, Token};
 
-use super::{Actor, Event, Net, Owner, SocketId};
+use super::listening::Listener;
+use super::{Actor, Event, Net, Owner, ProcessId, SocketId, WorkerId};
 
 /// One worker's epoll instance and listeners.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Poller {
+    pub(super) process: ProcessId,
     /// With an edge that was not reported.
     queue: VecDeque<Source>,
-    listeners: Vec<Listener>,
-}
-
-impl Poller {
-    pub fn is_open(&self, listener: usize) -> bool {
-        self.listeners[listener].open
-    }
+    pub(super) listeners: Vec<Listener>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,52 +24,14 @@ enum Source {
     Listener(usize),
 }
 
-#[derive(Debug, Default)]
-struct Listener {
-    backlog: VecDeque<SocketId>,
-    open: bool,
-    /// In the poller's queue.
-    queued: bool,
-    token: Option<Token>,
-}
-
 impl Net {
-    // Listeners.
-
-    pub fn add_listener(&mut self, worker: usize) -> usize {
-        self.pollers[worker].listeners.push(Listener { open: true, ..Listener::default() });
-        self.pollers[worker].listeners.len() - 1
+    /// A worker of this process.
+    pub fn add_worker(&mut self, process: ProcessId) -> WorkerId {
+        self.pollers.push(Poller { process, queue: VecDeque::new(), listeners: Vec::new() });
+        self.pollers.len() - 1
     }
 
-    pub fn watch_listener(&mut self, worker: usize, listener: usize, token: Token) {
-        self.pollers[worker].listeners[listener].token = Some(token);
-        if !self.pollers[worker].listeners[listener].backlog.is_empty() {
-            self.listener_edge(worker, listener);
-        }
-    }
-
-    pub(super) fn enqueue_client(&mut self, worker: usize, listener: usize, socket: SocketId) {
-        self.pollers[worker].listeners[listener].backlog.push_back(socket);
-        self.listener_edge(worker, listener);
-    }
-
-    pub fn accept(&mut self, worker: usize, listener: usize) -> Option<SocketId> {
-        let socket = self.pollers[worker].listeners[listener].backlog.pop_front()?;
-        self.progress += 1;
-        Some(socket)
-    }
-
-    /// Closes a listener. Connections in its backlog are reset.
-    pub fn close_listener(&mut self, worker: usize, listener: usize) {
-        let listener = &mut self.pollers[worker].listeners[listener];
-        listener.open = false;
-        listener.token = None;
-        for socket in std::mem::take(&mut listener.backlog) {
-            self.refuse_accepted(socket);
-        }
-    }
-
-    fn listener_edge(&mut self, worker: usize, listener: usize) {
+    pub(super) fn listener_edge(&mut self, worker: WorkerId, listener: usize) {
         let poller = &mut self.pollers[worker];
         if !std::mem::replace(&mut poller.listeners[listener].queued, true) {
             poller.queue.push_back(Source::Listener(listener));
@@ -99,7 +57,7 @@ impl Net {
                 }
             }
             Owner::Actor(actor) => self.wake(actor),
-            Owner::Closed => {}
+            Owner::Queue | Owner::Closed => {}
         }
     }
 
@@ -131,12 +89,12 @@ impl Net {
 
     // epoll_wait.
 
-    pub fn has_edges(&self, worker: usize) -> bool {
+    pub fn has_edges(&self, worker: WorkerId) -> bool {
         !self.pollers[worker].queue.is_empty()
     }
 
     /// At most `max` events; the others stay for the next call.
-    pub fn edges(&mut self, worker: usize, max: usize, out: &mut Vec<SocketEvent>) {
+    pub fn edges(&mut self, worker: WorkerId, max: usize, out: &mut Vec<SocketEvent>) {
         while out.len() < max
             && let Some(source) = self.pollers[worker].queue.pop_front()
         {
@@ -147,10 +105,10 @@ impl Net {
         }
     }
 
-    fn listener_event(&mut self, worker: usize, listener: usize) -> Option<SocketEvent> {
+    fn listener_event(&mut self, worker: WorkerId, listener: usize) -> Option<SocketEvent> {
         let listener = &mut self.pollers[worker].listeners[listener];
         listener.queued = false;
-        let token = listener.token.filter(|_| !listener.backlog.is_empty())?;
+        let token = listener.token.filter(|_| !self.listening[listener.socket].is_empty())?;
         Some(SocketEvent { token, ready: Ready { readable: true, ..Ready::default() } })
     }
 
@@ -162,7 +120,7 @@ impl Net {
     }
 
     /// An event for a random socket of the worker that may not be ready.
-    pub fn spurious_event(&mut self, worker: usize) -> Option<SocketEvent> {
+    pub fn spurious_event(&mut self, worker: WorkerId) -> Option<SocketEvent> {
         let id = self.random.network().below(self.sockets.len() as u64) as usize;
         let socket = self.sockets.get(id)?;
         let token = socket.token.filter(|_| socket.owner == Owner::Worker(worker) && !socket.connecting)?;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use ringway::kernel::Token;
 
 use super::super::random::Random;
-use super::{Bound, Closing, Event, Net, Owner, SocketId};
+use super::{Bound, Closing, Event, Net, Owner, ProcessId, SocketId};
 
 /// Segments grow by an eighth with each delivery, up to this.
 const SEGMENT_MAX: u64 = 65_536;
@@ -19,6 +19,8 @@ const BREAK_RATE_BASE: u64 = 20_000;
 #[derive(Debug)]
 pub struct Socket {
     pub(super) owner: Owner,
+    /// The balancer's process that opened or accepted it.
+    pub(super) process: Option<ProcessId>,
     peer: Option<SocketId>,
     target: Option<SocketAddr>,
     pub(super) connecting: bool,
@@ -55,8 +57,13 @@ impl Net {
         let window = |random: &mut Random| if wide { 256 * 1024 } else { random.range(512, 64 * 1024) as usize };
         let latency_us = self.random.network().range(5, self.faults.max_latency_us);
         let segment = self.random.network().pick(&[1, 40, 536, 1448, 16_000, 65_536, 65_536]);
+        let process = match owner {
+            Owner::Worker(worker) => Some(self.pollers[worker].process),
+            _ => None,
+        };
         self.sockets.push(Socket {
             owner,
+            process,
             peer: None,
             target: None,
             connecting: true,
@@ -99,6 +106,8 @@ impl Net {
     }
 
     /// A connection attempt is accepted, refused or lost.
+    ///
+    /// Oracle: the balancer refuses no client before its end.
     pub fn connect_arrives(&mut self, id: SocketId) {
         let Some(target) = self.sockets[id].target.filter(|_| !self.sockets[id].dead) else { return };
         let upstream = matches!(self.sockets[id].owner, Owner::Worker(_));
@@ -109,15 +118,15 @@ impl Net {
         let refuse = upstream && self.random.network().per_mille(self.faults.refused);
         let bound = self.bound.get(&target).copied().filter(|_| !refuse);
         let owner = match bound {
-            Some(Bound::Listener { worker, listener }) if self.pollers[worker].is_open(listener) => {
-                Owner::Worker(worker)
-            }
+            Some(Bound::Listener(listening)) if self.listening[listening].is_open() => Owner::Queue,
             Some(Bound::Replica { hung: true, .. }) => {
                 self.history.replica_fault(target, self.now_us);
                 return self.note("net.hung", id as u64, 0, 0);
             }
             Some(Bound::Replica { actor, .. }) => Owner::Actor(actor),
             _ => {
+                let is_ours = matches!(bound, Some(Bound::Listener(_)));
+                assert!(!is_ours || self.history.stopping.is_some(), "a client is refused by {target}");
                 self.history.replica_fault(target, self.now_us);
                 self.note("net.refused", id as u64, 0, 0);
                 return self.receive_reset(id);
@@ -141,11 +150,11 @@ impl Net {
                 self.backlogs.entry(actor).or_default().push_back(accepted);
                 self.wake(actor);
             }
-            Some(Bound::Listener { worker, listener }) => {
+            Some(Bound::Listener(listening)) => {
                 if let Owner::Actor(client) = self.sockets[connecting].owner {
                     self.history.client_connected(accepted, client);
                 }
-                self.enqueue_client(worker, listener, accepted);
+                self.enqueue_client(listening, accepted);
             }
             None => {}
         }
@@ -245,7 +254,7 @@ impl Net {
     pub fn close(&mut self, id: SocketId) {
         self.corked.remove(&id);
         if let Owner::Worker(worker) = self.sockets[id].owner {
-            self.resources.sockets_closed += 1;
+            self.resources[self.pollers[worker].process].sockets_closed += 1;
             self.note("w.close", worker as u64, id as u64, 0);
             self.history.balancer_closed(id, self.now_us, self.faults.clock_step_ms);
         }
@@ -323,6 +332,11 @@ impl Net {
         self.sockets[id].owner
     }
 
+    /// The balancer's process that has or had this end of a connection.
+    pub fn process(&self, id: SocketId) -> Option<ProcessId> {
+        self.sockets[id].process
+    }
+
     /// The peer's program has not closed its socket.
     pub fn peer_is_open(&self, id: SocketId) -> bool {
         let socket = &self.sockets[id];
@@ -330,9 +344,10 @@ impl Net {
             || socket.peer.is_some_and(|peer| self.sockets[peer].owner != Owner::Closed && !self.sockets[peer].dead)
     }
 
-    /// Sockets that workers have open.
-    pub fn worker_sockets(&self) -> Vec<SocketId> {
-        (0..self.sockets.len()).filter(|id| matches!(self.sockets[*id].owner, Owner::Worker(_))).collect()
+    /// Sockets that workers of this process have open.
+    pub fn worker_sockets(&self, process: ProcessId) -> Vec<SocketId> {
+        let has = |socket: &Socket| socket.process == Some(process) && matches!(socket.owner, Owner::Worker(_));
+        (0..self.sockets.len()).filter(|id| has(&self.sockets[*id])).collect()
     }
 
     pub fn describe(&self, id: SocketId) -> String {

@@ -281,7 +281,7 @@ impl Connection {
         let label: Vec<u8> = self.received.drain(..LABEL_LEN).collect();
         let id = std::str::from_utf8(&label[1..LABEL_LEN - 1]).ok().and_then(|id| id.parse().ok());
         let id: u64 = id.filter(|_| label[0] == b'T').ok_or(format!("label {label:?}"))?;
-        net.history.head_arrived(id, self.address, net.now_us)?;
+        self.head_arrived(net, id)?;
         net.history.tunnel(id).opened += 1;
         if net.history.tunnel(id).opened > 1 {
             return Err(format!("tunnel {id} was opened twice"));
@@ -290,11 +290,17 @@ impl Connection {
         Ok(())
     }
 
+    fn head_arrived(&self, net: &mut Net, id: u64) -> Result<(), String> {
+        let process = net.peer(self.socket).and_then(|peer| net.process(peer));
+        let process = process.ok_or("a connection that no process of the balancer opened")?;
+        net.history.head_arrived(process, id, self.address, net.now_us)
+    }
+
     fn on_head(&mut self, net: &mut Net, head: &Head) -> Result<(), String> {
         net.log(|| format!("replica #{}: {head:?}", self.socket));
         let id = head.number("x-id")?.ok_or(format!("no X-Id in {head:?}"))?;
         net.note("r.asked", self.socket as u64, id, u64::from(self.address.port()));
-        net.history.head_arrived(id, self.address, net.now_us)?;
+        self.head_arrived(net, id)?;
         let request = net.history.requests[id as usize].clone();
         let framing = check_head(&request, head)?;
         if request.fault() != ResponseFault::None {

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 
 use ringway::core::snapshot::Mode;
 
+use super::configuration::InstanceSettings;
 use super::net::{Actor, Bound, Closing, Event, Net};
 use connection::Connection;
 
@@ -27,16 +28,32 @@ pub struct Replica {
     pub address: SocketAddr,
     pub alive: bool,
     pub hung: bool,
+    /// What it was started with.
+    #[expect(dead_code, reason = "a process that adopts it compares them")]
+    pub settings: InstanceSettings,
     mode: Mode,
     connections: Vec<Connection>,
     stopping: bool,
 }
 
 impl Replica {
-    pub fn new(me: Actor, name: String, instance: u64, address: SocketAddr, mode: Mode, net: &mut Net) -> Replica {
+    pub fn new(
+        me: Actor,
+        name: String,
+        instance: u64,
+        address: SocketAddr,
+        mode: Mode,
+        settings: InstanceSettings,
+        net: &mut Net,
+    ) -> Replica {
         net.bound.insert(address, Bound::Replica { actor: me, hung: false });
         let connections = Vec::new();
-        Replica { me, name, instance, address, alive: true, hung: false, mode, connections, stopping: false }
+        Replica { me, name, instance, address, alive: true, hung: false, settings, mode, connections, stopping: false }
+    }
+
+    /// Its process runs and takes part.
+    pub fn answers(&self) -> bool {
+        self.alive && !self.hung
     }
 
     /// The process ends at once. Open connections are closed or reset.

@@ -1,0 +1,198 @@
+//! What a process of the balancer is configured with: services, listeners and routes, drawn for a world. Reloads change
+//! it in `reloads`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use ringway::control::registry::{HealthPolicy, ServiceConfig, ServiceSource, Topology};
+use ringway::core::limits::{AbortOn, Limits};
+use ringway::core::ring::{Member, Ring, RingKind};
+use ringway::core::routes::Routes;
+use ringway::core::snapshot::{
+    Endpoint, KeyPolicy, Lifecycle, Listener, ListenerId, Mode, Replica as Entry, ReplicaId, ReplicaLoad, Service,
+    ServiceId, State,
+};
+
+use super::kernel::listening_addresses;
+use super::net::Net;
+
+/// Replicas of the service that is bytes only: they are always there.
+pub const TCP_REPLICAS: u64 = 2;
+
+/// The service of HTTP that is always there, that of bytes, and the one that comes and goes.
+pub const HTTP: ServiceId = ServiceId(0);
+pub const TCP: ServiceId = ServiceId(1);
+pub const SECOND: ServiceId = ServiceId(2);
+
+/// What instances of HTTP are started with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InstanceSettings(pub u64);
+
+impl InstanceSettings {
+    /// No replica starts with these.
+    pub const BROKEN: InstanceSettings = InstanceSettings(4);
+    pub const FIRST: InstanceSettings = InstanceSettings(1);
+}
+
+#[derive(Clone)]
+pub struct Configuration {
+    pub http: ServiceConfig,
+    pub second: Option<ServiceConfig>,
+    pub routes: Arc<Routes>,
+    pub instance_settings: InstanceSettings,
+    workers: usize,
+    tcp_limits: Arc<Limits>,
+    listener_limits: Arc<Limits>,
+}
+
+impl Configuration {
+    /// The first of a world. The network and the history learn what oracles need of it.
+    pub fn draw(net: &mut Net, workers: usize) -> Configuration {
+        let tcp_limits = Arc::new(draw_limits(net));
+        net.aborts_on_close = tcp_limits.abort_on == AbortOn::Close;
+        net.upstream_pipelining = tcp_limits.upstream_pipelining > 1;
+        net.history.drain_ms = tcp_limits.drain_timeout_ms;
+        net.history.idle_ms = tcp_limits.idle_timeout_ms;
+        let http = draw_http(net, tcp_limits.clone());
+        let http = with_slowness(http, net);
+        let listener_limits = http.limits.clone();
+        let (second, routes, instance_settings) = (None, Arc::default(), InstanceSettings::FIRST);
+        Configuration { http, second, routes, instance_settings, workers, tcp_limits, listener_limits }
+    }
+
+    /// A listener of HTTP and one of bytes, each with the addresses of all workers.
+    pub fn topology(&self, tcp: Arc<Service>) -> Topology {
+        let runtime = |config: &ServiceConfig| ServiceSource::Runtime(config.clone());
+        let second = self.second.as_ref().map(|second| (SECOND, runtime(second)));
+        let services = [(HTTP, runtime(&self.http)), (TCP, ServiceSource::Static(tcp))].into_iter().chain(second);
+        let listeners = [Mode::Http, Mode::Tcp].into_iter().enumerate().map(|(at, mode)| self.listener(at, mode));
+        Topology {
+            listeners: (0..).map(ListenerId).zip(listeners.map(Arc::new)).collect(),
+            services: services.collect(),
+            routes: self.routes.clone(),
+        }
+    }
+
+    fn listener(&self, at: usize, mode: Mode) -> Listener {
+        Listener {
+            name: "listener".into(),
+            bind: (0..self.workers).map(|worker| listening_addresses(worker)[at]).collect(),
+            lifecycle: Lifecycle::Serving,
+            mode,
+            service: Some(ServiceId(at as u32)),
+            redirect: None,
+            proxies: Vec::new(),
+            limits: self.listener_limits.clone(),
+        }
+    }
+
+    /// The service of bytes of one process, which counts its own requests.
+    pub fn tcp_service(&self) -> Arc<Service> {
+        let members: Vec<Member> = (0..TCP_REPLICAS).map(|n| Member::new(tcp_name(n), 1)).collect();
+        let entry = |n: u64| Entry {
+            id: ReplicaId(tcp_instance(n)),
+            name: tcp_name(n).into(),
+            endpoint: Endpoint::Tcp(tcp_address(n)),
+            weight: 1,
+            state: State::Up,
+            load: Arc::new(ReplicaLoad::new(self.workers)),
+        };
+        Arc::new(Service {
+            name: "tcp".into(),
+            mode: Mode::Tcp,
+            key: KeyPolicy::ClientIp,
+            limits: self.tcp_limits.clone(),
+            send_proxy: None,
+            is_removed: false,
+            replicas: (0..TCP_REPLICAS).map(entry).collect(),
+            ring: Arc::new(Ring::build(RingKind::Ketama, &members)),
+        })
+    }
+}
+
+pub fn tcp_name(number: u64) -> String {
+    format!("tcp{number}")
+}
+
+pub fn tcp_instance(number: u64) -> u64 {
+    u64::MAX - number
+}
+
+pub fn tcp_address(number: u64) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::new(10, 2, 0, 1), number as u16 + 1))
+}
+
+fn draw_limits(net: &mut Net) -> Limits {
+    let c = net.random.control();
+    let mut limits = Limits {
+        head_timeout_ms: c.range(2_000, 10_000),
+        idle_timeout_ms: c.range(3_000, 10_000),
+        connect_timeout_ms: c.range(300, 1_000),
+        response_timeout_ms: c.range(1_500, 4_000),
+        stall_timeout_ms: c.range(5_000, 10_000),
+        tunnel_timeout_ms: c.range(8_000, 15_000),
+        drain_timeout_ms: c.range(3_000, 8_000),
+        pool_idle_timeout_ms: c.range(500, 5_000),
+        pool_size: c.pick(&[0, 1, 2, 1024]),
+        attempts: c.range(1, 5) as u32,
+        upstream_pipelining: c.pick(&[0, 0, 2, 8, 32]),
+        ..Limits::DEFAULT
+    };
+    // Not drawn: what a seed draws after it stays what it was.
+    limits.min_body_rate = if limits.stall_timeout_ms.is_multiple_of(2) { 100 } else { 0 };
+    limits.abort_on = match limits.response_timeout_ms % 4 {
+        0 => AbortOn::Nothing,
+        1 => AbortOn::Close,
+        _ => AbortOn::Reset,
+    };
+    limits
+}
+
+fn draw_http(net: &mut Net, limits: Arc<Limits>) -> ServiceConfig {
+    let c = net.random.control();
+    let key = match c.pick(&[0, 1, 2, 3, 4]) {
+        0 => KeyPolicy::Request,
+        1 => KeyPolicy::Uri,
+        2 => KeyPolicy::Path,
+        3 => KeyPolicy::Query("k".into()),
+        _ => KeyPolicy::ClientIp,
+    };
+    ServiceConfig {
+        name: "http".into(),
+        mode: Mode::Http,
+        key,
+        ring: if c.one_in(6) { RingKind::Exercise } else { RingKind::Ketama },
+        limits,
+        send_proxy: None,
+        replicas: c.range(1, 5) as usize,
+        max_replicas: 8,
+        can_start: true,
+        keeps_on_exit: false,
+        health: HealthPolicy {
+            interval_ms: c.range(100, 1_000),
+            fall: c.range(1, 3) as u32,
+            ..HealthPolicy::default()
+        },
+    }
+}
+
+/// A service of slow replicas leaves requests as long as they take. The rest is how silence is judged.
+fn with_slowness(config: ServiceConfig, net: &mut Net) -> ServiceConfig {
+    const PATIENT_MS: u64 = 300_000;
+    net.history.runs_once = net.faults.serial && !net.upstream_pipelining;
+    let serial = net.faults.serial;
+    let random = net.random.health();
+    let health = HealthPolicy {
+        timeout_ms: random.range(50, 1_000),
+        rise: random.range(1, 2) as u32,
+        // A slow replica sends nothing while it works on requests whose clients have left.
+        replace_after_ms: if serial { 30_000 } else { random.pick(&[5_000, 30_000]) },
+        ..config.health
+    };
+    let mut limits = Limits::clone(&config.limits);
+    if serial {
+        limits = Limits { response_timeout_ms: PATIENT_MS, drain_timeout_ms: PATIENT_MS, ..limits };
+        net.history.drain_ms = PATIENT_MS;
+    }
+    ServiceConfig { health, limits: Arc::new(limits), ..config }
+}

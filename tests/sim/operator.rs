@@ -1,0 +1,56 @@
+//! What befalls a world from outside, once a second: replicas die, and operators call and reload. What the balancer makes
+//! of it does not enter here.
+
+use ringway::control::registry::{Call, Change};
+
+use super::configuration::Configuration;
+use super::net::Net;
+use super::reloads::{Reload, Reloads};
+
+pub struct Operator {
+    /// What a process would read now.
+    pub configuration: Configuration,
+    reloads: Option<Reloads>,
+    ticket: u64,
+    names: u64,
+}
+
+impl Operator {
+    pub fn new(net: &mut Net, configuration: Configuration) -> Operator {
+        let reloads = Reloads::draw(&configuration, net.random.reloads()).filter(|_| !net.faults.serial);
+        Operator { configuration, reloads, ticket: 0, names: 0 }
+    }
+
+    /// An admin call with its ticket, if there is one now. `members` is how many the HTTP service has.
+    pub fn call(&mut self, net: &mut Net, members: usize) -> Option<(u64, Call)> {
+        if !net.random.control().per_mille(net.faults.calls) {
+            return None;
+        }
+        self.ticket += 1;
+        let mut change = Change {
+            n: net.random.control().range(1, 2),
+            hostnames: Vec::new(),
+            dry_run: net.random.control().one_in(10),
+        };
+        if net.random.control().one_in(2) {
+            self.names += 1;
+            change.hostnames.push(format!("named{}", self.names));
+        }
+        let call = if net.random.control().one_in(2) || members < 4 {
+            Call::Add(change)
+        } else {
+            Call::Remove(Change { hostnames: Vec::new(), ..change })
+        };
+        net.note("p.call", self.ticket, 0, 0);
+        Some((self.ticket, call))
+    }
+
+    /// Another configuration with its ticket, if the world has reloads and now is the time.
+    pub fn reload(&mut self, net: &mut Net) -> Option<(u64, Reload)> {
+        let reload = self.reloads.as_ref()?.next(self.configuration.instance_settings, net.random.reloads())?;
+        self.configuration = reload.configuration.clone();
+        self.ticket += 1;
+        net.note("p.reload", self.ticket, 0, 0);
+        Some((self.ticket, reload))
+    }
+}
