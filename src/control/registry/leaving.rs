@@ -50,7 +50,7 @@ impl Leaving {
     /// Left the ring, and may have requests.
     pub fn draining(slot: &Slot, instance: InstanceId, epoch: u64, now: Tick, deadline: Tick) -> Leaving {
         let replica = Replica { state: State::Draining, ..slot.replica() };
-        let stage = LeavingState::AwaitingAck { replica, epoch, deadline };
+        let stage = LeavingState::AwaitingAck { replica, epoch, deadline: deadline.max(slot.shared_until) };
         Leaving {
             since: now,
             shared_until: slot.shared_until,

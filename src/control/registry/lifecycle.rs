@@ -12,9 +12,13 @@ use super::operator::Decisions;
 use super::service::ServiceState;
 use super::slot::SlotState;
 use super::slots::SlotId;
+use super::topology::IDLE_CLIENTS_MS;
 use crate::control::runtime::Spec;
 use crate::core::snapshot::{Lifecycle, ServiceId, Snapshot};
 use crate::core::tick::Tick;
+
+/// Beyond its drain timeout: its idle clients may send one more request first, and the two processes tell each other.
+const PREDECESSOR_MS: u64 = IDLE_CLIENTS_MS + 1_000;
 
 /// What a balancer tells the process that replaces it: the replicas of each service, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,7 +80,7 @@ impl Registry {
         let services: Vec<ServiceId> = self.services.keys().copied().collect();
         for id in services {
             let Some(config) = self.services.get(&id).map(|service| service.config.clone()) else { continue };
-            let until = now.after_ms(config.limits.drain_timeout_ms);
+            let until = now.after_ms(PREDECESSOR_MS + config.limits.drain_timeout_ms);
             self.successions.wait(id, until);
             let own = self.slots.from(SlotId::default()).filter(|(_, slot)| slot.service == id);
             let own: Vec<SlotId> = own.map(|(id, _)| id).collect();

@@ -217,9 +217,9 @@ fn an_adopted_instance_is_not_stopped_while_the_process_before_may_have_requests
     world.pass(100);
     world.tell(Command::Enter(Lifecycle::Serving));
     world.tell(Command::Call { ticket: 77, service: SERVICE, call: remove(1, &["server2"]) });
-    world.pass(service_config().limits.drain_timeout_ms - 100);
+    world.pass(IDLE_CLIENTS_MS + service_config().limits.drain_timeout_ms);
     assert!(world.up_names() == ["server1", "server3"] && world.stops.is_empty());
-    world.pass(200);
+    world.pass(2_000);
     assert_eq!(world.stops.iter().map(|(_, instance, _)| *instance).collect::<Vec<_>>(), [InstanceId::Managed(102)]);
 }
 
@@ -235,8 +235,8 @@ fn a_process_that_stands_by_ends_and_replaces_nothing_that_it_has_adopted() {
     world.pass(2_000);
     assert!(world.registry.can_serve() && world.stops.is_empty() && world.starts.is_empty());
     world.tell(Command::Enter(Lifecycle::Serving));
-    let drain_ms = service_config().limits.drain_timeout_ms;
-    world.pass(drain_ms - 1);
+    let drain_ms = IDLE_CLIENTS_MS + service_config().limits.drain_timeout_ms;
+    world.pass(drain_ms);
     assert!(world.stops.is_empty() && world.starts.is_empty(), "requests of the process before may be in flight");
     world.pass(5_000);
     assert_eq!(revisions(&world), [Revision::FIRST; 3]);
