@@ -23,6 +23,8 @@ const ADD_RUNTIME_MS: u64 = 30_000;
 pub const ACK_TIMEOUT_MS: u64 = 5_000;
 /// How long the answer to `/rm` waits until the removed instances have ended: most requests end much sooner.
 pub const STOPPED_TIMEOUT_MS: u64 = 2_000;
+/// Why a process that is about to replace another refuses calls: the other still serves with the same replicas.
+const STANDS_BY: &str = "an upgrade is under way: ask again in a moment";
 /// Calls that wait for an `/add` before them.
 const QUEUE_LIMIT: usize = 256;
 /// Names are host names and container names.
@@ -103,6 +105,7 @@ impl Registry {
             let outcome = match call {
                 _ if self.is_stopping() => Err(Rejection::unavailable("the balancer is stopping".into())),
                 _ if self.held.is_some() => Err(Rejection::unavailable(self.held.unwrap_or_default().into())),
+                _ if self.stands_by() => Err(Rejection::unavailable(STANDS_BY.into())),
                 Call::List => Ok(()),
                 Call::Add(change) => self.add(ticket, service, &change, now),
                 Call::Remove(change) => self.remove_members(ticket, service, &change, now),

@@ -1,6 +1,7 @@
 //! What happens to instances: they start, join, die, and their slots are filled again. How they are judged while they run
 //! is decided in `verdicts`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use log::Level;
@@ -17,9 +18,20 @@ use crate::core::snapshot::{Endpoint, ReplicaId, ServiceId};
 use crate::core::tick::Tick;
 
 impl Registry {
-    pub(super) fn found(&mut self, mut found: Vec<(Spec, Started)>, now: Tick) {
-        found.sort_by_key(|(spec, _)| self.inherited_place(spec));
-        self.insert_found(found, now);
+    pub(super) fn found(&mut self, found: Vec<(Spec, Started)>, now: Tick) {
+        let names: BTreeSet<Arc<str>> = found.iter().map(|(spec, _)| spec.name.clone()).collect();
+        let mut missing = self.missing_names(&names);
+        let mut placed: Vec<_> = found.into_iter().map(|found| (self.inherited_place(&found.0), found)).collect();
+        placed.sort_by_key(|(place, _)| *place);
+        placed.iter().for_each(|(_, (spec, _))| self.reserve(spec.instance));
+        for (place, (spec, started)) in placed {
+            // A replica that has no instance now keeps its place on the ring.
+            while let Some((_, service, name)) = missing.pop_front_if(|(gap, ..)| *gap < place) {
+                self.insert_vacant(service, name, now);
+            }
+            self.adopt(spec, started, now);
+        }
+        self.roll_out_found(now);
         let services: Vec<ServiceId> = self.services.keys().copied().collect();
         services.into_iter().for_each(|service| self.fill_up(service, now));
         self.settled_below = Some(SlotId::default());
@@ -30,25 +42,26 @@ impl Registry {
         for (spec, _) in &found {
             self.reserve(spec.instance);
         }
-        for (spec, started) in found {
-            if self.is_of_another_service(&spec) {
-                self.moving.push((spec, started));
-                continue;
-            }
-            if self.name_taken(&spec.name) || self.slots.of_instance(spec.instance).is_some() {
-                self.log(Level::Warn, format!("{}: found twice, {} is left alone", spec.name, started.handle));
-                continue;
-            }
-            if spec.instance.origin() == Origin::Managed {
-                self.log(Level::Info, format!("{}: adopted {}", spec.name, started.handle));
-            }
-            if self.was_removed(&spec) {
-                self.removed.insert(spec.name.clone(), (spec, started));
-                continue;
-            }
+        found.into_iter().for_each(|(spec, started)| self.adopt(spec, started, now));
+        self.roll_out_found(now);
+    }
+
+    fn adopt(&mut self, spec: Spec, started: Started, now: Tick) {
+        if self.is_of_another_service(&spec) {
+            return self.moving.push((spec, started));
+        }
+        if self.name_taken(&spec.name) || self.slots.of_instance(spec.instance).is_some() {
+            let line = format!("{}: found twice, {} is left alone", spec.name, started.handle);
+            return self.log(Level::Warn, line);
+        }
+        if spec.instance.origin() == Origin::Managed {
+            self.log(Level::Info, format!("{}: adopted {}", spec.name, started.handle));
+        }
+        if self.was_removed(&spec) {
+            self.removed.insert(spec.name.clone(), (spec, started));
+        } else {
             self.insert_filled(spec, started, now);
         }
-        self.roll_out_found(now);
     }
 
     /// A foreign server whose name a replica of another service has: a configuration gave it to this one, and the other has
@@ -105,12 +118,14 @@ impl Registry {
             // Only at the start: what a reload asks for is new.
             let inherited = self.settled_below.is_none().then(|| self.inherited_names(id)).flatten();
             let names = inherited.unwrap_or_else(|| self.free_names(missing));
-            for name in names {
-                let mut slot = Slot::vacant(id, name, self.workers, now);
-                slot.decision = self.take_decision(id, &slot.name);
-                self.insert(slot);
-            }
+            names.into_iter().for_each(|name| self.insert_vacant(id, name, now));
         }
+    }
+
+    fn insert_vacant(&mut self, id: ServiceId, name: Arc<str>, now: Tick) {
+        let mut slot = Slot::vacant(id, name, self.workers, now);
+        slot.decision = self.take_decision(id, &slot.name);
+        self.insert(slot);
     }
 
     /// A slot for an instance that runs already.

@@ -1,7 +1,7 @@
 //! From the start to the end of a balancer: when a start is over, and what a process that replaces this one takes over
 //! from it. The drain itself is in `drain`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -136,6 +136,19 @@ impl Registry {
         before.is_some_and(|before| *before != service.config.replicas)
     }
 
+    /// Replicas that the predecessor had and that are not among those found, each with its place, in the order of places.
+    pub(super) fn missing_names(&self, found: &BTreeSet<Arc<str>>) -> VecDeque<(usize, ServiceId, Arc<str>)> {
+        let startable = self.services.iter().filter(|(_, service)| service.config.can_start);
+        let missing = startable.flat_map(|(id, service)| {
+            let names = self.predecessor.services.get(&service.config.name).into_iter().flatten().enumerate();
+            let missing = names.filter(|(_, name)| !found.contains(*name));
+            missing.map(|(place, name)| (place, *id, name.clone()))
+        });
+        let mut missing: Vec<_> = missing.collect();
+        missing.sort_by_key(|(place, ..)| *place);
+        missing.into()
+    }
+
     /// For each replica that there was at first it is known whether it answers: the start is over. Each slot is looked at
     /// a few times, however often this is called.
     pub fn is_settled(&mut self) -> bool {
@@ -185,8 +198,8 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::registry::tests::{SERVICE, config, started};
-    use crate::control::registry::{Command, Effect};
+    use crate::control::registry::tests::{SERVICE, config, managed, spec, started};
+    use crate::control::registry::{Answer, Command, Effect};
 
     const NOW: Tick = Tick(1);
 
@@ -221,6 +234,35 @@ mod tests {
         assert!(registry.is_settled() && registry.can_serve() && registry.is_quiet());
         let passed_on = serde_json::to_string(&registry.for_successor()).unwrap();
         assert_eq!(passed_on, r#"{"services":{"test":["S5","server2"]},"configured":{"test":3},"serving":["test"]}"#);
+    }
+
+    fn successor_of(names: &str) -> Registry {
+        let predecessor = serde_json::from_str(&format!(r#"{{"services":{{"test":{names}}}}}"#)).unwrap();
+        Registry::starting(config(), predecessor).0
+    }
+
+    #[test]
+    fn a_replica_without_an_instance_keeps_its_place_between_those_that_are_adopted() {
+        let mut registry = successor_of(r#"["a","b","c","d"]"#);
+        let found = |(number, name)| (spec(managed(number), name), started(managed(number)));
+        let adopted = [(7, "other"), (3, "c"), (1, "a")].map(found).to_vec();
+        registry.apply(Command::Found(adopted), NOW);
+        let names: Vec<_> = registry.member_names(SERVICE).collect();
+        assert_eq!(names, ["a", "b", "c", "d", "other"].map(Arc::from));
+    }
+
+    #[test]
+    fn a_process_that_stands_by_refuses_calls() {
+        use crate::control::registry::tests::{add, remove};
+        let mut registry = successor_of(r#"["a","b"]"#);
+        bring_up(&mut registry);
+        let refused = |registry: &mut Registry, call| {
+            let effects = registry.apply(Command::Call { ticket: 1, service: SERVICE, call }, NOW);
+            effects.iter().any(|effect| matches!(effect, Effect::Reply { answer: Answer::Rejected(_), .. }))
+        };
+        assert!(refused(&mut registry, add(1, &[])) && refused(&mut registry, remove(1, &[])));
+        registry.apply(Command::Enter(Lifecycle::Serving), NOW);
+        assert!(!refused(&mut registry, remove(1, &[])));
     }
 
     #[test]

@@ -211,6 +211,7 @@ fn decisions_outlast_an_upgrade_and_a_drained_successor_may_take_over() {
     assert_eq!((next.state("server2"), status(&next, "server2").weight), (Some(State::Draining), 3));
     assert!(next.registry.can_serve(), "all are drained, as an operator wants it");
     assert_eq!(serde_json::to_string(&next.registry.for_successor()).unwrap(), text);
+    next.tell(Command::Enter(Lifecycle::Serving));
     next.answer(up("server2"));
     assert_eq!(next.up_names(), ["server2"]);
 }
