@@ -79,6 +79,8 @@ pub struct Docker {
     driver: Arc<Driver>,
     /// The task that follows the engine, and where it reports.
     watch: RefCell<Option<(AbortHandle, UnboundedSender<RuntimeEvent>)>>,
+    /// Instances that were to stop while a successor might use them.
+    refused_stops: RefCell<Vec<u64>>,
 }
 
 /// What a Ringway passes on to the one that replaces it: both are one run, so that the cluster stays locked and containers
@@ -134,6 +136,7 @@ impl Docker {
                 changed: Notify::new(),
             }),
             watch: RefCell::default(),
+            refused_stops: RefCell::default(),
         })
     }
 }
@@ -185,6 +188,9 @@ impl Runtime for Docker {
 
     async fn stop(&self, instance: InstanceId, grace: Duration) -> Result<(), Failure> {
         let InstanceId::Managed(instance) = instance else { return Ok(()) };
+        if self.driver.cluster_lock.is_lent() {
+            self.refused_stops.borrow_mut().push(instance);
+        }
         if self.driver.cluster_lock.check().is_err() {
             return Ok(());
         }
@@ -224,9 +230,13 @@ impl Runtime for Docker {
         Lent { run_id: Some(self.driver.run_id.clone()), lock }
     }
 
-    /// The engine's list tells what happened meanwhile.
+    /// The engine's list tells what happened meanwhile. What was given up since then ends now.
     fn take_back(&self) {
         self.driver.cluster_lock.take_back();
+        for instance in self.refused_stops.take() {
+            let driver = self.driver.clone();
+            tokio::spawn(async move { driver.stop(instance, Duration::ZERO).await });
+        }
         if let Some((_, events)) = self.watch.take() {
             self.watch(events);
         }
