@@ -138,7 +138,8 @@ impl Registry {
 
     /// Replicas that the predecessor had and that are not among those found, each with its place, in the order of places.
     pub(super) fn missing_names(&self, found: &BTreeSet<Arc<str>>) -> VecDeque<(usize, ServiceId, Arc<str>)> {
-        let startable = self.services.iter().filter(|(_, service)| service.config.can_start);
+        let keeps_all = |id: &ServiceId, service: &ServiceState| service.config.can_start && !self.is_resized(*id);
+        let startable = self.services.iter().filter(|(id, service)| keeps_all(id, service));
         let missing = startable.flat_map(|(id, service)| {
             let names = self.predecessor.services.get(&service.config.name).into_iter().flatten().enumerate();
             let missing = names.filter(|(_, name)| !found.contains(*name));

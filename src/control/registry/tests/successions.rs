@@ -206,6 +206,7 @@ fn a_successor_takes_in_a_longer_list_and_keeps_out_what_a_call_removed() {
     let mut world = World { registry, ..World::empty(fixed()) };
     world.tell(Command::Found(found(&["a:1", "b:2", "c:3"])));
     assert_eq!(world.names(), ["a:1", "c:3"]);
+    world.tell(Command::Enter(Lifecycle::Serving));
     assert_eq!(listed(world.answer(dry(add(1, &["b:2"])))), ["a:1", "c:3", "b:2"]);
 }
 
