@@ -14,6 +14,8 @@ pub struct Balancer {
     /// Those that have not ended.
     workers: Vec<SimWorker>,
     counters: Vec<Arc<Counters>>,
+    /// When it must have ended (us).
+    pub ends_by_us: u64,
 }
 
 impl Balancer {
@@ -23,7 +25,7 @@ impl Balancer {
             SimWorker::new(net, &mut control, place, counters.clone(), settings, seed)
         };
         let workers = counters.iter().enumerate().map(worker).collect();
-        Balancer { control, workers, counters }
+        Balancer { control, workers, counters, ends_by_us: u64::MAX }
     }
 
     pub fn process(&self) -> ProcessId {
@@ -46,8 +48,16 @@ impl Balancer {
         }
     }
 
+    /// Clients that it has accepted.
+    pub fn accepted(&self) -> u64 {
+        self.counters.iter().map(|counters| counters.accepted.value()).sum()
+    }
+
     /// After every event.
+    ///
+    /// Oracle: one that was replaced ends in time.
     pub fn advance(&mut self, net: &mut Net) {
+        assert!(net.now_us < self.ends_by_us || self.control.has_ended(), "a replaced process does not end");
         self.control.listen(net);
         self.workers.iter_mut().for_each(|worker| worker.wake_if_ready(net));
     }

@@ -24,6 +24,10 @@ pub const HTTP: ServiceId = ServiceId(0);
 pub const TCP: ServiceId = ServiceId(1);
 pub const SECOND: ServiceId = ServiceId(2);
 
+/// Of HTTP and of the second one. As long as the other: bytes are counted in the trace.
+pub const HTTP_NAME: &str = "http";
+pub const SECOND_NAME: &str = "more";
+
 /// What instances of HTTP are started with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstanceSettings(pub u64);
@@ -158,7 +162,7 @@ fn draw_http(net: &mut Net, limits: Arc<Limits>) -> ServiceConfig {
         _ => KeyPolicy::ClientIp,
     };
     ServiceConfig {
-        name: "http".into(),
+        name: HTTP_NAME.into(),
         mode: Mode::Http,
         key,
         ring: if c.one_in(6) { RingKind::Exercise } else { RingKind::Ketama },

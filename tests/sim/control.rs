@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use ringway::control::control_core::{ControlAction, ControlCore, End, WorkerEnd};
 use ringway::control::registry::{
-    Answer, Call, Command, Effect, HealthPolicy, Reconfiguration, Registry, RegistryConfig,
+    Answer, Call, Command, Effect, HealthPolicy, Predecessor, Reconfiguration, Registry, RegistryConfig,
 };
-use ringway::control::runtime::{InstanceId, RuntimeEvent, Spec, Started};
-use ringway::core::snapshot::{Endpoint, Replica as Entry, ReplicaId, ReplicaLoad, Service, Snapshot, State};
+use ringway::control::runtime::{InstanceId, RuntimeEvent, Spec};
+use ringway::core::snapshot::{
+    Endpoint, Lifecycle, Replica as Entry, ReplicaId, ReplicaLoad, Service, Snapshot, State,
+};
 use ringway::core::tick::Tick;
 use ringway::shared::events::{self, EventSender};
 use ringway::shared::publish::{SnapshotPublisher, SnapshotReader, Wake};
@@ -18,7 +20,7 @@ use super::configuration::{Configuration, HTTP};
 use super::fleet::{Fleet, ReplicaNumber};
 use super::net::{Event, Net, ProcessId};
 use super::reloads::Reload;
-use super::runtime::Runtime;
+use super::runtime::{FoundInstance, Hosting, Runtime};
 
 /// What comes to the registry later.
 #[derive(Debug)]
@@ -47,23 +49,54 @@ pub struct Control {
     looking: bool,
     ticking: Tick,
     events_due: bool,
+    /// It knows what ran before it.
+    is_attached: bool,
+    /// The ticket of the reload that is under way.
+    reload: Option<u64>,
     has_been_up: BTreeSet<ReplicaId>,
 }
 
 impl Control {
     /// Of the first process.
-    pub fn new(net: &mut Net, configuration: &Configuration, workers: usize) -> Control {
+    pub fn first(net: &mut Net, configuration: &Configuration, workers: usize, hosting: Hosting) -> Control {
         let tcp = configuration.tcp_service();
         let seed = net.random.control().draw();
-        let (registry, first) =
-            Registry::new(RegistryConfig { topology: configuration.topology(tcp.clone()), workers, seed });
+        let topology = configuration.topology(tcp.clone());
+        let registry = Registry::new(RegistryConfig { topology, workers, seed });
+        Control::new(net, registry, Runtime::first(hosting), tcp, workers)
+    }
+
+    /// Of one that replaces another, which told it this.
+    pub fn successor(
+        net: &mut Net,
+        configuration: &Configuration,
+        workers: usize,
+        hosting: Hosting,
+        predecessor: Predecessor,
+    ) -> Control {
+        let tcp = configuration.tcp_service();
+        let seed = net.random.upgrades().draw();
+        let topology = configuration.topology(tcp.clone());
+        let registry = Registry::starting(RegistryConfig { topology, workers, seed }, predecessor);
+        let runtime = Runtime::of_successor(hosting, configuration.instance_settings);
+        let control = Control::new(net, registry, runtime, tcp, workers);
+        Control { core: control.core.with_predecessor(), ..control }
+    }
+
+    fn new(
+        net: &mut Net,
+        (registry, first): (Registry, Snapshot),
+        runtime: Runtime,
+        tcp: Arc<Service>,
+        workers: usize,
+    ) -> Control {
         let process = net.add_process();
         net.history.published(process, Arc::new(first.clone()), net.now_us);
         let (events, worker_events) = events::channel(Arc::new(|| {}));
         Control {
             process,
             core: ControlCore::new(registry, SnapshotPublisher::new(first), worker_events, workers),
-            runtime: Runtime::new(),
+            runtime,
             tcp,
             events,
             coming: BTreeMap::new(),
@@ -73,6 +106,8 @@ impl Control {
             looking: false,
             ticking: Tick::NEVER,
             events_due: false,
+            is_attached: false,
+            reload: None,
             has_been_up: BTreeSet::new(),
         }
     }
@@ -81,9 +116,67 @@ impl Control {
         self.process
     }
 
-    /// What runs already.
-    pub fn found(&mut self, net: &mut Net, fleet: &mut Fleet, found: Vec<(Spec, Started)>) {
+    /// It knows what runs already.
+    pub fn attach(&mut self, net: &mut Net, fleet: &mut Fleet, found: Vec<FoundInstance>) {
+        self.is_attached = true;
+        let found = self.runtime.adopt(fleet, found);
         self.apply(net, fleet, Command::Found(found));
+    }
+
+    pub fn is_attached(&self) -> bool {
+        self.is_attached
+    }
+
+    // Upgrades, as the process that is replaced.
+
+    /// An upgrade is wanted: calls are refused from now on.
+    pub fn hold(&mut self, net: &mut Net, fleet: &mut Fleet) {
+        self.apply(net, fleet, Command::Hold("an upgrade is under way"));
+    }
+
+    /// Nothing is under way that a successor could not know of.
+    pub fn is_quiet(&self) -> bool {
+        self.core.is_quiet() && self.reload.is_none()
+    }
+
+    /// What a successor is told. From now on instances that outlive this process are the successor's.
+    pub fn lend(&mut self) -> Predecessor {
+        self.runtime.lend();
+        self.core.for_successor()
+    }
+
+    /// What a successor finds.
+    pub fn instances(&self, fleet: &Fleet) -> Vec<FoundInstance> {
+        self.runtime.found(fleet)
+    }
+
+    /// There is no successor after all.
+    pub fn take_back(&mut self, net: &mut Net, fleet: &mut Fleet) {
+        for instance in self.runtime.take_back(net, fleet) {
+            self.tell_exited(net, instance);
+        }
+        self.apply(net, fleet, Command::Release);
+    }
+
+    pub fn hand_over(&mut self, net: &mut Net, fleet: &mut Fleet) {
+        let actions = self.core.hand_over(Control::tick_of(net));
+        self.carry_out(net, fleet, actions);
+    }
+
+    // Upgrades, as the successor.
+
+    pub fn can_take_over(&self) -> bool {
+        self.core.is_standing_by() && self.core.can_take_over()
+    }
+
+    /// It accepts from now on.
+    pub fn serve(&mut self, net: &mut Net, fleet: &mut Fleet) {
+        self.apply(net, fleet, Command::Enter(Lifecycle::Serving));
+    }
+
+    /// It has ended by force.
+    pub fn end_children(&self, net: &mut Net, fleet: &mut Fleet) {
+        self.runtime.end_children(net, fleet);
     }
 
     fn later(&mut self, net: &mut Net, us: u64, coming: Coming) {
@@ -179,7 +272,7 @@ impl Control {
                 }
             }
             Effect::Stop { instance, grace_ms } => {
-                let us = self.runtime.stop(net, fleet, instance, grace_ms);
+                let us = self.runtime.stop(net, fleet, self.process, instance, grace_ms);
                 self.later(net, us, Coming::End(instance));
             }
             Effect::Probe { instance, endpoint, timeout_ms, .. } => {
@@ -214,6 +307,7 @@ impl Control {
     fn answered(&mut self, net: &mut Net, ticket: u64, answer: &Answer) {
         let before = self.open_calls.len();
         self.open_calls.retain(|open| *open != ticket);
+        self.reload = self.reload.filter(|reload| *reload != ticket);
         assert!(self.open_calls.len() < before, "an answer to no open call: {answer:?}");
         net.note("p.reply", ticket, u64::from(matches!(answer, Answer::Replicas(_))), 0);
         net.log(|| format!("    {answer:?}"));
@@ -225,7 +319,7 @@ impl Control {
         let count = |state| members.iter().filter(|replica| replica.state == state).count();
         let max_ejected = (HealthPolicy::default().max_ejected_share * members.len() as f64) as usize;
         assert!(count(State::Ejected) <= max_ejected, "{} of {} are ejected", count(State::Ejected), members.len());
-        if net.faults.serial && net.history.stopping.is_none() {
+        if net.faults.serial && !net.history.is_ending(Some(self.process)) {
             let was_up = |replica: &&Entry| self.has_been_up.contains(&replica.id);
             let down = members.iter().filter(was_up).find(|replica| !replica.state.may_take_requests());
             assert!(down.is_none(), "a slow replica is taken down: {down:?}");
@@ -234,7 +328,12 @@ impl Control {
 
     /// A replica that may be one of its instances has died.
     pub fn replica_died(&mut self, net: &mut Net, replica: ReplicaNumber) {
-        let Some(instance) = self.runtime.instance_of(replica) else { return };
+        if let Some(instance) = self.runtime.watched(replica) {
+            self.tell_exited(net, instance);
+        }
+    }
+
+    fn tell_exited(&mut self, net: &mut Net, instance: InstanceId) {
         let us = net.random.control().range(100, 50_000);
         self.tell_later(net, us, Command::RuntimeEvent(RuntimeEvent::Exited { instance, why: "struck".into() }));
     }
@@ -247,6 +346,7 @@ impl Control {
 
     pub fn reload(&mut self, net: &mut Net, fleet: &mut Fleet, ticket: u64, reload: &Reload) {
         self.open_calls.push(ticket);
+        self.reload = Some(ticket);
         let Reload { configuration, is_rolled_out } = reload;
         let revision = self.runtime.revision(configuration.instance_settings);
         let revisions = is_rolled_out.then_some((HTTP, revision)).into_iter().collect();
@@ -264,6 +364,10 @@ impl Control {
     pub fn worker_ended(&mut self, net: &mut Net, fleet: &mut Fleet) {
         let actions = self.core.worker_ended(WorkerEnd::Returned, Control::tick_of(net));
         self.carry_out(net, fleet, actions);
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.core.is_stopping()
     }
 
     pub fn has_ended(&self) -> bool {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ringway::core::snapshot::{Endpoint, KeyPolicy, Lifecycle, Replica, Service, Snapshot, State};
+use ringway::core::snapshot::{Endpoint, KeyPolicy, Lifecycle, Replica, Service, ServiceId, Snapshot, State};
 
 use super::configuration::{HTTP, SECOND};
 use super::http::Framing;
@@ -49,6 +49,9 @@ pub struct Totals {
     pub tunnels: u64,
     /// Heads that reached a replica for the second time or later.
     pub retried: u64,
+    /// Processes that took over from another, and attempts of which nothing came.
+    pub upgrades: u64,
+    pub failed_upgrades: u64,
 }
 
 impl Totals {
@@ -58,6 +61,8 @@ impl Totals {
         self.cut += other.cut;
         self.tunnels += other.tunnels;
         self.retried += other.retried;
+        self.upgrades += other.upgrades;
+        self.failed_upgrades += other.failed_upgrades;
     }
 }
 
@@ -70,6 +75,7 @@ struct ProcessRecord {
     ends_since_us: Option<u64>,
     /// Since when those that are idle are closed (us).
     stops_since_us: Option<u64>,
+    is_killed: bool,
 }
 
 #[derive(Default)]
@@ -157,9 +163,33 @@ impl History {
         record.snapshots.push((now_us, snapshot));
     }
 
+    /// All that there were and were not killed.
+    pub fn processes(&self) -> impl Iterator<Item = ProcessId> + '_ {
+        (0..self.processes.len()).filter(|process| !self.processes[*process].is_killed)
+    }
+
+    pub fn killed(&mut self, process: ProcessId) {
+        self.processes[process].is_killed = true;
+    }
+
     pub fn current(&self, process: ProcessId) -> &Arc<Snapshot> {
         let (_, snapshot) = self.processes[process].snapshots.last().expect("there is always a snapshot");
         snapshot
+    }
+
+    /// Of the ring of a service that the process has, in its order.
+    pub fn member_names(&self, process: ProcessId, service: ServiceId) -> Vec<Arc<str>> {
+        let service = self.current(process).service(service).filter(|service| !service.is_removed);
+        let members = service.map(|service| &service.replicas[..service.ring.members()]).unwrap_or_default();
+        members.iter().map(|replica| replica.name.clone()).collect()
+    }
+
+    /// The process serves clients, and sends them to the replica at this address.
+    pub fn serves_with(&self, process: ProcessId, address: SocketAddr) -> bool {
+        let snapshot = self.current(process);
+        let mut replicas = snapshot.services.iter().flat_map(|service| &service.replicas);
+        let serves = matches!(snapshot.lifecycle, Lifecycle::Serving | Lifecycle::LameDuck);
+        serves && replicas.any(|replica| may_take_at(replica, address))
     }
 
     /// The process that has a client's connection, or the whole balancer if none has, ends it after its next response.

@@ -11,6 +11,7 @@
 //! - [`net`], [`kernel`]: the network and `trait Kernel` over it
 //! - [`balancer`]: one process of the balancer: [`control`], the control core in virtual time, with its [`runtime`], and
 //!   each [`worker`]
+//! - [`processes`], [`upgrades`]: all processes, and how one replaces another
 //! - [`configuration`], [`reloads`]: what a process is configured with, and how that changes
 //! - [`operator`]: admin calls and reloads, once a second
 //! - [`client`], [`replica`], [`tunnel`]: the scripted parties
@@ -71,6 +72,15 @@
 //! - Every admin call is answered once, no event is dropped, no request stays in flight: `Control::answered`,
 //!   `Control::check_end`
 //! - A seed has one trace: the test `a_seed_determines_its_trace`
+//!
+//! Upgrades
+//! - What holds in worlds without holds across processes: the choice of a replica, at most one arrival of a request, its
+//!   response, and in a calm world that it has one
+//! - A process that has not taken over has accepted no client: `Processes::kill`, `Processes::check_successor`
+//! - The new process has the members of each ring, in the same order: `Processes::check_successor`
+//! - No process stops an instance that runs well while another serves with it: `runtime::check_stop`
+//! - A replaced process ends in time: `Balancer::advance`; after the end of all no socket listens and no replica runs:
+//!   `Processes::check_end`
 
 mod balancer;
 mod client;
@@ -85,6 +95,7 @@ mod net;
 mod operator;
 mod pattern;
 mod plan;
+mod processes;
 mod random;
 mod regressions;
 mod reloads;
@@ -92,6 +103,7 @@ mod replica;
 mod request;
 mod runtime;
 mod tunnel;
+mod upgrades;
 mod worker;
 mod world;
 

@@ -3,8 +3,8 @@
 
 use ringway::control::registry::{Call, Change};
 
-use super::configuration::Configuration;
-use super::net::Net;
+use super::configuration::{Configuration, HTTP};
+use super::net::{Net, ProcessId};
 use super::reloads::{Reload, Reloads};
 
 pub struct Operator {
@@ -21,11 +21,8 @@ impl Operator {
         Operator { configuration, reloads, ticket: 0, names: 0 }
     }
 
-    /// An admin call with its ticket, if there is one now. `members` is how many the HTTP service has.
-    pub fn call(&mut self, net: &mut Net, members: usize) -> Option<(u64, Call)> {
-        if !net.random.control().per_mille(net.faults.calls) {
-            return None;
-        }
+    /// An admin call to this process, with its ticket.
+    pub fn call(&mut self, net: &mut Net, process: ProcessId) -> (u64, Call) {
         self.ticket += 1;
         let mut change = Change {
             n: net.random.control().range(1, 2),
@@ -36,13 +33,14 @@ impl Operator {
             self.names += 1;
             change.hostnames.push(format!("named{}", self.names));
         }
+        let members = net.history.member_names(process, HTTP).len();
         let call = if net.random.control().one_in(2) || members < 4 {
             Call::Add(change)
         } else {
             Call::Remove(Change { hostnames: Vec::new(), ..change })
         };
         net.note("p.call", self.ticket, 0, 0);
-        Some((self.ticket, call))
+        (self.ticket, call)
     }
 
     /// Another configuration with its ticket, if the world has reloads and now is the time.

@@ -17,9 +17,10 @@ enum Concern {
     Schedule,
     Health,
     Reloads,
+    Upgrades,
 }
 
-const CONCERNS: u64 = 10;
+const CONCERNS: u64 = 11;
 
 impl Streams {
     pub fn new(seed: u64) -> Streams {
@@ -28,7 +29,7 @@ impl Streams {
 
     /// One stream for all concerns that there were before the streams were split, and one for those that came later.
     pub fn shared(seed: u64) -> Streams {
-        let later = [Concern::Health, Concern::Reloads];
+        let later = [Concern::Health, Concern::Reloads, Concern::Upgrades];
         let later = later.map(|concern| Random::new(mix(seed).wrapping_add(concern as u64)));
         Streams([Random::new(seed)].into_iter().chain(later).collect())
     }
@@ -83,11 +84,17 @@ impl Streams {
         self.of(Concern::Reloads)
     }
 
+    /// Processes that replace each other.
+    pub fn upgrades(&mut self) -> &mut Random {
+        self.of(Concern::Upgrades)
+    }
+
     fn of(&mut self, concern: Concern) -> &mut Random {
         let is_shared = self.0.len() < CONCERNS as usize;
         let index = match concern {
             Concern::Health if is_shared => 1,
             Concern::Reloads if is_shared => 2,
+            Concern::Upgrades if is_shared => 3,
             _ if is_shared => 0,
             concern => concern as usize,
         };

@@ -10,7 +10,7 @@ use ringway::core::ring::RingKind;
 use ringway::core::routes::{HostPattern, Route, RouteTarget, Routes, Split};
 use ringway::core::snapshot::ServiceId;
 
-use super::configuration::{Configuration, HTTP, InstanceSettings, SECOND};
+use super::configuration::{Configuration, HTTP, InstanceSettings, SECOND, SECOND_NAME};
 use super::random::Random;
 
 /// What the next configuration is made from.
@@ -43,8 +43,8 @@ impl Reloads {
         let mut configuration = first.clone();
         configuration.http = self.changed(random);
         if random.one_in(2) {
-            // Of the same name, which is the Host of a request of HTTP/1.0 that has none.
-            let second = ServiceConfig { replicas: random.range(1, 2) as usize, ..first.http.clone() };
+            let replicas = random.range(1, 2) as usize;
+            let second = ServiceConfig { name: SECOND_NAME.into(), replicas, ..first.http.clone() };
             configuration.second = Some(second);
             configuration.routes = Arc::new(shared_by(&[(HTTP, 1), (SECOND, 1)]));
         }

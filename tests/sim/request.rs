@@ -1,6 +1,7 @@
 //! A request of a scripted client and how it is drawn: its bytes, what a replica must receive of it, and what has
 //! become of it so far. How it is sent and checked does not enter here.
 
+use super::configuration::HTTP_NAME;
 use super::faults::Faults;
 use super::http::Framing;
 use super::net::Actor;
@@ -142,7 +143,7 @@ impl RequestBuilder<'_> {
             lines.push("Host: sim.example".into());
         } else if !absolute {
             // HTTP/1.0 without Host: Ringway sends the service's name.
-            request.host = "http".into();
+            request.host = HTTP_NAME.into();
         }
         match request.body {
             RequestBody::None => {}

@@ -6,7 +6,6 @@ use std::rc::Rc;
 
 use ringway::core::snapshot::Mode;
 
-use super::balancer::Balancer;
 use super::client::Client;
 use super::configuration::Configuration;
 use super::control::Control;
@@ -16,7 +15,9 @@ use super::history::Totals;
 use super::kernel::listening_addresses;
 use super::net::{Event, Net, Owner, SharedNet, SocketId, Trace};
 use super::operator::Operator;
+use super::processes::Processes;
 use super::regressions;
+use super::upgrades::Upgrades;
 use super::worker::WorkerSettings;
 
 /// When faults end.
@@ -38,7 +39,8 @@ pub struct Outcome {
 
 struct World {
     net: SharedNet,
-    balancer: Balancer,
+    processes: Processes,
+    upgrades: Upgrades,
     fleet: Fleet,
     operator: Operator,
     clients: Vec<Client>,
@@ -77,17 +79,18 @@ impl World {
         let client_count = net.random.world().range(1, 20) as usize;
         let configuration = Configuration::draw(&mut net, workers);
         let operator = Operator::new(&mut net, configuration);
-        let mut control = Control::new(&mut net, &operator.configuration, workers);
+        let upgrades = Upgrades::draw(&mut net);
+        let mut control = Control::first(&mut net, &operator.configuration, workers, upgrades.hosting());
         let mut fleet = Fleet::new(&mut net, client_count);
-        control.found(&mut net, &mut fleet, Vec::new());
+        control.attach(&mut net, &mut fleet, Vec::new());
         net.after(FATE_US, Event::Fate);
         let clients = draw_clients(&mut net, workers, client_count);
         let stop_us = if net.faults.early_stop { net.random.world().range(500_000, 5_000_000) } else { u64::MAX / 2 };
         let stop_at_us = net.now_us + stop_us;
         let (settings, seed) = draw_worker_settings(&mut net, workers);
         drop(net);
-        let balancer = Balancer::new(&shared, control, &settings, seed);
-        World { net: shared, balancer, fleet, operator, clients, stop_at_us }
+        let processes = Processes::new(&shared, settings, control, seed);
+        World { net: shared, processes, upgrades, fleet, operator, clients, stop_at_us }
     }
 
     /// Oracle: every client ends, and no request is in flight then.
@@ -104,7 +107,7 @@ impl World {
                 net.faults.cease();
                 net.note("s.faults end", 0, 0, 0);
             }
-            if now_us >= self.stop_at_us {
+            if now_us >= self.stop_at_us || self.upgrades.wants_stop() {
                 self.begin_stop();
             }
             if events.is_multiple_of(EVENTS_PER_CHECK) && clients_ended(&self.net.borrow(), &self.clients) {
@@ -112,84 +115,121 @@ impl World {
             }
         }
         if self.net.borrow().history.stopping.is_none() {
-            self.balancer.control.check_in_flight();
+            self.processes.check_in_flight();
         }
     }
 
-    /// The balancer is told to stop, once.
+    /// The balancer is told to stop, once and as soon as that may be. The service manager tells the main process, and in
+    /// some worlds those that it has replaced.
     fn begin_stop(&mut self) {
-        let net = &mut *self.net.borrow_mut();
-        if net.history.stopping.is_none() {
-            net.history.stopping = Some(net.now_us);
-            self.balancer.control.stop(net, &mut self.fleet);
+        let is_calm = self.net.borrow().faults.calm;
+        if self.is_stopping() || !self.upgrades.may_stop(&self.processes, is_calm) {
+            return;
         }
+        self.upgrades.fail(&mut self.processes, &mut self.fleet);
+        let with_earlier = {
+            let net = &mut *self.net.borrow_mut();
+            net.history.stopping = Some(net.now_us);
+            net.random.upgrades().one_in(2)
+        };
+        self.processes.stop(&mut self.fleet, with_earlier);
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.net.borrow().history.stopping.is_some()
     }
 
     /// Oracle: workers and control plane stop in time, and everything that was opened is closed.
     fn stop(&mut self) {
         self.begin_stop();
         let by = self.stop_limit_us();
-        while self.balancer.has_workers() {
+        while !self.is_stopping() {
+            self.step();
+            self.begin_stop();
+            assert!(self.net.borrow().now_us < by, "an upgrade does not end");
+        }
+        let by = self.stop_limit_us();
+        while self.processes.have_workers() {
             self.step();
             assert!(self.net.borrow().now_us < by, "a worker does not stop");
         }
-        while !self.balancer.control.has_ended() {
+        while !self.processes.have_ended() {
             self.step();
             assert!(self.net.borrow().now_us < by + STOP_SLACK_US, "the control plane does not finish");
         }
-        self.balancer.check_end(&self.net.borrow());
+        self.processes.check_end(&self.fleet);
     }
 
     fn stop_limit_us(&self) -> u64 {
         let net = self.net.borrow();
-        let drained_us = net.history.stopping.map_or(0, |at_us| at_us + net.history.drain_ms * 1000);
-        drained_us.max(net.now_us) + STOP_SLACK_US
+        let begun_us = net.history.stopping.unwrap_or(net.now_us);
+        (begun_us + net.history.drain_ms * 1000).max(net.now_us) + STOP_SLACK_US
     }
 
     fn step(&mut self) {
         let event = self.net.borrow_mut().next_event().expect("the events of fate repeat for ever");
         if let Event::Turn(worker, number) = event {
-            self.balancer.turn(&self.net, &mut self.fleet, worker, number);
+            self.processes.turn(&mut self.fleet, worker, number);
+        } else if let Event::Upgrade(number) = event {
+            self.upgrades.come(number, &mut self.processes, &mut self.fleet, &self.operator);
         } else {
             self.handle(event);
         }
-        self.balancer.advance(&mut self.net.borrow_mut());
+        self.processes.advance();
+        self.upgrades.advance(&mut self.processes);
     }
 
     fn handle(&mut self, event: Event) {
-        let net = &mut *self.net.borrow_mut();
+        let shared = self.net.clone();
+        let net = &mut *shared.borrow_mut();
         match event {
             Event::Deliver(socket) => net.deliver(socket),
             Event::ConnectArrives(socket) => net.connect_arrives(socket),
             Event::Edge(socket) => net.edge(socket),
-            Event::Control(_, number) => self.balancer.control.come(net, &mut self.fleet, number),
+            Event::Control(process, number) => self.processes.come(net, &mut self.fleet, process, number),
             Event::Wake(actor) => match self.clients.get_mut(actor) {
                 Some(client) => client.step(net),
                 None => self.fleet.wake(net, actor),
             },
-            Event::Fate => fate(net, &mut self.balancer.control, &mut self.fleet, &mut self.operator),
-            Event::Turn(..) => {}
+            Event::Fate => self.fate(net),
+            Event::Strike => self.strike(net),
+            Event::Call if net.history.stopping.is_none() => self.call(net),
+            Event::Call | Event::Turn(..) | Event::Upgrade(_) => {}
         }
     }
-}
 
-/// Deaths, admin calls and reloads.
-fn fate(net: &mut Net, control: &mut Control, fleet: &mut Fleet, operator: &mut Operator) {
-    if net.random.control().per_mille(net.faults.death)
-        && let Some(replica) = fleet.strike(net)
-    {
-        control.replica_died(net, replica);
-    }
-    if net.history.stopping.is_none() {
-        let members = net.history.current(control.process()).services[0].ring.members();
-        if let Some((ticket, call)) = operator.call(net, members) {
-            control.call(net, fleet, ticket, call);
+    /// Deaths, admin calls and reloads.
+    fn fate(&mut self, net: &mut Net) {
+        if net.random.control().per_mille(net.faults.death) {
+            self.strike(net);
         }
-        if let Some((ticket, reload)) = operator.reload(net) {
-            control.reload(net, fleet, ticket, &reload);
+        if net.history.stopping.is_none() && net.random.control().per_mille(net.faults.calls) {
+            self.call(net);
+        }
+        if net.history.stopping.is_none() && self.upgrades.may_reload() {
+            self.reload(net);
+        }
+        net.after(FATE_US, Event::Fate);
+    }
+
+    fn strike(&mut self, net: &mut Net) {
+        if let Some(replica) = self.fleet.strike(net) {
+            self.processes.replica_died(net, replica);
         }
     }
-    net.after(FATE_US, Event::Fate);
+
+    fn call(&mut self, net: &mut Net) {
+        let called = self.processes.with_admin_socket(net);
+        let (ticket, call) = self.operator.call(net, called.process());
+        called.control.call(net, &mut self.fleet, ticket, call);
+    }
+
+    fn reload(&mut self, net: &mut Net) {
+        if let Some((ticket, reload)) = self.operator.reload(net) {
+            let main = self.processes.main_mut();
+            main.control.reload(net, &mut self.fleet, ticket, &reload);
+        }
+    }
 }
 
 /// Also the seed of the first process's workers.

@@ -48,6 +48,11 @@ pub enum Event {
     Edge(SocketId),
     /// An event of a process's control plane, by its number.
     Control(ProcessId, u64),
+    /// A message or an event of an upgrade, by its number.
+    Upgrade(u64),
+    /// A replica dies or hangs, or an operator calls, in the middle of an upgrade.
+    Strike,
+    Call,
     /// Once a second: deaths and what operators do.
     Fate,
 }

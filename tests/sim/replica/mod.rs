@@ -29,7 +29,6 @@ pub struct Replica {
     pub alive: bool,
     pub hung: bool,
     /// What it was started with.
-    #[expect(dead_code, reason = "a process that adopts it compares them")]
     pub settings: InstanceSettings,
     mode: Mode,
     connections: Vec<Connection>,

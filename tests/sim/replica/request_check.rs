@@ -1,5 +1,6 @@
 //! The oracle of request heads: what a replica receives is what the client meant, with one reading only.
 
+use super::super::configuration::{HTTP_NAME, SECOND_NAME};
 use super::super::http::{Framing, Head};
 use super::super::kernel::client_ip;
 use super::super::request::{Malformed, Request, RequestBody};
@@ -10,7 +11,10 @@ pub fn check_head(request: &Request, head: &Head) -> Result<Framing, String> {
     if head.start != start {
         return Err(format!("{:?} instead of {start:?}", head.start));
     }
-    if head.single("host")? != Some(&request.host) {
+    let host = head.single("host")?;
+    // The name of a service stands in for a Host that a request lacks.
+    let is_of_second = request.host == HTTP_NAME && host == Some(SECOND_NAME);
+    if host != Some(&request.host) && !is_of_second {
         return Err(format!("Host is not {}: {head:?}", request.host));
     }
     check_fields(request, head)?;
