@@ -22,13 +22,15 @@ const LAYERS: [(&str, u8); 11] = [
 ];
 
 /// External crates that only some modules may use.
-const CRATES: [(&str, &[&str]); 16] = [
+const CRATES: [(&str, &[&str]); 18] = [
     ("mio", &["kernel", "replica"]),
     ("listenfd", &["kernel"]),
     ("command_fds", &["control"]),
     ("libc", &["kernel"]),
     ("memmap2", &["core"]),
     ("nix", &["kernel"]),
+    ("rustls", &["core"]),
+    ("x509_cert", &["core"]),
     ("rustix", &["kernel", "replica", "control", "experiment"]),
     ("socket2", &["kernel", "replica"]),
     ("signal_hook", &["replica", "balancer", "experiment"]),

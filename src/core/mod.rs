@@ -25,6 +25,7 @@
 //! | [`snapshot`] | what workers route by: [`Snapshot`](snapshot::Snapshot) with its listeners, services (mode, key policy, limits, PROXY header to send), replicas with [`State`](snapshot::State), [`Endpoint`](snapshot::Endpoint), weight and load (in flight, received: atomic cells of each worker), [`Lifecycle`](snapshot::Lifecycle); the pick of a live replica, the ring's walk past unfit ones |
 //! | [`step`] | the vocabulary between session and worker: legs, readiness, steps, their outcomes, `Pick`, `Notice` and the kinds of fault of a replica; a connection dialled or reused; how a session ends (`Ending`) |
 //! | [`tick`] | a point in time, in milliseconds |
+//! | [`tls`] | one TLS connection over bytes: records opened and sealed, certificates, tickets, bounds; rustls inside |
 //! | [`exchange_record`] | [`ExchangeRecord`](exchange_record::ExchangeRecord): who asked, which replica, time stamps of the phases and durations from them, status, retries and why, how it ended (`ExchangeEnd`, the first fault); `Recording` (off, numbers, all); `Records`: begins a record for a request, a tunnel or a refused head; those of one worker are used again |
 //! | [`request_text`] | copies of parts of a request's head for the access log (method, target, host, user agent, referer, id), each cut at its limit with a mark; kept before the head is rewritten |
 
@@ -52,3 +53,4 @@ pub mod session;
 pub mod snapshot;
 pub mod step;
 pub mod tick;
+pub mod tls;

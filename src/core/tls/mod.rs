@@ -1,0 +1,394 @@
+//! One TLS connection as a pure state machine: ciphertext in and out through buffers of the pool, plaintext in and out for
+//! the session above. No socket and no clock enters; randomness is rustls' own, and no length depends on it.
+//!
+//! What one connection can hold is bounded: a buffer of [`STORE`](super::buffer::STORE) bytes for each direction, and what
+//! did not fit of one record. At rest it holds neither. A handshake message that does not fit in the buffer, a handshake of
+//! [`HANDSHAKE_RECORDS`] records and [`EMPTY_RECORDS`] records in a row without plaintext end it.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `mod.rs` | [`Tls`]: read, open, seal, close_notify; its bounds; what a handshake agreed on; [`TlsFault`] |
+//! | [`buffers`] | ciphertext read and to be sent (`ReadBuffer`, `WriteBuffer`), where a record ends |
+//! | [`certificate`] | a chain and its key from PEM: names, validity, whether they belong together |
+//! | `engine` | the one file that names rustls' connection types: records in, plaintext and ciphertext out |
+//! | [`policy`] | [`Policy`] of a listener: which certificate for which name and kind of key, versions, ALPN, tickets |
+//! | `tests` | two connections against each other: cut anywhere, one byte at a time, key updates, ends, bounds |
+
+pub mod buffers;
+pub mod certificate;
+mod engine;
+pub mod policy;
+#[cfg(test)]
+pub mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+
+use super::buffer::BufferPool;
+use buffers::{ReadBuffer, WriteBuffer};
+use engine::{EngineState, RecordEngine, Sink};
+use policy::Policy;
+
+/// Records that one `open` looks at.
+const RECORDS: usize = 64;
+/// Records of one handshake: one in which each byte of a long ClientHello comes in a record of its own has fewer.
+const HANDSHAKE_RECORDS: usize = 2048;
+/// Records in a row that bring no plaintext: key updates, alerts, empty ones.
+const EMPTY_RECORDS: usize = 32;
+/// Plaintext that one `seal` takes, in bytes.
+const SEAL_MAX: usize = 32 * 1024;
+/// What a record's header, nonce, type and tag take beside its plaintext, rounded up.
+const OVERHEAD: usize = 64;
+/// Room for an alert or a key update.
+const RESERVE: usize = 4 * OVERHEAD;
+/// Room for any record of a handshake.
+const HANDSHAKE_ROOM: usize = (1 << 14) + 256 + OVERHEAD;
+
+/// One connection.
+pub struct Tls {
+    engine: RecordEngine,
+    input: ReadBuffer,
+    output: WriteBuffer,
+    /// What did not fit of a record, and how much of that was taken since.
+    rest: Vec<u8>,
+    taken: usize,
+    /// Of the handshake, or those in a row without plaintext.
+    records: usize,
+    end: PeerEnd,
+    /// `open` said how the peer's stream ends.
+    told_end: bool,
+    sent_close: bool,
+}
+
+/// How far the peer's stream is at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum PeerEnd {
+    Open,
+    /// The peer said close_notify.
+    Closed,
+    Failed(TlsFault),
+}
+
+/// What opening records came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// So many bytes of plaintext, at least one.
+    Plain(usize),
+    /// What is here is no whole record.
+    NeedsBytes,
+    /// What is pending must be sent first.
+    NeedsRoom,
+    /// The next record is one of a handshake, and those wait.
+    HandshakeStep,
+    /// The peer said that it sends no more.
+    Closed,
+}
+
+/// Whether records of a handshake, which cost a signature, may be opened now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeSteps {
+    Taken,
+    Deferred,
+}
+
+/// Why a connection cannot go on. An alert that says so is pending.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TlsFault {
+    /// A handshake message or a record is larger than a buffer.
+    Oversized,
+    /// Records come without an end, and nothing in them.
+    NoProgress,
+    /// The peer breaks the protocol, refuses ours, or has nothing in common with us.
+    Protocol(String),
+}
+
+/// What a handshake agreed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandshakeInfo {
+    pub version: TlsVersion,
+    pub resumption: Resumption,
+    pub alpn: Option<Box<[u8]>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    Tls12,
+    Tls13,
+}
+
+/// Whether a handshake continues an earlier session, by a ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resumption {
+    Full,
+    Resumed,
+}
+
+impl Tls {
+    /// The server's end of a connection that begins now.
+    pub fn server(policy: &Policy, unix_seconds: u64) -> Result<Tls, TlsFault> {
+        RecordEngine::server(policy.config(unix_seconds)).map(Tls::new)
+    }
+
+    /// The client's end: its first message is pending.
+    pub fn client(
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        pool: &mut BufferPool,
+    ) -> Result<Tls, TlsFault> {
+        let mut tls = Tls::new(RecordEngine::client(config, name)?);
+        let Tls { engine, output, rest, .. } = &mut tls;
+        let mut sink = Opener { output, rest, plain: &mut [], written: 0, pool };
+        match engine.process(&mut [], &mut sink).1 {
+            Ok(_) => Ok(tls),
+            Err(fault) => {
+                tls.release(pool);
+                Err(fault)
+            }
+        }
+    }
+
+    fn new(engine: RecordEngine) -> Tls {
+        let (input, output, rest) = (ReadBuffer::default(), WriteBuffer::default(), Vec::new());
+        Tls {
+            engine,
+            input,
+            output,
+            rest,
+            taken: 0,
+            records: 0,
+            end: PeerEnd::Open,
+            told_end: false,
+            sent_close: false,
+        }
+    }
+
+    /// Where the next bytes of the socket go: never empty after an `open` that needs bytes.
+    pub fn space(&mut self, pool: &mut BufferPool) -> &mut [u8] {
+        self.input.space(pool)
+    }
+
+    pub fn commit_read(&mut self, n: usize) {
+        self.input.commit(n);
+    }
+
+    /// What was read and not opened.
+    pub fn unopened(&self) -> &[u8] {
+        self.input.unfed()
+    }
+
+    /// Takes `n` bytes off the front that were not TLS.
+    pub fn skip(&mut self, n: usize) {
+        self.input.skip(n);
+    }
+
+    /// Opens records into `plain`.
+    pub fn open(&mut self, plain: &mut [u8], steps: HandshakeSteps, pool: &mut BufferPool) -> Result<Opened, TlsFault> {
+        let mut opened = self.take_rest(plain);
+        let mut stop = Opened::HandshakeStep;
+        for _ in 0..RECORDS {
+            if let Some(at_end) = self.stops_at(opened, plain.len(), steps) {
+                stop = at_end;
+                break;
+            }
+            opened += self.open_record(plain.get_mut(opened..).unwrap_or_default(), pool);
+        }
+        self.input.reclaim(pool);
+        self.output.reclaim(pool);
+        if opened == 0 && stop == Opened::NeedsBytes && self.end == PeerEnd::Open && self.input.is_full() {
+            self.end = PeerEnd::Failed(TlsFault::Oversized);
+        }
+        self.told_end |= opened == 0 && self.end != PeerEnd::Open;
+        match (opened, &self.end) {
+            (1.., _) => Ok(Opened::Plain(opened)),
+            (0, PeerEnd::Failed(fault)) => Err(fault.clone()),
+            (0, PeerEnd::Closed) => Ok(Opened::Closed),
+            (0, PeerEnd::Open) => Ok(stop),
+        }
+    }
+
+    /// Why no other record is opened now.
+    fn stops_at(&self, opened: usize, space: usize, steps: HandshakeSteps) -> Option<Opened> {
+        let is_handshaking = self.engine.is_handshaking();
+        let room = if is_handshaking { HANDSHAKE_ROOM } else { RESERVE };
+        if self.end != PeerEnd::Open || !self.input.has_record() {
+            Some(Opened::NeedsBytes)
+        } else if opened > 0 && opened == space || !self.rest.is_empty() {
+            Some(Opened::Plain(opened))
+        } else if is_handshaking && steps == HandshakeSteps::Deferred {
+            Some(Opened::HandshakeStep)
+        } else {
+            (self.output.room() < room).then_some(Opened::NeedsRoom)
+        }
+    }
+
+    /// Returns how many bytes of plaintext it wrote.
+    fn open_record(&mut self, plain: &mut [u8], pool: &mut BufferPool) -> usize {
+        let was_handshaking = self.engine.is_handshaking();
+        self.input.feed();
+        let Tls { engine, input, output, rest, .. } = self;
+        let mut sink = Opener { output, rest, plain, written: 0, pool };
+        let (done, result) = engine.process(input.fed(), &mut sink);
+        let opened = sink.written;
+        self.input.discard(done);
+        match result {
+            Ok(EngineState::Waits) => {}
+            Ok(EngineState::PeerClosed) => self.end = PeerEnd::Closed,
+            Err(fault) => self.end = PeerEnd::Failed(fault),
+        }
+        let is_handshaking = self.engine.is_handshaking();
+        let progressed = opened > 0 || was_handshaking && !is_handshaking;
+        self.records = if progressed { 0 } else { self.records + 1 };
+        let limit = if is_handshaking { HANDSHAKE_RECORDS } else { EMPTY_RECORDS };
+        if self.records >= limit && self.end == PeerEnd::Open {
+            self.end = PeerEnd::Failed(TlsFault::NoProgress);
+        }
+        opened
+    }
+
+    /// Another `open` may give plaintext, or its end, without another read.
+    pub fn has_more(&self) -> bool {
+        let ends = self.end != PeerEnd::Open && !self.told_end;
+        self.taken < self.rest.len() || ends || !self.engine.is_handshaking() && self.input.has_record()
+    }
+
+    /// Seals the begin of `plain`, as much as there is room for. Returns how much.
+    pub fn seal(&mut self, plain: &[u8], pool: &mut BufferPool) -> Result<usize, TlsFault> {
+        let room = self.output.room().saturating_sub(RESERVE);
+        let n = plain.len().min(room).min(SEAL_MAX);
+        let plain = plain.get(..n).unwrap_or_default();
+        if self.sent_close {
+            return Err(TlsFault::Protocol("nothing follows close_notify".into()));
+        }
+        if n == 0 {
+            return Ok(0);
+        }
+        let Tls { engine, input, output, rest, .. } = self;
+        let mut sink = Opener { output, rest, plain: &mut [], written: 0, pool };
+        let result = engine.seal(plain, input.fed(), &mut sink);
+        self.output.reclaim(pool);
+        result.map(|()| n).map_err(|fault| self.fail(fault))
+    }
+
+    /// Says that nothing more is sent. It is said once, and not while a handshake is under way.
+    pub fn close_notify(&mut self, pool: &mut BufferPool) {
+        if self.sent_close || self.engine.is_handshaking() || self.output.room() < RESERVE {
+            return;
+        }
+        self.sent_close = true;
+        let Tls { engine, input, output, rest, .. } = self;
+        let mut sink = Opener { output, rest, plain: &mut [], written: 0, pool };
+        if let Err(fault) = engine.close_notify(input.fed(), &mut sink) {
+            self.fail(fault);
+        }
+        self.output.reclaim(pool);
+    }
+
+    /// Nothing can be sealed any more.
+    pub fn has_sent_close(&self) -> bool {
+        self.sent_close
+    }
+
+    /// Ciphertext to be sent.
+    pub fn pending(&self) -> &[u8] {
+        self.output.pending()
+    }
+
+    /// The socket took `n` bytes of `pending`.
+    pub fn sent(&mut self, n: usize, pool: &mut BufferPool) {
+        self.output.sent(n, pool);
+    }
+
+    /// `None`: the handshake is under way.
+    pub fn handshake(&self) -> Option<HandshakeInfo> {
+        (!self.is_handshaking()).then(|| self.engine.handshake())
+    }
+
+    pub fn is_handshaking(&self) -> bool {
+        self.engine.is_handshaking()
+    }
+
+    /// Buffers of the pool that it holds.
+    pub fn buffers(&self) -> usize {
+        usize::from(self.input.has_buffer()) + usize::from(self.output.has_buffer())
+    }
+
+    /// Gives the buffers back at the end of the connection.
+    pub fn release(&mut self, pool: &mut BufferPool) {
+        self.input.release(pool);
+        self.output.release(pool);
+    }
+
+    /// Panics where an invariant is broken.
+    pub fn check(&self) {
+        self.input.check();
+        self.output.check();
+        assert!(self.taken <= self.rest.len() && self.rest.len() <= 1 << 14, "the rest of more than a record");
+    }
+
+    fn take_rest(&mut self, plain: &mut [u8]) -> usize {
+        let rest = self.rest.get(self.taken..).unwrap_or_default();
+        let n = rest.len().min(plain.len());
+        if let (Some(to), Some(from)) = (plain.get_mut(..n), rest.get(..n)) {
+            to.copy_from_slice(from);
+        }
+        self.taken += n;
+        if self.taken == self.rest.len() {
+            (self.rest, self.taken) = (Vec::new(), 0);
+        }
+        n
+    }
+
+    fn fail(&mut self, fault: TlsFault) -> TlsFault {
+        self.end = PeerEnd::Failed(fault.clone());
+        fault
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tls { input, output, records, end, .. } = self;
+        write!(f, "Tls({end:?}, {records} records, {input:?}, {output:?}, {} kept)", self.rest.len() - self.taken)
+    }
+}
+
+impl fmt::Display for TlsFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TlsFault::Oversized => f.write_str("a message is larger than a buffer"),
+            TlsFault::NoProgress => f.write_str("too many records without data"),
+            TlsFault::Protocol(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Takes plaintext into `plain` and, where that is full, into `rest`.
+struct Opener<'a> {
+    output: &'a mut WriteBuffer,
+    rest: &'a mut Vec<u8>,
+    plain: &'a mut [u8],
+    written: usize,
+    pool: &'a mut BufferPool,
+}
+
+impl Sink for Opener<'_> {
+    fn plaintext(&mut self, bytes: &[u8]) {
+        let space = self.plain.get_mut(self.written..).unwrap_or_default();
+        let (now, later) = bytes.split_at(bytes.len().min(space.len()));
+        if let Some(space) = space.get_mut(..now.len()) {
+            space.copy_from_slice(now);
+        }
+        self.written += now.len();
+        self.rest.extend_from_slice(later);
+    }
+
+    fn space(&mut self) -> &mut [u8] {
+        self.output.space(self.pool)
+    }
+
+    fn commit(&mut self, n: usize) {
+        self.output.commit(n);
+    }
+}
