@@ -70,7 +70,7 @@ fn each_is_replaced_when_the_one_before_has_been_and_leaves_when_its_successor_a
     assert!(world.logged(&["rolling replacement done: 3 replicas replaced"]));
     let replica = &world.registry.status(world.now).replicas[0];
     assert_eq!((&*replica.name, replica.requests, replica.in_flight), ("server1", 1, 0), "counts go on");
-    assert_eq!(replica.address, Some(started(first.instance).endpoint).map(address_of));
+    assert_eq!(replica.address, Some(address_of(started(first.instance).endpoint)));
     assert!(world.registry.status(world.now).replicas.iter().all(|replica| replica.why.is_none()));
 }
 
