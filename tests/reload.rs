@@ -148,7 +148,7 @@ fn tunnels_of_a_removed_listener_end_at_the_drain_timeout() {
     );
     let limits = "[limits]\ndrain_timeout = \"300ms\"\n";
     let balancer = Reloadable::start("tunnel", &format!("{}{limits}", two_listeners(web, &tunnel, &slow)));
-    balancer.await_log("raw");
+    balancer.await_log("1 of 1 live in raw");
     let mut client = connect(raw);
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
     let mut server = slow.next();
