@@ -385,7 +385,9 @@ impl Named {
         let default_of = self.listeners.iter().filter_map(|listener| listener.settings.service.as_deref());
         let targets = self.routes.iter().filter_map(|route| route.settings.target());
         let used: BTreeSet<&str> = default_of.chain(targets.flat_map(NamedTarget::services)).collect();
-        let services = self.services.iter().filter(|service| !used.contains(&*service.name));
+        // The service of the flat form has no place in the file.
+        let is_written = |service: &&NamedService| service.place != Place::default();
+        let services = self.services.iter().filter(is_written).filter(|service| !used.contains(&*service.name));
         let services = services
             .map(|service| (service.place, format!("services.{}: no listener and no route leads to it", service.name)));
         let repeats = self.routes.iter().enumerate().filter_map(|(at, route)| {

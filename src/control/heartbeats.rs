@@ -30,9 +30,11 @@ impl HeartbeatTable {
         earlier.or_else(|| self.newest.get(&service)).cloned().unwrap_or_default()
     }
 
-    /// Another configuration is in force, and brought these revisions.
+    /// Another configuration is in force, and brought these revisions. What it does not name keeps its heartbeat: a
+    /// removed service may serve until the others are ready, and its instances drain.
     pub fn take_in(&mut self, newest: Heartbeats, revisions: &BTreeMap<ServiceId, Revision>) {
-        let before = std::mem::replace(&mut self.newest, newest);
+        let before = self.newest.clone();
+        self.newest.extend(newest);
         for (service, revision) in revisions {
             let earlier = self.revisions.insert(*service, *revision).unwrap_or(Revision::FIRST);
             if let Some(heartbeat) = before.get(service).filter(|_| earlier != *revision) {
@@ -74,5 +76,14 @@ mod tests {
         assert!(is(&table, OLD, &newer) && table.earlier.is_empty());
         table.take_in(of(&old), &BTreeMap::from([(SHOP, OLD)]));
         assert!(is(&table, OLD, &old), "the heartbeat alone changed");
+    }
+
+    #[test]
+    fn a_service_that_was_removed_is_asked_as_before() {
+        let old = Arc::new(Heartbeat::default());
+        let mut table = HeartbeatTable::new(Heartbeats::from([(SHOP, old.clone())]));
+        let other = Heartbeats::from([(ServiceId(1), Arc::new(Heartbeat::default()))]);
+        table.take_in(other, &BTreeMap::new());
+        assert!(Arc::ptr_eq(&table.of(SHOP, OLD), &old));
     }
 }

@@ -8,7 +8,7 @@
 //! | `mod.rs` | nothing but this text and the re-exports |
 //! | `registry` | which replicas there are and what state they are in: a pure reducer of commands to effects |
 //! | `control_core` | publication, stops, worker ends and tickets around the registry: pure; the loop and the simulation drive it, and it returns `ControlAction`s (effects and log lines); level and words of log lines about signals and workers; the second signal; ready or not, and why in words; whether a successor may take over from its predecessor; how it ends (`End`) |
-//! //! | `control_loop` | the admin thread: turns of the loop, tasks that it spawns; reloads and upgrades carried out |
+//! | `control_loop` | the admin thread: turns of the loop, tasks that it spawns; reloads and upgrades carried out |
 //! | `heartbeats` | `HeartbeatTable`: which heartbeat an instance is asked for, by service and revision, while a rolling replacement changes it |
 //! | `operations` | `OperationCounters`: reloads taken in and refused, upgrades that failed, admin calls denied by reason; atomics, read by the metrics page |
 //! | `orphans` | waits for zombies that process 1 of a container inherits: waitpid without hanging, children of others than ours |

@@ -1,5 +1,5 @@
-//! Counts of what was asked of the control plane and came to nothing, or not: reloads, upgrades, admin calls that were
-//! denied. Counted where it is decided, read by the metrics page.
+//! Counters of the control plane's operations: reloads applied and refused, upgrades that failed, admin calls denied.
+//! Counted where it is decided, read by the metrics page.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

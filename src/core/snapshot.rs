@@ -403,3 +403,27 @@ impl Service {
         walk.map(|member| (member, &self.replicas[member])).find(|(_, replica)| is_fit(replica))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_go_on_over_replaced_instances_while_the_one_before_still_counts() {
+        let one = |load: &ReplicaLoad, class| {
+            load.start(0);
+            let mut responses = [0; 5];
+            responses[class] = 1;
+            load.respond(0, responses);
+        };
+        let first = ReplicaLoad::new(1);
+        one(&first, 1);
+        let second = first.successor();
+        one(&second, 2);
+        let third = second.successor();
+        one(&second, 3);
+        one(&third, 4);
+        assert_eq!((third.total(), third.responses()), (4, [0, 1, 1, 1, 1]));
+        assert_eq!((second.total(), third.in_flight()), (3, 1));
+    }
+}

@@ -1,5 +1,5 @@
-//! The replicas of a world, whichever process of the balancer started them: their addresses, and when they die. What the
-//! balancer is told of them does not enter here.
+//! The replicas of a world, those of all processes of the balancer: addresses, starts, ends. Registry and runtime do not
+//! enter here.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

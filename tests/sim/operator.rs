@@ -1,5 +1,5 @@
-//! What befalls a world from outside, once a second: replicas die, and operators call and reload. What the balancer makes
-//! of it does not enter here.
+//! Faults and calls from outside, drawn once a second: replicas die, operators call the admin API and reload. How the
+//! balancer carries them out does not enter here.
 
 use ringway::control::registry::{Call, Change};
 

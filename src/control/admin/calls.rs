@@ -43,8 +43,7 @@ pub async fn rep(State(state): State<AdminState>, uri: Uri) -> Response {
 #[utoipa::path(
     post,
     path = "/add",
-    params(ServiceParameter,
-        DryRunParameter),
+    params(ServiceParameter, DryRunParameter),
     request_body = Change,
     responses(
         (status = 200, description = "all replicas, after the call", body = Successful<ReplicaNames>),
@@ -63,8 +62,7 @@ pub async fn add(State(state): State<AdminState>, request: Request) -> Response 
 #[utoipa::path(
     method(delete, post),
     path = "/rm",
-    params(ServiceParameter,
-        DryRunParameter),
+    params(ServiceParameter, DryRunParameter),
     request_body = Change,
     responses(
         (status = 200, description = "all replicas, after the call", body = Successful<ReplicaNames>),

@@ -9,14 +9,11 @@ use tokio::time::Instant;
 
 use super::{ControlLoop, write};
 use crate::control::predecessor::Introduction;
-use crate::control::registry::Command;
+use crate::control::registry::{Command, UPGRADE_UNDER_WAY};
 use crate::control::runtime::Runtime;
 use crate::control::service_manager::ServiceManager;
 use crate::control::successor::SuccessorEvent;
 use crate::core::snapshot::Lifecycle;
-
-/// Why calls that change something are refused.
-const UNDER_WAY: &str = "an upgrade is under way: ask again in a moment";
 
 /// What the service manager knows.
 pub(super) struct Announcer {
@@ -57,7 +54,7 @@ impl ControlLoop {
         }
         self.upgrade.want();
         let now = self.now();
-        self.apply(Command::Hold(UNDER_WAY), now);
+        self.apply(Command::Hold(UPGRADE_UNDER_WAY), now);
     }
 
     /// After each turn.

@@ -24,7 +24,7 @@ pub const ACK_TIMEOUT_MS: u64 = 5_000;
 /// How long the answer to `/rm` waits until the removed instances have ended: most requests end much sooner.
 pub const STOPPED_TIMEOUT_MS: u64 = 2_000;
 /// Why a process that is about to replace another refuses calls: the other still serves with the same replicas.
-const STANDS_BY: &str = "an upgrade is under way: ask again in a moment";
+pub const UPGRADE_UNDER_WAY: &str = "an upgrade is under way: ask again in a moment";
 /// Calls that wait for an `/add` before them.
 const QUEUE_LIMIT: usize = 256;
 /// Names are host names and container names.
@@ -105,7 +105,7 @@ impl Registry {
             let outcome = match call {
                 _ if self.is_stopping() => Err(Rejection::unavailable("the balancer is stopping".into())),
                 _ if self.held.is_some() => Err(Rejection::unavailable(self.held.unwrap_or_default().into())),
-                _ if self.stands_by() => Err(Rejection::unavailable(STANDS_BY.into())),
+                _ if self.stands_by() => Err(Rejection::unavailable(UPGRADE_UNDER_WAY.into())),
                 Call::List => Ok(()),
                 Call::Add(change) => self.add(ticket, service, &change, now),
                 Call::Remove(change) => self.remove_members(ticket, service, &change, now),
@@ -177,7 +177,7 @@ impl Registry {
 
     /// Of any service: names are unique in all of them together.
     fn is_member_name(&self, name: &str) -> bool {
-        self.slots.named(name).and_then(|id| self.slots.slot(id)).is_some_and(Slot::is_member)
+        self.slots.holder(name).is_some_and(Slot::is_member)
     }
 
     pub(super) fn free_names(&self, count: usize) -> Vec<Arc<str>> {

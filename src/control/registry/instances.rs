@@ -67,9 +67,11 @@ impl Registry {
     /// A foreign server whose name a replica of another service has: a configuration gave it to this one, and the other has
     /// not given it up yet.
     fn is_of_another_service(&self, spec: &Spec) -> bool {
-        let holder = self.slots.named(&spec.name).and_then(|id| self.slots.slot(id));
         spec.instance.origin() == Origin::Foreign
-            && holder.is_some_and(|slot| slot.origin == Origin::Foreign && slot.service != spec.service)
+            && self
+                .slots
+                .holder(&spec.name)
+                .is_some_and(|slot| slot.origin == Origin::Foreign && slot.service != spec.service)
     }
 
     /// Servers that changed their service join it when their name is free.

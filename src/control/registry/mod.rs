@@ -61,7 +61,7 @@ use std::sync::Arc;
 use log::Level;
 
 pub use answer::{Answer, Call, Change, Rejection, ReplicaPatch, RequestedState};
-pub use calls::{ACK_TIMEOUT_MS, add_limit_ms};
+pub use calls::{ACK_TIMEOUT_MS, UPGRADE_UNDER_WAY, add_limit_ms};
 pub use command::{Command, Effect, RegistryConfig, ServiceConfig, readable};
 pub use drain::STOP_GRACE_MS;
 pub use health::{HealthPolicy, ProbeFailure, ProbeFault};

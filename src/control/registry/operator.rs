@@ -102,7 +102,7 @@ impl Registry {
     fn unknown_replica(&self, service: ServiceId, name: &str) -> Rejection {
         let state = self.services.get(&service);
         let of = state.map_or_else(String::new, |state| format!(" in service {}", state.config.name));
-        let elsewhere = self.slots.named(name).and_then(|id| self.slots.slot(id)).filter(|slot| slot.is_member());
+        let elsewhere = self.slots.holder(name).filter(|slot| slot.is_member());
         let hint = match elsewhere.and_then(|slot| self.services.get(&slot.service)) {
             Some(other) => format!("it is one of service {0}: ask with ?service={0}", other.config.name),
             None => self.names_near(service, name),

@@ -155,6 +155,11 @@ impl Slots {
         self.by_name.get(name).copied()
     }
 
+    /// The replica that has the name.
+    pub fn holder(&self, name: &str) -> Option<&Slot> {
+        self.slot(self.named(name)?)
+    }
+
     pub fn of_instance(&self, instance: InstanceId) -> Option<SlotId> {
         self.by_instance.get(&instance).copied()
     }

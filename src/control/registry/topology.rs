@@ -142,16 +142,15 @@ impl Registry {
     /// A replica of it does, or a server that answers as another's which is removed.
     fn can_take_requests(&self, id: ServiceId, gone: &[ServiceId]) -> bool {
         let is_up = |(spec, _): &(Spec, Started)| {
-            let slot = self.slots.named(&spec.name).and_then(|id| self.slots.slot(id));
-            spec.service == id && slot.is_some_and(|slot| gone.contains(&slot.service) && slot.is_up())
+            spec.service == id
+                && self.slots.holder(&spec.name).is_some_and(|slot| gone.contains(&slot.service) && slot.is_up())
         };
         self.services.get(&id).is_none_or(|service| service.routable() > 0) || self.moving.iter().any(is_up)
     }
 
     /// Servers of it are to be another's.
     fn has_moving(&self, id: ServiceId) -> bool {
-        let slot = |spec: &Spec| self.slots.named(&spec.name).and_then(|id| self.slots.slot(id));
-        self.moving.iter().any(|(spec, _)| slot(spec).is_some_and(|slot| slot.service == id))
+        self.moving.iter().any(|(spec, _)| self.slots.holder(&spec.name).is_some_and(|slot| slot.service == id))
     }
 
     fn finish_reconfiguration(&mut self, now: Tick) {
