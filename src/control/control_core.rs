@@ -24,6 +24,10 @@ pub struct ControlCore {
     workers: usize,
     /// There is another process to take over from.
     has_predecessor: bool,
+    /// It was told that this one is ready: it lets go of its clients soon.
+    has_said_ready: bool,
+    /// The signal that asked for the end before the take-over.
+    early_signal: Option<String>,
     /// The first start is over.
     started: bool,
     /// The end has begun, or begins at `drain_at`.
@@ -86,6 +90,8 @@ impl ControlCore {
             log_throttle,
             workers,
             has_predecessor: false,
+            has_said_ready: false,
+            early_signal: None,
             started: false,
             stopping: false,
             signalled: false,
@@ -132,6 +138,11 @@ impl ControlCore {
     /// A successor may take over: its start is over, and a replica takes requests.
     pub fn can_take_over(&self) -> bool {
         self.started && self.registry.can_serve()
+    }
+
+    /// The process before this one is told that this one is ready.
+    pub fn say_ready(&mut self) {
+        self.has_said_ready = true;
     }
 
     /// It takes over from another process, and has not yet.
@@ -206,6 +217,11 @@ impl ControlCore {
         if self.lets_clients_wait() && (self.started || self.registry.can_serve_all()) {
             actions.extend(self.reduce(Command::Enter(Lifecycle::Serving), now));
         }
+        if !self.is_standing_by()
+            && let Some(signal) = self.early_signal.take()
+        {
+            actions.extend(self.begin_stop(&signal, now));
+        }
         if self.drain_at <= now {
             actions.extend(self.drain(now));
         }
@@ -246,9 +262,11 @@ impl ControlCore {
         actions
     }
 
-    /// The workers have so long for their requests, and the instances to end after them.
+    /// The workers have so long for their requests, the process before this one as long as it may take, and the instances to
+    /// end after them.
     fn give_up_after(&mut self, requests_ms: u64, now: Tick) {
-        self.give_up_at = self.give_up_at.min(now.after_ms(requests_ms + self.stop_limit_ms + END_GRACE_MS));
+        let requests_end = now.after_ms(requests_ms).max(self.registry.predecessor_until());
+        self.give_up_at = self.give_up_at.min(requests_end.after_ms(self.stop_limit_ms + END_GRACE_MS));
     }
 
     fn drain_timeout_ms(&self) -> u64 {
@@ -290,10 +308,19 @@ impl ControlCore {
             self.end = Some(End::AtOnce);
             return vec![ControlAction::Log(Level::Warn, format!("{signal} again: stopping at once"))];
         }
+        if self.is_standing_by() && self.has_said_ready {
+            self.early_signal = Some(signal.into());
+            let line = format!("{signal} before the take-over: draining after it; a second signal stops at once");
+            return vec![ControlAction::Log(Level::Info, line)];
+        }
         if self.is_standing_by() {
             self.end = Some(End::AtOnce);
             return vec![ControlAction::Log(Level::Warn, format!("{signal} before the take-over: stopping at once"))];
         }
+        self.begin_stop(signal, now)
+    }
+
+    fn begin_stop(&mut self, signal: &str, now: Tick) -> Vec<ControlAction> {
         let delay_ms = if self.stopping { 0 } else { self.shutdown_delay_ms };
         let is_draining = self.stopping && self.drain_at == Tick::NEVER;
         self.stopping = true;
@@ -568,6 +595,22 @@ mod tests {
         let actions = fixture.core.signal("SIGTERM", NOW);
         assert!(matches!(&actions[..], [ControlAction::Log(Level::Warn, _)]), "{actions:?}");
         assert_eq!(fixture.core.end(), Some(End::AtOnce));
+    }
+
+    /// The other process has let go of its clients, or is about to: without this one they have nothing.
+    #[test]
+    fn a_signal_after_ready_is_carried_out_when_it_has_taken_over() {
+        let mut fixture = Fixture::starting();
+        fixture.core.has_predecessor = true;
+        fixture.apply(Command::Found(Vec::new()));
+        fixture.core.say_ready();
+        fixture.core.signal("SIGTERM", NOW);
+        assert_eq!((fixture.core.end(), fixture.core.is_standing_by()), (None, true));
+        fixture.apply(Command::Enter(Lifecycle::Serving));
+        assert!(fixture.reader.load().lifecycle.is_stopping());
+        assert_eq!(fixture.core.end(), None, "its replicas end first");
+        fixture.core.signal("SIGTERM", NOW);
+        assert_eq!(fixture.core.end(), Some(End::AtOnce), "the second one");
     }
 
     #[test]

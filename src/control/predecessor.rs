@@ -1,4 +1,4 @@
-//! The process that this one replaces: what it passes on, and the word that it accepts no more. See `successor`.
+//! The process that this one replaces: what it passes on, the word that it accepts no more, and its end. See `successor`.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read};
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use super::registry::Predecessor;
-use super::successor::READY;
+use super::successor::{GO, READY};
 use crate::kernel::inherited::Inherited;
 
 /// It was written before this process began.
@@ -37,6 +37,10 @@ pub struct PredecessorLink {
     stream: StdUnixStream,
 }
 
+/// The process that this one has replaced: it finishes its requests. `None`: it is gone.
+#[derive(Debug)]
+pub struct DrainingPredecessor(Option<UnixStream>);
+
 impl PredecessorLink {
     /// `None`: this process replaces no other. `Err`: what the other said cannot be read, in one line.
     pub fn read(inherited: &mut Inherited) -> Result<Option<PredecessorLink>, String> {
@@ -47,15 +51,27 @@ impl PredecessorLink {
     }
 
     /// Says that this process is ready, and waits until it is to accept: it is told so, or the other is gone.
-    pub async fn take_over(self) {
+    pub async fn take_over(self) -> DrainingPredecessor {
         let exchanged = async {
             self.stream.set_nonblocking(true)?;
             let mut stream = UnixStream::from_std(self.stream)?;
             stream.write_all(READY.as_bytes()).await?;
-            stream.read(&mut [0]).await
+            let n = stream.read(&mut [0; GO.len()]).await?;
+            Ok((n > 0).then_some(stream))
         };
-        let exchanged: io::Result<usize> = exchanged.await;
+        let exchanged: io::Result<Option<UnixStream>> = exchanged.await;
         log::debug!("the process to be replaced is through: {exchanged:?}");
+        DrainingPredecessor(exchanged.ok().flatten())
+    }
+}
+
+impl DrainingPredecessor {
+    /// It says no more: its end of the connection is closed when it has ended.
+    pub async fn ended(self) {
+        if let Some(mut stream) = self.0 {
+            let mut rest = [0; GO.len()];
+            while matches!(stream.read(&mut rest).await, Ok(1..)) {}
+        }
     }
 }
 

@@ -3,12 +3,13 @@
 //!
 //! The two speak over a pair of sockets, a line each: what is taken over (JSON); `ready` from the new process, which has
 //! adopted the sockets and whose replicas answer; `go` from the old one, which accepts no more from then on. An end of the
-//! connection counts as `go`: a process that has died serves nothing.
+//! connection counts as `go`: a process that has died serves nothing. After `go` it is the end of the old process: until
+//! then the new one ends no replica at which the old one may have requests.
 
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command as StdCommand;
@@ -94,9 +95,13 @@ impl Successor {
 }
 
 impl SuccessorLink {
-    /// It accepts from now on.
+    /// It accepts from now on. The connection is left to be closed by the end of this process, which is how the successor
+    /// learns of that.
     pub async fn go(mut self) {
         let _ = self.stream.write_all(GO.as_bytes()).await;
+        if let Ok(stream) = self.stream.into_std() {
+            let _ = stream.into_raw_fd();
+        }
     }
 }
 

@@ -122,6 +122,12 @@ impl Balancer {
 
     /// Sends SIGUSR2 and waits until another process has taken over and this one has ended.
     pub fn upgrade(&mut self) {
+        let before = self.begin_upgrade();
+        self.await_end(before);
+    }
+
+    /// Until another process has taken over. The one before may have requests.
+    pub fn begin_upgrade(&mut self) -> u32 {
         let before = self.process();
         signal("USR2", before);
         let taken = format!("taken over from process {before}");
@@ -130,10 +136,10 @@ impl Balancer {
         let starts = log.lines().rev().find_map(|line| line.split("SIGUSR2: process ").nth(1));
         let successor = starts.and_then(|rest| rest.split(' ').next()?.parse().ok());
         self.successor = Some(successor.expect("the log names the process that starts"));
-        self.await_end(before);
+        before
     }
 
-    fn await_end(&mut self, process: u32) {
+    pub fn await_end(&mut self, process: u32) {
         if process == self.child.id() {
             assert_eq!(self.child.wait().unwrap().code(), Some(0), "{}", self.log());
         }
@@ -197,7 +203,7 @@ fn on_docker(lab: &Lab) -> Command {
     command
 }
 
-fn signal(name: &str, process: u32) {
+pub fn signal(name: &str, process: u32) {
     Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status().unwrap();
 }
 

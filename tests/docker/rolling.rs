@@ -1,9 +1,11 @@
 //! Reloads that change what containers are started with, and upgrades, each under load.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::balancer::Balancer;
+use crate::balancer::{Balancer, TIMEOUT, signal};
 use crate::lab::{Lab, docker, try_docker};
 use crate::load::{SteadyClient, bodies, failures};
 
@@ -181,4 +183,59 @@ fn an_upgrade_adopts_the_containers_and_replaces_those_that_have_other_settings(
     }
     assert_eq!(balancer.stop(), Some(0));
     assert!(lab.containers().is_empty() && lab.locks().is_empty(), "{:?}", lab.containers());
+}
+
+/// The containers serve the process before as long as that has requests.
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn a_stop_right_after_an_upgrade_cuts_no_request_of_the_process_before() {
+    let lab = Lab::new("upstop");
+    let mut balancer = Balancer::start(&lab, 1, &[]);
+    let mut client = TcpStream::connect(balancer.data).unwrap();
+    client.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let mut answers = BufReader::new(client.try_clone().unwrap());
+    let head = "POST /home HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n";
+    client.write_all(format!("{head}12{head}1").as_bytes()).unwrap();
+    assert_eq!(status(&mut answers), "HTTP/1.1 200 OK", "the first one");
+    let before = balancer.begin_upgrade();
+    signal("TERM", balancer.process());
+    balancer.wait("the workers to end", || balancer.log().contains("this one ends after it"));
+    client.write_all(b"2").unwrap();
+    assert_eq!(status(&mut answers), "HTTP/1.1 200 OK", "the second one, over the stop\n{}", balancer.log());
+    balancer.await_end(before);
+    balancer.await_end(balancer.process());
+    assert!(lab.containers().is_empty() && lab.locks().is_empty(), "{:?}", lab.containers());
+}
+
+/// The status line of the next response, which is read whole.
+fn status(answers: &mut impl BufRead) -> String {
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        assert!(answers.read_line(&mut line).unwrap() > 0, "the connection ended behind {lines:?}");
+        match line.trim_end() {
+            "" => break,
+            line => lines.push(line.to_owned()),
+        }
+    }
+    let length = lines.iter().find_map(|line| line.strip_prefix("Content-Length: ")).expect("a length");
+    answers.read_exact(&mut vec![0; length.parse().unwrap()]).unwrap();
+    lines.swap_remove(0)
+}
+
+/// One container hangs: it is left out, and the upgrade goes on.
+#[test]
+#[ignore = "needs a Docker engine: scripts/test_docker"]
+fn a_container_that_hangs_keeps_no_upgrade_waiting() {
+    let lab = Lab::new("uphang");
+    let mut balancer = Balancer::start(&lab, 3, &["--upgrade-timeout", "20s"]);
+    let names = balancer.names();
+    docker(&["pause", &names[1]]);
+    balancer.upgrade();
+    let client = SteadyClient::start(balancer.data);
+    docker(&["unpause", &names[1]]);
+    balancer.wait("all three", || balancer.replicas_answering(3));
+    assert_eq!(failures(&client.finish()), 0, "{}", balancer.log());
+    assert_eq!(balancer.stop(), Some(0));
+    assert!(lab.containers().is_empty(), "{:?}", lab.containers());
 }

@@ -14,6 +14,8 @@ pub struct Balancer {
     /// Those that have not ended.
     workers: Vec<SimWorker>,
     counters: Vec<Arc<Counters>>,
+    /// The process that it has replaced, until it knows that this has ended.
+    pub replaces: Option<ProcessId>,
     /// When it must have ended (us).
     pub ends_by_us: u64,
 }
@@ -25,7 +27,7 @@ impl Balancer {
             SimWorker::new(net, &mut control, place, counters.clone(), settings, seed)
         };
         let workers = counters.iter().enumerate().map(worker).collect();
-        Balancer { control, workers, counters, ends_by_us: u64::MAX }
+        Balancer { control, workers, counters, replaces: None, ends_by_us: u64::MAX }
     }
 
     pub fn process(&self) -> ProcessId {

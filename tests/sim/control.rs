@@ -169,6 +169,14 @@ impl Control {
         self.core.is_standing_by() && self.core.can_take_over()
     }
 
+    pub fn say_ready(&mut self) {
+        self.core.say_ready();
+    }
+
+    pub fn predecessor_ended(&mut self, net: &mut Net, fleet: &mut Fleet) {
+        self.apply(net, fleet, Command::PredecessorEnded);
+    }
+
     /// It accepts from now on.
     pub fn serve(&mut self, net: &mut Net, fleet: &mut Fleet) {
         self.apply(net, fleet, Command::Enter(Lifecycle::Serving));
@@ -272,6 +280,9 @@ impl Control {
                 }
             }
             Effect::Stop { instance, grace_ms } => {
+                if self.runtime.cancels_starts() {
+                    self.coming.retain(|_, coming| !matches!(coming, Coming::Up(spec) if spec.instance == instance));
+                }
                 let us = self.runtime.stop(net, fleet, self.process, instance, grace_ms);
                 self.later(net, us, Coming::End(instance));
             }

@@ -3,6 +3,10 @@
 //! decided in `upgrades`.
 
 use std::rc::Rc;
+use std::sync::Arc;
+
+use ringway::control::registry::Predecessor;
+use ringway::core::snapshot::ServiceId;
 
 use super::balancer::Balancer;
 use super::configuration::{HTTP, SECOND};
@@ -21,13 +25,18 @@ pub struct Processes {
     all: Vec<Balancer>,
     /// The one that an operator, or the service manager, means.
     main: ProcessId,
+    /// The members of its services when it told a successor of them.
+    lent: [Vec<Arc<str>>; 2],
 }
+
+const SERVICES: [ServiceId; 2] = [HTTP, SECOND];
 
 impl Processes {
     /// `first` is the control plane of the first one.
     pub fn new(net: &SharedNet, settings: WorkerSettings, first: Control, seed: u64) -> Processes {
         let main = first.process();
-        let mut processes = Processes { net: Rc::clone(net), settings, all: Vec::new(), main };
+        let mut processes =
+            Processes { net: Rc::clone(net), settings, all: Vec::new(), main, lent: Default::default() };
         processes.start(first, seed);
         processes
     }
@@ -107,11 +116,11 @@ impl Processes {
         self.all.iter_mut().for_each(|one| one.control.replica_died(net, replica));
     }
 
-    /// SIGTERM: to the main process only, or to each of them.
-    pub fn stop(&mut self, fleet: &mut Fleet, with_earlier: bool) {
+    /// SIGTERM: to this process, and to those before it too or not.
+    pub fn stop(&mut self, fleet: &mut Fleet, process: ProcessId, with_earlier: bool) {
         let net = &mut *self.net.borrow_mut();
         for one in &mut self.all {
-            if one.process() == self.main || with_earlier && !one.control.has_ended() {
+            if one.process() == process || with_earlier && one.process() < process && !one.control.has_ended() {
                 one.control.stop(net, fleet);
             }
         }
@@ -126,9 +135,12 @@ impl Processes {
         main.control.hand_over(net, fleet);
     }
 
-    /// One that was replaced still drains.
-    pub fn has_replaced(&self) -> bool {
-        self.all.iter().any(|one| one.process() < self.main && !one.control.has_ended())
+    /// One that is to be told that the process which it has replaced has ended; once each.
+    pub fn next_without_predecessor(&mut self) -> Option<ProcessId> {
+        let has_ended = |process: ProcessId| self.get(process).is_some_and(|one| one.control.has_ended());
+        let place = self.all.iter().position(|one| one.replaces.is_some_and(has_ended))?;
+        self.all[place].replaces = None;
+        Some(self.all[place].process())
     }
 
     pub fn have_workers(&self) -> bool {
@@ -152,14 +164,27 @@ impl Processes {
         assert!(alive.is_empty(), "replicas run on: {alive:?}");
     }
 
-    /// Oracle: a process that takes over has accepted nothing, and has the replicas of the one before, in its order.
-    pub fn check_successor(&self, process: ProcessId) {
-        assert_eq!(self.get(process).map(Balancer::accepted), Some(0), "process {process} accepted too early");
+    /// What a successor of the main process is told.
+    pub fn lend(&mut self) -> Predecessor {
+        self.lent = self.members(self.main);
+        self.main_mut().control.lend()
+    }
+
+    /// The names of each service's members, in the order of its ring.
+    fn members(&self, process: ProcessId) -> [Vec<Arc<str>>; 2] {
         let net = self.net.borrow();
-        for service in [HTTP, SECOND] {
-            let before = net.history.member_names(self.main, service);
-            let after = net.history.member_names(process, service);
-            assert_eq!(before, after, "members of {service:?}, before and after an upgrade");
+        SERVICES.map(|service| net.history.member_names(process, service))
+    }
+
+    /// Takes over from the main process.
+    ///
+    /// Oracle: it has accepted nothing, and has the replicas of the one before, in its order.
+    pub fn take_over(&mut self, process: ProcessId) {
+        let main = self.main;
+        if let Some(successor) = self.get_mut(process) {
+            successor.replaces = Some(main);
         }
+        assert_eq!(self.get(process).map(Balancer::accepted), Some(0), "process {process} accepted too early");
+        assert_eq!(self.lent, self.members(process), "members before and after an upgrade");
     }
 }

@@ -135,6 +135,11 @@ impl Runtime {
         if service == HTTP { self.settings[place] } else { InstanceSettings::FIRST }
     }
 
+    /// An engine is not asked twice: what is stopped while it starts never runs.
+    pub fn cancels_starts(&self) -> bool {
+        self.hosting == Hosting::Containers
+    }
+
     /// Why an instance does not start.
     pub fn start_failure(&self, net: &mut Net, spec: &Spec) -> Option<Failure> {
         if self.is_lent {

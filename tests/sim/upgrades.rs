@@ -49,6 +49,8 @@ enum Message {
     Go,
     /// The old process knows that its successor was told to go.
     Went,
+    /// The successor knows that the process before it has ended.
+    PredecessorEnded(ProcessId),
 }
 
 #[derive(Debug)]
@@ -117,12 +119,12 @@ impl Upgrades {
         self.wants_stop
     }
 
-    /// Two stops are left out, because of what Ringway is known to do. One between `ready` and `go` ends the new process, and
-    /// no process ends its containers then. One that comes while the old process drains has the new one end the containers
-    /// at once, with requests of the old one in flight: no client of a calm world may see that.
-    pub fn may_stop(&self, processes: &Processes, is_calm: bool) -> bool {
-        let cuts = is_calm && self.hosting == Hosting::Containers && processes.has_replaced();
-        !cuts && !matches!(self.stage, Stage::Committed { .. })
+    /// The process that is about to take over: a stop is meant for it.
+    pub fn successor(&self) -> Option<ProcessId> {
+        match self.stage {
+            Stage::Committed { successor, .. } => Some(successor),
+            _ => None,
+        }
     }
 
     /// A configuration may be read.
@@ -160,6 +162,12 @@ impl Upgrades {
             Message::Ready(_) => self.ready(processes),
             Message::Go => self.go(processes, fleet),
             Message::Went => self.went(processes, fleet),
+            Message::PredecessorEnded(process) => {
+                let net = processes.net().clone();
+                if let Some(successor) = processes.get_mut(process) {
+                    successor.control.predecessor_ended(&mut net.borrow_mut(), fleet);
+                }
+            }
         }
     }
 
@@ -184,22 +192,31 @@ impl Upgrades {
 
     /// After every event.
     pub fn advance(&mut self, processes: &mut Processes) {
+        self.tell_of_ends(processes);
         match self.stage {
             Stage::Waiting(plan) if processes.main().control.is_quiet() => self.start(plan, processes),
             Stage::Starting { successor: Some(successor), has_said_ready: false, .. }
                 if processes.get(successor).is_some_and(|successor| successor.control.can_take_over()) =>
             {
-                self.say_ready(processes)
+                self.say_ready(successor, processes)
             }
             _ => {}
         }
     }
 
+    /// A process that has ended leaves the connection to its successor.
+    fn tell_of_ends(&mut self, processes: &mut Processes) {
+        while let Some(successor) = processes.next_without_predecessor() {
+            let net = &mut *processes.net().borrow_mut();
+            let us = Upgrades::latency_us(net);
+            self.later(net, us, Message::PredecessorEnded(successor));
+        }
+    }
+
     fn start(&mut self, plan: Plan, processes: &mut Processes) {
-        let shared = processes.net().clone();
-        let (net, main) = (&mut *shared.borrow_mut(), processes.main_mut());
         // It is passed on as text.
-        let text = serde_json::to_string(&main.control.lend()).expect("it can be written");
+        let text = serde_json::to_string(&processes.lend()).expect("it can be written");
+        let net = &mut *processes.net().borrow_mut();
         let predecessor = serde_json::from_str(&text).expect("what was written can be read");
         self.stage = Stage::Starting { plan, successor: None, has_said_ready: false };
         let us = net.random.upgrades().range(1_000, 100_000);
@@ -236,7 +253,10 @@ impl Upgrades {
     }
 
     /// It is told to the old process once.
-    fn say_ready(&mut self, processes: &Processes) {
+    fn say_ready(&mut self, successor: ProcessId, processes: &mut Processes) {
+        if let Some(successor) = processes.get_mut(successor) {
+            successor.control.say_ready();
+        }
         if let Stage::Starting { has_said_ready, .. } = &mut self.stage {
             *has_said_ready = true;
         }
@@ -287,7 +307,7 @@ impl Upgrades {
     fn go(&mut self, processes: &mut Processes, fleet: &mut Fleet) {
         let Stage::Committed { successor, accepts, .. } = &mut self.stage else { return };
         *accepts = true;
-        processes.check_successor(*successor);
+        processes.take_over(*successor);
         let net = processes.net().clone();
         if let Some(successor) = processes.get_mut(*successor) {
             successor.control.serve(&mut net.borrow_mut(), fleet);

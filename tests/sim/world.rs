@@ -119,11 +119,10 @@ impl World {
         }
     }
 
-    /// The balancer is told to stop, once and as soon as that may be. The service manager tells the main process, and in
+    /// The balancer is told to stop, once. The service manager tells the main process, and in
     /// some worlds those that it has replaced.
     fn begin_stop(&mut self) {
-        let is_calm = self.net.borrow().faults.calm;
-        if self.is_stopping() || !self.upgrades.may_stop(&self.processes, is_calm) {
+        if self.is_stopping() {
             return;
         }
         self.upgrades.fail(&mut self.processes, &mut self.fleet);
@@ -132,7 +131,8 @@ impl World {
             net.history.stopping = Some(net.now_us);
             net.random.upgrades().one_in(2)
         };
-        self.processes.stop(&mut self.fleet, with_earlier);
+        let main = self.upgrades.successor().unwrap_or(self.processes.main().process());
+        self.processes.stop(&mut self.fleet, main, with_earlier);
     }
 
     fn is_stopping(&self) -> bool {
@@ -142,12 +142,6 @@ impl World {
     /// Oracle: workers and control plane stop in time, and everything that was opened is closed.
     fn stop(&mut self) {
         self.begin_stop();
-        let by = self.stop_limit_us();
-        while !self.is_stopping() {
-            self.step();
-            self.begin_stop();
-            assert!(self.net.borrow().now_us < by, "an upgrade does not end");
-        }
         let by = self.stop_limit_us();
         while self.processes.have_workers() {
             self.step();

@@ -71,12 +71,16 @@ impl ControlLoop {
         } else if self.core.can_take_over()
             && let Some(predecessor) = self.predecessor.take()
         {
+            self.core.say_ready();
             let commands = self.commands.clone();
             spawn_local(async move {
                 let process = predecessor.introduction.process;
-                predecessor.take_over().await;
+                let predecessor = predecessor.take_over().await;
                 write(Level::Info, &format!("taken over from process {process}"));
                 let _ = commands.send(Command::Enter(Lifecycle::Serving));
+                predecessor.ended().await;
+                log::debug!("process {process} has ended");
+                let _ = commands.send(Command::PredecessorEnded);
             });
         }
     }

@@ -92,6 +92,8 @@ pub enum Command {
     /// Drain and end.
     Stop,
     WorkersEnded,
+    /// The process that this one has replaced is gone.
+    PredecessorEnded,
 }
 
 #[derive(Debug)]

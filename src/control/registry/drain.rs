@@ -18,13 +18,14 @@ impl Registry {
     /// A slot left the ring: its instance drains if it took requests, and is stopped at once if not.
     pub(super) fn begin_drain(&mut self, slot: Slot, name_use: NameUse, now: Tick) {
         let Some(instance) = slot.instance() else { return };
-        if !matches!(slot.state, SlotState::Up { .. } | SlotState::Draining { .. }) {
+        let shared_until = self.shared_until(&slot);
+        if !matches!(slot.state, SlotState::Up { .. } | SlotState::Draining { .. }) && shared_until <= now {
             self.leaving.insert(Leaving::stopping(&slot, instance, name_use));
             return self.emit(Effect::Stop { instance, grace_ms: STOP_GRACE_MS });
         }
         let limit_ms = self.services.get(&slot.service).map_or(0, |service| service.config.limits.drain_timeout_ms);
         let (epoch, deadline) = (self.publication.next_epoch(), now.after_ms(limit_ms));
-        let mut leaving = Leaving::draining(&slot, instance, epoch, now, deadline);
+        let mut leaving = Leaving::draining(&slot, instance, epoch, now, deadline).shared_until(shared_until);
         leaving.name_use = name_use;
         self.leaving.insert(leaving);
     }
@@ -83,22 +84,24 @@ impl Registry {
         self.take_calls(now);
     }
 
-    /// The workers are gone: every managed instance ends, unless those of its service outlive the balancer.
-    pub(super) fn workers_ended(&mut self) {
+    /// The workers are gone: every managed instance ends, unless those of its service outlive the balancer. Those at which
+    /// the process before this one may have requests end after that.
+    pub(super) fn workers_ended(&mut self, now: Tick) {
         self.lifecycle = Lifecycle::Stopping;
         self.ending = true;
         let services: Vec<ServiceId> = self.services.keys().copied().collect();
-        services.into_iter().for_each(|service| self.give_up_members(service));
-        let shown = self.leaving.stop_all();
-        shown.into_iter().for_each(|service| self.mark_replicas_changed(service));
-        let ending: Vec<InstanceId> = self.leaving.iter().map(|leaving| leaving.instance).collect();
-        for instance in ending {
+        services.into_iter().for_each(|service| self.give_up_members(service, now));
+        for (service, instance) in self.leaving.workers_ended(now) {
+            self.mark_replicas_changed(service);
             self.emit(Effect::Stop { instance, grace_ms: STOP_GRACE_MS });
+        }
+        if self.predecessor_until > now {
+            self.log(Level::Info, "the process before this one still has requests: this one ends after it".into());
         }
         self.finish_if_ended();
     }
 
-    fn give_up_members(&mut self, id: ServiceId) {
+    fn give_up_members(&mut self, id: ServiceId, now: Tick) {
         let Some(service) = self.services.get_mut(&id) else { return };
         let keeps = service.config.keeps_on_exit;
         let members = service.members().to_vec();
@@ -110,13 +113,15 @@ impl Registry {
         }
         for slot in members.into_iter().filter_map(|id| self.remove(id)).collect::<Vec<_>>() {
             if let Some(instance) = slot.instance().filter(|_| !keeps) {
-                self.leaving.insert(Leaving::stopping(&slot, instance, NameUse::Held));
+                let leaving = Leaving::without_workers(&slot, instance, now).shared_until(self.shared_until(&slot));
+                self.leaving.insert(leaving);
             }
         }
     }
 
-    fn finish_if_ended(&mut self) {
-        if self.ending && self.leaving.is_empty() {
+    /// A process ends after the one that it replaced.
+    pub(super) fn finish_if_ended(&mut self) {
+        if self.ending && self.leaving.is_empty() && self.predecessor_until <= self.now {
             self.emit(Effect::Finished);
         }
     }

@@ -156,6 +156,10 @@ impl Health {
         if self.in_flight { Tick::NEVER } else { self.next }
     }
 
+    pub fn failures_in_a_row(&self) -> u32 {
+        self.failures_in_a_row
+    }
+
     pub fn exclusion(&self) -> Option<Exclusion> {
         self.exclusion
     }

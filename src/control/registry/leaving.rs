@@ -23,7 +23,7 @@ pub struct Leaving {
     /// Whether its name may be used before it is gone.
     pub name_use: NameUse,
     pub since: Tick,
-    /// Until then another process may have requests at it.
+    /// Until then, or until that has ended, the process before this one may have requests at it.
     shared_until: Tick,
     stage: LeavingState,
 }
@@ -49,14 +49,14 @@ enum LeavingState {
 impl Leaving {
     /// Left the ring, and may have requests.
     pub fn draining(slot: &Slot, instance: InstanceId, epoch: u64, now: Tick, deadline: Tick) -> Leaving {
-        let replica = Replica { state: State::Draining, ..slot.replica() };
-        let stage = LeavingState::AwaitingAck { replica, epoch, deadline: deadline.max(slot.shared_until) };
-        Leaving {
-            since: now,
-            shared_until: slot.shared_until,
-            stage,
-            ..Leaving::stopping(slot, instance, NameUse::Held)
-        }
+        let stage = LeavingState::AwaitingAck { replica: draining(slot), epoch, deadline };
+        Leaving { since: now, stage, ..Leaving::stopping(slot, instance, NameUse::Held) }
+    }
+
+    /// No worker is left that may choose it.
+    pub fn without_workers(slot: &Slot, instance: InstanceId, now: Tick) -> Leaving {
+        let stage = LeavingState::Draining { replica: draining(slot), look_at: now, deadline: now };
+        Leaving { since: now, stage, ..Leaving::stopping(slot, instance, NameUse::Held) }
     }
 
     /// Stopped at once: it takes no requests.
@@ -66,10 +66,15 @@ impl Leaving {
         Leaving { service, name, instance, name_use, since, shared_until, stage: LeavingState::Stopping }
     }
 
+    /// The process before this one may have requests at it until then.
+    pub fn shared_until(self, until: Tick) -> Leaving {
+        Leaving { shared_until: until, ..self }
+    }
+
     fn due(&self) -> Tick {
         match self.stage {
-            LeavingState::AwaitingAck { deadline, .. } => deadline,
-            LeavingState::Draining { look_at, deadline, .. } => look_at.min(deadline),
+            LeavingState::AwaitingAck { deadline, .. } => deadline.max(self.shared_until),
+            LeavingState::Draining { look_at, deadline, .. } => look_at.min(deadline).max(self.shared_until),
             LeavingState::Stopping => Tick::NEVER,
         }
     }
@@ -102,11 +107,12 @@ impl Leaving {
     /// Looks at the requests in flight when that is due. True when the drain is over.
     fn is_drained(&mut self, now: Tick) -> bool {
         let in_flight = self.requests_in_flight();
+        let is_shared = self.shared_until > now;
         match &mut self.stage {
-            LeavingState::AwaitingAck { deadline, .. } => *deadline <= now,
+            LeavingState::AwaitingAck { deadline, .. } => *deadline <= now && !is_shared,
             LeavingState::Draining { look_at, deadline, .. } => {
-                *look_at = now.after_ms(DRAIN_LOOK_MS).max(self.shared_until);
-                in_flight == 0 && self.shared_until <= now || *deadline <= now
+                *look_at = now.after_ms(DRAIN_LOOK_MS);
+                (in_flight == 0 || *deadline <= now) && !is_shared
             }
             LeavingState::Stopping => false,
         }
@@ -120,6 +126,22 @@ impl Leaving {
         let requests_in_flight = self.requests_in_flight();
         let (service, name) = (self.stop(), self.name.clone());
         Some(Drained { service, name, instance: self.instance, since: self.since, requests_in_flight })
+    }
+
+    /// The workers have ended. True if it is to be stopped now.
+    fn workers_ended(&mut self, now: Tick) -> bool {
+        match &self.stage {
+            LeavingState::AwaitingAck { replica, .. } | LeavingState::Draining { replica, .. }
+                if self.shared_until > now =>
+            {
+                self.stage = LeavingState::Draining { replica: replica.clone(), look_at: now, deadline: now };
+                false
+            }
+            _ => {
+                self.stage = LeavingState::Stopping;
+                true
+            }
+        }
     }
 
     fn stop(&mut self) -> ServiceId {
@@ -211,11 +233,20 @@ impl LeavingTable {
         due.into_iter().filter_map(|id| self.change(id, |leaving| leaving.end_drain(now))?).collect()
     }
 
-    /// All are to be stopped now. Their services, where a snapshot showed them.
-    pub fn stop_all(&mut self) -> Vec<ServiceId> {
-        let shown = self.entries.iter().filter(|(_, leaving)| leaving.replica().is_some());
-        let shown: Vec<LeavingId> = shown.map(|(id, _)| *id).collect();
-        shown.into_iter().filter_map(|id| self.change(id, Leaving::stop)).collect()
+    /// Those that are to be stopped now that the workers have ended, with their services.
+    pub fn workers_ended(&mut self, now: Tick) -> Vec<(ServiceId, InstanceId)> {
+        let all: Vec<LeavingId> = self.entries.keys().copied().collect();
+        let mut stop =
+            |id| self.change(id, |leaving| leaving.workers_ended(now).then_some((leaving.service, leaving.instance)));
+        all.into_iter().filter_map(|id| stop(id)?).collect()
+    }
+
+    /// The process before this one has ended.
+    pub fn end_sharing(&mut self) {
+        let all: Vec<LeavingId> = self.entries.keys().copied().collect();
+        for id in all {
+            self.change(id, |leaving| leaving.shared_until = Tick::ZERO);
+        }
     }
 
     pub fn due(&self) -> Tick {
@@ -237,4 +268,9 @@ impl LeavingTable {
     pub fn iter(&self) -> impl Iterator<Item = &Leaving> {
         self.entries.values()
     }
+}
+
+/// What a snapshot shows of it from now on.
+fn draining(slot: &Slot) -> Replica {
+    Replica { state: State::Draining, ..slot.replica() }
 }

@@ -10,7 +10,7 @@ use super::Registry;
 use super::command::RegistryConfig;
 use super::operator::Decisions;
 use super::service::ServiceState;
-use super::slot::SlotState;
+use super::slot::{Slot, SlotState};
 use super::slots::SlotId;
 use super::topology::IDLE_CLIENTS_MS;
 use crate::control::runtime::Spec;
@@ -39,6 +39,10 @@ pub struct Predecessor {
 }
 
 impl Predecessor {
+    pub(super) fn is_absent(&self) -> bool {
+        self.services.is_empty()
+    }
+
     pub(super) fn take_decisions(&mut self) -> Decisions {
         std::mem::take(&mut self.decisions)
     }
@@ -71,26 +75,44 @@ impl Registry {
 
     /// Another process still serves with the instances that this one has adopted: none of them is ended or replaced.
     pub(super) fn stands_by(&self) -> bool {
-        self.lifecycle == Lifecycle::Starting && !self.predecessor.services.is_empty()
+        self.lifecycle == Lifecycle::Starting && !self.predecessor.is_absent()
     }
 
-    /// Adopted instances are this process's own from now on. The one before may have requests in flight at them for as long
-    /// as it drains.
+    /// Adopted instances are this process's own from now on. The one before may have requests in flight at them until it
+    /// ends; one that hangs is not waited for longer than its drain may take.
     fn take_over(&mut self, now: Tick) {
+        let drain_ms = self.services.values().map(|service| service.config.limits.drain_timeout_ms).max().unwrap_or(0);
+        self.predecessor_until = self.predecessor_until.min(now.after_ms(PREDECESSOR_MS + drain_ms));
         let services: Vec<ServiceId> = self.services.keys().copied().collect();
         for id in services {
             let Some(config) = self.services.get(&id).map(|service| service.config.clone()) else { continue };
-            let until = now.after_ms(PREDECESSOR_MS + config.limits.drain_timeout_ms);
-            self.successions.wait(id, until);
+            self.successions.wait(id, self.predecessor_until);
             let own = self.slots.from(SlotId::default()).filter(|(_, slot)| slot.service == id);
             let own: Vec<SlotId> = own.map(|(id, _)| id).collect();
             for slot in own {
-                self.change(slot, |slot| slot.take_over(until, now.after_ms(config.health.start_timeout_ms)));
+                self.change(slot, |slot| slot.take_over(now.after_ms(config.health.start_timeout_ms)));
             }
             if self.is_resized(id) {
                 self.shrink(id, config.replicas, now);
             }
         }
+    }
+
+    /// It has no request in flight any more.
+    pub(super) fn predecessor_ended(&mut self, now: Tick) {
+        self.successions.go_on(self.predecessor_until, now);
+        self.predecessor_until = Tick::ZERO;
+        self.leaving.end_sharing();
+    }
+
+    /// Until then the process before this one may have requests at the slot's instance.
+    pub(super) fn shared_until(&self, slot: &Slot) -> Tick {
+        if slot.is_shared { self.predecessor_until } else { Tick::ZERO }
+    }
+
+    /// By then the process before this one has ended.
+    pub fn predecessor_until(&self) -> Tick {
+        self.predecessor_until
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -154,7 +176,8 @@ impl Registry {
     /// a few times, however often this is called.
     pub fn is_settled(&mut self) -> bool {
         let Some(from) = self.settled_below else { return false };
-        let open = self.slots.from(from).find(|(_, slot)| !slot.is_settled()).map(|(id, _)| id);
+        let fall = |slot: &Slot| self.services.get(&slot.service).map_or(0, |service| service.config.health.fall);
+        let open = self.slots.from(from).find(|(_, slot)| !slot.is_settled(fall(slot))).map(|(id, _)| id);
         self.settled_below = open.or(Some(from));
         open.is_none()
     }

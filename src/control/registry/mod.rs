@@ -122,6 +122,8 @@ pub struct Registry {
     /// Once it stops, nothing is started or healed any more.
     lifecycle: Lifecycle,
     predecessor: Predecessor,
+    /// By then the process before this one has ended. `Tick::NEVER`: it still serves.
+    predecessor_until: Tick,
     /// What an operator decided about replicas that are not here now.
     decisions: Decisions,
     /// Why no change is taken now.
@@ -170,6 +172,7 @@ impl Registry {
             acked_epoch: 0,
             next_number: 1,
             lifecycle,
+            predecessor_until: if predecessor.is_absent() { Tick::ZERO } else { Tick::NEVER },
             predecessor,
             decisions,
             held: None,
@@ -213,7 +216,8 @@ impl Registry {
             Command::Hold(why) => self.held = Some(why),
             Command::Release => self.held = None,
             Command::Stop => self.stop(now),
-            Command::WorkersEnded => self.workers_ended(),
+            Command::WorkersEnded => self.workers_ended(now),
+            Command::PredecessorEnded => self.predecessor_ended(now),
         }
         self.expire(now);
         self.advance_reconfiguration(now);
@@ -232,7 +236,10 @@ impl Registry {
         let topology = self.pending_topology.as_ref().map_or(Tick::NEVER, |pending| pending.deadline);
         let closing = self.closing_listeners.values().chain(self.closing_services.values());
         let listeners = closing.copied().min().unwrap_or(Tick::NEVER);
-        slots.min(listeners).min(addition).min(deferred).min(self.leaving.due()).min(topology).min(self.rollouts_due())
+        let waits = self.ending && self.leaving.is_empty() && self.predecessor_until > self.now;
+        let end = if waits { self.predecessor_until } else { Tick::NEVER };
+        let other = [listeners, addition, deferred, self.leaving.due(), topology, self.rollouts_due(), end];
+        other.into_iter().fold(slots, Tick::min)
     }
 
     /// True while something waits until the workers act on a snapshot: then `Command::Acked` is wanted.
@@ -253,6 +260,7 @@ impl Registry {
         self.expire_addition(now);
         self.expire_deferred_replies(now);
         self.end_drains(now);
+        self.finish_if_ended();
         self.send_deferred_replies(now);
     }
 

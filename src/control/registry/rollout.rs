@@ -67,6 +67,10 @@ impl Rollout {
         self.retry_at = self.retry_at.max(Some(until));
     }
 
+    pub fn go_on(&mut self, now: Tick) {
+        self.retry_at = Some(now);
+    }
+
     /// When it goes on by itself. `Tick::NEVER`: it waits for no time.
     pub fn due(&self) -> Tick {
         self.retry_at.unwrap_or(Tick::NEVER)

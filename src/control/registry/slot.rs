@@ -40,8 +40,8 @@ pub struct Slot {
     replica: (ReplicaId, Endpoint),
     /// The last instance that had an address: the next one replaces it.
     pub last_instance: Option<InstanceId>,
-    /// Until then the process before this one may have requests at its instance.
-    pub shared_until: Tick,
+    /// The process before this one may have requests at its instance, as long as it runs.
+    pub is_shared: bool,
     /// What its instance was started with.
     pub revision: Revision,
     pub handle: String,
@@ -160,7 +160,7 @@ impl Slot {
             name_held: false,
             replica: (ReplicaId(0), no_address),
             last_instance: None,
-            shared_until: Tick::ZERO,
+            is_shared: false,
             revision: Revision::UNKNOWN,
             handle: String::new(),
             failures_in_a_row: 0,
@@ -206,7 +206,7 @@ impl Slot {
     ) {
         self.replica = (replica, started.endpoint);
         self.last_instance = Some(instance);
-        self.shared_until = Tick::ZERO;
+        self.is_shared = false;
         self.handle = started.handle;
         if self.configured_weight != started.weight {
             self.configured_weight = started.weight;
@@ -252,11 +252,15 @@ impl Slot {
         matches!(self.state, SlotState::Up { .. })
     }
 
-    /// It is known whether an instance of it answers: one does or did, or a start of one has failed.
-    pub fn is_settled(&self) -> bool {
-        let begins =
-            matches!(self.state, SlotState::Vacant { .. } | SlotState::Starting { .. } | SlotState::Probing { .. });
-        !begins || self.failures_in_a_row > 0
+    /// It is known whether an instance of it answers: one does or did, or a start of one has failed. One that was adopted has
+    /// run before: so many heartbeats in a row that fail are an answer.
+    pub fn is_settled(&self, fall: u32) -> bool {
+        match &self.state {
+            _ if self.failures_in_a_row > 0 => true,
+            SlotState::Vacant { .. } | SlotState::Starting { .. } => false,
+            SlotState::Probing { health, .. } => self.is_shared && health.failures_in_a_row() >= fall,
+            SlotState::Up { .. } | SlotState::Draining { .. } | SlotState::Down { .. } => true,
+        }
     }
 
     pub fn is_member(&self) -> bool {
@@ -327,15 +331,14 @@ impl Slot {
 
     /// Another process serves with the instance. It gets all the time that it wants for its first answer here.
     pub fn share(&mut self) {
-        self.shared_until = Tick::NEVER;
+        self.is_shared = true;
         if let SlotState::Probing { deadline, .. } = &mut self.state {
             *deadline = Tick::NEVER;
         }
     }
 
-    /// The other process begins no more requests: those that it has get until `until`, and the first answer until `answer_by`.
-    pub fn take_over(&mut self, until: Tick, answer_by: Tick) {
-        self.shared_until = self.shared_until.min(until);
+    /// The other process begins no more requests: the first answer is due by now.
+    pub fn take_over(&mut self, answer_by: Tick) {
         if let SlotState::Probing { deadline, .. } = &mut self.state
             && *deadline == Tick::NEVER
         {

@@ -57,6 +57,11 @@ impl Successions {
         }
     }
 
+    /// What waits until then goes on now.
+    pub fn go_on(&mut self, until: Tick, now: Tick) {
+        self.rollouts.values_mut().filter(|rollout| rollout.due() == until).for_each(|rollout| rollout.go_on(now));
+    }
+
     /// A successor of this member's instance starts.
     pub fn is_replaced(&self, member: SlotId) -> bool {
         self.current.as_ref().is_some_and(|current| current.member == member)

@@ -176,8 +176,9 @@ impl Registry {
         }
         let limit_ms = service.config.limits.drain_timeout_ms;
         let (epoch, deadline) = (self.publication.next_epoch(), now.after_ms(limit_ms));
+        let shared_until = self.slots.slot(id).map_or(Tick::ZERO, |slot| self.shared_until(slot));
         let leaving = self.change(id, |slot| {
-            let leaving = Leaving::draining(slot, instance, epoch, now, deadline);
+            let leaving = Leaving::draining(slot, instance, epoch, now, deadline).shared_until(shared_until);
             slot.vacate_gently(now);
             leaving
         });

@@ -10,6 +10,7 @@
 //! | `services` | two services in one registry; numbers of managed and foreign instances |
 //! | `storm` | random faults, calls and stuck workers from seeds, then everything is up again |
 //! | `successions` | outdated instances and their successors |
+//! | `takeover` | a process that replaces another: adopted instances, and the end of the process before |
 //! | `verdicts` | probes and worker faults: down, ejection, suspicion, silence, rise and fall, skipped probes |
 
 mod calls;
@@ -19,6 +20,7 @@ mod reconfiguration;
 mod services;
 mod storm;
 mod successions;
+mod takeover;
 mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
