@@ -11,6 +11,7 @@ use ringway::core::buffer::BufferPool;
 use ringway::core::context::Context;
 use ringway::core::head::{self, HeadScan};
 use ringway::core::limits::Limits;
+use ringway::core::request::Scheme;
 use ringway::core::ring::{Member, Ring, RingKind};
 use ringway::core::session::{Arrival, Session};
 use ringway::core::snapshot::{KeyPolicy, ListenerId, Mode, ReplicaId, Service, Snapshot};
@@ -73,7 +74,8 @@ fn request_through_a_session(bencher: Bencher, request: &[u8]) {
     let mut cx = Context::new(Tick(1), Arc::new(snapshot()), BufferPool::new(4), 7);
     cx.date_line = DATE_LINE.into();
     let address = ([127, 0, 0, 1], 8000).into();
-    let arrival = Arrival { peer: address, local: address, proxied: false, listener: ListenerId(0) };
+    let arrival =
+        Arrival { peer: address, local: address, proxied: false, listener: ListenerId(0), scheme: Scheme::Http };
     let mut session = Session::new(arrival, &mut cx);
     let readable = Ready { readable: true, ..Ready::default() };
     bencher.counter(ItemsCount::new(1_usize)).bench_local(|| {

@@ -54,6 +54,7 @@
 //! | an exit status | `main` | `control_core`: how the run ended; `kernel/parent`, `replica/check`: an error text |
 //! | a log line | `shared/text`, `shared/log_writer`: format, queue | `control/log_throttle`: of workers; `registry`: of replicas; `control_loop`: of reloads and upgrades; `config/unused`: of settings |
 //! | a listener | `core/snapshot`: its id, mode, limits | `config/named`, `balancer/plan`: from the file; `kernel/listening`: its sockets; `worker/listeners`: which are open; `worker/accept`: accepts |
+//! | TLS | `core/tls`: records, certificates, tickets; `core/snapshot`: a listener's policy | `worker/handshake`: before a session; `worker/secure`: below one |
 //! | a route | `core/routes`: the table | `config/named`: from the file; `core/session/protocol`: asked for each request |
 //! | what an exchange was | `core/exchange_record`: the record | `core/session/record`: filled in; `shared/access_log`: a line; `shared/service_metrics`: counts and durations |
 //! | a reload | `control/reload`: its values | `control_loop/reloads`: its turns; `balancer/reload`: read and compared; `registry/topology`: taken in; `runtime/per_service`: runtimes opened and closed |
@@ -122,8 +123,10 @@
 //!   `worker::pipeline`. Sessions whose responses are not due yet wait in the connection's **queue**.
 //! - **mux**: how sessions share an upstream connection (idle, exclusive, pipelined): `worker::upstreams`.
 //! - **transport**: the byte stream of one connection over its socket: `worker::transport`.
-//! - **arrival**: how a connection came: peer, local address, whether a PROXY header is due, which service a tunnel goes to:
+//! - **arrival**: how a connection came: peer, local address, listener, over TLS or not, whether a PROXY header is due:
 //!   [`Arrival`](core::session::Arrival).
+//! - **policy**: what the clients of a listener are offered by TLS: [`Policy`](core::tls::policy::Policy).
+//! - **handshake step**: the records of a handshake that one turn takes of one client: `worker::handshake`.
 //! - **notice**: what a session has to report (a fault, a refusal, the client's name): [`Notice`](core::step::Notice). The
 //!   worker makes a **worker event** of it: `worker::drive`.
 //! - **fault**: how a request failed at a replica: [`FaultKind`](core::step::FaultKind). Of a probe: `ProbeFault`.

@@ -25,14 +25,14 @@ fn ten_thousand_idle_clients_are_held_and_answered() {
     // The first request of each makes it a connection that is idle between requests, not one just accepted.
     let mut warm = connect(balancer.address);
     request(&mut warm);
-    let before = balancer.memory_kib("VmRSS");
+    let before = balancer.anonymous_kib();
     let mut held: Vec<TcpStream> = Vec::new();
     for _ in 0..clients {
         let mut client = connect(balancer.address);
         request(&mut client);
         held.push(client);
     }
-    let each = balancer.memory_kib("VmRSS").saturating_sub(before) * 1024 / clients;
+    let each = balancer.anonymous_kib().saturating_sub(before) * 1024 / clients;
     assert!(each <= BYTES_EACH, "{each} bytes for each idle connection");
     held.iter_mut().for_each(request);
     eprintln!("idle: {clients} connections at {each} bytes each");

@@ -117,6 +117,7 @@ fn listener(named: &NamedListener, ids: &mut Ids) -> Listener {
         service: settings.service.as_ref().map(|name| ids.service(name)),
         redirect: settings.redirect_to_https.then(https),
         proxies: settings.proxy.accept_proxy_from.clone(),
+        tls: None,
         limits: Arc::new(Limits {
             trust: forwarded.trust,
             via: forwarded.via,

@@ -22,8 +22,8 @@ pub const DEFAULT: &str = DEFAULT_SERVICE;
 /// The heading whose settings stand outside of any table in a service or listener.
 pub const PROXY: &str = "proxy_protocol";
 /// Limits of a listener: those of heads and of clients that have not sent a request yet.
-const LISTENER_LIMITS: [&str; 5] = ["head_timeout", "idle_timeout", "line_limit", "head_limit", "field_limit"];
-
+const LISTENER_LIMITS: [&str; 6] =
+    ["handshake_timeout", "head_timeout", "idle_timeout", "line_limit", "head_limit", "field_limit"];
 /// Limits of the whole balancer.
 const OF_THE_PROCESS: [&str; 4] =
     ["max_connections", "max_connections_per_client", "shutdown_delay", "upgrade_timeout"];

@@ -110,6 +110,7 @@ impl LogThrottle {
             WorkerEvent::Capped { client, cap: Cap::PerClient } => {
                 format!("{client}: refused: --max-connections-per-client of this client are open")
             }
+            WorkerEvent::HandshakeFailed { client, why } => format!("{client}: TLS handshake failed: {why}"),
             WorkerEvent::Exhausted { replica, resource } => {
                 format!("{}: no connection can be opened: {}; requests wait", self.name(*replica), shortage(*resource))
             }
@@ -172,6 +173,7 @@ fn kind_of(event: &WorkerEvent) -> (Kind, Level) {
         WorkerEvent::Refused { why, .. } | WorkerEvent::Reset { why, .. } => ((why, NO_REPLICA), Level::Info),
         WorkerEvent::Capped { cap: Cap::All, .. } => (("capped", NO_REPLICA), Level::Warn),
         WorkerEvent::Capped { cap: Cap::PerClient, .. } => (("capped per client", NO_REPLICA), Level::Warn),
+        WorkerEvent::HandshakeFailed { .. } => (("handshake failed", NO_REPLICA), Level::Info),
         WorkerEvent::Exhausted { replica, .. } => (("short", *replica), Level::Warn),
         WorkerEvent::AcceptPaused { .. } => (("accept paused", NO_REPLICA), Level::Warn),
         WorkerEvent::AcceptResumed { .. } => (("accept resumed", NO_REPLICA), Level::Info),

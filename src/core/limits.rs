@@ -120,6 +120,8 @@ macro_rules! limits {
 const WEEK_MS: u64 = 7 * 24 * 3_600_000;
 
 limits! {
+    /// A client's whole TLS handshake, from accept on
+    handshake_timeout_ms: u64 = 5_000, Duration, 1..=WEEK_MS;
     /// A client's whole head, from its first byte
     head_timeout_ms: u64 = 10_000, Duration, 1..=WEEK_MS;
     /// A client connection with no request under way (from accept on)

@@ -10,6 +10,7 @@ use super::net::Net;
 use super::proxy::Version;
 use super::ring::Ring;
 use super::routes::{Redirect, RouteKey, RouteTarget, Routes};
+use super::tls::policy::Policy;
 
 /// The address of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -238,13 +239,15 @@ pub struct Listener {
     pub proxies: Vec<Net>,
     /// Of clients that have not sent a request yet, and of heads.
     pub limits: Arc<Limits>,
+    /// Its clients speak TLS.
+    pub tls: Option<Arc<Policy>>,
 }
 
 impl Listener {
     /// One that sends everything to this service.
     pub fn to(service: ServiceId, name: Arc<str>, mode: Mode, limits: Arc<Limits>) -> Listener {
         let (bind, lifecycle, proxies) = Default::default();
-        Listener { name, bind, lifecycle, mode, service: Some(service), redirect: None, proxies, limits }
+        Listener { name, bind, lifecycle, mode, service: Some(service), redirect: None, proxies, limits, tls: None }
     }
 
     /// As it is once no configuration names it.

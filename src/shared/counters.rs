@@ -125,6 +125,14 @@ counters! {
     capped,
     /// client connections refused by the cap for each client address
     capped_per_client,
+    /// TLS handshakes of clients, by how they ended
+    tls_full in "tls_handshakes" { result: "full" },
+    tls_resumed in "tls_handshakes" { result: "resumed" },
+    tls_failed in "tls_handshakes" { result: "failed" },
+    tls_timed_out in "tls_handshakes" { result: "timed_out" },
+    tls_plain_text in "tls_handshakes" { result: "plain_text" },
+    /// tunnels over TLS that a client ended without close_notify
+    tls_truncated,
     /// requests whose head was read whole (a tunnel counts as one)
     requests,
     /// responses of replicas passed on, by class; informational ones included

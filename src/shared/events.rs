@@ -37,6 +37,11 @@ pub enum WorkerEvent {
         client: IpAddr,
         cap: Cap,
     },
+    /// A client and this balancer have no TLS in common, or the client refused ours.
+    HandshakeFailed {
+        client: IpAddr,
+        why: String,
+    },
     /// No connection to this replica could be opened for lack of a local resource.
     Exhausted {
         replica: ReplicaId,

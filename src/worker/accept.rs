@@ -6,14 +6,18 @@ use std::net::IpAddr;
 
 use crate::core::session::{Arrival, Session};
 use crate::core::snapshot::Lifecycle;
+use crate::core::tls::Tls;
 use crate::kernel::{Kernel, Token};
 use crate::shared::events::{Cap, Resource, WorkerEvent};
 
 use super::Worker;
 use super::clients::Client;
+use super::handshake::Handshake;
 use super::listeners::Pause;
 use super::resources::exhausted;
+use super::secure::Secure;
 use super::slab::SessionId;
+use super::transport::Transport;
 
 /// Connections accepted from one listener in one turn.
 const BATCH: usize = 64;
@@ -128,11 +132,32 @@ impl<K: Kernel> Worker<K> {
         }
         let session = Session::new(arrival, &mut self.cx);
         let deadline = session.deadline();
-        let mut client = Client::new(session, socket, arrival.peer.ip());
+        let Some(transport) = self.transport(socket, &arrival) else {
+            if limited {
+                self.release_limit(arrival.peer.ip());
+            }
+            return self.counters.closed.count();
+        };
+        let mut client = Client::new(session, transport);
         client.limited = limited;
         let id = self.clients.insert(client);
         self.timers.hint(id, deadline);
         self.clients.queue(id);
+    }
+
+    /// What carries the bytes of a connection. `None`: TLS cannot be begun.
+    fn transport(&mut self, socket: K::Socket, arrival: &Arrival) -> Option<Transport<K>> {
+        let listener = self.cx.snapshot.listener(arrival.listener);
+        let Some((listener, policy)) = listener.and_then(|listener| Some((listener, listener.tls.as_ref()?))) else {
+            return Some(Transport::new(socket));
+        };
+        let Ok(tls) = Tls::server(policy, self.date_seconds) else {
+            self.counters.tls_failed.count();
+            self.kernel.close(socket);
+            return None;
+        };
+        let due = self.cx.now.after_ms(listener.limits.handshake_timeout_ms);
+        Some(Transport::secure(socket, Secure::new(tls, Handshake::new(due, arrival.proxied))))
     }
 
     /// Whether the caps allow another client, and whether it counts for its address. A balancer that names its client by a
@@ -156,7 +181,6 @@ impl<K: Kernel> Worker<K> {
     /// A PROXY header named the client.
     pub(super) fn name_client(&mut self, id: SessionId, address: IpAddr) {
         let Some(client) = self.clients.get_mut(id) else { return };
-        client.address = address;
         if let Some(limiter) = &self.connection_limiter {
             client.limited = limiter.enter(address);
             if !client.limited {

@@ -4,7 +4,7 @@
 use crate::kernel::Kernel;
 
 use super::Worker;
-use super::clients::{Client, UpstreamIo};
+use super::clients::{Client, ClientIo, UpstreamIo};
 use super::slab::SessionId;
 
 impl<K: Kernel> Worker<K> {
@@ -14,7 +14,8 @@ impl<K: Kernel> Worker<K> {
         for id in self.clients.ids() {
             if let Some(client) = self.clients.get(id) {
                 self.check_client(id, client);
-                held += client.session.buffers();
+                let ClientIo::Transport(transport) = &client.io;
+                held += client.session.buffers() + transport.buffers();
             }
         }
         assert_eq!(self.cx.pool.lent(), held, "buffers lent and held");
@@ -27,6 +28,12 @@ impl<K: Kernel> Worker<K> {
     fn check_client(&self, id: SessionId, client: &Client<K>) {
         let session = &client.session;
         session.check(&self.cx.snapshot);
+        let ClientIo::Transport(transport) = &client.io;
+        transport.check();
+        let begun = !client.io.is_handshaking();
+        assert!(begun || session.is_idle() && session.buffers() == 0, "a session before its handshake: {session:?}");
+        let stuck = begun && !client.is_queued() && transport.has_more() && session.awaits_client_bytes();
+        assert!(!stuck, "plaintext waits for an edge: {session:?}");
         let holds = !client.pipes.is_empty() || session.buffers() > 0;
         assert!(!session.is_idle() || !holds, "idle, and holds memory: {session:?}");
         let agreed = (client.upstream != UpstreamIo::None) == session.replica().is_some();

@@ -1,13 +1,12 @@
 //! The client connections of one worker, each with its session, and which of them can go on. Upstream connections and
 //! sockets of listeners never enter.
 
-use std::net::IpAddr;
-
 use crate::core::context::Context;
 use crate::core::session::Session;
 use crate::core::step::{Leg, Ready};
 use crate::kernel::Kernel;
 
+use super::handshake::SessionStart;
 use super::pipes::Pipes;
 use super::slab::{Key, SessionId, Slab, UpstreamId};
 use super::transport::Transport;
@@ -17,9 +16,7 @@ pub struct Client<K: Kernel> {
     pub io: ClientIo<K>,
     pub upstream: UpstreamIo,
     pub pipes: Pipes<K::Pipe>,
-    /// As a PROXY header named it, where one did.
-    pub address: IpAddr,
-    /// It counts among the connections of `address` in the connection limiter.
+    /// It counts among the connections of its address in the connection limiter.
     pub limited: bool,
     /// It asked for a replica at least once.
     pub requested: bool,
@@ -41,6 +38,15 @@ pub enum UpstreamIo {
     Exclusive(UpstreamId),
     /// Other sessions may be queued on the connection.
     Pipelined(UpstreamId),
+}
+
+impl<K: Kernel> ClientIo<K> {
+    /// The session has not begun.
+    #[inline]
+    pub fn is_handshaking(&self) -> bool {
+        let ClientIo::Transport(transport) = self;
+        transport.is_handshaking()
+    }
 }
 
 impl UpstreamIo {
@@ -74,13 +80,12 @@ pub struct Clients<K: Kernel> {
 }
 
 impl<K: Kernel> Client<K> {
-    pub fn new(session: Session, socket: K::Socket, address: IpAddr) -> Client<K> {
+    pub fn new(session: Session, transport: Transport<K>) -> Client<K> {
         Client {
             session,
-            io: ClientIo::Transport(Transport::new(socket)),
+            io: ClientIo::Transport(transport),
             upstream: UpstreamIo::None,
             pipes: Pipes::new(),
-            address,
             limited: false,
             requested: false,
             queued: false,
@@ -156,11 +161,23 @@ impl<K: Kernel> Clients<K> {
         }
     }
 
-    /// The session is driven now.
-    pub fn unqueue(&mut self, id: SessionId) {
+    /// The session is driven now. Returns whether it has begun.
+    pub fn unqueue(&mut self, id: SessionId) -> SessionStart {
+        let Some(client) = self.slab.get_mut(id) else { return SessionStart::Waits };
+        client.queued = false;
+        if client.io.is_handshaking() { SessionStart::Waits } else { SessionStart::Begun }
+    }
+
+    /// An edge of the client's socket.
+    pub fn on_edge(&mut self, id: SessionId, ready: Ready, kernel: &mut K, cx: &mut Context) {
         if let Some(client) = self.slab.get_mut(id) {
-            client.queued = false;
+            let ClientIo::Transport(transport) = &mut client.io;
+            let ready = transport.on_edge(ready, kernel, &mut cx.pool);
+            if !client.io.is_handshaking() {
+                client.session.on_ready(Leg::Client, ready, cx);
+            }
         }
+        self.queue(id);
     }
 
     /// Marks readiness and queues the session.

@@ -129,7 +129,7 @@ impl<K: Kernel> Worker<K> {
         let transport = Transport::new(self.connect_socket(replica)?);
         let (index, generation) = self.upstreams.next_token();
         if let Err(error) = transport.watch(&mut self.kernel, Token::Upstream { index, generation }) {
-            transport.close(&mut self.kernel);
+            transport.close(&mut self.kernel, &mut self.cx.pool);
             return Err(error);
         }
         replica.load.start(self.index);
@@ -219,14 +219,14 @@ impl<K: Kernel> Worker<K> {
     }
 
     pub(super) fn park_upstream(&mut self, id: UpstreamId) {
-        if !self.upstreams.park(id, self.cx.now, &mut self.kernel) {
+        if !self.upstreams.park(id, self.cx.now, &mut self.kernel, &mut self.cx.pool) {
             self.counters.upstream_closed.count();
         }
     }
 
     pub(super) fn discard_upstream(&mut self, id: UpstreamId) {
         self.counters.upstream_closed.count();
-        self.upstreams.close(id, &mut self.kernel);
+        self.upstreams.close(id, &mut self.kernel, &mut self.cx.pool);
     }
 
     /// Closes upstream connections that were idle for too long.

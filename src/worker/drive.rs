@@ -12,6 +12,7 @@ use crate::shared::events::WorkerEvent;
 
 use super::Worker;
 use super::clients::ClientIo;
+use super::handshake::SessionStart;
 use super::slab::SessionId;
 use super::transfer::read_stamp;
 
@@ -58,7 +59,9 @@ impl<K: Kernel> Worker<K> {
 
     /// Takes steps until the session waits, is over, or used its budget of this turn.
     pub(super) fn drive(&mut self, id: SessionId) {
-        self.clients.unqueue(id);
+        if self.clients.unqueue(id) == SessionStart::Waits && self.shake_hands(id) == SessionStart::Waits {
+            return;
+        }
         let mut budget = Budget { steps: STEPS, bytes: BYTES };
         while budget.is_left() {
             let Some(step) = self.clients.get(id).and_then(|client| client.session.next_step()) else {
@@ -193,7 +196,7 @@ impl<K: Kernel> Worker<K> {
     }
 
     /// A client is watched from when it is first waited for: one whose only request came with it never is.
-    fn watch(&mut self, id: SessionId) {
+    pub(super) fn watch(&mut self, id: SessionId) {
         let Some((index, generation)) = self.clients.token(id) else { return };
         let Some(client) = self.clients.get_mut(id) else { return };
         client.watched = true;
@@ -204,9 +207,11 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    fn report_notices(&mut self, id: SessionId) {
-        while let Some((notice, client)) =
-            self.clients.get_mut(id).and_then(|client| Some((client.session.take_notice()?, client.address)))
+    pub(super) fn report_notices(&mut self, id: SessionId) {
+        while let Some((notice, client)) = self
+            .clients
+            .get_mut(id)
+            .and_then(|client| Some((client.session.take_notice()?, client.session.client_address())))
         {
             match notice {
                 Notice::ClientNamed { client } => self.name_client(id, client),
@@ -222,17 +227,17 @@ impl<K: Kernel> Worker<K> {
         self.close_upstream(id);
         let Some(mut client) = self.clients.remove(id) else { return };
         client.session.release_buffers(&mut self.cx);
-        let ClientIo::Transport(transport) = client.io;
+        let ClientIo::Transport(mut transport) = client.io;
         if ending == Ending::Reset {
             transport.abort(&mut self.kernel);
         }
         while let Some(notice) = client.session.take_notice() {
-            self.report(notice, client.address);
+            self.report(notice, client.session.client_address());
         }
-        transport.close(&mut self.kernel);
+        transport.close(&mut self.kernel, &mut self.cx.pool);
         self.counters.closed.count();
         if client.limited {
-            self.release_limit(client.address);
+            self.release_limit(client.session.client_address());
         }
         self.on_freed();
     }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::core::request::Scheme;
 use crate::core::session::Arrival;
 use crate::core::snapshot::{ListenerId, Snapshot};
 use crate::core::tick::Tick;
@@ -46,9 +47,12 @@ pub struct ListenerChanges {
 impl<L> OpenListener<L> {
     /// A connection of `peer`, as the snapshot's listener has it.
     pub fn arrival(&self, peer: SocketAddr, snapshot: &Snapshot) -> Arrival {
-        let proxies = snapshot.listener(self.id).map_or(&[][..], |listener| &listener.proxies);
+        let listener = snapshot.listener(self.id);
+        let proxies = listener.map_or(&[][..], |listener| &listener.proxies);
         let proxied = proxies.iter().any(|net| net.contains(peer.ip()));
-        Arrival { peer, local: self.local, proxied, listener: self.id }
+        let is_tls = listener.is_some_and(|listener| listener.tls.is_some());
+        let scheme = if is_tls { Scheme::Https } else { Scheme::Http };
+        Arrival { peer, local: self.local, proxied, listener: self.id, scheme }
     }
 
     pub fn is_ready(&self, now: Tick) -> bool {
@@ -163,6 +167,7 @@ mod tests {
             redirect: None,
             proxies: vec!["10.0.0.0/8".parse().expect("a range")],
             limits: Arc::new(Limits::DEFAULT),
+            tls: None,
         };
         Snapshot { listeners: ports.iter().map(listener).map(Arc::new).collect(), ..Snapshot::empty(1) }
     }

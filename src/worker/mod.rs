@@ -8,7 +8,7 @@
 //! | `workers` | starts the data plane: splits the descriptor limit, one named thread (and core) for each worker; publisher and readers, kernel `Linux` |
 //! | `listeners` | `OpenListener`, `Listeners`: the listening sockets that are open, their numbers, readiness; which the snapshot opens and closes (`ListenerChanges`); the `Arrival` of a peer |
 //! | `accept` | accepts in batches from open listeners (opening and closing those that the snapshot changed), pauses where descriptors run out (since when, tried again when, told once), checks the caps (of all, of one client), refuses, makes a new connection's session; pauses and resumptions reported; the limiter of each client address |
-//! | `clients` | `Client` (session, socket, pipes, address, which upstream connection it uses: `UpstreamIo`), the slab of them, and the lists of sessions that can go on: runnable, resumed |
+//! | `clients` | `Client` (session, socket, pipes, which upstream connection it uses: `UpstreamIo`), the slab of them, and the lists of sessions that can go on: runnable, resumed |
 //! | `drive` | one session's loop: ask for a step, carry it out, spend the budget of steps and bytes; then its notices, timer, epoll registration and close; sessions resumed by others; a tunnel aborted when its peer failed; notices to worker events |
 //! | `drain` | `Drains`: connections that end, all at a stop, those of a removed listener at a reload; what is left at the drain timeout is reset; closes all listening sockets, whether the worker is done |
 //! | `transfer` | steps that move bytes: recv, send, splice in and out, shut down; which pipe and which transport; bytes counted |
@@ -16,7 +16,9 @@
 //! | `upstreams` | the slab of all upstream connections: `Upstream` (transport, pool key, idle since, load) and the type `Mux` (idle, exclusive, pipelined), which `connect` and `pipeline` assign; recv, send and splice for the session that uses it; park, stale ones, spare pipelines |
 //! | `pipeline` | several requests in flight on one upstream connection: the queue of sessions, bytes read ahead for the next, one write for a turn; a session leaves and those behind it are sent again; a hang-up, readiness of the first, when pipelining to a replica is suspended |
 //! | `pool` | which idle connections, by id, each replica has: take, give, evict, expire, limit; which connection pipelines this turn, and until when pipelining is suspended; no socket |
-//! | `transport` | one socket's calls (recv, send, splice, shutdown, abort) and their results as outcomes of steps; retries EINTR; TLS would be here |
+//! | `transport` | one socket's calls (recv, send, splice, shutdown, abort) and their results as outcomes of steps; retries EINTR; in plain, or by `secure` |
+//! | `secure` | TLS over one socket: handshake, recv, send (the byte that is held back while the socket is full), close_notify; edges |
+//! | `handshake` | `Handshake` (deadline, what is awaited): clients whose TLS handshake is under way: PROXY header, deadline, steps of a turn and who waits for the next, a request in plain text; the session's begin |
 //! | `pipes` | pipes for splicing: the two of a session (upload and download, by the leg that is read), the pool of spare ones |
 //! | `resources` | EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL: room for descriptors, sessions that wait for them, blocked replicas, eviction of idle connections; when to try again, who waits, how much room is left |
 //! | `timers` | heap of hints when to look at a session's deadline |
@@ -30,11 +32,13 @@ mod clients;
 mod connect;
 mod drain;
 mod drive;
+mod handshake;
 mod listeners;
 mod pipeline;
 mod pipes;
 mod pool;
 mod resources;
+mod secure;
 mod slab;
 #[cfg(test)]
 mod tests;
@@ -65,6 +69,7 @@ use crate::shared::publish::SnapshotReader;
 use crate::shared::service_metrics::ServiceMetrics;
 use clients::Clients;
 use drain::Drains;
+use handshake::StepBudget;
 use listeners::{Listeners, OpenListener};
 use pipes::PipePool;
 use resources::ResourceLimits;
@@ -85,6 +90,7 @@ pub struct Worker<K: Kernel> {
     kernel: K,
     listeners: Listeners<K::Listener>,
     clients: Clients<K>,
+    handshakes: StepBudget,
     upstreams: Upstreams<K>,
     pipes: PipePool<K::Pipe>,
     timers: SessionTimers,
@@ -138,6 +144,7 @@ impl<K: Kernel> Worker<K> {
             kernel,
             listeners: Listeners::new(),
             clients: Clients::new(),
+            handshakes: StepBudget::default(),
             upstreams: Upstreams::new(init.index),
             pipes: PipePool::new(),
             timers: SessionTimers::default(),
@@ -175,6 +182,7 @@ impl<K: Kernel> Worker<K> {
         self.read_clocks();
         let begun = self.cx.records.now;
         self.follow_snapshot();
+        self.renew_handshakes();
         for event in &events {
             self.mark(event);
         }
@@ -217,7 +225,7 @@ impl<K: Kernel> Worker<K> {
     fn wait_ms(&self) -> Option<u64> {
         let accepts = self.cx.snapshot.lifecycle != Lifecycle::Starting;
         let waits = accepts && self.listeners.iter().any(|listener| listener.is_ready(self.cx.now));
-        if self.clients.has_runnable() || waits {
+        if self.clients.has_runnable() || waits || self.handshakes.has_deferred() {
             return Some(0);
         }
         let sweep = (self.upstreams.len() > 0).then(|| self.swept.after_ms(SWEEP_MS));
@@ -288,7 +296,7 @@ impl<K: Kernel> Worker<K> {
             Token::Listener(number) => self.listeners.set_readable(number),
             Token::Client { index, generation } => {
                 if let Some(id) = self.clients.key_of(index, generation) {
-                    self.clients.on_ready(id, Leg::Client, event.ready, &self.cx);
+                    self.clients.on_edge(id, event.ready, &mut self.kernel, &mut self.cx);
                 }
             }
             Token::Upstream { index, generation } => {
@@ -324,6 +332,9 @@ impl<K: Kernel> Worker<K> {
     fn expire(&mut self) {
         let now = self.cx.now;
         while let Some(id) = self.timers.due(now) {
+            if self.expire_handshake(id) {
+                continue;
+            }
             if let Some(client) = self.clients.get_mut(id) {
                 let late = client.session.deadline() <= now;
                 client.session.on_deadline(&mut self.cx);

@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 
+use crate::core::buffer::BufferPool;
 use crate::core::step::{Connect, Connection, Flush, Io, Leg, Pick, Ready, SpliceIn};
 use crate::kernel::Kernel;
 
@@ -101,6 +102,7 @@ impl Pipeline {
         transport: &mut Transport<K>,
         kernel: &mut K,
         space: &mut [u8],
+        pool: &mut BufferPool,
     ) -> Io {
         if self.first() != Some(session) {
             return GONE;
@@ -117,7 +119,7 @@ impl Pipeline {
         self.ahead.clear();
         self.taken = 0;
         let room = space.len() as u64;
-        let io = transport.recv(kernel, space);
+        let io = transport.recv(kernel, space, pool);
         self.more = io == Io::Moved(room);
         io
     }
@@ -140,8 +142,8 @@ impl Pipeline {
     }
 
     /// Sends what was gathered, as far as the socket takes it; false if the connection failed.
-    fn flush<K: Kernel>(&mut self, transport: &mut Transport<K>, kernel: &mut K) -> bool {
-        match transport.send(kernel, &self.out, Flush::Now) {
+    fn flush<K: Kernel>(&mut self, transport: &mut Transport<K>, kernel: &mut K, pool: &mut BufferPool) -> bool {
+        match transport.send(kernel, &self.out, Flush::Now, pool) {
             Io::Moved(n) => {
                 self.out.drain(..(n as usize).min(self.out.len()));
                 if self.out.is_empty() {
@@ -358,7 +360,7 @@ impl<K: Kernel> Worker<K> {
         let Some(Upstream { transport, mux: Mux::Pipelined(pipeline), .. }) = self.upstreams.get_mut(id) else {
             return;
         };
-        if !pipeline.flush(transport, &mut self.kernel)
+        if !pipeline.flush(transport, &mut self.kernel, &mut self.cx.pool)
             && let Some(first) = pipeline.first()
         {
             // Its read says what happened.

@@ -2,7 +2,7 @@
 //! opened and closed elsewhere.
 
 use crate::core::context::Context;
-use crate::core::step::{Flush, Leg, SpliceIn, Step};
+use crate::core::step::{Flush, Io, Leg, Ready, SpliceIn, Step};
 use crate::kernel::Kernel;
 
 use super::Worker;
@@ -29,12 +29,17 @@ impl<K: Kernel> Worker<K> {
         let Some(Client { session, io, upstream, .. }) = self.clients.get_mut(id) else { return 0 };
         let kernel = &mut self.kernel;
         let space = session.lane_from(leg).space(&mut self.cx.pool);
-        let outcome = match (leg, io) {
-            (Leg::Client, ClientIo::Transport(transport)) => transport.recv(kernel, space),
-            (Leg::Upstream, _) => self.upstreams.recv(*upstream, id, kernel, space),
+        let pool = &mut self.cx.pool;
+        let ClientIo::Transport(transport) = io;
+        let outcome = match leg {
+            Leg::Client => transport.recv(kernel, space, pool),
+            Leg::Upstream => self.upstreams.recv(*upstream, id, kernel, space, pool),
         };
         read_stamp(&mut self.cx, kernel);
         session.received(leg, outcome, &mut self.cx);
+        if leg == Leg::Client && transport.is_secure() {
+            self.after_secure_recv(id, outcome);
+        }
         outcome.moved()
     }
 
@@ -43,9 +48,10 @@ impl<K: Kernel> Worker<K> {
         let Some(Client { session, io, upstream, .. }) = self.clients.get_mut(id) else { return 0 };
         let kernel = &mut self.kernel;
         let bytes = session.lane_to(leg).pending();
+        let pool = &mut self.cx.pool;
         let outcome = match (leg, io) {
-            (Leg::Client, ClientIo::Transport(transport)) => transport.send(kernel, bytes, flush),
-            (Leg::Upstream, _) => self.upstreams.send(*upstream, id, kernel, bytes, flush),
+            (Leg::Client, ClientIo::Transport(transport)) => transport.send(kernel, bytes, flush, pool),
+            (Leg::Upstream, _) => self.upstreams.send(*upstream, id, kernel, bytes, flush, pool),
         };
         match leg {
             Leg::Client => self.counters.copied_down.add(outcome.moved()),
@@ -60,6 +66,11 @@ impl<K: Kernel> Worker<K> {
         let may_open = self.has_room(PIPE);
         let Some(Client { session, io, upstream, pipes, .. }) = self.clients.get_mut(id) else { return 0 };
         let kernel = &mut self.kernel;
+        let ClientIo::Transport(transport) = io;
+        if transport.bare().is_none() {
+            session.spliced_in(leg, SpliceIn::Unsupported, &mut self.cx);
+            return 0;
+        }
         let pipe = pipes.from(leg);
         if pipe.is_none() {
             *pipe = self.pipes.take_spare();
@@ -67,10 +78,10 @@ impl<K: Kernel> Worker<K> {
         if pipe.is_none() && may_open {
             *pipe = self.pipes.open(kernel);
         }
-        let outcome = match (pipe, leg, io) {
-            (None, _, _) => SpliceIn::NoPipe,
-            (Some(pipe), Leg::Client, ClientIo::Transport(transport)) => transport.splice_in(kernel, &pipe.pipe, len),
-            (Some(pipe), Leg::Upstream, _) => self.upstreams.splice_in(*upstream, id, kernel, &pipe.pipe, len),
+        let outcome = match (pipe, leg) {
+            (None, _) => SpliceIn::NoPipe,
+            (Some(pipe), Leg::Client) => transport.splice_in(kernel, &pipe.pipe, len),
+            (Some(pipe), Leg::Upstream) => self.upstreams.splice_in(*upstream, id, kernel, &pipe.pipe, len),
         };
         read_stamp(&mut self.cx, kernel);
         session.spliced_in(leg, outcome, &mut self.cx);
@@ -98,16 +109,27 @@ impl<K: Kernel> Worker<K> {
 
     fn shutdown_write(&mut self, id: SessionId, leg: Leg) -> u64 {
         let Some(Client { session, io, upstream, .. }) = self.clients.get_mut(id) else { return 0 };
-        match (leg, io) {
-            (Leg::Client, ClientIo::Transport(transport)) => transport.shutdown_write(&mut self.kernel),
-            (Leg::Upstream, _) => {
-                if let Some(transport) = self.upstreams.transport(*upstream) {
-                    transport.shutdown_write(&mut self.kernel);
-                }
-            }
+        let transport = match (leg, io) {
+            (Leg::Client, ClientIo::Transport(transport)) => Some(transport),
+            (Leg::Upstream, _) => self.upstreams.transport(*upstream),
+        };
+        if let Some(transport) = transport {
+            transport.shutdown_write(&mut self.kernel, &mut self.cx.pool);
         }
         session.write_shut_down(leg, &mut self.cx);
         0
+    }
+
+    /// A read of plaintext that did not fill its space says nothing about the next one.
+    #[cold]
+    fn after_secure_recv(&mut self, id: SessionId, outcome: Io) {
+        let Some(Client { session, io: ClientIo::Transport(transport), .. }) = self.clients.get_mut(id) else { return };
+        if transport.has_more() {
+            session.on_ready(Leg::Client, Ready::READABLE, &self.cx);
+        }
+        if outcome == Io::Ended && session.is_tunnel() && transport.was_truncated() {
+            self.counters.tls_truncated.count();
+        }
     }
 
     /// Gives back pipes that hold nothing: an idle connection owns none.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::core::buffer::BufferPool;
 use crate::core::snapshot::{ReplicaLoad, Snapshot};
 use crate::core::step::{Flush, Io, SpliceIn};
 use crate::core::tick::Tick;
@@ -120,17 +121,17 @@ impl<K: Kernel> Upstreams<K> {
     }
 
     /// Closes a connection that no session uses.
-    pub fn close(&mut self, id: UpstreamId, kernel: &mut K) {
+    pub fn close(&mut self, id: UpstreamId, kernel: &mut K, pool: &mut BufferPool) {
         if let Some(upstream) = self.slab.remove(id) {
             if let Mux::Pipelined(pipeline) = upstream.mux {
                 self.give_back(pipeline);
             }
-            upstream.transport.close(kernel);
+            upstream.transport.close(kernel, pool);
         }
     }
 
     /// The connection is clean and unused: it goes into the pool; false if it is closed, since there is no room.
-    pub fn park(&mut self, id: UpstreamId, now: Tick, kernel: &mut K) -> bool {
+    pub fn park(&mut self, id: UpstreamId, now: Tick, kernel: &mut K, pool: &mut BufferPool) -> bool {
         let Some(upstream) = self.slab.get_mut(id) else { return false };
         upstream.idle_since = now;
         let key = upstream.key;
@@ -139,7 +140,7 @@ impl<K: Kernel> Upstreams<K> {
         }
         let kept = self.pools.give(key, id);
         if !kept {
-            self.close(id, kernel);
+            self.close(id, kernel, pool);
         }
         kept
     }
@@ -170,13 +171,20 @@ impl<K: Kernel> Upstreams<K> {
 
     /// A read for `session`'s response.
     #[inline]
-    pub fn recv(&mut self, io: UpstreamIo, session: SessionId, kernel: &mut K, space: &mut [u8]) -> Io {
+    pub fn recv(
+        &mut self,
+        io: UpstreamIo,
+        session: SessionId,
+        kernel: &mut K,
+        space: &mut [u8],
+        pool: &mut BufferPool,
+    ) -> Io {
         let Some(upstream) = io.id().and_then(|id| self.slab.get_mut(id)) else { return GONE };
         let outcome = match (io, &mut upstream.mux) {
             (UpstreamIo::Pipelined(_), Mux::Pipelined(pipeline)) => {
-                pipeline.recv(session, &mut upstream.transport, kernel, space)
+                pipeline.recv(session, &mut upstream.transport, kernel, space, pool)
             }
-            _ => upstream.transport.recv(kernel, space),
+            _ => upstream.transport.recv(kernel, space, pool),
         };
         if outcome.moved() > 0 {
             upstream.load.receive(self.worker);
@@ -186,11 +194,19 @@ impl<K: Kernel> Upstreams<K> {
 
     /// Sends bytes of `session`'s request.
     #[inline]
-    pub fn send(&mut self, io: UpstreamIo, session: SessionId, kernel: &mut K, bytes: &[u8], flush: Flush) -> Io {
+    pub fn send(
+        &mut self,
+        io: UpstreamIo,
+        session: SessionId,
+        kernel: &mut K,
+        bytes: &[u8],
+        flush: Flush,
+        pool: &mut BufferPool,
+    ) -> Io {
         let Some(upstream) = io.id().and_then(|id| self.slab.get_mut(id)) else { return GONE };
         match (io, &mut upstream.mux) {
             (UpstreamIo::Pipelined(_), Mux::Pipelined(pipeline)) => pipeline.add(session, bytes),
-            _ => upstream.transport.send(kernel, bytes, flush),
+            _ => upstream.transport.send(kernel, bytes, flush, pool),
         }
     }
 

@@ -86,6 +86,7 @@ impl Configuration {
             service: Some(ServiceId(at as u32)),
             redirect: None,
             proxies: Vec::new(),
+            tls: None,
             limits: self.listener_limits.clone(),
         }
     }

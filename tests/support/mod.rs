@@ -93,6 +93,13 @@ impl Process {
         line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
+    /// Memory that is not a file's, in KiB. `VmRSS` of `/proc/PID/status` may be off by some hundred (proc(5)).
+    pub fn anonymous_kib(&self) -> u64 {
+        let sums = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.id())).expect("a living process");
+        let line = sums.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("a known figure");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     pub fn id(&self) -> u32 {
         self.child.id()
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ringway::core::buffer::BufferPool;
 use ringway::core::context::Context;
 use ringway::core::limits::Limits;
+use ringway::core::request::Scheme;
 use ringway::core::ring::{Member, Ring, RingKind};
 use ringway::core::session::{Arrival, Session};
 use ringway::core::snapshot::{KeyPolicy, Lifecycle, ListenerId, Mode, ReplicaId, Service, Snapshot};
@@ -155,6 +156,7 @@ impl Rig {
             local: SocketAddr::from(OURS),
             proxied: false,
             listener: ListenerId(0),
+            scheme: Scheme::Http,
         };
         let session = Session::new(arrival, &mut cx);
         Rig {

@@ -10,6 +10,7 @@ use crate::core::buffer::BufferPool;
 use crate::core::context::Context;
 use crate::core::limits::Limits;
 use crate::core::proxy::Version;
+use crate::core::request::Scheme;
 use crate::core::ring::{Member, Ring, RingKind};
 use crate::core::session::{Arrival, Session};
 use crate::core::snapshot::{KeyPolicy, Lifecycle, ListenerId, Mode, ReplicaId, Service, Snapshot};
@@ -33,7 +34,13 @@ pub fn session(bytes: &[u8]) {
     cx.date_line = DATE_LINE.into();
     let mut sent = Sent::default();
     let local = SocketAddr::from(([127, 0, 0, 1], 80));
-    let arrival = Arrival { peer: local, local, proxied: kind & PROXIED == PROXIED, listener: ListenerId(0) };
+    let arrival = Arrival {
+        peer: local,
+        local,
+        proxied: kind & PROXIED == PROXIED,
+        listener: ListenerId(0),
+        scheme: Scheme::Http,
+    };
     let mut session = Session::new(arrival, &mut cx);
     while let Some(event) = input.event() {
         match event {

@@ -22,7 +22,7 @@ mod protocol;
 mod record;
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::buffer::{CAPACITY, store_for};
 use super::context::Context;
@@ -33,10 +33,13 @@ use super::lane::{Lane, Phase};
 use super::limits::{AbortOn, Limits};
 use super::proxy::{self, Ends};
 use super::reply;
+use super::request::Scheme;
 use super::request_text::RequestText;
 use super::snapshot::{Lifecycle, ListenerId, ReplicaId, Snapshot};
 use super::step::{Connection, Ending, Leg, Notice, Pick, Ready};
 use super::tick::{Stamp, Tick};
+
+const PLAIN_HTTP: &str = "this port speaks TLS: the URL begins with https";
 
 /// A response head that is awaited for longer makes the control plane probe the replica.
 pub const SLOW_MS: u64 = 250;
@@ -67,7 +70,8 @@ pub struct Session {
     deadline: Tick,
     notice: Option<Notice>,
     refusal: Option<Notice>,
-    proxy_header: ProxyHeader,
+    opening: Opening,
+    scheme: Scheme,
     /// The client's last bytes were sent with MSG_MORE: the end of the stream must follow.
     held_back: bool,
     ends: Ends,
@@ -84,6 +88,8 @@ pub struct Arrival {
     /// The peer is a trusted balancer and must begin with a PROXY header.
     pub proxied: bool,
     pub listener: ListenerId,
+    /// `Https`: the session begins when its transport has a handshake behind it.
+    pub scheme: Scheme,
 }
 
 /// A leg's readiness, as far as edges and short transfers tell.
@@ -123,11 +129,13 @@ enum Stage {
     Closing(Ending),
 }
 
+/// What comes on a connection before the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ProxyHeader {
-    /// It was read, or none is due.
+enum Opening {
     Done,
-    Awaited,
+    ProxyHeader,
+    /// A TLS handshake below this session, behind a PROXY header if one is due.
+    Handshake,
 }
 
 /// Why an upstream connection cannot be used any more.
@@ -142,7 +150,7 @@ enum UpstreamError {
 
 impl Session {
     pub fn new(arrival: Arrival, cx: &mut Context) -> Session {
-        let Arrival { peer, local, proxied, listener } = arrival;
+        let Arrival { peer, local, proxied, listener, scheme } = arrival;
         let mut session = Session {
             listener,
             upload: Lane::new(Phase::Head),
@@ -158,17 +166,50 @@ impl Session {
             deadline: Tick::NEVER,
             notice: None,
             refusal: None,
-            proxy_header: if proxied { ProxyHeader::Awaited } else { ProxyHeader::Done },
+            opening: match (scheme, proxied) {
+                (Scheme::Https, _) => Opening::Handshake,
+                (Scheme::Http, true) => Opening::ProxyHeader,
+                (Scheme::Http, false) => Opening::Done,
+            },
+            scheme,
             held_back: false,
             ends: Ends { source: peer, destination: local },
             client_ip: IpText::new(peer.ip()),
             record: None,
         };
         session.arm(cx.now, cx.snapshot.listener_limits(listener).idle_timeout_ms);
-        if !proxied {
+        if session.opening == Opening::Done {
             session.begin_tunnel_if_tcp(cx);
         }
         session
+    }
+
+    /// The handshake below is over: the session begins.
+    pub fn on_handshake(&mut self, cx: &mut Context) {
+        self.opening = Opening::Done;
+        self.head_begun_at = cx.records.now;
+        self.arm(cx.now, cx.snapshot.listener_limits(self.listener).idle_timeout_ms);
+        self.begin_tunnel_if_tcp(cx);
+    }
+
+    /// In the place of a handshake came `bytes`, a request in plain text: it is refused in plain text.
+    pub fn refuse_plain_http(&mut self, bytes: &[u8], cx: &mut Context) {
+        self.opening = Opening::Done;
+        let space = self.upload.space(&mut cx.pool);
+        let n = bytes.len().min(space.len());
+        if let (Some(space), Some(bytes)) = (space.get_mut(..n), bytes.get(..n)) {
+            space.copy_from_slice(bytes);
+        }
+        self.upload.commit_read(n);
+        self.head_begun_at = cx.records.now;
+        self.begin_refused_record(cx);
+        self.answer(400, PLAIN_HTTP, cx);
+        self.advance(cx);
+    }
+
+    /// As a PROXY header named it, where one did.
+    pub fn client_address(&self) -> IpAddr {
+        self.ends.source.ip()
     }
 
     /// Marks what the event loop learned. Nothing acts here.
@@ -246,6 +287,11 @@ impl Session {
         let soon = !exchange.has_response() && !exchange.slow_reported;
         let awaits = exchange.is_active() && !exchange.is_tunnel() && sent && last && soon;
         !(awaits && self.client.writable && self.stage == Stage::Serving)
+    }
+
+    /// It would read from its client, and waits to be told that it can.
+    pub fn awaits_client_bytes(&self) -> bool {
+        self.stage == Stage::Serving && !self.client.readable && self.upload.wants_read()
     }
 
     /// Other requests may be pipelined behind this one: nothing says yet that its response is long, or the connection's

@@ -1,7 +1,7 @@
 //! Heads: reads them, has them rewritten, and moves both lanes from one message to the next as far as the bytes at hand
 //! allow. No I/O and no deadline is decided here beyond those that a head begins.
 
-use super::{ProxyHeader, Session, Stage, UpstreamState, record};
+use super::{Opening, Session, Stage, UpstreamState, record};
 use crate::core::body::Body;
 use crate::core::context::Context;
 use crate::core::exchange::{
@@ -13,7 +13,7 @@ use crate::core::ip::IpText;
 use crate::core::lane::Phase;
 use crate::core::limits::RequestIdPolicy;
 use crate::core::proxy::{self, Ends};
-use crate::core::request::{self, LocalReply, RequestSource, Scheme};
+use crate::core::request::{self, LocalReply, RequestSource};
 use crate::core::response::{self, ResponseAnalysis};
 use crate::core::rewrite::canonicalize_response;
 use crate::core::routes::RouteKey;
@@ -68,7 +68,7 @@ impl Session {
     }
 
     /// The client is the one that a PROXY header named. `None`: the peer itself (a health check of the balancer before).
-    fn introduce(&mut self, ends: Option<Ends>) {
+    pub fn introduce(&mut self, ends: Option<Ends>) {
         if let Some(ends) = ends {
             self.ends = ends;
             self.client_ip = IpText::new(ends.source.ip());
@@ -80,7 +80,7 @@ impl Session {
     fn read_proxy_header(&mut self, cx: &mut Context) -> Result<(), &'static str> {
         let Some((len, ends)) = proxy::read(self.upload.unscanned())? else { return Ok(()) };
         self.upload.skip(len);
-        self.proxy_header = ProxyHeader::Done;
+        self.opening = Opening::Done;
         self.head_begun = self.upload.has_unscanned();
         self.head_begun_at = cx.records.now;
         self.introduce(ends);
@@ -89,14 +89,14 @@ impl Session {
     }
 
     fn advance_upload(&mut self, cx: &mut Context) {
-        if self.proxy_header == ProxyHeader::Awaited {
+        if self.opening == Opening::ProxyHeader {
             if self.upload.has_unscanned()
                 && let Err(why) = self.read_proxy_header(cx)
             {
                 self.refusal = Some(Notice::Reset { status: 400, why });
                 self.stage = Stage::Closing(Ending::Reset);
             }
-            if self.proxy_header != ProxyHeader::Done {
+            if self.opening != Opening::Done {
                 return;
             }
         }
@@ -166,7 +166,7 @@ impl Session {
         let name = service.map_or("", |service| &service.name);
         let made_id = (limits.request_id == RequestIdPolicy::Make).then(|| record::made_id(&mut cx.prng));
         let request_id = made_id.as_ref().map(|id| id.as_slice());
-        let origin = RequestSource { client_ip, service: name, request_id, scheme: Scheme::Http };
+        let origin = RequestSource { client_ip, service: name, request_id, scheme: self.scheme };
         cx.edits.clear();
         let analysis = request::analyze(head, &request, limits, origin, &mut cx.edits)?;
         let fresh = cx.prng.next_u32();
@@ -185,7 +185,7 @@ impl Session {
         let record = cx.records.begin(
             &request,
             RecordedHead {
-                client: self.ends.source.ip(),
+                client: self.client_address(),
                 begun: self.head_begun_at,
                 read: self.upload.unscanned().len(),
                 epoch: cx.snapshot.epoch,

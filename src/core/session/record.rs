@@ -53,7 +53,7 @@ impl Session {
 
     fn unnamed_head(&self, service: ServiceId, read: usize, cx: &Context) -> RecordedHead<'static> {
         RecordedHead {
-            client: self.ends.source.ip(),
+            client: self.client_address(),
             begun: self.head_begun_at,
             read,
             epoch: cx.snapshot.epoch,

@@ -70,7 +70,7 @@ impl RecordEngine {
     }
 
     /// Works through `fed`, the records that it has not discarded yet. Returns how many of those bytes, from the front, it
-    /// needs no more. After an error it has said its alert.
+    /// needs no more. After an error it has said its alert, and is not called again.
     pub fn process(&mut self, fed: &mut [u8], sink: &mut impl Sink) -> (usize, Result<EngineState, TlsFault>) {
         let mut done = 0;
         let result = loop {
@@ -84,8 +84,12 @@ impl RecordEngine {
             }
         };
         if result.is_err() {
-            // The alert comes before the same error again.
-            while let (_, Ok(Acted::Again)) = self.step(&mut [], sink, Write::Nothing) {}
+            // rustls looks at no record before it has given its alert.
+            while self.state().wants_write() {
+                if !matches!(self.step(&mut [], sink, Write::Nothing), (_, Ok(Acted::Again))) {
+                    break;
+                }
+            }
         }
         (done, result.map_err(fault))
     }

@@ -83,6 +83,8 @@ pub enum Opened {
     NeedsRoom,
     /// The next record is one of a handshake, and those wait.
     HandshakeStep,
+    /// The handshake is over. What came behind it is not opened yet.
+    Established,
     /// The peer said that it sends no more.
     Closed,
 }
@@ -193,9 +195,18 @@ impl Tls {
                 stop = at_end;
                 break;
             }
+            let was_handshaking = self.engine.is_handshaking();
             opened += self.open_record(plain.get_mut(opened..).unwrap_or_default(), pool);
+            if was_handshaking && !self.engine.is_handshaking() {
+                stop = Opened::Established;
+                break;
+            }
         }
-        self.input.reclaim(pool);
+        if self.end == PeerEnd::Open {
+            self.input.reclaim(pool);
+        } else {
+            self.input.release(pool);
+        }
         self.output.reclaim(pool);
         if opened == 0 && stop == Opened::NeedsBytes && self.end == PeerEnd::Open && self.input.is_full() {
             self.end = PeerEnd::Failed(TlsFault::Oversized);
@@ -250,8 +261,26 @@ impl Tls {
 
     /// Another `open` may give plaintext, or its end, without another read.
     pub fn has_more(&self) -> bool {
-        let ends = self.end != PeerEnd::Open && !self.told_end;
-        self.taken < self.rest.len() || ends || !self.engine.is_handshaking() && self.input.has_record()
+        let comes = match self.end {
+            PeerEnd::Open => !self.engine.is_handshaking() && self.input.has_record(),
+            PeerEnd::Closed | PeerEnd::Failed(_) => !self.told_end,
+        };
+        self.taken < self.rest.len() || comes
+    }
+
+    /// No record was opened yet.
+    pub fn is_untouched(&self) -> bool {
+        self.records == 0 && self.engine.is_handshaking()
+    }
+
+    /// Gives back a buffer that holds nothing.
+    pub fn reclaim(&mut self, pool: &mut BufferPool) {
+        self.input.reclaim(pool);
+    }
+
+    /// A whole record of the handshake waits to be opened.
+    pub fn has_handshake_step(&self) -> bool {
+        self.engine.is_handshaking() && self.input.has_record()
     }
 
     /// Seals the begin of `plain`, as much as there is room for. Returns how much.
@@ -259,11 +288,14 @@ impl Tls {
         let room = self.output.room().saturating_sub(RESERVE);
         let n = plain.len().min(room).min(SEAL_MAX);
         let plain = plain.get(..n).unwrap_or_default();
-        if self.sent_close {
-            return Err(TlsFault::Protocol("nothing follows close_notify".into()));
+        if let PeerEnd::Failed(fault) = &self.end {
+            return Err(fault.clone());
         }
         if n == 0 {
             return Ok(0);
+        }
+        if self.sent_close {
+            return Err(TlsFault::Protocol("nothing follows close_notify".into()));
         }
         let Tls { engine, input, output, rest, .. } = self;
         let mut sink = Opener { output, rest, plain: &mut [], written: 0, pool };
@@ -274,7 +306,8 @@ impl Tls {
 
     /// Says that nothing more is sent. It is said once, and not while a handshake is under way.
     pub fn close_notify(&mut self, pool: &mut BufferPool) {
-        if self.sent_close || self.engine.is_handshaking() || self.output.room() < RESERVE {
+        let failed = matches!(self.end, PeerEnd::Failed(_));
+        if self.sent_close || failed || self.engine.is_handshaking() || self.output.room() < RESERVE {
             return;
         }
         self.sent_close = true;

@@ -48,6 +48,7 @@ pub struct ScriptedSocket {
     was_reset: bool,
     room: usize,
     aborted: bool,
+    shut: bool,
     token: Option<Token>,
 }
 
@@ -68,6 +69,7 @@ impl Script {
             was_reset: false,
             room: usize::MAX,
             aborted: false,
+            shut: false,
             token: None,
         });
         self.sockets.len() - 1
@@ -87,19 +89,19 @@ impl ScriptedKernel {
     }
 
     /// A client connects, and `bytes` come with it.
-    pub fn client(&self, bytes: &str) -> usize {
+    pub fn client(&self, bytes: &(impl AsRef<[u8]> + ?Sized)) -> usize {
         let script = &mut *self.script();
         let socket = script.open();
-        script.sockets[socket].unread.extend(bytes.bytes());
+        script.sockets[socket].unread.extend(bytes.as_ref());
         script.backlog.push_back(socket);
         script.events.push(SocketEvent { token: Token::Listener(0), ready: Ready::READABLE });
         socket
     }
 
     /// The peer sends.
-    pub fn says(&self, socket: usize, bytes: &str) {
+    pub fn says(&self, socket: usize, bytes: &(impl AsRef<[u8]> + ?Sized)) {
         let script = &mut *self.script();
-        script.sockets[socket].unread.extend(bytes.bytes());
+        script.sockets[socket].unread.extend(bytes.as_ref());
         script.edge(socket, Ready::READABLE);
     }
 
@@ -128,8 +130,16 @@ impl ScriptedKernel {
 
     /// What the worker sent since the last call.
     pub fn received(&self, socket: usize) -> String {
-        let bytes = std::mem::take(&mut self.script().sockets[socket].received);
-        String::from_utf8_lossy(&bytes).into_owned()
+        String::from_utf8_lossy(&self.received_bytes(socket)).into_owned()
+    }
+
+    pub fn received_bytes(&self, socket: usize) -> Vec<u8> {
+        std::mem::take(&mut self.script().sockets[socket].received)
+    }
+
+    /// The worker sends no more.
+    pub fn is_shut(&self, socket: usize) -> bool {
+        self.script().sockets[socket].shut
     }
 
     pub fn end(&self, socket: usize) -> Option<SocketEnd> {
@@ -249,7 +259,8 @@ impl Kernel for ScriptedKernel {
         Ok(n as u64)
     }
 
-    fn shutdown_write(&mut self, _: &usize) -> io::Result<()> {
+    fn shutdown_write(&mut self, socket: &usize) -> io::Result<()> {
+        self.script().sockets[*socket].shut = true;
         Ok(())
     }
 

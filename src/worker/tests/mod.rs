@@ -9,6 +9,7 @@
 //! | `records` | lines of the access log: refused heads, local replies, tunnels |
 //! | `resources` | descriptors, pipes and ports that run out: who waits, what is evicted, when it is tried again |
 //! | `stop` | the drain and the end of a worker, and of the connections of a removed listener |
+//! | `tls` | clients over TLS: requests, full sockets, ends, the deadline and the share of handshakes, plain text, PROXY headers, a stop |
 //! | `watch` | which clients are watched, and what is reported while they are connected |
 
 pub(super) mod kernel;
@@ -16,6 +17,7 @@ mod pipelining;
 mod records;
 mod resources;
 mod stop;
+mod tls;
 mod watch;
 
 use std::net::SocketAddr;
@@ -110,13 +112,13 @@ impl Rig {
     }
 
     /// A client connects, sends `bytes`, and the worker acts on it.
-    fn client(&mut self, bytes: &str) -> usize {
+    fn client(&mut self, bytes: &(impl AsRef<[u8]> + ?Sized)) -> usize {
         let client = self.kernel.client(bytes);
         self.run();
         client
     }
 
-    fn says(&mut self, socket: usize, bytes: &str) {
+    fn says(&mut self, socket: usize, bytes: &(impl AsRef<[u8]> + ?Sized)) {
         self.kernel.says(socket, bytes);
         self.run();
     }

@@ -9,6 +9,7 @@ use rustls::{ClientConfig, RootCertStore};
 use super::certificate::{Certificate, PairFault, provider};
 use super::policy::{ALPN_HTTP, PolicySettings, Tickets};
 use super::*;
+use crate::core::context::Prng;
 
 const NOW: u64 = 1_800_000_000;
 const NAME: &str = "shop.example.com";
@@ -49,11 +50,11 @@ fn client_config(certificate: &Certificate, version: TlsVersion, alpn: &[&[u8]])
 }
 
 /// One end, and what it received.
-struct Peer {
-    tls: Tls,
+pub struct Peer {
+    pub tls: Tls,
     pool: BufferPool,
-    received: Vec<u8>,
-    end: Option<Result<Opened, TlsFault>>,
+    pub received: Vec<u8>,
+    pub end: Option<Result<Opened, TlsFault>>,
     /// What one `open` may write.
     space: usize,
     plain: Vec<u8>,
@@ -72,7 +73,7 @@ impl Peer {
         }
     }
 
-    fn read(&mut self, mut bytes: &[u8]) {
+    pub fn read(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && self.end.is_none() {
             let space = self.tls.space(&mut self.pool);
             let n = bytes.len().min(space.len());
@@ -95,7 +96,7 @@ impl Peer {
                     assert!(!self.tls.has_more(), "all of it was opened");
                     break;
                 }
-                Ok(Opened::HandshakeStep) => {}
+                Ok(Opened::HandshakeStep | Opened::Established) => {}
                 end => {
                     assert!(!self.tls.has_more(), "the end is said twice");
                     self.end = Some(end);
@@ -113,6 +114,26 @@ impl Peer {
         }
     }
 
+    /// What it sends now, with `plain` behind what is due anyway.
+    pub fn sealed(&mut self, plain: &[u8]) -> Vec<u8> {
+        if !plain.is_empty() {
+            assert_eq!(self.tls.seal(plain, &mut self.pool), Ok(plain.len()));
+        }
+        self.sends()
+    }
+
+    /// What it sends when it sends no more.
+    pub fn closing(&mut self) -> Vec<u8> {
+        self.tls.close_notify(&mut self.pool);
+        self.sends()
+    }
+
+    fn sends(&mut self) -> Vec<u8> {
+        let bytes = self.tls.pending().to_vec();
+        self.tls.sent(bytes.len(), &mut self.pool);
+        bytes
+    }
+
     /// Returns how many bytes were sent, `cut` at a time.
     fn send_to(&mut self, other: &mut Peer, cut: usize) -> usize {
         let mut sent = 0;
@@ -127,24 +148,27 @@ impl Peer {
     }
 }
 
-struct Rig {
+pub struct Rig {
     certificate: Certificate,
-    policy: Policy,
+    pub policy: Policy,
     config: Arc<ClientConfig>,
 }
 
 impl Rig {
-    fn new(version: TlsVersion) -> Rig {
+    pub fn new(version: TlsVersion) -> Rig {
         let certificate = certificate(&[NAME]);
         let policy = policy(&certificate, &Tickets::new().expect("keys"), ALPN_HTTP);
         let config = client_config(&certificate, version, ALPN_HTTP);
         Rig { certificate, policy, config }
     }
 
-    fn begin(&self) -> (Peer, Peer) {
+    pub fn client(&self) -> Peer {
         let name = ServerName::try_from(NAME).expect("a name");
-        let client = Peer::new(|pool| Tls::client(self.config.clone(), name, pool));
-        (client, Peer::new(|_| Tls::server(&self.policy, NOW)))
+        Peer::new(|pool| Tls::client(self.config.clone(), name, pool))
+    }
+
+    fn begin(&self) -> (Peer, Peer) {
+        (self.client(), Peer::new(|_| Tls::server(&self.policy, NOW)))
     }
 
     fn established(&self) -> (Peer, Peer) {
@@ -374,6 +398,38 @@ fn a_changed_byte_is_noticed() {
     server.read(&sealed);
     assert!(matches!(server.end, Some(Err(TlsFault::Protocol(_)))), "{:?}", server.end);
     assert!(server.received.is_empty());
+}
+
+/// Whatever a peer sends, in whatever pieces, before and after a handshake: it ends or it waits.
+#[test]
+fn bytes_changed_anywhere_in_a_stream_never_break_more_than_the_connection() {
+    let rigs = VERSIONS.map(Rig::new);
+    for seed in 0..300 {
+        let mut prng = Prng::new(seed * 7919 + 1);
+        let mut random = |below: usize| prng.next_u32() as usize % below.max(1);
+        let rig = &rigs[random(2)];
+        let (mut client, mut server) = if random(2) == 0 { rig.begin() } else { rig.established() };
+        for _ in 0..4 {
+            if !client.tls.is_handshaking() && client.end.is_none() {
+                let n = random(40);
+                client.tls.seal(&[b'x'; 40][..n], &mut client.pool).expect("it is sealed");
+            }
+            let mut bytes = client.sends();
+            for _ in 0..random(3) {
+                let at = random(bytes.len());
+                match (random(4), bytes.get_mut(at)) {
+                    (0, _) => bytes.truncate(at),
+                    (1, Some(byte)) => *byte ^= 1 << random(8),
+                    (2, Some(byte)) => *byte = random(256) as u8,
+                    _ => bytes.splice(at..at, [22, 3, 3, 0, 1, 0]).for_each(drop),
+                }
+            }
+            let cut = 1 + random(300);
+            bytes.chunks(cut).for_each(|piece| server.read(piece));
+            server.tls.close_notify(&mut server.pool);
+            server.send_to(&mut client, cut);
+        }
+    }
 }
 
 #[test]
