@@ -7,21 +7,30 @@
 //! |---|---|
 //! | `mod.rs` | [`run`]: what was inherited is taken, admin listener and data sockets bound (and shared with a successor), access log opened, workers and control plane started; `WorkerSettings`; the banner; warnings: few descriptors, inherited sockets that no listener wants |
 //! | `reload` | `RunningConfiguration`, the implementation of the trait `Configuration`: reads argv, environment and file again, binds new listeners and gives up others, compares old and new settings (`ReloadReport`: changed, needs a restart); the text of `GET /config` |
+//! | `tls` | `TlsListeners`: certificates read, a policy for each listener with TLS, tickets kept over reloads |
+//! | `renewal` | certificates whose files changed under a configuration in force (`FileWatch`): taken in pair by pair, those that cannot be used named |
+//! | `expiry` | log lines 30, 7 and 1 days before a certificate expires (`ExpiryLog`) |
+//! | `self_signed` | `SelfSigned`: the certificate of `--tls self-signed`, and the file that curl is told of |
 //! | `plan` | `Plan`: a [`Config`] translated to `Topology`, `ServiceConfig`, `HealthPolicy`, `Heartbeat`, `RuntimeSettings`, [`Limits`](crate::core::limits::Limits) and `Routes`; `Ids`: a number for each name, kept over reloads; the admin API as a service of the data port (`ADMIN_PATHS`) |
 
+mod expiry;
 mod plan;
 mod reload;
+mod renewal;
+mod self_signed;
+mod tls;
 
 pub use reload::{Reader, reader};
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 
+use crate::config::tables::ListenerSettings;
 use crate::config::{Config, token_file};
 use crate::control::admin_access::{AdminAccess, SharedAccess};
 use crate::control::admin_listener::AdminListener;
@@ -41,6 +50,7 @@ use crate::shared::{access_log, events};
 use crate::worker::{self, WorkerSettings};
 use plan::{Ids, Plan};
 use reload::RunningConfiguration;
+use tls::TlsListeners;
 
 /// What the access log gets at the end to write what waits.
 const ACCESS_LOG_LIMIT: Duration = Duration::from_secs(2);
@@ -56,7 +66,8 @@ pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End
     let wakeup = Wakeup::default();
     let (events, worker_events) = events::channel(wakeup.wake());
     let (mut ids, admin) = (Ids::default(), listener.as_ref().map(AdminListener::endpoint).cloned());
-    let plan = Plan::new(&config, &mut ids, admin.as_ref());
+    let tls = TlsListeners::read(&config, &TlsListeners::default(), unix_seconds())?;
+    let plan = Plan::new(&config, &mut ids, admin.as_ref(), &tls);
     let sockets = Arc::new(ListeningSockets::new(config.workers, inherited));
     bind(&sockets, &plan)?;
     warn_of_unwanted(&sockets);
@@ -81,7 +92,7 @@ pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End
     let core = ControlCore::new(registry, publisher, worker_events, workers.threads.len())
         .with_shutdown_delay(config.limits.shutdown_delay_ms);
     let init = ControlInit {
-        banner: banner(&config, &sockets, listener.as_ref()),
+        banner: banner(&config, &sockets, listener.as_ref(), &tls),
         summary: config.summary(),
         core: if predecessor.is_some() { core.with_predecessor() } else { core },
         upgrade: Upgrade::new(sockets.clone(), admin_socket, upgrade_timeout),
@@ -90,7 +101,7 @@ pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End
         listener,
         access: access.clone(),
         heartbeats,
-        configuration: Box::new(RunningConfiguration::new(read, config, ids, sockets, admin, access)),
+        configuration: Box::new(RunningConfiguration::new(read, config, ids, sockets, admin, access, tls)),
         counters: workers.counters,
         workers: workers.threads,
         access_log: access_log.clone(),
@@ -105,6 +116,10 @@ pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End
 /// Who may call the admin API. `Err`: the file of its token is wrong, in one line.
 fn access(config: &Config) -> Result<AdminAccess, String> {
     Ok(AdminAccess { token: token_file::token(&config.admin)?, hosts: config.admin.hosts.clone() })
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The runtimes of all services.
@@ -189,21 +204,41 @@ fn worker_settings(config: &Config) -> WorkerSettings {
     }
 }
 
-/// The first line on stdout: the addresses for clients and for admin calls.
-fn banner(config: &Config, sockets: &ListeningSockets, admin: Option<&AdminListener>) -> String {
-    let shown = |mode: Mode, address: SocketAddr| match mode {
-        Mode::Http => format!("http://{address}"),
-        Mode::Tcp => format!("{address} (tcp)"),
+/// The lines on stdout. The first has the addresses for clients and for admin calls, the second how curl gets to a listener
+/// whose certificate is our own.
+fn banner(config: &Config, sockets: &ListeningSockets, admin: Option<&AdminListener>, tls: &TlsListeners) -> String {
+    let bound = bound(config, sockets);
+    let shown = |(settings, address): &(&ListenerSettings, SocketAddr)| match (settings.mode, settings.tls.is_on()) {
+        (Mode::Http, false) => format!("http://{address}"),
+        (Mode::Http, true) => format!("https://{address}"),
+        (Mode::Tcp, false) => format!("{address} (tcp)"),
+        (Mode::Tcp, true) => format!("{address} (tcp over TLS)"),
     };
-    let listeners = config.named.listeners.iter().flat_map(|listener| {
-        let bound = listener.settings.bind.iter().filter_map(|address| sockets.local(*address));
-        bound.map(|address| shown(listener.settings.mode, address))
-    });
-    let listeners: Vec<String> = listeners.collect();
+    let listeners: Vec<String> = bound.iter().map(shown).collect();
     let admin = match admin.map(AdminListener::endpoint) {
         Some(Endpoint::Tcp(address)) => format!(", admin API at http://{address}"),
         Some(Endpoint::Unix(path)) => format!(", admin API at unix:{}", path.display()),
         None => String::new(),
     };
-    format!("ringway listens on {}{admin}", listeners.join(" and "))
+    let mut ours = bound.iter().filter(|(settings, _)| settings.tls.is_self_signed() && settings.mode == Mode::Http);
+    let curl = tls.self_signed().zip(ours.next()).map(|(made, (_, address))| {
+        let path = if config.replicas_are_ours() { "/home" } else { "/" };
+        let address = on_this_machine(*address);
+        format!("\nits certificate is self-signed: curl {} https://{address}{path}", made.curl_flag())
+    });
+    format!("ringway listens on {}{admin}{}", listeners.join(" and "), curl.unwrap_or_default())
+}
+
+fn bound<'c>(config: &'c Config, sockets: &ListeningSockets) -> Vec<(&'c ListenerSettings, SocketAddr)> {
+    let listeners = config.named.listeners.iter().map(|listener| &listener.settings);
+    let addresses = listeners.flat_map(|settings| settings.bind.iter().map(move |address| (settings, address)));
+    addresses.filter_map(|(settings, address)| Some((settings, sockets.local(*address)?))).collect()
+}
+
+/// An address of the certificate that leads to the listener.
+fn on_this_machine(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, address.port())),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::LOCALHOST, address.port())),
+    }
 }

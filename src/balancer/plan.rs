@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::config::named::{NamedListener, NamedRoute, NamedTarget};
+use super::tls::TlsListeners;
+use crate::config::named::{NamedListener, NamedRoute};
+use crate::config::tables::NamedTarget;
 use crate::config::{Config, RuntimeKind};
 use crate::control::Heartbeats;
 use crate::control::probe::{Heartbeat, HttpHeartbeat};
@@ -27,6 +29,7 @@ const HEARTBEAT_PATH: &str = "/heartbeat";
 /// The admin API on a data port is a service of its own: the data plane forwards its paths to the admin listener like any
 /// request, unless a proxy forwarded the request to us: behind one, any stranger could call it.
 const ADMIN_PATHS: [&str; 3] = ["/rep", "/add", "/rm"];
+const HTTPS_PORT: u16 = 443;
 /// No runtime's instance has this number.
 const ADMIN_INSTANCE: ReplicaId = ReplicaId(u64::MAX);
 /// What an admin call gets beyond the limit of an `/add`, the slowest.
@@ -67,7 +70,7 @@ fn id(names: &mut Vec<Arc<str>>, name: &str) -> u32 {
 
 impl Plan {
     /// `admin` is where the admin API answers.
-    pub fn new(config: &Config, ids: &mut Ids, admin: Option<&Endpoint>) -> Plan {
+    pub fn new(config: &Config, ids: &mut Ids, admin: Option<&Endpoint>, tls: &TlsListeners) -> Plan {
         let mut topology = Topology::default();
         let (mut heartbeats, mut runtimes) = (BTreeMap::new(), Vec::new());
         for service in &config.named.services {
@@ -84,7 +87,8 @@ impl Plan {
             id
         });
         for named in &config.named.listeners {
-            topology.listeners.insert(ids.listener(&named.name), Arc::new(listener(named, ids)));
+            let listener = Listener { tls: tls.policy(&named.name), ..listener(config, named, ids) };
+            topology.listeners.insert(ids.listener(&named.name), Arc::new(listener));
         }
         let routes = config.named.routes.iter().filter_map(|named| route(named, ids));
         let routes = Routes::new(routes.collect::<Vec<_>>());
@@ -105,9 +109,9 @@ fn addresses(config: &Config) -> Vec<Listen> {
     config.named.listeners.iter().flat_map(of).collect()
 }
 
-fn listener(named: &NamedListener, ids: &mut Ids) -> Listener {
+fn listener(config: &Config, named: &NamedListener, ids: &mut Ids) -> Listener {
     let settings = &named.settings;
-    let https = || Redirect { status: 308, location: "https://{host}{uri}".into() };
+    let https = || Redirect { status: 308, location: format!("https://{{host}}{}{{uri}}", https_port(config)) };
     let forwarded = &settings.forwarded;
     Listener {
         name: named.name.as_str().into(),
@@ -124,6 +128,18 @@ fn listener(named: &NamedListener, ids: &mut Ids) -> Listener {
             request_id: forwarded.request_id,
             ..settings.limits.clone()
         }),
+    }
+}
+
+/// What stands behind the host in a URL of a listener with TLS, where that has another port than 443. Without such a listener
+/// TLS ends before us.
+fn https_port(config: &Config) -> String {
+    let is_https = |listener: &&NamedListener| listener.settings.tls.is_on() && listener.settings.mode == Mode::Http;
+    let listeners = config.named.listeners.iter().filter(is_https);
+    let ports: Vec<u16> = listeners.flat_map(|listener| &listener.settings.bind).map(SocketAddr::port).collect();
+    match ports.first() {
+        Some(port) if *port != 0 && !ports.contains(&HTTPS_PORT) => format!(":{port}"),
+        _ => String::new(),
     }
 }
 

@@ -1,14 +1,20 @@
 //! The configuration of a running balancer: read again at each reload, from the same argv, environment and file. It knows
 //! what is in force, says what a reload changes, and binds the listeners that are new. It applies nothing.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use log::Level;
+
+use super::expiry::ExpiryLog;
 use super::plan::{Ids, Plan};
+use super::renewal::Renewal;
+use super::tls::TlsListeners;
 use crate::config::{self, Config, EarlyExit, Invocation};
 use crate::control::admin_access::{AdminAccess, SharedAccess};
-use crate::control::reload::{Configuration, ReloadPlan, ReloadReport};
+use crate::control::reload::{CertificateRenewal, Configuration, ReloadPlan, ReloadReport};
 use crate::core::snapshot::Endpoint;
 use crate::kernel::listening::{BindError, ListeningSockets};
 
@@ -22,8 +28,10 @@ pub struct RunningConfiguration {
     sockets: Arc<ListeningSockets>,
     admin: Option<Endpoint>,
     access: SharedAccess,
+    tls: TlsListeners,
+    expiry: ExpiryLog,
     /// Read last, and not in force yet.
-    next: Option<(Config, Ids, AdminAccess)>,
+    next: Option<(Config, Ids, AdminAccess, TlsListeners)>,
 }
 
 /// Reads what `ringway run` was started with.
@@ -43,8 +51,10 @@ impl RunningConfiguration {
         sockets: Arc<ListeningSockets>,
         admin: Option<Endpoint>,
         access: SharedAccess,
+        tls: TlsListeners,
     ) -> RunningConfiguration {
-        RunningConfiguration { read, in_force, ids, sockets, admin, access, next: None }
+        let expiry = ExpiryLog::default();
+        RunningConfiguration { read, in_force, ids, sockets, admin, access, tls, expiry, next: None }
     }
 
     fn retain(&self) {
@@ -59,22 +69,24 @@ impl Configuration for RunningConfiguration {
         let access = super::access(&config)?;
         config.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         let mut ids = self.ids.clone();
-        let plan = Plan::new(&config, &mut ids, self.admin.as_ref());
+        let tls = TlsListeners::read(&config, &self.tls, super::unix_seconds())?;
+        let plan = Plan::new(&config, &mut ids, self.admin.as_ref(), &tls);
         self.sockets
             .bind(&plan.bind)
             .map_err(|BindError { address, error }| format!("cannot listen on {address}: {error}"))?;
         let mut report = report(&self.in_force, &config);
+        report.changed.extend(tls.changes(&self.tls));
         if access != **self.access.load() {
             report.changed.push("who may call the admin API changed".into());
         }
-        self.next = Some((config, ids, access));
+        self.next = Some((config, ids, access, tls));
         let Plan { topology, heartbeats, runtimes, .. } = plan;
         Ok(ReloadPlan { topology, heartbeats, runtimes, report })
     }
 
     fn commit(&mut self) {
-        if let Some((config, ids, access)) = self.next.take() {
-            (self.in_force, self.ids) = (config, ids);
+        if let Some((config, ids, access, tls)) = self.next.take() {
+            (self.in_force, self.ids, self.tls) = (config, ids, tls);
             self.access.store(Arc::new(access));
         }
         self.retain();
@@ -83,6 +95,22 @@ impl Configuration for RunningConfiguration {
     fn discard(&mut self) {
         self.next = None;
         self.retain();
+    }
+
+    fn renew_certificates(&mut self) -> CertificateRenewal {
+        let now = super::unix_seconds();
+        let Renewal { listeners: renewed, changed, faults } = self.tls.renew(&self.in_force, now);
+        let mut listeners = BTreeMap::new();
+        if !renewed.is_empty() {
+            let plan = Plan::new(&self.in_force, &mut self.ids, self.admin.as_ref(), &self.tls);
+            listeners = plan.topology.listeners;
+            listeners.retain(|_, listener| renewed.contains(&*listener.name));
+        }
+        let mut lines: Vec<(Level, String)> = changed.into_iter().map(|line| (Level::Info, line)).collect();
+        lines.extend(faults.into_iter().map(|line| (Level::Error, line)));
+        lines.extend(self.expiry.lines(&self.tls, now));
+        let refused = self.tls.each().map(|(_, listener)| listener.watch.faults()).sum();
+        CertificateRenewal { listeners, lines, refused }
     }
 
     fn text(&self) -> String {

@@ -8,7 +8,7 @@ use clap::{Arg, ArgAction, Command};
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::{error, named, renamed};
+use super::{error, named, renamed, tables};
 
 /// One flag, as the file sets it.
 #[derive(Clone, Debug)]
@@ -144,9 +144,9 @@ impl FileReader<'_> {
         }
         let Some(run) = self.command.find_subcommand("run") else { return settings };
         let flat = TableKeys { command: run, is_allowed: is_setting, heading: None };
-        let service = TableKeys { is_allowed: named::is_of_service, heading: Some(named::PROXY), ..flat };
-        let (listener_keys, route_keys) = (named::listener_command(), named::route_command());
-        let listener = TableKeys { command: &listener_keys, is_allowed: named::is_of_listener, ..service };
+        let service = TableKeys { is_allowed: tables::is_of_service, heading: Some(tables::PROXY), ..flat };
+        let (listener_keys, route_keys) = (tables::listener_command(), tables::route_command());
+        let listener = TableKeys { command: &listener_keys, is_allowed: tables::is_of_listener, ..service };
         let route = TableKeys { command: &route_keys, is_allowed: is_setting, heading: None };
         let mut rest = DeTable::new();
         for (key, value) in root.get_ref() {
@@ -167,7 +167,7 @@ impl FileReader<'_> {
         let mut named = Vec::new();
         for (key, value) in tables {
             let (name, title) = (key.get_ref().to_string(), format!("{kind}.{}", key.get_ref()));
-            if let Some(fault) = named::name_fault(&name) {
+            if let Some(fault) = tables::name_fault(&name) {
                 self.error(key, &format!("{kind}."), fault);
             }
             let DeValue::Table(table) = value.get_ref() else {
@@ -210,6 +210,9 @@ impl FileReader<'_> {
                     if inner.is_empty() && !keys.has_table(outer) {
                         self.error(key, prefix, "there is no such table; `ringway config` prints all of them");
                     }
+                    if let Some(why) = tables::table_fault(keys.command, outer, inner.get("certificates")) {
+                        self.error(key, prefix, why);
+                    }
                     let prefix = format!("{prefix}{outer}.");
                     let inner = inner.iter().map(|(key, value)| (key, value.get_ref()));
                     inner
@@ -237,14 +240,10 @@ impl FileReader<'_> {
         };
         let values = match value {
             DeValue::Array(values) if matches!(arg.get_action(), ArgAction::Append) => {
-                values.iter().map(|value| scalar(value.get_ref())).collect::<Option<Vec<_>>>()
+                values.iter().map(|value| element(arg, value.get_ref())).collect::<Option<Vec<_>>>()
             }
-            DeValue::Table(pairs) => {
-                let pair = |(name, value): (&TomlKey, &Spanned<DeValue>)| {
-                    Some(format!("{}={}", name.get_ref(), scalar(value.get_ref())?))
-                };
-                pairs.iter().map(pair).collect()
-            }
+            DeValue::Table(table) if tables::is_list_of_tables(arg) => pairs(table).map(|pairs| vec![pairs.join(",")]),
+            DeValue::Table(table) => pairs(table),
             value => scalar(value).map(|value| vec![value]),
         };
         let Some(values) = values else {
@@ -284,7 +283,7 @@ fn is_flag(arg: &Arg, table: Option<&str>, name: &str, other_heading: Option<&st
 
 /// Its value is a table of names and numbers.
 fn is_map(command: &Command, name: &str) -> bool {
-    command.get_arguments().any(|arg| arg.get_id() == name && named::is_map(arg))
+    command.get_arguments().any(|arg| arg.get_id() == name && tables::is_map(arg))
 }
 
 pub fn is_setting(arg: &Arg) -> bool {
@@ -316,6 +315,23 @@ fn unknown(table: Option<&str>, name: &str, keys: TableKeys) -> String {
         Some((name, example)) => format!("it is {name} now, with a unit: {name} = \"{example}\""),
         None => "no such setting here; `ringway config` prints all of them in their tables".into(),
     }
+}
+
+/// One of a list.
+fn element(arg: &Arg, value: &DeValue) -> Option<String> {
+    match value {
+        DeValue::Table(table) if tables::is_list_of_tables(arg) => Some(pairs(table)?.join(",")),
+        value => scalar(value),
+    }
+}
+
+/// Each as `NAME=VALUE`, in the order of their names.
+fn pairs(table: &DeTable) -> Option<Vec<String>> {
+    let pair =
+        |(name, value): (&TomlKey, &Spanned<DeValue>)| Some(format!("{}={}", name.get_ref(), scalar(value.get_ref())?));
+    let mut pairs = table.iter().map(pair).collect::<Option<Vec<_>>>()?;
+    pairs.sort();
+    Some(pairs)
 }
 
 fn scalar(value: &DeValue) -> Option<String> {

@@ -8,7 +8,8 @@
 //! | `args` | clap's command line: the subcommands (`run`, `config`, `check`, `replica`, `exec`, `ring`, `experiment`, `completions`, `man`), `Cli`, [`RunArgs`](args::RunArgs), `ReplicaArgs`, texts of `--help` |
 //! | `ring_args` | clap's flags of `ringway ring`, made into a `RingQuery` of [`experiment`](crate::experiment); members, repeated `--remove` and `--add`, JSON |
 //! | `file` | parses the TOML file: each key and table to a flag of `run`, unknown keys refused, errors with line numbers; values become defaults of clap's arguments |
-//! | `named` | `[services.NAME]`, `[listeners.NAME]`, `[[routes]]`: `ListenerSettings`, `RouteSettings`, `NamedResolver`: which keys each table may hold, defaults from the flat settings, each table through clap as if it were flags; names that are no service or listener, of the wrong mode, unused, missing or given twice; addresses and replicas given twice |
+//! | `named` | `[services.NAME]`, `[listeners.NAME]`, `[[routes]]`: `NamedResolver`: defaults from the flat settings, each table through clap as if it were flags; names that are no service or listener, of the wrong mode, unused, missing or given twice; addresses and replicas given twice |
+//! | `tables` | which keys those tables may hold: `ListenerSettings`, `RouteSettings`, `NamedTarget`; names |
 //! | `man` | manual pages (`ringway man`) from clap's command line, printed or written into a folder |
 //! | `read` | the order: argv, environment (`RINGWAY_*`), file; to an [`Invocation`] or an [`EarlyExit`] (help, version, usage error); `ringway check`, shell completions; defaults that `RINGWAY_BIND` changes |
 //! | `renamed` | old spellings of settings, with their unit in the name: refused with the new spelling and an example |
@@ -17,10 +18,12 @@
 //! | `sources` | where each setting comes from (flag, environment variable, line of the file), so that an error or warning names that place |
 //! | `token_file` | reads the file of the admin API's token: regular, for its owner and group only, one line |
 //! | `unused` | warnings of settings that have no effect beside the others: HTTP limits in TCP mode, heartbeat settings without a path, settings of starts where nothing is started; variables of the environment that are no setting |
+//! | `certificates` | reads the files of certificates and keys: the pairs of a folder or a list, which is the default, what is wrong with each; whether a file changed |
 //! | `error` | turns a `clap::Error` into one line: what, where, what to do; the environment variable or flag, its invalid value, upper case of names |
 //! | `fuzz` | body of the fuzz target for the configuration file: the bytes are the file; asserts what holds for every accepted file: sizes fit, no admin API exposed without a token |
 
 mod args;
+pub mod certificates;
 mod error;
 mod file;
 pub mod fuzz;
@@ -32,6 +35,7 @@ mod resolve;
 mod ring_args;
 mod show;
 mod sources;
+pub mod tables;
 pub mod token_file;
 mod unused;
 
@@ -43,7 +47,7 @@ use clap::builder::RangedU64ValueParser as Number;
 use crate::core::snapshot::Mode;
 use crate::settings::{
     AccessLogSettings, AdminSettings, DockerSettings, EjectionSettings, FixedReplica, ForwardedSettings, HashSettings,
-    HealthSettings, LimitSettings, ProxySettings, values,
+    HealthSettings, LimitSettings, ProxySettings, TlsSettings, values,
 };
 
 pub use man::write as write_man_pages;
@@ -90,6 +94,8 @@ pub struct Config {
 
     #[command(flatten)]
     pub admin: AdminSettings,
+    #[command(flatten)]
+    pub tls: TlsSettings,
     #[command(flatten)]
     pub hash: HashSettings,
     #[command(flatten)]

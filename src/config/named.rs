@@ -1,32 +1,26 @@
-//! `[services.NAME]`, `[listeners.NAME]` and `[[routes]]`: which keys each may hold, and from what a file sets in them to
-//! listeners, services and routes that refer to each other by name. The flat settings are the defaults of each. Where a file
+//! `[services.NAME]`, `[listeners.NAME]` and `[[routes]]`: from what a file sets in them to listeners, services and routes that refer to each other by name. The flat settings are the defaults of each. Where a file
 //! has none of them, the flat settings are one listener and one service, both called `default`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use clap::{Arg, ArgMatches, Command, FromArgMatches};
 
 use super::args::{self, Cli, CliSubcommand};
 use super::file::{self, FileSettings, NamedSettings, Place, Setting};
-use super::sources::Sources;
+use super::sources::{SourcedSetting, Sources};
+use super::tables::{
+    CERTIFICATES, LISTENER, ListenerSettings, NamedTarget, RouteSettings, is_of_listener, is_of_service,
+    listener_command, route_command,
+};
 use super::{Config, error, resolve};
-use crate::core::limits::Limits;
-use crate::core::routes::{HostPattern, Redirect};
 use crate::core::snapshot::{DEFAULT_SERVICE, Mode};
-use crate::settings::{ForwardedSettings, ProxySettings, values};
 
 /// The name of what the flat settings describe.
 pub const DEFAULT: &str = DEFAULT_SERVICE;
-/// The heading whose settings stand outside of any table in a service or listener.
-pub const PROXY: &str = "proxy_protocol";
-/// Limits of a listener: those of heads and of clients that have not sent a request yet.
-const LISTENER_LIMITS: [&str; 6] =
-    ["handshake_timeout", "head_timeout", "idle_timeout", "line_limit", "head_limit", "field_limit"];
-/// Limits of the whole balancer.
-const OF_THE_PROCESS: [&str; 4] =
-    ["max_connections", "max_connections_per_client", "shutdown_delay", "upgrade_timeout"];
+/// Settings that are the only listener's, and no defaults of those that are named.
+const OF_ONE_LISTENER: [&str; 3] = ["listen", CERTIFICATES, "tls-default"];
 
 /// Listeners, services and routes, by name.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +35,8 @@ pub struct NamedListener {
     pub name: String,
     pub place: Place,
     pub settings: ListenerSettings,
+    /// What a message calls its certificates: a line of the file, or a flag.
+    pub certificates_at: String,
 }
 
 #[derive(Clone, Debug)]
@@ -58,143 +54,6 @@ pub struct NamedRoute {
     pub settings: RouteSettings,
 }
 
-/// One table `[listeners.NAME]`.
-#[derive(Args, Clone, Debug)]
-pub struct ListenerSettings {
-    /// Addresses that clients connect to, each as IP:PORT
-    #[arg(long, value_name = "IP:PORT", value_parser = values::address)]
-    pub bind: Vec<SocketAddr>,
-    /// What comes in: `http` requests, or `tcp` connections
-    #[arg(long, value_name = "MODE", default_value = "http", value_parser = values::mode)]
-    pub mode: Mode,
-    /// The service of all connections in tcp mode, and of requests that no route is for in http mode [default: the only
-    /// service of that mode, where there are no routes]
-    #[arg(long, value_name = "NAME")]
-    pub service: Option<String>,
-    /// Send every client to the same URL with https instead
-    #[arg(long, value_name = "BOOL", default_value = "false", action = clap::ArgAction::Set)]
-    pub redirect_to_https: bool,
-    #[command(flatten)]
-    pub proxy: ProxySettings,
-    #[command(flatten)]
-    pub forwarded: ForwardedSettings,
-    #[command(flatten)]
-    pub limits: Limits,
-}
-
-/// One table `[[routes]]`.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = None::<&str>)]
-pub struct RouteSettings {
-    /// The host of the request: a name, or `*.example.com` for every name below it. Without it the route is for all hosts
-    #[arg(long, value_name = "HOST", value_parser = values::host_pattern)]
-    pub host: Option<HostPattern>,
-    /// A prefix of the path by whole segments: /api is for /api and /api/x, and not for /apis
-    #[arg(long, value_name = "PATH", value_parser = values::path_prefix)]
-    pub path: Option<String>,
-    /// Methods, in upper case; without it all
-    #[arg(long, value_name = "METHOD", value_parser = values::method_name)]
-    pub methods: Vec<String>,
-    /// Listeners by name; without it all
-    #[arg(long, value_name = "NAME")]
-    pub listeners: Vec<String>,
-    /// The service that the requests go to
-    #[arg(long, value_name = "NAME")]
-    pub service: Option<String>,
-    /// Services that share the requests by weight: { a = 95, b = 5 }
-    #[arg(long, value_name = "NAME=WEIGHT", value_parser = values::share_of_split)]
-    pub split: Vec<(String, u32)>,
-    /// A URL that clients are sent to instead; {host} and {uri} in it stand for the request's
-    #[arg(long, value_name = "URL", value_parser = values::location)]
-    pub redirect: Option<String>,
-    /// The status of `redirect`: 301, 302, 303, 307 or 308
-    #[arg(long, value_name = "CODE", default_value = "308", value_parser = values::redirect_status)]
-    pub status: u16,
-}
-
-/// Where the requests of a route go, by name.
-#[derive(Clone, Debug)]
-pub enum NamedTarget<'a> {
-    Service(&'a str),
-    Split(&'a [(String, u32)]),
-    Redirect(Redirect),
-}
-
-impl<'a> NamedTarget<'a> {
-    fn services(self) -> Vec<&'a str> {
-        match self {
-            NamedTarget::Service(name) => vec![name],
-            NamedTarget::Split(split) => split.iter().map(|(name, _)| name.as_str()).collect(),
-            NamedTarget::Redirect(_) => Vec::new(),
-        }
-    }
-}
-
-impl RouteSettings {
-    fn is_for_the_same_as(&self, other: &RouteSettings) -> bool {
-        (&self.host, &self.path, &self.methods, &self.listeners)
-            == (&other.host, &other.path, &other.methods, &other.listeners)
-    }
-
-    /// `None`: not exactly one of service, split and redirect is given.
-    pub fn target(&self) -> Option<NamedTarget<'_>> {
-        match (&self.service, &self.split[..], &self.redirect) {
-            (Some(service), [], None) => Some(NamedTarget::Service(service)),
-            (None, split @ [_, ..], None) => Some(NamedTarget::Split(split)),
-            (None, [], Some(location)) => {
-                Some(NamedTarget::Redirect(Redirect { status: self.status, location: location.clone() }))
-            }
-            _ => None,
-        }
-    }
-}
-
-pub fn is_of_service(arg: &Arg) -> bool {
-    let id = arg.get_id().as_str();
-    match arg.get_help_heading() {
-        None => ["mode", "runtime", "replicas", "replica", "program"].contains(&id),
-        Some("Hash" | "Health" | "Ejection" | "Docker") => true,
-        Some("Limits") => !OF_THE_PROCESS.contains(&id),
-        Some("Proxy protocol") => id == "send_proxy",
-        Some(_) => false,
-    }
-}
-
-pub fn is_of_listener(arg: &Arg) -> bool {
-    let id = arg.get_id().as_str();
-    match arg.get_help_heading() {
-        Some("Limits") => LISTENER_LIMITS.contains(&id),
-        Some("Proxy protocol") => id == "accept_proxy_from",
-        _ => file::is_setting(arg),
-    }
-}
-
-/// A table of names and numbers.
-pub fn is_map(arg: &Arg) -> bool {
-    arg.get_id() == "split"
-}
-
-pub fn listener_command() -> Command {
-    ListenerSettings::augment_args(Command::new("listener"))
-}
-
-pub fn route_command() -> Command {
-    RouteSettings::augment_args(Command::new("route"))
-}
-
-/// What keeps a name from standing in labels, metrics and container names.
-pub fn name_fault(name: &str) -> Option<&'static str> {
-    const NAME_MAX: usize = 63;
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    if name.is_empty() || name.len() > NAME_MAX {
-        Some("a name has 1 to 63 characters")
-    } else if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) || !name.chars().all(is_allowed) {
-        Some("a name has letters, digits, '_' and '-' only, and begins with a letter or a digit")
-    } else {
-        None
-    }
-}
-
 /// Makes [`Named`] of a file's settings; mistakes are collected.
 pub struct NamedResolver<'a> {
     pub path: &'a Path,
@@ -210,12 +69,13 @@ pub struct NamedResolver<'a> {
 impl NamedResolver<'_> {
     pub fn named(&mut self) -> Named {
         let FileSettings { listeners, services, routes, .. } = self.file;
-        let mut named = Named::of_flat(self.config);
+        let mut named = Named::of_flat(self.config, self.sources);
         if !services.is_empty() {
             named.services = services.iter().filter_map(|settings| self.service(settings)).collect();
         }
         if let Some(first) = listeners.first() {
             self.errors.extend(self.listen_beside(first));
+            self.errors.extend(self.certificates_beside(first));
             named.listeners = listeners.iter().filter_map(|settings| self.listener(settings)).collect();
         }
         named.routes = routes.iter().filter_map(|settings| self.route(settings)).collect();
@@ -234,6 +94,13 @@ impl NamedResolver<'_> {
         Some(format!(
             "{name} {address} has no effect beside [{title}], whose bind wins: leave it out, or make it a listener too"
         ))
+    }
+
+    /// Nor are `--tls` and `--tls-default`: no listener becomes one of TLS by a setting that stands elsewhere.
+    fn certificates_beside(&self, listener: &NamedSettings) -> Option<String> {
+        let has_name = |setting: &&SourcedSetting| ["tls", "tls-default"].contains(&setting.long.as_str());
+        let (name, title) = (self.sources.set().iter().find(has_name)?.name(), &listener.title);
+        Some(format!("{name} has no effect beside [{title}]: write it into the table of a listener, [{title}.tls]"))
     }
 
     /// The flat settings as defaults, then the service's own.
@@ -258,17 +125,22 @@ impl NamedResolver<'_> {
     fn listener(&mut self, settings: &NamedSettings) -> Option<NamedListener> {
         let flat = args::command();
         let flat = flat_values(flat.find_subcommand("run")?, self.matches, |arg| {
-            is_of_listener(arg) && arg.get_id() != "program"
+            let id = arg.get_id().as_str();
+            is_of_listener(arg) && id != "program" && !OF_ONE_LISTENER.contains(&id)
         });
         let known = listener_command();
         let is_known = |setting: &&Setting| known.get_arguments().any(|arg| arg.get_id() == setting.id.as_str());
         let command = file::apply(file::apply(known.clone(), flat.iter().filter(is_known)), &settings.settings);
-        let parsed = command.try_get_matches_from(["listener"]);
+        let parsed = command.try_get_matches_from([LISTENER]);
         let parsed = parsed.and_then(|matches| ListenerSettings::from_arg_matches(&matches));
         let own = self.checked(settings, parsed.map_err(|wrong| error::one_line(&wrong)))?;
         self.checked(settings, resolve::check_limits(&own.limits))?;
         self.checked(settings, resolve::check_admin_on(&self.config.admin, &own))?;
-        Some(NamedListener { name: settings.name.clone(), place: settings.place, settings: own })
+        self.checked(settings, resolve::check_tls(&own.tls))?;
+        let at = settings.settings.iter().find(|setting| setting.id == CERTIFICATES);
+        let at = at.map_or(settings.place, |setting| setting.place);
+        let certificates_at = self.line(at, &format!("{}.tls.certificates", settings.title));
+        Some(NamedListener { name: settings.name.clone(), place: settings.place, settings: own, certificates_at })
     }
 
     fn route(&mut self, settings: &NamedSettings) -> Option<NamedRoute> {
@@ -319,20 +191,22 @@ type NamedFault = (Place, String);
 
 impl Named {
     /// What the flat settings are by themselves.
-    pub fn of_flat(config: &Config) -> Named {
+    pub fn of_flat(config: &Config, sources: &Sources) -> Named {
         let listener = ListenerSettings {
             bind: vec![config.listen],
             mode: config.mode,
             service: None,
             redirect_to_https: false,
+            tls: config.tls.clone(),
             proxy: config.proxy.clone(),
             forwarded: config.forwarded.clone(),
             limits: config.limits.service.clone(),
         };
         let place = Place::default();
+        let certificates_at = sources.name_of(CERTIFICATES);
         let config = Config { named: Named::default(), ..config.clone() };
         Named {
-            listeners: vec![NamedListener { name: DEFAULT.into(), place, settings: listener }],
+            listeners: vec![NamedListener { name: DEFAULT.into(), place, settings: listener, certificates_at }],
             services: vec![NamedService { name: DEFAULT.into(), place, config: config.into() }],
             routes: Vec::new(),
         }

@@ -13,7 +13,7 @@ use super::named::NamedResolver;
 use super::resolve::FlatService;
 use super::show::Audience;
 use super::sources::Sources;
-use super::{Config, Named, error, man, renamed, show, unused};
+use super::{Config, Named, certificates, error, man, renamed, show, unused};
 use crate::experiment::{ExperimentSettings, RingQuery};
 use crate::replica::{ReplicaSettings, host_name};
 
@@ -81,6 +81,7 @@ fn check(path: &Path) -> Result<String, EarlyExit> {
     let command = args::command();
     let settings = file::read(path, &command).map_err(EarlyExit::Usage)?;
     let config = config_of_file(command, path, &settings)?;
+    certificates::check(&config).map_err(EarlyExit::Usage)?;
     let warnings: String = config.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
     Ok(format!("{} is valid: {}{warnings}", path.display(), config.summary()))
 }
@@ -121,8 +122,9 @@ fn configure(command: Command, argv: &[OsString], matches: ArgMatches, run: RunA
         let settings = file::read(&path, &command).map_err(EarlyExit::Usage)?;
         return configure_with_settings(command, argv, &path, &settings);
     }
-    let mut config = into_config(run, FlatService::Whole, &sources(&command, &matches, None))?;
-    config.named = Named::of_flat(&config);
+    let sources = sources(&command, &matches, None);
+    let mut config = into_config(run, FlatService::Whole, &sources)?;
+    config.named = Named::of_flat(&config, &sources);
     // What contradicts in one listener and one service was found before.
     let _ = config.named.complete();
     Ok(Configured { config, matches, file: FileSettings::default() })
@@ -157,11 +159,11 @@ fn configure_with_settings(
             if !errors.is_empty() {
                 return Err(EarlyExit::Usage(errors.join("\n")));
             }
+            config.named = named;
             // Outside of any table a setting is a default of every service.
-            let services: Vec<&Config> = named.services.iter().map(|service| &*service.config).collect();
+            let services: Vec<&Config> = config.named.services.iter().map(|service| &*service.config).collect();
             config.warnings = unused::warnings(&config, &services, &sources);
             config.warnings.extend(warnings);
-            config.named = named;
             Ok(Configured { config, matches, file: settings.clone() })
         }
         _ => unreachable!("the same argv had these flags before"),

@@ -4,13 +4,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::args::RunArgs;
-use super::named::{ListenerSettings, mode_name};
+use super::named::mode_name;
 use super::sources::Sources;
+use super::tables::ListenerSettings;
 use super::{Config, RuntimeKind, error, unused};
 
 use crate::core::limits::{Limits, Unit};
 use crate::core::snapshot::{KeyPolicy, Mode};
-use crate::settings::{AdminListen, AdminSettings, FixedReplica, LimitSettings, units};
+use crate::settings::{AdminListen, AdminSettings, FixedReplica, LimitSettings, TlsSettings, units};
 
 /// A service listens nowhere itself.
 const SERVICE_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
@@ -60,6 +61,7 @@ impl RunArgs {
             check_key(&config)?;
         }
         check_limits(&config.limits.service)?;
+        check_tls(&config.tls)?;
         check_admin(&config.admin, config.listen, config.mode)?;
         Ok(config)
     }
@@ -114,6 +116,20 @@ pub fn check_limits(limits: &Limits) -> Result<(), String> {
         return Err(format!("--line-limit {line_limit} is over --head-limit {head_limit}, which holds the line too"));
     }
     Ok(())
+}
+
+/// A certificate of our own is for trying things out: it stands beside no other.
+pub fn check_tls(tls: &TlsSettings) -> Result<(), String> {
+    let is_self_signed = tls.is_self_signed();
+    if is_self_signed && tls.certificates.len() > 1 {
+        return Err("--tls self-signed stands beside other certificates: leave it or them out".into());
+    }
+    match &tls.default {
+        Some(name) if is_self_signed => {
+            Err(format!("--tls-default {name} names a pair of files, and --tls is self-signed"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Anyone who reaches `/add` can start replicas: beyond loopback that takes a token.

@@ -4,7 +4,7 @@
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::file::{self, FileSettings, NamedSettings, Setting};
-use super::{args, named};
+use super::{args, tables};
 
 /// Of a line, in characters.
 const WIDTH: usize = 100;
@@ -78,6 +78,12 @@ fn literal(text: &str) -> String {
     if is_bare { text.into() } else { toml::Value::from(text).to_string() }
 }
 
+/// `cert=FILE,key=FILE` as a table.
+fn file_pair(value: &str) -> Option<String> {
+    let (cert, key) = value.strip_prefix("cert=")?.split_once(",key=")?;
+    Some(format!("{{ cert = {}, key = {} }}", literal(cert), literal(key)))
+}
+
 fn comment(help: &str) -> String {
     let mut lines = vec![String::from("#")];
     for word in help.split_whitespace() {
@@ -94,12 +100,12 @@ fn comment(help: &str) -> String {
 /// `[listeners.NAME]`, `[services.NAME]` and `[[routes]]`: those of a file, or else what can stand in them, as comments.
 pub fn named(file: &FileSettings, audience: Audience) -> String {
     let FileSettings { listeners, services, routes, .. } = file;
-    let (listener, route) = (named::listener_command(), named::route_command());
+    let (listener, route) = (tables::listener_command(), tables::route_command());
     let run = args::command();
     let run = run.find_subcommand("run");
     let table = |kind: &'static str| move |settings: &NamedSettings| format!("{kind}.{}", settings.name);
     let listeners: String = if listeners.is_empty() {
-        reference("[listeners.NAME]", LISTENERS, &listener, named::is_of_listener)
+        reference("[listeners.NAME]", LISTENERS, &listener, tables::is_of_listener)
     } else {
         listeners
             .iter()
@@ -123,8 +129,9 @@ pub fn named(file: &FileSettings, audience: Audience) -> String {
     listeners + &services + &routes
 }
 
-const LISTENERS: &str = "A listener. Without any, --listen is the only one. What it does not set of [forwarded] and of the \
-limits of heads and idle clients is as above.";
+const LISTENERS: &str = "A listener. Without any, --listen is the only one. [listeners.NAME.tls] holds the keys of [tls]; \
+without certificates there a listener speaks in plain text, whatever [tls] says. What it does not set otherwise of [tls], of \
+[forwarded] and of the limits of heads, handshakes and idle clients is as above.";
 const SERVICES: &str = "A service, as [services.NAME]. Without any, the settings above describe the only one, called default. \
 It may hold mode, runtime, replicas, replica, program and send_proxy, and the tables hash, health, ejection, limits and \
 docker (as [services.NAME.hash]). What it does not set is as above.";
@@ -163,7 +170,7 @@ fn named_table(title: &str, settings: &NamedSettings, command: &Command, audienc
 /// The table within a named table that a setting stands in.
 fn heading(setting: &Setting, command: &Command) -> Option<String> {
     let arg = command.get_arguments().find(|arg| arg.get_id() == setting.id.as_str())?;
-    file::table_of(arg).filter(|heading| heading != named::PROXY)
+    file::table_of(arg).filter(|heading| heading != tables::PROXY)
 }
 
 /// Those under one heading, or all.
@@ -188,11 +195,12 @@ fn assignments(
 }
 
 fn assigned(arg: &Arg, values: &[String]) -> String {
-    if named::is_map(arg) {
+    if tables::is_map(arg) {
         let pair = |value: &String| value.replacen('=', " = ", 1);
         return format!("{{ {} }}", values.iter().map(pair).collect::<Vec<_>>().join(", "));
     }
-    let literals: Vec<String> = values.iter().map(|value| literal(value)).collect();
+    let pair = |value: &str| tables::is_list_of_tables(arg).then(|| file_pair(value)).flatten();
+    let literals: Vec<String> = values.iter().map(|value| pair(value).unwrap_or_else(|| literal(value))).collect();
     match arg.get_action() {
         ArgAction::Append => format!("[{}]", literals.join(", ")),
         _ => literals.into_iter().next().unwrap_or_default(),

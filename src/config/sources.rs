@@ -59,6 +59,12 @@ impl Sources {
         &self.set
     }
 
+    /// `--long`, with the place where that is not the command line.
+    pub fn name_of(&self, long: &str) -> String {
+        let setting = self.set.iter().find(|setting| setting.long == long);
+        setting.map_or_else(|| format!("--{long}"), SourcedSetting::name)
+    }
+
     pub fn unknown_variables(&self) -> &[String] {
         &self.unknown
     }

@@ -3,7 +3,7 @@
 use super::sources::{SourcedSetting, Sources};
 use super::{Config, RuntimeKind, error};
 use crate::core::snapshot::Mode;
-use crate::settings::{AccessLogTarget, AdminListen};
+use crate::settings::{AccessLogTarget, AdminListen, TlsSettings};
 
 /// Limits that an HTTP connection has and a tunnel has not.
 const HTTP_LIMITS: [&str; 9] = [
@@ -43,11 +43,18 @@ pub fn warnings(config: &Config, services: &[&Config], sources: &Sources) -> Vec
 fn reason(config: &Config, SourcedSetting { long, table, .. }: &SourcedSetting) -> Option<&'static str> {
     if table == "Access log" && long != "access-log" && config.access_log.target == AccessLogTarget::Off {
         Some("without --access-log")
+    } else if (table == "TLS" || long == "handshake-timeout") && !has_tls(config) {
+        Some("without --tls")
     } else if table == "Admin" && long != "admin" && config.admin.listen == AdminListen::Off {
         Some("with --admin off")
     } else {
         None
     }
+}
+
+fn has_tls(config: &Config) -> bool {
+    let named = config.named.listeners.iter().map(|listener| &listener.settings.tls);
+    std::iter::once(&config.tls).chain(named).any(TlsSettings::is_on)
 }
 
 fn reason_in_service(config: &Config, SourcedSetting { long, table, .. }: &SourcedSetting) -> Option<&'static str> {

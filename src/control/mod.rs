@@ -10,7 +10,7 @@
 //! | `control_core` | publication, stops, worker ends and tickets around the registry: pure; the loop and the simulation drive it, and it returns `ControlAction`s (effects and log lines); level and words of log lines about signals and workers; the second signal; ready or not, and why in words; whether a successor may take over from its predecessor; how it ends (`End`) |
 //! | `control_loop` | the admin thread: turns of the loop, tasks that it spawns; reloads and upgrades carried out |
 //! | `heartbeats` | `HeartbeatTable`: which heartbeat an instance is asked for, by service and revision, while a rolling replacement changes it |
-//! | `operations` | `OperationCounters`: reloads taken in and refused, upgrades that failed, admin calls denied by reason; atomics, read by the metrics page |
+//! | `operations` | `OperationCounters`: reloads taken in and refused, upgrades that failed, certificates that cannot be used, admin calls denied by reason; atomics, read by the metrics page |
 //! | `orphans` | waits for zombies that process 1 of a container inherits: waitpid without hanging, children of others than ours |
 //! | `signals` | which signals are handled (TERM, INT, QUIT; HUP, USR1, USR2), and what each asks for (`SignalRequest`); nothing is answered here |
 //! | `log_throttle` | workers' events as log lines: the first of a kind at once, then a count for each second; names of former replicas; pure; windows by kind; words for a fault, a cap, a shortage |
@@ -20,7 +20,7 @@
 //! | `predecessor` | the other end: `Introduction` (replicas, run ids) read from the process that this one replaces; `PredecessorLink`: says `ready`, awaits `go` |
 //! | `service_manager` | `sd_notify` to systemd: READY, RELOADING, STOPPING, STATUS, MAINPID, WATCHDOG; the interval of pings from `WATCHDOG_USEC` |
 //! | `runtime` | what starts and stops replicas: child processes, Docker containers, a fixed list |
-//! | `reload` | values of a reload: the trait `Configuration` (read, commit, discard), `ReloadPlan`, `ReloadReport` (changed, needs a restart) and its log line, `ReloadError`, who asked (`Requester`) and gets mistakes, which the log says too; the one that is pending |
+//! | `reload` | values of a reload: the trait `Configuration` (read, commit, discard, renew certificates), `CertificateRenewal`, `ReloadPlan`, `ReloadReport` (changed, needs a restart) and its log line, `ReloadError`, who asked (`Requester`) and gets mistakes, which the log says too; the one that is pending |
 //! | `admin_listener` | the socket of the admin API, TCP or Unix: bind, accept, hyper connections with head and write timeouts |
 //! | `admin_seats` | how many admin connections are served at once: seats, strangers evicted, oldest first; it knows no HTTP; a permit each, the task to abort, kept once its caller is known |
 //! | `socket_file` | the file of a Unix listener: bound with its mode, a dead one replaced, removed at the end; its type, permissions and identity (device, inode) checked |

@@ -1,5 +1,5 @@
-//! Counters of the control plane's operations: reloads applied and refused, upgrades that failed, admin calls denied.
-//! Counted where it is decided, read by the metrics page.
+//! Counters of the control plane's operations: reloads applied and refused, upgrades that failed, admin calls denied,
+//! certificates that cannot be used. Counted where it is decided, read by the metrics page.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -11,6 +11,7 @@ pub struct OperationCounters {
     reloads_refused: AtomicU64,
     last_reload_refused: AtomicBool,
     upgrades_failed: AtomicU64,
+    certificates_refused: AtomicU64,
     denied: [AtomicU64; Denial::ALL.len()],
 }
 
@@ -27,6 +28,14 @@ impl OperationCounters {
 
     pub fn count_failed_upgrade(&self) {
         self.upgrades_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn set_refused_certificates(&self, count: usize) {
+        self.certificates_refused.store(count as u64, Ordering::Relaxed);
+    }
+
+    pub fn refused_certificates(&self) -> u64 {
+        self.certificates_refused.load(Ordering::Relaxed)
     }
 
     /// How many it were for this reason, with this one.

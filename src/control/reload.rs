@@ -1,6 +1,10 @@
 //! One reload at a time: the configuration is read again, runtimes are prepared, the registry takes it in, and what is no
 //! longer wanted is given up. Whole or not at all. How a configuration is read is not known here.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use log::Level;
 use serde::Serialize;
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
@@ -8,7 +12,7 @@ use utoipa::ToSchema;
 use super::heartbeats::Heartbeats;
 use super::registry::Topology;
 use super::runtime::service_runtime::RuntimeSettings;
-use crate::core::snapshot::ServiceId;
+use crate::core::snapshot::{Listener, ListenerId, ServiceId};
 
 /// Where the configuration comes from. All calls come from the admin thread.
 pub trait Configuration {
@@ -18,8 +22,20 @@ pub trait Configuration {
     fn commit(&mut self);
     /// What was read last is not wanted: listeners that only it names are given up.
     fn discard(&mut self);
+    /// Looks for certificates that changed in their files, and takes them in. Cheap where none did.
+    fn renew_certificates(&mut self) -> CertificateRenewal;
     /// The configuration in force, as a file, without secrets.
     fn text(&self) -> String;
+}
+
+/// What a look at the files of certificates came to.
+#[derive(Debug)]
+pub struct CertificateRenewal {
+    /// Those whose certificates changed.
+    pub listeners: BTreeMap<ListenerId, Arc<Listener>>,
+    pub lines: Vec<(Level, String)>,
+    /// Files that cannot be used, since when they were read last.
+    pub refused: usize,
 }
 
 /// A configuration that was read and may be taken in.

@@ -11,6 +11,7 @@
 //! | `health` | `[health]`, `[ejection]`: path, method, headers, status, interval, timeout, rise, fall, start timeout, replacement of a silent replica, the largest ejected share; parsers of these |
 //! | `limits` | `[limits]`: caps on connections and replicas, `AbortOn`, and clap arguments made from each of [`Limits`](crate::core::limits::Limits) |
 //! | `service` | `[hash]` (key, ring), `[proxy protocol]`, `[forwarded]` (trust, Via), and `--replica`: `FixedReplica`, `HostPort` |
+//! | `tls` | `[tls]`: `CertificateSource` (self-signed, a folder or file, a pair of files), the default pair, the oldest version, HSTS |
 //! | `units` | numbers with a unit, text to value and back: durations (ms, s, m, h), sizes (B, KiB, MiB, GiB), rates |
 //! | `values` | clap's value parsers of the other files' fields, text to one value or `want ...`: address, path, admin, mode, net, trust, key, ring, replica, member, weight, host and port, subnet, CPUs, tmpfs, volume, secret |
 //! | `access_log` | `[access_log]`: `AccessLogTarget` (off, stdout, a file), format (json, common, combined), the share of exchanges that is logged (`LoggedShare`) |
@@ -22,6 +23,7 @@ mod docker;
 mod health;
 mod limits;
 mod service;
+mod tls;
 pub mod units;
 pub mod values;
 
@@ -32,6 +34,7 @@ pub use docker::{DockerSettings, OnExit, Reach};
 pub use health::{EjectionSettings, HealthSettings};
 pub use limits::LimitSettings;
 pub use service::{FixedReplica, ForwardedSettings, HashSettings, HostPort, ProxySettings};
+pub use tls::{CertificateSource, TlsSettings};
 
 /// A table as it is when nothing sets it.
 fn unset<T: clap::Args>() -> T {

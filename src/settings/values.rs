@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{AccessLogFormat, AccessLogTarget, AdminListen, FixedReplica, HostPort, LoggedShare};
+use super::{AccessLogFormat, AccessLogTarget, AdminListen, CertificateSource, FixedReplica, HostPort, LoggedShare};
 use crate::core::head;
 use crate::core::limits::{AbortOn, RequestIdPolicy, Trust, Via};
 use crate::core::net::Net;
@@ -10,6 +10,7 @@ use crate::core::proxy::Version;
 use crate::core::ring::{self, Member, RingKind};
 use crate::core::routes::HostPattern;
 use crate::core::snapshot::{KeyPolicy, Mode};
+use crate::core::tls::TlsVersion;
 
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "want IP:PORT, like 127.0.0.1:8000 or [::1]:8000".into())
@@ -159,6 +160,32 @@ pub fn logged_share(text: &str) -> Result<LoggedShare, String> {
             let share = text.parse().ok().filter(|share: &f64| (0.0..=1.0).contains(share));
             share.map(LoggedShare).ok_or_else(|| "want all, errors, or a share from 0 to 1, like 0.01".into())
         }
+    }
+}
+
+/// `self-signed`, a path, or `cert=FILE,key=FILE`.
+pub fn certificates(text: &str) -> Result<CertificateSource, String> {
+    let pair = |files: &str| {
+        let (cert, key) = files.split_once(",key=").filter(|(cert, key)| !cert.is_empty() && !key.is_empty())?;
+        Some(CertificateSource::Pair { cert: cert.into(), key: key.into() })
+    };
+    let source = match (text, text.strip_prefix("cert=")) {
+        ("self-signed", _) => Some(CertificateSource::SelfSigned),
+        (_, Some(files)) => pair(files),
+        (path, None) => (!path.is_empty() && !path.starts_with("key=")).then(|| CertificateSource::Path(path.into())),
+    };
+    source.ok_or_else(|| {
+        "want a folder of NAME.crt and NAME.key, a NAME.pem with both, cert=FILE,key=FILE or self-signed; in a file { cert \
+         = \"FILE\", key = \"FILE\" } too"
+            .into()
+    })
+}
+
+pub fn tls_version(text: &str) -> Result<TlsVersion, String> {
+    match text {
+        "1.2" => Ok(TlsVersion::Tls12),
+        "1.3" => Ok(TlsVersion::Tls13),
+        _ => Err("want 1.2 or 1.3, as a text".into()),
     }
 }
 
@@ -380,6 +407,17 @@ mod tests {
         }
         for wrong in ["key", "key=etc/key", "../key=/etc/key", "=/etc/key"] {
             assert!(secret(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn certificates_come_from_a_path_or_a_pair_of_files() {
+        let pair = CertificateSource::Pair { cert: "/a,b.crt".into(), key: "/k=1.key".into() };
+        assert_eq!(certificates("cert=/a,b.crt,key=/k=1.key"), Ok(pair));
+        assert_eq!(certificates("certs"), Ok(CertificateSource::Path("certs".into())));
+        assert_eq!(certificates("self-signed"), Ok(CertificateSource::SelfSigned));
+        for wrong in ["", "cert=/a.crt", "cert=,key=/a.key", "cert=/a.crt,key=", "key=/a.key,cert=/a.crt"] {
+            assert!(certificates(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -3,12 +3,14 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `mod.rs` | `ControlInit`, `ControlLoop`, its `Turn`s: tokio's select over clock, channels, signals and requests; effects carried out: tasks for starts, stops and probes (a silent instance's process looked at), tickets answered; runtime events forwarded as commands, worker threads joined, the admin API served and its address named where it ends, the runtime closed at the end; a signal during the start; SIGUSR1 passed on, or why it does nothing |
-//! | `reloads` | turns of a reload: begun by SIGHUP or a call (or why not now), runtimes prepared in a task (`Prepared`), handed to the registry, heartbeats and configuration exchanged, answered; a dry run |
+//! | `mod.rs` | `ControlInit`, `ControlLoop`, its `Turn`s: tokio's select over clock, channels, signals and requests; effects carried out: tasks for starts, stops and probes (a silent instance's process looked at), tickets answered; the runtime closed at the end; a signal during the start; SIGUSR1 passed on, or why it does nothing |
+//! | `reloads` | certificates renewed; turns of a reload: begun by SIGHUP or a call (or why not now), runtimes prepared in a task (`Prepared`), handed to the registry, heartbeats and configuration exchanged, answered; a dry run |
+//! | `tasks` | runtime events forwarded as commands, the admin API served and its address named where it ends, worker threads joined |
 //! | `replacement` | turns of an upgrade, on either side: begun by SIGUSR2, held while it waits, the successor started, handed over or failed; `Announcer`: when the service manager is told what, watchdog pings |
 
 mod reloads;
 mod replacement;
+mod tasks;
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -20,10 +22,10 @@ use std::time::{Duration, SystemTime};
 use log::Level;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, oneshot};
-use tokio::task::{AbortHandle, LocalSet, spawn_blocking, spawn_local};
+use tokio::task::{AbortHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::admin::{AdminRequest, AdminState, DryRun, router};
+use super::admin::{AdminRequest, AdminState, DryRun};
 use super::admin_access::SharedAccess;
 use super::admin_listener::AdminListener;
 use super::control_core::{ControlAction, ControlCore, End, WorkerEnd};
@@ -37,7 +39,7 @@ use super::probe::{Heartbeat, ProbeError, probe};
 use super::registry::{Answer, Command, Effect, ProbeFailure, ProbeFault};
 use super::reload::{Configuration, PendingReload, Requester};
 use super::runtime::per_service::PerService;
-use super::runtime::{Failure, InstanceId, Runtime, RuntimeEvent, Spec};
+use super::runtime::{Failure, InstanceId, Runtime, Spec};
 use super::signals::{SignalRequest, Signals};
 use super::successor::SuccessorEvent;
 use super::upgrade::Upgrade;
@@ -48,6 +50,7 @@ use crate::shared::counters::Counters;
 use crate::shared::publish::Wake;
 use reloads::Prepared;
 use replacement::Announcer;
+use tasks::{forward, serve_admin, watch_workers};
 
 /// Worker events taken in between two looks at everything else.
 const EVENTS_PER_TURN: usize = 1024;
@@ -135,6 +138,8 @@ struct ControlLoop {
     configuration: Box<dyn Configuration>,
     /// The reload under way.
     reload: Option<PendingReload>,
+    /// The next look at the files of certificates.
+    certificates_due: Tick,
     prepared: UnboundedReceiver<Prepared>,
     prepared_in: UnboundedSender<Prepared>,
     wakeup: Wakeup,
@@ -167,6 +172,7 @@ enum Turn {
     WorkerEnded(WorkerEnd),
     Signal(SignalRequest),
     Prepared(Prepared),
+    Certificates,
     Successor(SuccessorEvent),
     Ping,
 }
@@ -204,6 +210,7 @@ impl ControlLoop {
         Ok(ControlLoop {
             configuration: init.configuration,
             reload: None,
+            certificates_due: Tick(0),
             prepared,
             prepared_in,
             core: init.core.with_stop_limit(runtime.stop_limit()),
@@ -262,6 +269,7 @@ impl ControlLoop {
     async fn next_turn(&mut self, signals: &mut Signals) -> Turn {
         let due = self.instant(self.core.due().min(self.core.log_due()));
         let due = self.upgrade.waits_until().map_or(due, |give_up_at| due.min(give_up_at));
+        let certificates = self.instant(self.certificates_due);
         let ping = self.announcer.next_ping().unwrap_or_else(|| self.instant(Tick::NEVER));
         tokio::select! {
             request = signals.next() => Turn::Signal(request),
@@ -271,6 +279,7 @@ impl ControlLoop {
             () = self.wakeup.0.notified() => Turn::Workers,
             Some(end) = self.worker_ends.recv() => Turn::WorkerEnded(end),
             event = self.upgrade.next() => Turn::Successor(event),
+            () = sleep_until(certificates) => Turn::Certificates,
             () = sleep_until(ping) => Turn::Ping,
             () = sleep_until(due) => Turn::Apply(Command::Tick),
         }
@@ -300,6 +309,7 @@ impl ControlLoop {
             },
             Turn::Signal(SignalRequest::Upgrade) => self.upgrade(),
             Turn::Prepared(prepared) => self.take_in(prepared, now),
+            Turn::Certificates => self.renew_certificates(now),
             Turn::Successor(event) => self.successor(event),
             Turn::Ping => self.ping(),
         }
@@ -468,32 +478,4 @@ async fn explain<R: Runtime>(failure: ProbeFailure, instance: InstanceId, runtim
 
 fn write(level: Level, line: &str) {
     log::log!(target: "ringway", level, "{line}");
-}
-
-async fn forward(mut events: UnboundedReceiver<RuntimeEvent>, commands: UnboundedSender<Command>) {
-    while let Some(event) = events.recv().await {
-        let _ = commands.send(Command::RuntimeEvent(event));
-    }
-}
-
-async fn serve_admin(listener: AdminListener, state: AdminState) {
-    let address = match listener.endpoint() {
-        Endpoint::Tcp(address) => address.to_string(),
-        Endpoint::Unix(path) => path.display().to_string(),
-    };
-    if let Err(error) = listener.serve(router(state)).await {
-        log::error!("the admin API at {address} ended: {error}");
-    }
-}
-
-/// One message for each worker thread that ends.
-fn watch_workers(workers: Vec<JoinHandle<()>>) -> UnboundedReceiver<WorkerEnd> {
-    let (ends, received) = unbounded_channel();
-    for worker in workers {
-        let ends = ends.clone();
-        spawn_blocking(move || {
-            let _ = ends.send(worker.join().map_or(WorkerEnd::Panicked, |()| WorkerEnd::Returned));
-        });
-    }
-    received
 }

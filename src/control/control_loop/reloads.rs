@@ -3,16 +3,21 @@
 
 use tokio::task::spawn_local;
 
-use super::ControlLoop;
+use super::{ControlLoop, write};
 use crate::control::heartbeats::Heartbeats;
 use crate::control::registry::{Answer, Command, Reconfiguration, ServiceSource, Topology};
-use crate::control::reload::{PendingReload, ReloadAnswer, ReloadError, ReloadPlan, ReloadReport, Requester};
+use crate::control::reload::{
+    CertificateRenewal, PendingReload, ReloadAnswer, ReloadError, ReloadPlan, ReloadReport, Requester,
+};
 use crate::control::runtime::per_service::Reconfigured;
 use crate::control::runtime::revisions::Revision;
 use crate::control::runtime::service_runtime::RuntimeSettings;
 use crate::control::runtime::{Failure, Runtime};
 use crate::core::snapshot::ServiceId;
 use crate::core::tick::Tick;
+
+/// From one look at the files of certificates to the next.
+const CERTIFICATES_MS: u64 = 2_000;
 
 /// The runtimes took a configuration in, or refused.
 pub struct Prepared {
@@ -124,6 +129,20 @@ impl ControlLoop {
             Answer::Reconfigured | Answer::Replicas(_) | Answer::Replica(_) => Ok(report),
         };
         self.answer(requester, answer);
+    }
+
+    /// Certificates are taken in by themselves, but not into a configuration that is about to be another.
+    pub(super) fn renew_certificates(&mut self, now: Tick) {
+        self.certificates_due = now.after_ms(CERTIFICATES_MS);
+        if self.reload.is_some() {
+            return;
+        }
+        let CertificateRenewal { listeners, lines, refused } = self.configuration.renew_certificates();
+        lines.into_iter().for_each(|(level, line)| write(level, &line));
+        self.operations.set_refused_certificates(refused);
+        if !listeners.is_empty() {
+            self.apply(Command::ReplaceListeners(listeners), now);
+        }
     }
 
     fn answer(&self, requester: Requester, answer: ReloadAnswer) {

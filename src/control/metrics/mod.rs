@@ -5,7 +5,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `mod.rs` | each family with name, help and labels: workers, services, replicas, rings, refusals by reason, drops; sums over the workers' counters and histograms (`ScrapeSources`, `DropCounts`); build info |
+//! | `mod.rs` | each family with name, help and labels: workers, services, replicas, rings, refusals by reason, certificates, drops; sums over the workers' counters and histograms (`ScrapeSources`, `DropCounts`); build info |
 //! | `exposition` | the two text formats: `# HELP`, `# TYPE`, samples, label values escaped, buckets of a histogram, `# EOF`; which one `Accept` prefers (`Format`, quality values) |
 //! | `rings` | `RingWatch`: share of each member, digest, and the ratio of keys that the last change moved; each ring computed once, outside the admin thread's turns |
 //! | `process` | `process_*` from `/proc/self`: CPU seconds, memory, open and most descriptors, threads, start time |
@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use super::operations::OperationCounters;
 use super::registry::{ServiceStatus, Status};
-use crate::core::snapshot::{Replica, Service, Snapshot, State};
+use crate::core::snapshot::{Lifecycle, Replica, Service, Snapshot, State};
 use crate::shared::counters::{Counters, Gauge, Gauges};
 use crate::shared::histogram::{Durations, Histogram};
 use crate::shared::reasons::{Reason, ReasonTable};
@@ -65,6 +65,7 @@ pub fn page(sources: &ScrapeSources, format: Format) -> String {
     sources.rings(&mut page);
     sources.dropped(&mut page);
     sources.operations(&mut page);
+    sources.certificates(&mut page);
     let info = Labels::new().with("version", env!("CARGO_PKG_VERSION")).with("commit", COMMIT);
     page.family(MetricKind::Info, "ringway_build", "version and commit of the binary", [(info, 1)]);
     sources.process.write(&mut page);
@@ -309,6 +310,22 @@ impl ScrapeSources<'_> {
         let denied = self.operations.denied();
         let denied = denied.map(|(why, count)| (Labels::new().with("reason", why.as_str()), count));
         page.family(MetricKind::Counter, "ringway_admin_denied", "admin calls denied by what was wrong", denied);
+    }
+
+    fn certificates(&self, page: &mut Exposition) {
+        let serving = self.snapshot.listeners.iter().filter(|listener| listener.lifecycle == Lifecycle::Serving);
+        let offered = serving.filter_map(|listener| Some((&listener.name, listener.tls.as_ref()?)));
+        let expiries = offered.flat_map(|(listener, policy)| {
+            policy.certificates().iter().map(move |certificate| {
+                let labels = Labels::new().with("listener", listener).with("certificate", &certificate.pair);
+                (labels, certificate.expires)
+            })
+        });
+        let help = "when a certificate in force expires, in seconds since 1970";
+        page.family(MetricKind::Gauge, "ringway_tls_certificate_expiry_timestamp_seconds", help, expiries);
+        let help = "files of certificates and keys that cannot be used: those before are in force";
+        let refused = self.operations.refused_certificates();
+        page.value(MetricKind::Gauge, "ringway_tls_certificates_refused", help, refused);
     }
 
     fn dropped(&self, page: &mut Exposition) {

@@ -1,5 +1,6 @@
 //! What the registry is configured with, what it takes in and what it asks for, as plain values.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use log::Level;
@@ -12,7 +13,7 @@ use crate::control::runtime::{Failure, InstanceId, RuntimeEvent, Spec, Started};
 use crate::core::limits::Limits;
 use crate::core::proxy::Version;
 use crate::core::ring::RingKind;
-use crate::core::snapshot::{Endpoint, KeyPolicy, Lifecycle, Mode, ServiceId, Snapshot};
+use crate::core::snapshot::{Endpoint, KeyPolicy, Lifecycle, Listener, ListenerId, Mode, ServiceId, Snapshot};
 use crate::core::tick::Tick;
 use crate::shared::events::WorkerEvent;
 
@@ -48,6 +49,8 @@ pub enum Command {
     Found(Vec<(Spec, Started)>),
     /// Services, listeners and routes become these.
     Reconfigure(Box<Reconfiguration>),
+    /// These listeners offer other certificates now.
+    ReplaceListeners(BTreeMap<ListenerId, Arc<Listener>>),
     /// An admin call about one service; its answer carries the same ticket.
     Call {
         ticket: u64,

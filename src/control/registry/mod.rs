@@ -201,6 +201,7 @@ impl Registry {
         match command {
             Command::Found(found) => self.found(found, now),
             Command::Reconfigure(change) => self.reconfigure(*change, now),
+            Command::ReplaceListeners(listeners) => self.replace_listeners(listeners),
             Command::Call { ticket, service, call } => self.accept_call(ticket, service, call, now),
             Command::Started { instance, started } => self.started(instance, started, now),
             Command::StartFailed { instance, failure } => self.start_failed(instance, failure, now),

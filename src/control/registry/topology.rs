@@ -177,6 +177,17 @@ impl Registry {
         self.defer_reply(ticket, Answer::Reconfigured, BTreeSet::new(), now);
     }
 
+    /// Those that are served: one that is being removed keeps what it offered.
+    pub(super) fn replace_listeners(&mut self, listeners: BTreeMap<ListenerId, Arc<Listener>>) {
+        for (id, listener) in listeners {
+            let served = self.listeners.get_mut(&id).filter(|served| served.lifecycle == Lifecycle::Serving);
+            if let Some(served) = served {
+                *served = listener;
+                self.publication.mark_changed();
+            }
+        }
+    }
+
     /// Idle clients of removed listeners had their time, and services that only they lead to may go.
     pub(super) fn stop_listeners(&mut self, now: Tick) {
         let due: Vec<ListenerId> =

@@ -18,6 +18,8 @@ const CHAIN_MAX: usize = 24 * 1024;
 
 #[derive(Clone)]
 pub struct Certificate {
+    /// The NAME of its files; empty where it comes from none.
+    pub pair: String,
     /// DNS names in lower case, `*.` in front of a wildcard's.
     pub names: Vec<String>,
     /// Seconds since 1970.
@@ -26,7 +28,7 @@ pub struct Certificate {
     pub key: Arc<CertifiedKey>,
 }
 
-/// Why a pair cannot be used. Whether it is the certificate's or the key's file is the first word of each message.
+/// Why a pair cannot be used, by the file that is to blame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PairFault {
     Certificate(String),
@@ -51,15 +53,16 @@ impl Certificate {
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
     ) -> Result<Certificate, PairFault> {
-        let first = chain.first().ok_or_else(|| PairFault::Certificate("no certificate is in it".into()))?;
         let len: usize = chain.iter().map(|certificate| certificate.len()).sum();
         if len > CHAIN_MAX {
             let why = format!("its certificates have {len} bytes, and at most {CHAIN_MAX} can be sent");
             return Err(PairFault::Certificate(why));
         }
-        let certificate = x509_cert::Certificate::from_der(first)
-            .map_err(|error| PairFault::Certificate(format!("this is no X.509 certificate: {error}")))?;
-        let certificate = certificate.tbs_certificate();
+        let parsed = parse(&chain)?;
+        let Some(certificate) = parsed.first().map(x509_cert::Certificate::tbs_certificate) else {
+            return Err(PairFault::Certificate("no certificate is in it".into()));
+        };
+        check_order(&parsed)?;
         let validity = certificate.validity();
         let names = certificate.get_extension::<SubjectAltName>();
         let names = names.map_err(|error| PairFault::Certificate(format!("its names cannot be read: {error}")))?;
@@ -67,6 +70,7 @@ impl Certificate {
         let names = names.map_or_else(Vec::new, |(_, names)| dns_names(&names));
         let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| refused(&error))?;
         Ok(Certificate {
+            pair: String::new(),
             names,
             valid_from: valid_from.to_unix_duration().as_secs(),
             expires: expires.to_unix_duration().as_secs(),
@@ -75,13 +79,53 @@ impl Certificate {
     }
 }
 
+impl fmt::Display for PairFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PairFault::Certificate(why) => write!(f, "certificate: {why}"),
+            PairFault::Key(why) => write!(f, "private key: {why}"),
+        }
+    }
+}
+
+impl PartialEq for Certificate {
+    /// Clients see the same.
+    fn eq(&self, other: &Certificate) -> bool {
+        (&self.pair, &self.key.cert, &self.key.ocsp) == (&other.pair, &other.key.cert, &other.key.ocsp)
+    }
+}
+
 /// The names, the time and the key's kind: what differs where two certificates do, in all likelihood.
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let der = self.key.cert.first().map_or(&[][..], |der| der);
         let checksum = crc32fast::hash(der);
-        write!(f, "{} until {} ({:?}, {checksum:08x})", self.names.join(" "), self.expires, self.key.key.algorithm())
+        let (pair, names, algorithm) = (&self.pair, self.names.join(" "), self.key.key.algorithm());
+        write!(f, "{pair} {names} until {} ({algorithm:?}, {checksum:08x})", self.expires)
     }
+}
+
+fn parse(chain: &[CertificateDer]) -> Result<Vec<x509_cert::Certificate>, PairFault> {
+    let no_certificate = |error| PairFault::Certificate(format!("this is no X.509 certificate: {error}"));
+    chain.iter().map(|der| x509_cert::Certificate::from_der(der).map_err(no_certificate)).collect()
+}
+
+/// Each certificate of a chain was issued by the one behind it (RFC 5246 section 7.4.2), as far as their names say.
+fn check_order(chain: &[x509_cert::Certificate]) -> Result<(), PairFault> {
+    let names = |at: usize| {
+        let certificate = chain.get(at)?.tbs_certificate();
+        Some((certificate.subject().to_string(), certificate.issuer().to_string()))
+    };
+    for at in 1..chain.len() {
+        if let (Some((_, issuer)), Some((subject, _))) = (names(at - 1), names(at))
+            && issuer != subject
+        {
+            return Err(PairFault::Certificate(format!(
+                "its chain is incomplete: behind certificate {at} comes not its issuer, {issuer}, but {subject}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The algorithms: those of ring.

@@ -34,6 +34,16 @@ pub struct PolicySettings<'a> {
 pub struct Policy {
     config: Arc<ServerConfig>,
     clock: Arc<Clock>,
+    certificates: Vec<ServedCertificate>,
+}
+
+/// What an operator wants to know of a certificate in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServedCertificate {
+    /// The NAME of its files.
+    pub pair: String,
+    /// Seconds since 1970.
+    pub expires: u64,
 }
 
 /// The keys of session tickets. They live as long as their listener, over reloads, so that a client can resume at any worker.
@@ -76,7 +86,12 @@ impl Policy {
         // Tickets resume sessions of both versions: nothing is kept for those of clients that know none.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.max_early_data_size = 0;
-        Ok(Policy { config: config.into(), clock })
+        let served = |one: &Certificate| ServedCertificate { pair: one.pair.clone(), expires: one.expires };
+        Ok(Policy { config: config.into(), clock, certificates: settings.certificates.iter().map(served).collect() })
+    }
+
+    pub fn certificates(&self) -> &[ServedCertificate] {
+        &self.certificates
     }
 
     /// For a connection that begins now.

@@ -1,0 +1,107 @@
+//! Certificates that changed in their files while the configuration did not: looked for every few seconds, and taken in pair
+//! by pair. Nothing is published here.
+
+use std::collections::BTreeSet;
+
+use super::tls::{TlsListener, TlsListeners};
+use crate::config::Config;
+use crate::config::certificates::{self, CertificateSet, FileStamp};
+use crate::config::named::NamedListener;
+
+const STAY: &str = "; the certificates before stay in force";
+
+/// What the last looks at the files of a listener found.
+#[derive(Clone, Debug, Default)]
+pub struct FileWatch {
+    /// When they were read last.
+    read: Vec<FileStamp>,
+    /// At the last look.
+    seen: Vec<FileStamp>,
+    /// What cannot be used of what was read last, a line each.
+    faults: Vec<String>,
+}
+
+/// What a look found.
+#[derive(Debug, Default)]
+pub struct Renewal {
+    /// Listeners whose certificates changed.
+    pub listeners: BTreeSet<String>,
+    pub changed: Vec<String>,
+    pub faults: Vec<String>,
+}
+
+impl FileWatch {
+    pub fn new(listener: &NamedListener) -> FileWatch {
+        let now = certificates::stamps(&listener.settings.tls);
+        FileWatch { read: now.clone(), seen: now, faults: Vec::new() }
+    }
+
+    /// Whether the files are to be read: they are others than those that were, and the same in two looks, so that a writer is
+    /// not met between certificate and key.
+    fn is_due(&mut self, now: Vec<FileStamp>) -> bool {
+        let (is_settled, is_new) = (now == self.seen, now != self.read);
+        self.seen = now;
+        if is_settled && is_new {
+            self.read.clone_from(&self.seen);
+        }
+        is_settled && is_new
+    }
+
+    pub fn faults(&self) -> usize {
+        self.faults.len()
+    }
+}
+
+impl TlsListeners {
+    /// Looks at the files of `config`, which is in force.
+    pub fn renew(&mut self, config: &Config, unix_seconds: u64) -> Renewal {
+        let before = self.clone();
+        let mut renewal = Renewal::default();
+        for listener in config.named.listeners.iter().filter(|listener| listener.settings.tls.is_from_files()) {
+            let Some(tls) = self.listener_mut(&listener.name) else { continue };
+            if !tls.watch.is_due(certificates::stamps(&listener.settings.tls)) {
+                continue;
+            }
+            let (set, faults) = read(listener, &tls.set, unix_seconds);
+            renewal.faults.extend(certificates::located(listener, faults.clone()));
+            tls.watch.faults = faults;
+            if let Some(set) = set
+                && let Ok(renewed) = TlsListener::new(listener, set, tls.tickets.clone(), tls.watch.clone())
+            {
+                *tls = renewed;
+                renewal.listeners.insert(listener.name.clone());
+            }
+        }
+        renewal.changed = self.changes(&before);
+        renewal
+    }
+}
+
+/// Each pair that can be used, and in the place of one that cannot the one before. `None`: all stay as they are.
+fn read(listener: &NamedListener, before: &CertificateSet, unix_seconds: u64) -> (Option<CertificateSet>, Vec<String>) {
+    let settings = &listener.settings.tls;
+    let mut files = certificates::read(settings);
+    files.refuse_expired(&before.certificates, unix_seconds);
+    if !files.faults.is_empty() {
+        return (None, files.faults.into_iter().map(|fault| fault + STAY).collect());
+    }
+    let (mut faults, mut certificates) = (Vec::new(), Vec::new());
+    for pair in files.pairs {
+        let former = before.certificates.iter().find(|certificate| certificate.pair == pair.name);
+        match (pair.outcome, former) {
+            (Ok(certificate), _) => certificates.push(certificate),
+            (Err(fault), Some(former)) => {
+                faults.push(format!("{fault}; the certificate before stays in force"));
+                certificates.push(former.clone());
+            }
+            (Err(fault), None) => faults.push(format!("{fault}; it is left out")),
+        }
+    }
+    match CertificateSet::new(certificates, settings) {
+        Ok(set) => (Some(set), faults),
+        Err(fault) => {
+            faults.push(fault + STAY);
+            (None, faults)
+        }
+    }
+}

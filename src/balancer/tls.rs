@@ -1,0 +1,131 @@
+//! What the clients of TLS listeners are offered, from their settings and files: a policy for each, with tickets that live as
+//! long as its name. Nothing is bound or published here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::expiry::date;
+use super::renewal::FileWatch;
+use super::self_signed::SelfSigned;
+use crate::config::Config;
+use crate::config::certificates::{self, CertificateSet};
+use crate::config::named::NamedListener;
+use crate::core::snapshot::Mode;
+use crate::core::tls::TlsFault;
+use crate::core::tls::certificate::Certificate;
+use crate::core::tls::policy::{ALPN_HTTP, Policy, PolicySettings, Tickets};
+
+/// Those of one configuration.
+#[derive(Clone, Debug, Default)]
+pub struct TlsListeners {
+    by_name: BTreeMap<String, TlsListener>,
+    /// The same for all listeners, for as long as one of them has it.
+    self_signed: Option<Arc<SelfSigned>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct TlsListener {
+    pub set: CertificateSet,
+    pub tickets: Tickets,
+    pub watch: FileWatch,
+    policy: Arc<Policy>,
+}
+
+impl TlsListeners {
+    /// Reads the certificates of `config`. One that expired does not take the place of a valid one before it. Tickets are those of the configuration before. `Err`: every mistake, a line each.
+    pub fn read(config: &Config, before: &TlsListeners, unix_seconds: u64) -> Result<TlsListeners, String> {
+        let mut listeners = TlsListeners::default();
+        let mut faults = Vec::new();
+        for listener in config.named.listeners.iter().filter(|listener| listener.settings.tls.is_on()) {
+            match listeners.read_one(listener, before, unix_seconds) {
+                Ok(read) => drop(listeners.by_name.insert(listener.name.clone(), read)),
+                Err(lines) => faults.extend(lines),
+            }
+        }
+        if faults.is_empty() { Ok(listeners) } else { Err(faults.join("\n")) }
+    }
+
+    fn read_one(
+        &mut self,
+        listener: &NamedListener,
+        before: &TlsListeners,
+        unix_seconds: u64,
+    ) -> Result<TlsListener, Vec<String>> {
+        let watch = FileWatch::new(listener);
+        let former = before.by_name.get(&listener.name);
+        let set = match listener.settings.tls.is_self_signed() {
+            true => self.self_signed_set(before).map_err(|fault| vec![fault])?,
+            false => {
+                let certificates = former.map_or(&[][..], |former| &former.set.certificates);
+                certificates::of_listener(listener, certificates, unix_seconds)?
+            }
+        };
+        let tickets = former.map_or_else(Tickets::new, |former| Ok(former.tickets.clone()));
+        let made = tickets.and_then(|tickets| TlsListener::new(listener, set, tickets, watch));
+        made.map_err(|fault| certificates::located(listener, vec![fault.to_string()]))
+    }
+
+    fn self_signed_set(&mut self, before: &TlsListeners) -> Result<CertificateSet, String> {
+        if self.self_signed.is_none() {
+            self.self_signed = before.self_signed.clone();
+        }
+        let made = match &self.self_signed {
+            Some(made) => made,
+            None => self.self_signed.insert(Arc::new(SelfSigned::new()?)),
+        };
+        Ok(CertificateSet { certificates: vec![made.certificate.clone()], default: 0 })
+    }
+
+    /// `None`: its clients speak in plain text.
+    pub fn policy(&self, listener: &str) -> Option<Arc<Policy>> {
+        self.by_name.get(listener).map(|listener| listener.policy.clone())
+    }
+
+    pub fn listener_mut(&mut self, name: &str) -> Option<&mut TlsListener> {
+        self.by_name.get_mut(name)
+    }
+
+    pub fn each(&self) -> impl Iterator<Item = (&String, &TlsListener)> {
+        self.by_name.iter()
+    }
+
+    /// Certificates that listeners of both configurations have now and had not, or no more: a line each.
+    pub fn changes(&self, before: &TlsListeners) -> Vec<String> {
+        let both = self.by_name.iter().filter_map(|(name, now)| Some((name, now, before.by_name.get(name)?)));
+        both.flat_map(|(name, now, before)| {
+            let (now, before) = (&now.set.certificates, &before.set.certificates);
+            let has = |all: &[Certificate], pair: &str| all.iter().any(|one| one.pair == pair);
+            let changed = now.iter().filter(|one| !before.contains(one)).map(|one| {
+                let what = if has(before, &one.pair) { "changed" } else { "is new" };
+                format!("listener {name}: certificate {} {what}, valid until {}", one.pair, date(one.expires))
+            });
+            let removed = before.iter().filter(|one| !has(now, &one.pair));
+            let removed = removed.map(|one| format!("listener {name}: certificate {} is removed", one.pair));
+            changed.chain(removed).collect::<Vec<_>>()
+        })
+        .collect()
+    }
+
+    pub fn self_signed(&self) -> Option<&SelfSigned> {
+        self.self_signed.as_deref()
+    }
+}
+
+impl TlsListener {
+    pub fn new(
+        listener: &NamedListener,
+        set: CertificateSet,
+        tickets: Tickets,
+        watch: FileWatch,
+    ) -> Result<TlsListener, TlsFault> {
+        let settings = &listener.settings;
+        let policy = Policy::new(PolicySettings {
+            certificates: &set.certificates,
+            default: set.default,
+            min_version: settings.tls.min_version,
+            alpn: if settings.mode == Mode::Http { ALPN_HTTP } else { &[] },
+            tickets: tickets.clone(),
+        })?;
+        Ok(TlsListener { set, tickets, watch, policy: policy.into() })
+    }
+}

@@ -1,0 +1,246 @@
+//! The files of certificates and their keys: found, read and judged pair by pair. They are read at the start, by `ringway
+//! check`, at each reload and when they change; which of them is in force is decided elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::named::NamedListener;
+use super::{Config, error};
+use crate::core::tls::certificate::{Certificate, PairFault};
+use crate::settings::{CertificateSource, TlsSettings};
+
+/// A longer file is another one than was meant.
+const SIZE_LIMIT: u64 = 1024 * 1024;
+
+/// What was read of one listener's settings.
+#[derive(Debug, Default)]
+pub struct CertificateFiles {
+    /// In the order of the settings, and within a folder in that of names.
+    pub pairs: Vec<CertificatePair>,
+    /// What keeps us from knowing which pairs there are, a line each.
+    pub faults: Vec<String>,
+}
+
+#[derive(Debug)]
+pub struct CertificatePair {
+    pub name: String,
+    cert: PathBuf,
+    /// `Err`: the file, and what is wrong with it.
+    pub outcome: Result<Certificate, String>,
+}
+
+/// The certificates of a listener, and which of them is for clients that name none of them.
+#[derive(Clone, Debug)]
+pub struct CertificateSet {
+    pub certificates: Vec<Certificate>,
+    pub default: usize,
+}
+
+/// Where the files of one pair are. `key` may be the same file.
+struct PairFiles {
+    name: String,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+/// Of a file: whether it is still the same, as far as can be seen without reading it.
+pub type FileStamp = (PathBuf, Option<(u64, u64, i64, i64)>);
+
+/// Judges the files of all listeners. `Err`: every mistake, a line each.
+pub fn check(config: &Config) -> Result<(), String> {
+    let from_files = |listener: &&NamedListener| listener.settings.tls.is_from_files();
+    let listeners = config.named.listeners.iter().filter(from_files);
+    let faults: Vec<String> = listeners.filter_map(|listener| of_listener(listener, &[], 0).err()).flatten().collect();
+    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
+}
+
+/// Those of a listener, which had others before. `Err`: every mistake, a line each.
+pub fn of_listener(
+    listener: &NamedListener,
+    before: &[Certificate],
+    unix_seconds: u64,
+) -> Result<CertificateSet, Vec<String>> {
+    let settings = &listener.settings.tls;
+    let mut files = read(settings);
+    files.refuse_expired(before, unix_seconds);
+    files.into_set(settings).map_err(|faults| located(listener, faults))
+}
+
+/// Each fault with the place of the setting that names the files.
+pub fn located(listener: &NamedListener, faults: Vec<String>) -> Vec<String> {
+    let locate = |fault: String| error::visible(&format!("{}: {fault}", listener.certificates_at));
+    faults.into_iter().map(locate).collect()
+}
+
+pub fn read(settings: &TlsSettings) -> CertificateFiles {
+    let mut faults = Vec::new();
+    let read = |files: PairFiles| CertificatePair { outcome: files.read(), name: files.name, cert: files.cert };
+    let pairs: Vec<CertificatePair> = pairs(settings, &mut faults).into_iter().map(read).collect();
+    if pairs.is_empty() && faults.is_empty() {
+        let paths: Vec<String> = settings.certificates.iter().map(shown).collect();
+        faults.push(format!("{}: no NAME.crt with a NAME.key is in it, and no NAME.pem with both", paths.join(", ")));
+    }
+    CertificateFiles { pairs, faults }
+}
+
+impl CertificateFiles {
+    /// One that expired does not take the place of a valid one. At the start it is better than none.
+    pub fn refuse_expired(&mut self, before: &[Certificate], unix_seconds: u64) {
+        let is_valid = |certificate: &Certificate| certificate.expires > unix_seconds;
+        for pair in &mut self.pairs {
+            let former = before.iter().find(|former| former.pair == pair.name);
+            if former.is_some_and(is_valid) && pair.outcome.as_ref().is_ok_and(|one| !is_valid(one)) {
+                pair.outcome = Err(format!("{}: it has expired, and the one in force has not", pair.cert.display()));
+            }
+        }
+    }
+
+    /// `Err`: what is wrong, a line each.
+    pub fn into_set(self, settings: &TlsSettings) -> Result<CertificateSet, Vec<String>> {
+        let CertificateFiles { pairs, mut faults } = self;
+        let mut certificates = Vec::new();
+        for pair in pairs {
+            match pair.outcome {
+                Ok(certificate) => certificates.push(certificate),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        CertificateSet::new(certificates, settings).map_err(|fault| vec![fault])
+    }
+}
+
+impl CertificateSet {
+    pub fn new(certificates: Vec<Certificate>, settings: &TlsSettings) -> Result<CertificateSet, String> {
+        let mut names = certificates.iter().map(|certificate| &certificate.pair);
+        let default = match &settings.default {
+            None => Some(0),
+            Some(wanted) => names.clone().position(|name| name == wanted),
+        };
+        let Some(default) = default else {
+            let names: Vec<&str> = names.map(String::as_str).collect();
+            let wanted = settings.default.as_deref().unwrap_or_default();
+            return Err(format!("default: there is no pair {wanted}; there are {}", names.join(", ")));
+        };
+        let is_unreachable = |(at, name): &(usize, &String)| {
+            *at != default && certificates.get(*at).is_some_and(|one| one.names.is_empty() && one.pair == **name)
+        };
+        match names.by_ref().enumerate().find(is_unreachable) {
+            Some((_, name)) => Err(format!(
+                "{name}: no DNS name is in its certificate (subjectAltName), so that no client can ask for it: leave it out, or \
+                 make it the default"
+            )),
+            None => Ok(CertificateSet { certificates, default }),
+        }
+    }
+}
+
+/// What there is now, without reading it: another list means that something changed.
+pub fn stamps(settings: &TlsSettings) -> Vec<FileStamp> {
+    let pairs = pairs(settings, &mut Vec::new());
+    let files = pairs.into_iter().flat_map(|pair| [pair.ocsp(), pair.cert, pair.key]);
+    files
+        .map(|file| {
+            let found = fs::metadata(&file).ok();
+            let stamp = found.map(|found| (found.ino(), found.size(), found.mtime(), found.mtime_nsec()));
+            (file, stamp)
+        })
+        .collect()
+}
+
+fn shown(source: &CertificateSource) -> String {
+    match source {
+        CertificateSource::SelfSigned => "self-signed".into(),
+        CertificateSource::Path(path) => path.display().to_string(),
+        CertificateSource::Pair { cert, .. } => cert.display().to_string(),
+    }
+}
+
+/// Where two have one name, each goes by its path.
+fn pairs(settings: &TlsSettings, faults: &mut Vec<String>) -> Vec<PairFiles> {
+    let mut pairs = Vec::new();
+    for source in &settings.certificates {
+        match source {
+            CertificateSource::SelfSigned => {}
+            CertificateSource::Pair { cert, key } => pairs.push(PairFiles::new(cert, key)),
+            CertificateSource::Path(path) if path.is_dir() => match in_folder(path) {
+                Ok(found) => pairs.extend(found),
+                Err(error) => faults.push(format!("{}: the folder cannot be read: {error}", path.display())),
+            },
+            CertificateSource::Path(path) => pairs.push(PairFiles::new(path, path)),
+        }
+    }
+    let mut count: BTreeMap<String, usize> = BTreeMap::new();
+    pairs.iter().for_each(|pair| *count.entry(pair.name.clone()).or_default() += 1);
+    for pair in pairs.iter_mut().filter(|pair| count.get(&pair.name).is_some_and(|n| *n > 1)) {
+        pair.name = pair.cert.display().to_string();
+    }
+    pairs
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// `NAME.crt` with `NAME.key`, and `NAME.pem`, which may have its key in `NAME.key` too. What has another ending, or begins
+/// with a dot, is none of them.
+fn in_folder(folder: &Path) -> io::Result<Vec<PairFiles>> {
+    let mut names: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let ending =
+            path.extension().and_then(|ending| ["crt", "key", "pem"].into_iter().find(|known| ending == *known));
+        let name = stem(&path);
+        if let Some(ending) = ending.filter(|_| !name.starts_with('.')) {
+            names.entry(name).or_default().insert(ending);
+        }
+    }
+    let files = |(name, endings): (String, BTreeSet<&str>)| {
+        let file = |ending: &str| folder.join(format!("{name}.{ending}"));
+        let cert = if endings.contains("pem") && !endings.contains("crt") { "pem" } else { "crt" };
+        let key = if cert == "pem" && !endings.contains("key") { "pem" } else { "key" };
+        PairFiles::new(&file(cert), &file(key))
+    };
+    Ok(names.into_iter().map(files).collect())
+}
+
+impl PairFiles {
+    fn new(cert: &Path, key: &Path) -> PairFiles {
+        PairFiles { name: stem(cert), cert: cert.to_owned(), key: key.to_owned() }
+    }
+
+    /// `Err`: the file, and what is wrong with it.
+    fn read(&self) -> Result<Certificate, String> {
+        let chain = contents(&self.cert)?;
+        let key = if self.key == self.cert { chain.clone() } else { contents(&self.key)? };
+        let certificate = Certificate::from_pem(&chain, &key).map_err(|fault| match fault {
+            PairFault::Certificate(why) => format!("{}: {why}", self.cert.display()),
+            PairFault::Key(why) => format!("{}: {why}", self.key.display()),
+        })?;
+        Ok(Certificate { pair: self.name.clone(), ..certificate })
+    }
+
+    fn ocsp(&self) -> PathBuf {
+        self.cert.with_extension("ocsp")
+    }
+}
+
+fn contents(path: &Path) -> Result<Vec<u8>, String> {
+    let fault = |why: String| format!("{}: {why}", path.display());
+    let unreadable = |error: io::Error| fault(format!("it cannot be read: {error}"));
+    // Before it is opened: a pipe would be waited for.
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(fault("it is not a regular file".into()));
+    }
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    if bytes.len() as u64 > SIZE_LIMIT {
+        return Err(fault("it is longer than 1 MiB: that is no certificate or key".into()));
+    }
+    Ok(bytes)
+}

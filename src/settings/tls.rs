@@ -1,0 +1,64 @@
+//! The table `[tls]`: what the clients of a listener are offered. No file is opened here.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+
+use super::{units, values};
+use crate::core::limits::Unit;
+use crate::core::tls::TlsVersion;
+
+/// Where a certificate and its private key come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificateSource {
+    /// Made at the start, for this machine's own clients.
+    SelfSigned,
+    /// A folder of `NAME.crt` and `NAME.key`, or of `NAME.pem` with both; or one such `.pem` file.
+    Path(PathBuf),
+    Pair {
+        cert: PathBuf,
+        key: PathBuf,
+    },
+}
+
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(next_help_heading = "TLS")]
+pub struct TlsSettings {
+    /// Clients speak TLS, and these are the certificates: a folder of NAME.crt and NAME.key, or of NAME.pem with both; one
+    /// such file; or cert=FILE,key=FILE. In a file the latter is { cert = "FILE", key = "FILE" }, and several are a list.
+    /// Which of them a client gets is decided by their DNS names. A response of OCSP in NAME.ocsp, in DER, is stapled. What
+    /// changes in these files is taken in within seconds. `self-signed`, or the flag alone, makes one for localhost,
+    /// 127.0.0.1 and ::1
+    #[arg(id = "tls", long, alias = "tls-certificates", value_name = "WHERE", num_args = 0..=1, action = ArgAction::Append,
+        default_missing_value = "self-signed", value_parser = values::certificates)]
+    pub certificates: Vec<CertificateSource>,
+    /// The pair for clients that name no host, or one that is in no certificate: the NAME of its files [default: the first by
+    /// NAME, or of the list]
+    #[arg(id = "tls-default", long, value_name = "NAME")]
+    pub default: Option<String>,
+    /// The oldest version of TLS that is spoken: 1.2 or 1.3
+    #[arg(id = "tls-min-version", long, value_name = "VERSION", default_value = "1.2", value_parser = values::tls_version)]
+    pub min_version: TlsVersion,
+    /// Responses say that clients are to use https only for so long from now on (Strict-Transport-Security, RFC 6797);
+    /// 8760h is a year
+    #[arg(id = "tls-hsts", long, value_name = "DURATION", value_parser = units::parser(Unit::Duration, 0..=HSTS_MAX_MS))]
+    pub hsts_ms: Option<u64>,
+}
+
+/// Ten years.
+const HSTS_MAX_MS: u64 = 10 * 365 * 24 * 3_600_000;
+
+impl TlsSettings {
+    /// Clients speak TLS.
+    pub fn is_on(&self) -> bool {
+        !self.certificates.is_empty()
+    }
+
+    pub fn is_self_signed(&self) -> bool {
+        self.certificates.contains(&CertificateSource::SelfSigned)
+    }
+
+    pub fn is_from_files(&self) -> bool {
+        self.is_on() && !self.is_self_signed()
+    }
+}
