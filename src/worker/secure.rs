@@ -223,19 +223,26 @@ impl Secure {
                 return Io::Blocked;
             }
         }
-        let owed = usize::from(std::mem::take(&mut self.owes)).min(bytes.len());
-        let Ok(sealed) = self.tls.seal(bytes.get(owed..).unwrap_or_default(), pool) else {
-            return Io::Failed(ErrorKind::InvalidData);
-        };
-        let taken = owed + sealed;
-        if flush == Flush::WithNext && taken == bytes.len() {
-            // What comes next is the end of the stream: this leaves in the same segment.
-            self.tls.close_notify(pool);
+        let mut taken = usize::from(std::mem::take(&mut self.owes)).min(bytes.len());
+        loop {
+            let Ok(sealed) = self.tls.seal(bytes.get(taken..).unwrap_or_default(), pool) else {
+                return Io::Failed(ErrorKind::InvalidData);
+            };
+            taken += sealed;
+            let is_all = taken == bytes.len();
+            if is_all && flush == Flush::WithNext {
+                // What comes next is the end of the stream: this leaves in the same segment.
+                self.tls.close_notify(pool);
+            }
+            // To the session a short write means that an edge follows: none does while the socket takes more.
+            if let Some(failed) = self.flush(kernel, socket, if is_all { flush } else { Flush::Now }, pool) {
+                return failed;
+            }
+            self.owes = self.blocked && sealed > 0;
+            if is_all || self.blocked || sealed == 0 {
+                break;
+            }
         }
-        if let Some(failed) = self.flush(kernel, socket, flush, pool) {
-            return failed;
-        }
-        self.owes = self.blocked && sealed > 0;
         match taken - usize::from(self.owes) {
             0 => Io::Blocked,
             n => Io::Moved(n as u64),

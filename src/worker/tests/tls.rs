@@ -109,6 +109,17 @@ fn two_requests_in_two_records_of_one_read_are_both_served() {
     assert_eq!(rig.received(&mut client).matches("\r\n\r\nok").count(), 2);
 }
 
+/// The head grows in front of a buffer that is full: that is more than one call seals, and no edge of the client follows.
+#[test]
+fn a_response_that_fills_more_than_a_buffer_arrives_whole() {
+    let mut rig = SecureRig::new(TlsVersion::Tls13);
+    let mut client = rig.established();
+    rig.says(&mut client, GET);
+    let body = "x".repeat(100_000);
+    rig.answers(&format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+    assert!(rig.received(&mut client).ends_with(&body));
+}
+
 /// More records than one `open` looks at: no other edge follows.
 #[test]
 fn a_body_in_many_records_of_one_read_arrives_whole() {
