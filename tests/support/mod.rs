@@ -6,6 +6,7 @@ pub mod balancer;
 pub mod exposition;
 pub mod lineage;
 pub mod origin;
+pub mod pki;
 pub mod slow;
 
 use std::fs::File;

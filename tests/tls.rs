@@ -1,0 +1,565 @@
+//! TLS of clients, as they use it: curl, OpenSSL's s_client, Python, Node.js, Java and wrk against our binary; certificates by
+//! name and kind of key, resumption, reloads, renewals, and what is said of pairs that cannot be used.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
+
+use support::balancer::Balancer;
+use support::pki::{Authority, Folder, Issued, Kind};
+use support::{Log, Process, RINGWAY, TIMEOUT, exchange, origin, run, until};
+
+const SHOP: &str = "shop.example.com";
+const MIB: usize = 1024 * 1024;
+
+/// A balancer whose clients speak TLS, over one server that answers a request with its head and its content.
+struct Server {
+    balancer: Balancer,
+    authority: Authority,
+    certs: Folder,
+    log: Log,
+}
+
+impl Server {
+    /// With one certificate, for `SHOP`.
+    fn start(name: &str, flags: &[&str]) -> Server {
+        Server::with(name, flags, |authority| vec![("shop", authority.issue(&[SHOP], Kind::Ecdsa, 90))])
+    }
+
+    fn with(name: &str, flags: &[&str], issue: impl FnOnce(&Authority) -> Vec<(&'static str, Issued)>) -> Server {
+        let (authority, certs, log) = (Authority::new(), Folder::new(name), Log::new(&format!("tls-{name}")));
+        issue(&authority).iter().for_each(|(name, issued)| certs.add(name, issued));
+        std::fs::write(certs.file("ca.cert"), &authority.pem).expect("written");
+        let mut command = Command::new(RINGWAY);
+        command.stderr(log.file());
+        let origin = origin::start(echo).to_string();
+        let flags: Vec<&str> = ["--tls", certs.path(), "--replica", &origin].iter().chain(flags).copied().collect();
+        let balancer = Balancer::start_as(command, &flags);
+        Server { balancer, authority, certs, log }
+    }
+
+    fn port(&self) -> u16 {
+        self.balancer.data.port()
+    }
+
+    fn ca(&self) -> String {
+        self.certs.file("ca.cert").display().to_string()
+    }
+
+    /// curl's exit status and output, for a path of `SHOP`.
+    fn curl(&self, flags: &[&str], path: &str) -> Output {
+        let (url, resolve) =
+            (format!("https://{SHOP}:{}{path}", self.port()), format!("{SHOP}:{}:127.0.0.1", self.port()));
+        let mut command = Command::new("curl");
+        command.args(["-sS", "--noproxy", "*", "--cacert", &self.ca(), "--resolve", &resolve]).args(flags).arg(url);
+        command.output().expect("curl")
+    }
+
+    /// What `openssl s_client` says of a connection on which it asks for a page.
+    fn s_client(&self, flags: &[&str]) -> String {
+        let mut command = Command::new("openssl");
+        let address = self.balancer.data.to_string();
+        command.args(["s_client", "-connect", &address, "-CAfile", &self.ca(), "-ign_eof"]).args(flags);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("openssl");
+        let request = b"GET /home HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        // One that failed to shake hands reads nothing.
+        let _ = child.stdin.take().expect("piped").write_all(request);
+        let output = child.wait_with_output().expect("openssl ends");
+        text(&output.stdout) + &text(&output.stderr)
+    }
+
+    /// The subject of the certificate that a client gets.
+    fn subject(&self, flags: &[&str]) -> String {
+        let said = self.s_client(flags);
+        let subject = said.lines().find_map(|line| line.strip_prefix("subject=")).map(|line| line.replace(' ', ""));
+        subject.unwrap_or_else(|| panic!("no certificate: {said}"))
+    }
+
+    fn reload(&self) -> (u16, String) {
+        let response = self.balancer.ask("POST", "/reload", "");
+        (response.status, response.text)
+    }
+
+    fn await_log(&self, line: &str) {
+        until(Instant::now() + TIMEOUT, line, || self.log.read().contains(line).then_some(()));
+    }
+
+    /// The end of a script that uses the port and the authority's file.
+    fn run_script(&self, program: &str, args: &[&str]) -> Output {
+        Command::new(program)
+            .args(args)
+            .args([&self.port().to_string(), &self.ca()])
+            .output()
+            .expect("it was there before")
+    }
+}
+
+fn echo(head: &str, stream: &mut TcpStream) -> bool {
+    let length = support::field(head, "content-length").map_or(0, |length| length.parse().expect("a number"));
+    let mut content = vec![0; length];
+    let answer = stream.read_exact(&mut content).and_then(|()| {
+        let length = head.len() + content.len();
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{head}")
+            .and_then(|()| stream.write_all(&content))
+    });
+    answer.is_ok()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn has(program: &str, flag: &str) -> bool {
+    let ran = Command::new(program).arg(flag).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let is_there = ran.is_ok();
+    if !is_there {
+        eprintln!("no {program} here: NOT TESTED");
+    }
+    is_there
+}
+
+#[test]
+fn curl_gets_pages_and_posts_a_body_in_both_versions() {
+    let server = Server::start("curl", &[]);
+    let body: Vec<u8> = (0..MIB).map(|at| (at % 251) as u8).collect();
+    std::fs::write(server.certs.file("body"), &body).expect("written");
+    let posted = format!("@{}", server.certs.file("body").display());
+    for version in [&["--tlsv1.2", "--tls-max", "1.2"][..], &["--tlsv1.3"]] {
+        let page = server.curl(version, "/page");
+        let head = text(&page.stdout);
+        assert!(page.status.success() && head.starts_with("GET /page HTTP/1.1\r\n"), "{version:?}: {page:?}");
+        for field in ["X-Forwarded-Proto: https\r\n", "X-Forwarded-For: 127.0.0.1\r\n"] {
+            assert!(head.contains(field), "{field} is missing from {head}");
+        }
+        let post = server.curl(&[version, &["-H", "Expect:", "--data-binary", &posted]].concat(), "/");
+        assert!(post.status.success() && post.stdout.ends_with(&body), "{version:?}: {:?}", text(&post.stderr));
+    }
+}
+
+#[test]
+fn curl_keeps_its_connection() {
+    let server = Server::start("keep", &[]);
+    let again = format!("https://{SHOP}:{}/2", server.port());
+    let flags = ["-o", "/dev/null", "-o", "/dev/null", "-w", "%{num_connects} %{http_version} %{http_code}\n", &again];
+    assert_eq!(text(&server.curl(&flags, "/1").stdout), "1 1.1 200\n0 1.1 200\n");
+}
+
+#[test]
+fn an_older_version_than_is_allowed_is_refused() {
+    let server = Server::start("min", &["--tls-min-version", "1.3"]);
+    let refused = server.curl(&["--tls-max", "1.2"], "/");
+    assert!(!refused.status.success() && text(&refused.stderr).contains("protocol version"), "{refused:?}");
+    assert!(server.curl(&[], "/").status.success());
+}
+
+#[test]
+fn the_name_and_the_kind_of_key_that_a_client_asks_for_decide_its_certificate() {
+    let server = Server::with("names", &["--tls-default", "other"], |authority| {
+        vec![
+            ("exact", authority.issue(&[SHOP], Kind::Ecdsa, 90)),
+            ("exact-rsa", authority.issue(&["rsa.test", SHOP], Kind::Rsa, 90)),
+            ("other", authority.issue(&["other.test"], Kind::Ecdsa, 90)),
+            ("wild", authority.issue(&["*.example.com"], Kind::Ecdsa, 90)),
+        ]
+    });
+    let rsa = ["-sigalgs", "RSA-PSS+SHA256:RSA+SHA256"];
+    let cases: [(&[&str], &str); 6] = [
+        (&["-servername", SHOP], "CN=shop.example.com"),
+        (&["-servername", "SHOP.example.com", "-tls1_2"], "CN=shop.example.com"),
+        (&["-servername", "blog.example.com"], "CN=*.example.com"),
+        (&["-servername", "a.blog.example.com"], "CN=other.test"),
+        (&["-noservername"], "CN=other.test"),
+        (&["-servername", SHOP, rsa[0], rsa[1]], "CN=rsa.test"),
+    ];
+    for (flags, subject) in cases {
+        assert_eq!(server.subject(flags), subject, "{flags:?}");
+    }
+    let verified = server.s_client(&["-servername", SHOP, "-verify_return_error", "-verify_hostname", SHOP]);
+    assert!(verified.contains("Verify return code: 0 (ok)"), "{verified}");
+}
+
+#[test]
+fn a_session_resumes_at_every_worker_and_after_a_reload() {
+    let server = Server::start("resume", &["--workers", "2"]);
+    let session = server.certs.file("session").display().to_string();
+    for version in ["-tls1_2", "-tls1_3"] {
+        let first = server.s_client(&[version, "-sess_out", &session]);
+        assert!(first.contains("New, TLS"), "{first}");
+        let resumes = |times: usize| {
+            for _ in 0..times {
+                let said = server.s_client(&[version, "-sess_in", &session]);
+                assert!(said.contains("Reused, TLS"), "{version}: {said}");
+            }
+        };
+        resumes(8);
+        let accepted = server.balancer.get("/metrics").text;
+        for worker in ["0", "1"] {
+            let line = format!("ringway_worker_accepted_total{{worker=\"{worker}\"}} 0");
+            assert!(!accepted.contains(&line), "worker {worker} accepted none");
+        }
+        server.certs.add("shop", &server.authority.issue(&[SHOP], Kind::Ecdsa, 80));
+        assert_eq!(server.reload().0, 200);
+        resumes(2);
+    }
+}
+
+/// Sends a request, then close_notify and nothing more; the response comes all the same. Then a client that ends without
+/// close_notify, between two requests: that is no fault of anyone.
+const PYTHON: &str = "
+import socket, ssl, sys
+port, ca = int(sys.argv[1]), sys.argv[2]
+context = ssl.create_default_context(cafile=ca)
+request = b'GET /half HTTP/1.1\\r\\nHost: shop.example.com\\r\\n\\r\\n'
+raw = socket.create_connection(('127.0.0.1', port))
+incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+tls = context.wrap_bio(incoming, outgoing, server_hostname='shop.example.com')
+def drive(action):
+    while True:
+        try:
+            result = action()
+        except ssl.SSLWantReadError:
+            raw.sendall(outgoing.read())
+            data = raw.recv(65536)
+            incoming.write(data) if data else incoming.write_eof()
+            continue
+        raw.sendall(outgoing.read())
+        return result
+drive(tls.do_handshake)
+drive(lambda: tls.write(request))
+try:
+    tls.unwrap()
+except ssl.SSLWantReadError:
+    raw.sendall(outgoing.read())
+answer = b''
+while b'GET /half HTTP/1.1' not in answer:
+    answer += drive(lambda: tls.read(65536))
+with socket.create_connection(('127.0.0.1', port)) as raw:
+    tls = context.wrap_socket(raw, server_hostname='shop.example.com')
+    tls.sendall(request)
+    assert b'200 OK' in tls.recv(65536)
+    raw = socket.socket(fileno=tls.detach())
+    raw.close()
+print('done', tls.version() if False else '')
+";
+
+#[test]
+fn python_half_closes_and_leaves_without_a_word() {
+    let server = Server::start("python", &[]);
+    if !has("python3", "--version") {
+        return;
+    }
+    let output = server.run_script("python3", &["-c", PYTHON]);
+    assert!(text(&output.stdout).starts_with("done"), "{output:?}");
+    assert_eq!(server.balancer.metric("ringway_tls_truncated_total"), 0, "it was no tunnel");
+}
+
+const NODE: &str = "
+const [port, ca] = process.argv.slice(-2);
+const https = require('https');
+const options = {host: '127.0.0.1', port, path: '/node', servername: 'shop.example.com', ca: require('fs').readFileSync(ca),
+  agent: new https.Agent({keepAlive: true}), headers: {Host: 'shop.example.com'}};
+const get = (left) => https.get(options, (response) => {
+  let body = '';
+  response.on('data', (data) => body += data);
+  response.on('end', () => {
+    if (!body.startsWith('GET /node HTTP/1.1')) process.exit(1);
+    if (left > 1) get(left - 1); else { console.log('done'); process.exit(0); }
+  });
+}).on('error', (error) => { console.error(error); process.exit(1); });
+get(3);
+";
+
+#[test]
+fn node_is_served() {
+    let server = Server::start("node", &[]);
+    if has("node", "--version") {
+        let output = server.run_script("node", &["-e", NODE, "--"]);
+        assert_eq!(text(&output.stdout), "done\n", "{output:?}");
+    }
+}
+
+const JAVA: &str = r#"
+import java.io.FileInputStream;
+import java.net.*;
+import java.security.KeyStore;
+import java.security.cert.CertificateFactory;
+import javax.net.ssl.*;
+
+class Client {
+    public static void main(String[] args) throws Exception {
+        KeyStore store = KeyStore.getInstance(KeyStore.getDefaultType());
+        store.load(null, null);
+        store.setCertificateEntry("ca", CertificateFactory.getInstance("X.509").generateCertificate(new FileInputStream(args[1])));
+        TrustManagerFactory trust = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
+        trust.init(store);
+        SSLContext context = SSLContext.getInstance("TLS");
+        context.init(null, trust.getTrustManagers(), null);
+        Socket raw = new Socket("127.0.0.1", Integer.parseInt(args[0]));
+        SSLSocket tls = (SSLSocket) context.getSocketFactory().createSocket(raw, "shop.example.com", raw.getPort(), true);
+        SSLParameters parameters = tls.getSSLParameters();
+        parameters.setEndpointIdentificationAlgorithm("HTTPS");
+        tls.setSSLParameters(parameters);
+        tls.getOutputStream().write("GET /java HTTP/1.1\r\nHost: shop.example.com\r\nConnection: close\r\n\r\n".getBytes());
+        String answer = new String(tls.getInputStream().readAllBytes());
+        System.out.println(answer.contains("GET /java HTTP/1.1") ? "done" : answer);
+    }
+}
+"#;
+
+#[test]
+fn java_is_served() {
+    let server = Server::start("java", &[]);
+    if has("java", "-version") {
+        std::fs::write(server.certs.file("Client.java"), JAVA).expect("written");
+        let output = server.run_script("java", &[&server.certs.file("Client.java").display().to_string()]);
+        assert_eq!(text(&output.stdout), "done\n", "{output:?}");
+    }
+}
+
+#[test]
+fn a_request_in_plain_text_is_answered_in_plain_text() {
+    let server = Server::start("plain", &[]);
+    let answer = exchange(server.balancer.data, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("this port speaks TLS"), "{answer}");
+}
+
+#[test]
+fn bytes_of_a_tcp_listener_are_passed_on() {
+    let server = Server::start("tcp", &["--mode", "tcp"]);
+    let said = server.s_client(&["-servername", SHOP]);
+    assert!(said.contains("GET /home HTTP/1.1"), "{said}");
+}
+
+#[test]
+fn clients_are_sent_to_the_port_that_speaks_tls() {
+    let (authority, certs) = (Authority::new(), Folder::new("redirect"));
+    certs.add("shop", &authority.issue(&[SHOP], Kind::Ecdsa, 90));
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
+    let file = certs.file("ringway.toml");
+    let text = format!(
+        "[listeners.a]\nbind = [\"127.0.0.1:0\"]\nredirect_to_https = true\n[listeners.b]\nbind = [\"{free}\"]\n\
+         [listeners.b.tls]\ncertificates = \"{}\"\n[services.x]\nreplicas = 1\n",
+        certs.path()
+    );
+    std::fs::write(&file, text).expect("written");
+    let process = Process::start(&["run", "--admin", "off", "-c", file.to_str().expect("a path")], &[]);
+    let answer = exchange(process.address, "GET /x?y HTTP/1.1\r\nHost: shop.example.com:80\r\n\r\n");
+    let expected = format!("Location: https://shop.example.com:{}/x?y\r\n", free.port());
+    assert!(answer.starts_with("HTTP/1.1 308 ") && answer.contains(&expected), "{answer}");
+}
+
+#[test]
+fn a_certificate_of_our_own_serves_the_curl_line_that_is_printed() {
+    let mut command = Command::new(RINGWAY);
+    command.args(["run", "--tls", "--listen", "127.0.0.1:0", "--admin", "off", "--replicas", "1"]);
+    let (mut process, mut lines) = Process::spawn_unread(command);
+    let line = lines.next().expect("a second line").expect("text");
+    let (_, curl) = line.split_once("curl ").unwrap_or_else(|| panic!("no curl line: {line}"));
+    let curl: Vec<&str> = curl.split(' ').collect();
+    let page = until(Instant::now() + TIMEOUT, "a replica", || {
+        let output = Command::new("curl").args(["-sSf", "--noproxy", "*"]).args(&curl).output().expect("curl");
+        output.status.success().then(|| text(&output.stdout))
+    });
+    assert_eq!(page, "Server ID: server1");
+    let file = curl.get(1).expect("--cacert FILE");
+    assert!(std::path::Path::new(file).exists(), "{file}");
+    process.signal("TERM");
+    process.wait();
+    assert!(!std::path::Path::new(file).exists(), "{file} is left");
+}
+
+/// A connection of OpenSSL's client that stays open: a page at each call.
+struct Session {
+    child: std::process::Child,
+}
+
+impl Session {
+    fn open(address: SocketAddr) -> Session {
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-quiet", "-connect", &address.to_string()]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        Session { child: command.spawn().expect("openssl") }
+    }
+
+    fn get(&mut self) -> String {
+        let stdin = self.child.stdin.as_mut().expect("piped");
+        stdin.write_all(b"GET /kept HTTP/1.1\r\nHost: a\r\n\r\n").expect("it is still there");
+        support::read_response(self.child.stdout.as_mut().expect("piped")).0
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_reload_takes_new_certificates_and_keeps_connections() {
+    let server = Server::start("reload", &[]);
+    let mut session = Session::open(server.balancer.data);
+    assert!(session.get().starts_with("HTTP/1.1 200 "));
+    server.certs.add("shop", &server.authority.issue(&["new.test", SHOP], Kind::Ecdsa, 30));
+    server.certs.add("blog", &server.authority.issue(&["blog.test"], Kind::Ecdsa, 30));
+    let (status, body) = server.reload();
+    assert_eq!(status, 200, "{body}");
+    for line in
+        ["listener default: certificate shop changed, valid until 20", "certificate blog is new, valid until 20"]
+    {
+        assert!(body.contains(line), "{line} is missing from {body}");
+    }
+    assert_eq!(server.subject(&["-servername", SHOP]), "CN=new.test");
+    assert_eq!(server.subject(&["-servername", "blog.test"]), "CN=blog.test");
+    assert!(session.get().starts_with("HTTP/1.1 200 "), "the connection is still the same");
+    let page = server.balancer.get("/metrics").text;
+    let gauge = "ringway_tls_certificate_expiry_timestamp_seconds{listener=\"default\",certificate=\"blog\"} 1";
+    assert!(page.contains(gauge), "{page}");
+    server.await_log("listener default: certificate shop expires in 29 days");
+}
+
+#[test]
+fn a_reload_with_a_pair_that_cannot_be_used_changes_nothing() {
+    let server = Server::start("refused", &[]);
+    let other = server.authority.issue(&[SHOP], Kind::Ecdsa, 30);
+    server.certs.write("shop.key", &other.key);
+    let (status, body) = server.reload();
+    let why = "shop.key: it is not the key of the certificate";
+    assert!(status == 400 && body.contains("--tls: ") && body.contains(why), "{body}");
+    server.await_log("reload: refused; the configuration in force stays");
+    server.certs.add("shop", &server.authority.issue(&["late.test", SHOP], Kind::Ecdsa, -1));
+    let (status, body) = server.reload();
+    assert!(status == 400 && body.contains("shop.crt: it has expired, and the one in force has not"), "{body}");
+    assert_eq!(server.subject(&["-servername", SHOP]), "CN=shop.example.com");
+}
+
+#[test]
+fn files_that_change_are_taken_in_pair_by_pair_without_a_reload() {
+    let server = Server::start("watch", &[]);
+    server.certs.write("shop.key", "nothing");
+    server.certs.add("blog", &server.authority.issue(&["blog.test"], Kind::Ecdsa, 90));
+    server.await_log("shop.key: no private key is in it; the certificate before stays in force");
+    assert_eq!(server.balancer.metric("ringway_tls_certificates_refused"), 1);
+    server.await_log("listener default: certificate blog is new");
+    assert_eq!(server.subject(&["-servername", "blog.test"]), "CN=blog.test");
+    assert_eq!(server.subject(&["-servername", SHOP]), "CN=shop.example.com");
+    server.certs.add("shop", &server.authority.issue(&["new.test", SHOP], Kind::Ecdsa, 90));
+    server.await_log("listener default: certificate shop changed");
+    assert_eq!(server.subject(&["-servername", SHOP]), "CN=new.test");
+    until(Instant::now() + TIMEOUT, "nothing to be refused", || {
+        (server.balancer.metric("ringway_tls_certificates_refused") == 0).then_some(())
+    });
+    assert_eq!(server.log.read().matches("shop.key: no private key").count(), 1, "it is said once");
+}
+
+#[test]
+fn reloads_under_load_disturb_no_request() {
+    let server = Server::start("load", &["--workers", "2"]);
+    if !has("wrk", "-v") {
+        return;
+    }
+    let url = format!("https://{}/", server.balancer.data);
+    let mut wrk = Command::new("wrk");
+    let mut wrk = wrk.args(["-t1", "-c16", "-d8s", &url]).stdout(Stdio::piped()).spawn().expect("wrk");
+    let before = server.balancer.metric("ringway_requests_total");
+    for days in 40..60 {
+        server.certs.add("shop", &server.authority.issue(&[SHOP], Kind::Ecdsa, days));
+        let (status, body) = server.reload();
+        assert!(status == 200 && body.contains("certificate shop changed"), "{body}");
+        let seen = server.balancer.metric("ringway_requests_total");
+        until(Instant::now() + TIMEOUT, "requests", || {
+            (server.balancer.metric("ringway_requests_total") > seen.max(before)).then_some(())
+        });
+    }
+    assert!(wrk.try_wait().expect("our child").is_none(), "the load ended before the reloads");
+    let output = wrk.wait_with_output().expect("wrk ends");
+    let report = text(&output.stdout);
+    assert!(
+        report.contains("requests in") && !report.contains("Socket errors") && !report.contains("Non-2xx"),
+        "{report}"
+    );
+    let page = server.balancer.get("/metrics").text;
+    let handshakes = "ringway_tls_handshakes_total{result=\"full\"} 16\n";
+    assert!(page.contains(handshakes), "a connection ended: {page}");
+}
+
+/// Each pair that cannot be used is named with its file, the place of the setting, and the reason.
+#[test]
+fn every_mistake_in_certificates_is_named() {
+    let (authority, certs) = (Authority::new(), Folder::new("mistakes"));
+    let shop = authority.issue(&[SHOP], Kind::Ecdsa, 90);
+    let other = authority.issue(&["other.test"], Kind::Ecdsa, 90);
+    certs.add("good", &shop);
+    certs.add("mismatch", &Issued { cert: shop.cert.clone(), key: other.key.clone() });
+    certs.write("alone.crt", &shop.cert);
+    certs.write("nocert.key", &shop.key);
+    certs.add("empty", &Issued { cert: String::new(), key: shop.key.clone() });
+    certs.add("keyless", &Issued { cert: shop.cert.clone(), key: shop.cert.clone() });
+    certs.add("chain", &Issued { cert: shop.cert.clone() + &other.cert, key: shop.key.clone() });
+    certs.add("torn", &Issued { cert: shop.cert[..shop.cert.len() / 2].into(), key: shop.key.clone() });
+    certs.write("pem.pem", &shop.cert);
+    certs.write("both.pem", &format!("{}{}", other.cert, other.key));
+    std::fs::create_dir(certs.file("folder.crt")).expect("made");
+    let lines = mistakes(&certs, &format!("certificates = \"{}\"\n", certs.path()));
+    let expected = [
+        ("alone.key", "it cannot be read: No such file"),
+        ("chain.crt", "its chain is incomplete: behind certificate 1 comes not its issuer, CN=test authority"),
+        ("empty.crt", "no certificate is in it"),
+        ("folder.crt", "it is not a regular file"),
+        ("keyless.key", "no private key is in it"),
+        ("mismatch.key", "it is not the key of the certificate"),
+        ("nocert.crt", "it cannot be read: No such file"),
+        ("pem.pem", "no private key is in it"),
+        ("torn.crt", "this is not PEM"),
+    ];
+    assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+    for (line, (file, why)) in lines.iter().zip(expected) {
+        let begin = format!("ringway.toml:4:1: listeners.secure.tls.certificates: {}", certs.file(file).display());
+        assert!(line.contains(&begin) && line.contains(why), "{line}: not {file}: {why}");
+    }
+}
+
+#[test]
+fn a_default_or_a_folder_without_certificates_is_named() {
+    let (authority, certs, none) = (Authority::new(), Folder::new("default"), Folder::new("none"));
+    certs.add("good", &authority.issue(&[SHOP], Kind::Ecdsa, 90));
+    certs.add("nameless", &authority.issue(&[], Kind::Ecdsa, 90));
+    let folder = format!("certificates = \"{}\"\n", certs.path());
+    let cases = [
+        (format!("{folder}default = \"shop\"\n"), "default: there is no pair shop; there are good, nameless"),
+        (folder, "nameless: no DNS name is in its certificate"),
+        (format!("certificates = \"{}\"\n", none.path()), "no NAME.crt with a NAME.key is in it"),
+        ("certificates = \"/nowhere\"\n".into(), "/nowhere: it cannot be read: No such file"),
+        ("certificates = []\n".into(), "certificates is missing"),
+        ("min_version = \"1.3\"\n".into(), "certificates is missing"),
+        ("certificates = [{ cert = \"a\" }]\n".into(), "want a folder of NAME.crt and NAME.key"),
+        ("certificates = \"self-signed\"\nmin_version = \"1.1\"\n".into(), "want 1.2 or 1.3"),
+        ("certificates = [\"self-signed\", \"/x\"]\n".into(), "self-signed stands beside other certificates"),
+    ];
+    for (tls, why) in cases {
+        let lines = mistakes(&none, &tls);
+        assert!(lines.len() == 1 && lines[0].contains(why), "{tls}: {lines:#?}");
+    }
+    let list = format!(
+        "certificates = [{{ cert = \"{0}/good.crt\", key = \"{0}/good.key\" }}, \"{0}/nameless.pem\"]\ndefault = \"nameless\"\n",
+        certs.path()
+    );
+    let pem =
+        [".crt", ".key"].map(|ending| std::fs::read_to_string(certs.file(&format!("nameless{ending}"))).expect("PEM"));
+    std::fs::write(certs.file("nameless.pem"), pem.concat()).expect("written");
+    assert!(mistakes(&none, &list).is_empty());
+}
+
+/// What `ringway check` says of a listener with this table.
+fn mistakes(folder: &Folder, tls: &str) -> Vec<String> {
+    let file = folder.file("ringway.toml");
+    std::fs::write(&file, format!("[listeners.secure]\nbind = [\"127.0.0.1:1443\"]\n[listeners.secure.tls]\n{tls}"))
+        .expect("written");
+    let output = run(&["check", file.to_str().expect("a path")]);
+    assert_eq!(output.status.success(), output.stderr.is_empty(), "{output:?}");
+    text(&output.stderr).lines().map(str::to_owned).collect()
+}
