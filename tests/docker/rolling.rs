@@ -1,6 +1,6 @@
 //! Reloads that change what containers are started with, and upgrades, each under load.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;

@@ -80,6 +80,8 @@ pub const ALL: &[Regression] = &[
     per_concern(533, GIVEN_UP_WHILE_LENT),
     per_concern(543, "Ringway took an /add as a process that had not taken over: an upgrade changed the members"),
     per_concern(566, "Ringway ended an adopted instance at an /rm, with requests of the process before in flight"),
+    per_concern(1232, ENDED_UNDER_REQUESTS),
+    per_concern(5191, ENDED_UNDER_REQUESTS),
     per_concern(655, "Ringway took an /rm as a process that had not taken over: it ended what the other served with"),
 ];
 
@@ -94,6 +96,8 @@ const NO_DEADLINE: &str =
 /// As Docker's runtime of that time does it: the simulation has a model of it.
 const GIVEN_UP_WHILE_LENT: &str =
     "Ringway forgot a silent container that it gave up during an upgrade that failed: it ran on";
+const ENDED_UNDER_REQUESTS: &str =
+    "Ringway ended adopted containers at a stop while the process before had requests in flight at them";
 const PIPE_WITHOUT_REPLICA: &str = "Ringway spliced a request body into a pipe after its replica had gone";
 const PLACE_LOST: &str = "Ringway listed a replica that had just died behind the others after an upgrade";
 const SPLICE_SPINS: &str = "a worker of Ringway span: a splice of a pipelined response never consumed its edge";
