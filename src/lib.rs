@@ -55,6 +55,7 @@
 //! | a log line | `shared/text`, `shared/log_writer`: format, queue | `control/log_throttle`: of workers; `registry`: of replicas; `control_loop`: of reloads and upgrades; `config/unused`: of settings |
 //! | a listener | `core/snapshot`: its id, mode, limits | `config/named`, `balancer/plan`: from the file; `kernel/listening`: its sockets; `worker/listeners`: which are open; `worker/accept`: accepts |
 //! | TLS | `core/tls`: records, certificates, tickets; `core/snapshot`: a listener's policy | `worker/handshake`: before a session; `worker/secure`: below one |
+//! | a certificate | `core/tls/certificate`: one pair; `core/tls/policy`: by name | `settings/tls`: flags; `config/certificates`: its files; `balancer/tls`: of each listener; `balancer/renewal`: changed files; `balancer/expiry`: log lines |
 //! | a route | `core/routes`: the table | `config/named`: from the file; `core/session/protocol`: asked for each request |
 //! | what an exchange was | `core/exchange_record`: the record | `core/session/record`: filled in; `shared/access_log`: a line; `shared/service_metrics`: counts and durations |
 //! | a reload | `control/reload`: its values | `control_loop/reloads`: its turns; `balancer/reload`: read and compared; `registry/topology`: taken in; `runtime/per_service`: runtimes opened and closed |
@@ -125,6 +126,9 @@
 //! - **transport**: the byte stream of one connection over its socket: `worker::transport`.
 //! - **arrival**: how a connection came: peer, local address, listener, over TLS or not, whether a PROXY header is due:
 //!   [`Arrival`](core::session::Arrival).
+//! - **pair**: a certificate with its chain and its private key, known by the NAME of its files:
+//!   [`Certificate`](core::tls::certificate::Certificate). **Renewal**: pairs taken in because their files changed:
+//!   `balancer::renewal`. **Refused**: a pair that cannot be used.
 //! - **policy**: what the clients of a listener are offered by TLS: [`Policy`](core::tls::policy::Policy).
 //! - **handshake step**: the records of a handshake that one turn takes of one client: `worker::handshake`.
 //! - **notice**: what a session has to report (a fault, a refusal, the client's name): [`Notice`](core::step::Notice). The

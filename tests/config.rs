@@ -126,6 +126,60 @@ fn an_address_outside_of_the_listeners_that_are_named_is_refused_wherever_it_com
     assert!(by_flag.status.code() == Some(2) && stderr.contains("--listen 127.0.0.1:99 has no effect"), "{stderr}");
 }
 
+const SECURE: &str = r#"
+[tls]
+min_version = "1.3"
+
+[limits]
+handshake_timeout = "2s"
+
+[listeners.secure]
+bind = ["127.0.0.1:8443"]
+[listeners.secure.tls]
+certificates = "self-signed"
+
+[listeners.plain]
+bind = ["127.0.0.1:8080"]
+"#;
+
+/// The oldest version is a default of every listener with TLS; certificates are of none.
+#[test]
+fn a_listener_speaks_tls_where_its_own_table_has_certificates() {
+    let file = File::new("secure", SECURE);
+    let (status, printed, errors) = check(&file);
+    assert_eq!((status, errors.len()), (Some(0), 0), "{errors:?}");
+    assert!(!printed.contains("warning"), "{printed}");
+    let printed = String::from_utf8(run(&["config", "-c", file.path()]).stdout).expect("text");
+    let lines = ["[tls]", "min_version = 1.3", "[listeners.secure.tls]", "certificates = [\"self-signed\"]"];
+    for line in lines {
+        assert!(printed.lines().any(|printed| printed == line), "{line} is missing from:\n{printed}");
+    }
+    assert_eq!(check(&File::new("secure-again", &printed)).0, Some(0), "{printed}");
+    let beside = File::new("secure-beside", &SECURE.replace("min_version", "certificates = \"/x\"\nmin_version"));
+    let (status, _, errors) = check(&beside);
+    let expected = ":3:1: --tls has no effect beside [listeners.secure]: write it into the table of a listener";
+    assert!(status == Some(2) && errors.len() == 1 && errors[0].contains(expected), "{errors:?}");
+}
+
+#[test]
+fn a_pair_of_files_is_printed_as_it_was_written() {
+    let pair = "certificates = [{ cert = \"/a.crt\", key = \"/a.key\" }, \"/b.pem\"]";
+    let text = format!("[listeners.secure]\nbind = [\"127.0.0.1:8443\"]\n[listeners.secure.tls]\n{pair}\n");
+    let printed = run(&["config", "-c", File::new("pair", &text).path()]);
+    let printed = String::from_utf8(printed.stdout).expect("text");
+    assert!(printed.lines().any(|line| line == pair), "{printed}");
+}
+
+#[test]
+fn settings_of_tls_without_certificates_have_no_effect() {
+    let text = "[tls]\nmin_version = \"1.3\"\n[limits]\nhandshake_timeout = \"2s\"\n";
+    let (status, printed, _) = check(&File::new("no-tls", text));
+    assert_eq!(status, Some(0), "{printed}");
+    for setting in ["--tls-min-version", "--handshake-timeout"] {
+        assert!(printed.contains(&format!("{setting} has no effect without --tls")), "{setting}: {printed}");
+    }
+}
+
 #[test]
 fn a_default_of_services_is_unused_only_where_no_service_uses_it() {
     let listener = "[listeners.web]\nbind = [\"127.0.0.1:8080\"]\nservice = \"a\"\n";

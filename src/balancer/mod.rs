@@ -26,12 +26,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use crate::config::tables::ListenerSettings;
-use crate::config::{Config, token_file};
+use crate::config::{Config, certificates, token_file};
 use crate::control::admin_access::{AdminAccess, SharedAccess};
 use crate::control::admin_listener::AdminListener;
 use crate::control::registry::{Predecessor, Registry, RegistryConfig};
@@ -66,7 +66,8 @@ pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End
     let wakeup = Wakeup::default();
     let (events, worker_events) = events::channel(wakeup.wake());
     let (mut ids, admin) = (Ids::default(), listener.as_ref().map(AdminListener::endpoint).cloned());
-    let tls = TlsListeners::read(&config, &TlsListeners::default(), unix_seconds())?;
+    let tls = TlsListeners::read(&config, &TlsListeners::default(), certificates::unix_seconds())?;
+    tls.warnings(&config).iter().for_each(|warning| log::warn!("{warning}"));
     let plan = Plan::new(&config, &mut ids, admin.as_ref(), &tls);
     let sockets = Arc::new(ListeningSockets::new(config.workers, inherited));
     bind(&sockets, &plan)?;
@@ -116,10 +117,6 @@ pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End
 /// Who may call the admin API. `Err`: the file of its token is wrong, in one line.
 fn access(config: &Config) -> Result<AdminAccess, String> {
     Ok(AdminAccess { token: token_file::token(&config.admin)?, hosts: config.admin.hosts.clone() })
-}
-
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The runtimes of all services.

@@ -12,6 +12,7 @@ use super::expiry::ExpiryLog;
 use super::plan::{Ids, Plan};
 use super::renewal::Renewal;
 use super::tls::TlsListeners;
+use crate::config::certificates;
 use crate::config::{self, Config, EarlyExit, Invocation};
 use crate::control::admin_access::{AdminAccess, SharedAccess};
 use crate::control::reload::{CertificateRenewal, Configuration, ReloadPlan, ReloadReport};
@@ -67,9 +68,9 @@ impl Configuration for RunningConfiguration {
     fn read(&mut self) -> Result<ReloadPlan, String> {
         let config = (self.read)()?;
         let access = super::access(&config)?;
-        config.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        let tls = TlsListeners::read(&config, &self.tls, certificates::unix_seconds())?;
+        config.warnings.iter().chain(&tls.warnings(&config)).for_each(|warning| log::warn!("{warning}"));
         let mut ids = self.ids.clone();
-        let tls = TlsListeners::read(&config, &self.tls, super::unix_seconds())?;
         let plan = Plan::new(&config, &mut ids, self.admin.as_ref(), &tls);
         self.sockets
             .bind(&plan.bind)
@@ -98,8 +99,8 @@ impl Configuration for RunningConfiguration {
     }
 
     fn renew_certificates(&mut self) -> CertificateRenewal {
-        let now = super::unix_seconds();
-        let Renewal { listeners: renewed, changed, faults } = self.tls.renew(&self.in_force, now);
+        let now = certificates::unix_seconds();
+        let Renewal { listeners: renewed, changed, warnings, faults } = self.tls.renew(&self.in_force, now);
         let mut listeners = BTreeMap::new();
         if !renewed.is_empty() {
             let plan = Plan::new(&self.in_force, &mut self.ids, self.admin.as_ref(), &self.tls);
@@ -107,6 +108,7 @@ impl Configuration for RunningConfiguration {
             listeners.retain(|_, listener| renewed.contains(&*listener.name));
         }
         let mut lines: Vec<(Level, String)> = changed.into_iter().map(|line| (Level::Info, line)).collect();
+        lines.extend(warnings.into_iter().map(|line| (Level::Warn, line)));
         lines.extend(faults.into_iter().map(|line| (Level::Error, line)));
         lines.extend(self.expiry.lines(&self.tls, now));
         let refused = self.tls.each().map(|(_, listener)| listener.watch.faults()).sum();

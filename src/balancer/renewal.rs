@@ -27,6 +27,7 @@ pub struct Renewal {
     /// Listeners whose certificates changed.
     pub listeners: BTreeSet<String>,
     pub changed: Vec<String>,
+    pub warnings: Vec<String>,
     pub faults: Vec<String>,
 }
 
@@ -59,12 +60,18 @@ impl TlsListeners {
         let mut renewal = Renewal::default();
         for listener in config.named.listeners.iter().filter(|listener| listener.settings.tls.is_from_files()) {
             let Some(tls) = self.listener_mut(&listener.name) else { continue };
-            if !tls.watch.is_due(certificates::stamps(&listener.settings.tls)) {
+            // What is stapled goes out of date by itself.
+            let is_stale =
+                tls.set.certificates.iter().any(|one| one.ocsp_until.is_some_and(|until| until <= unix_seconds));
+            if !tls.watch.is_due(certificates::stamps(&listener.settings.tls)) && !is_stale {
                 continue;
             }
             let (set, faults) = read(listener, &tls.set, unix_seconds);
             renewal.faults.extend(certificates::located(listener, faults.clone()));
             tls.watch.faults = faults;
+            renewal
+                .warnings
+                .extend(certificates::located(listener, set.as_ref().map_or_else(Vec::new, CertificateSet::warnings)));
             if let Some(set) = set
                 && let Ok(renewed) = TlsListener::new(listener, set, tls.tickets.clone(), tls.watch.clone())
             {
@@ -80,7 +87,7 @@ impl TlsListeners {
 /// Each pair that can be used, and in the place of one that cannot the one before. `None`: all stay as they are.
 fn read(listener: &NamedListener, before: &CertificateSet, unix_seconds: u64) -> (Option<CertificateSet>, Vec<String>) {
     let settings = &listener.settings.tls;
-    let mut files = certificates::read(settings);
+    let mut files = certificates::read(settings, unix_seconds);
     files.refuse_expired(&before.certificates, unix_seconds);
     if !files.faults.is_empty() {
         return (None, files.faults.into_iter().map(|fault| fault + STAY).collect());
@@ -103,5 +110,20 @@ fn read(listener: &NamedListener, before: &CertificateSet, unix_seconds: u64) ->
             faults.push(fault + STAY);
             (None, faults)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read_once_when_they_are_the_same_in_two_looks() {
+        let stamps = |size: u64| vec![("shop.crt".into(), Some((1, size, 0, 0)))];
+        let mut watch = FileWatch { read: stamps(1), seen: stamps(1), faults: Vec::new() };
+        let mut due = |size: u64| watch.is_due(stamps(size));
+        assert_eq!([due(1), due(2), due(3)], [false; 3], "it is being written");
+        assert_eq!([due(3), due(3)], [true, false]);
+        assert_eq!([due(1), due(3), due(3)], [false; 3], "what was read is there again");
     }
 }

@@ -81,6 +81,15 @@ impl TlsListeners {
         self.by_name.get(listener).map(|listener| listener.policy.clone())
     }
 
+    /// What an operator should know of certificates that are used all the same, a line each.
+    pub fn warnings(&self, config: &Config) -> Vec<String> {
+        let of = |listener: &NamedListener| {
+            let set = self.by_name.get(&listener.name).map(|tls| tls.set.warnings());
+            certificates::located(listener, set.unwrap_or_default())
+        };
+        config.named.listeners.iter().flat_map(of).collect()
+    }
+
     pub fn listener_mut(&mut self, name: &str) -> Option<&mut TlsListener> {
         self.by_name.get_mut(name)
     }

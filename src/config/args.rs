@@ -82,7 +82,7 @@ The first SIGTERM, SIGINT or SIGQUIT drains and stops, a second one stops at onc
 --drain-timeout, 10 s more for replicas to end (--docker-stop-timeout if that is longer) and 10 s for an engine that \
 hangs. Exit status: 0 after a drain; 1 if requests were aborted or containers are left behind, which the log names; 2 for \
 bad usage or configuration.\n\n\
-SIGHUP reads the file again and applies it, whole or not at all. SIGUSR1 opens the file of --access-log again. SIGUSR2 starts \
+SIGHUP reads the file and all certificates again and applies them, whole or not at all. SIGUSR1 opens the file of --access-log again. SIGUSR2 starts \
 the program that lies at this one's path now, with the same arguments and all listening sockets; when its replicas answer it \
 takes over, and this process finishes the requests that it has. One that fails or is not ready within --upgrade-timeout \
 changes nothing.";

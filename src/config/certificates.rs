@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::named::NamedListener;
 use super::{Config, error};
@@ -49,12 +50,21 @@ struct PairFiles {
 /// Of a file: whether it is still the same, as far as can be seen without reading it.
 pub type FileStamp = (PathBuf, Option<(u64, u64, i64, i64)>);
 
-/// Judges the files of all listeners. `Err`: every mistake, a line each.
-pub fn check(config: &Config) -> Result<(), String> {
-    let from_files = |listener: &&NamedListener| listener.settings.tls.is_from_files();
-    let listeners = config.named.listeners.iter().filter(from_files);
-    let faults: Vec<String> = listeners.filter_map(|listener| of_listener(listener, &[], 0).err()).flatten().collect();
-    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
+/// Judges the files of all listeners. Returns warnings. `Err`: every mistake, a line each.
+pub fn check(config: &Config) -> Result<Vec<String>, String> {
+    let (mut faults, mut warnings) = (Vec::new(), Vec::new());
+    for listener in config.named.listeners.iter().filter(|listener| listener.settings.tls.is_from_files()) {
+        match of_listener(listener, &[], unix_seconds()) {
+            Ok(set) => warnings.extend(located(listener, set.warnings())),
+            Err(lines) => faults.extend(lines),
+        }
+    }
+    if faults.is_empty() { Ok(warnings) } else { Err(faults.join("\n")) }
+}
+
+/// Now.
+pub fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Those of a listener, which had others before. `Err`: every mistake, a line each.
@@ -64,7 +74,7 @@ pub fn of_listener(
     unix_seconds: u64,
 ) -> Result<CertificateSet, Vec<String>> {
     let settings = &listener.settings.tls;
-    let mut files = read(settings);
+    let mut files = read(settings, unix_seconds);
     files.refuse_expired(before, unix_seconds);
     files.into_set(settings).map_err(|faults| located(listener, faults))
 }
@@ -75,9 +85,10 @@ pub fn located(listener: &NamedListener, faults: Vec<String>) -> Vec<String> {
     faults.into_iter().map(locate).collect()
 }
 
-pub fn read(settings: &TlsSettings) -> CertificateFiles {
+pub fn read(settings: &TlsSettings, unix_seconds: u64) -> CertificateFiles {
     let mut faults = Vec::new();
-    let read = |files: PairFiles| CertificatePair { outcome: files.read(), name: files.name, cert: files.cert };
+    let read =
+        |files: PairFiles| CertificatePair { outcome: files.read(unix_seconds), name: files.name, cert: files.cert };
     let pairs: Vec<CertificatePair> = pairs(settings, &mut faults).into_iter().map(read).collect();
     if pairs.is_empty() && faults.is_empty() {
         let paths: Vec<String> = settings.certificates.iter().map(shown).collect();
@@ -137,6 +148,10 @@ impl CertificateSet {
             )),
             None => Ok(CertificateSet { certificates, default }),
         }
+    }
+
+    pub fn warnings(&self) -> Vec<String> {
+        self.certificates.iter().flat_map(|certificate| certificate.warnings.iter().cloned()).collect()
     }
 }
 
@@ -215,14 +230,24 @@ impl PairFiles {
     }
 
     /// `Err`: the file, and what is wrong with it.
-    fn read(&self) -> Result<Certificate, String> {
+    fn read(&self, unix_seconds: u64) -> Result<Certificate, String> {
         let chain = contents(&self.cert)?;
         let key = if self.key == self.cert { chain.clone() } else { contents(&self.key)? };
         let certificate = Certificate::from_pem(&chain, &key).map_err(|fault| match fault {
             PairFault::Certificate(why) => format!("{}: {why}", self.cert.display()),
             PairFault::Key(why) => format!("{}: {why}", self.key.display()),
         })?;
-        Ok(Certificate { pair: self.name.clone(), ..certificate })
+        let mut certificate = Certificate { pair: self.name.clone(), ..certificate };
+        certificate.warnings.iter_mut().for_each(|warning| *warning = format!("{}: {warning}", self.cert.display()));
+        let response = self.ocsp();
+        if response.exists() {
+            let stapled = contents(&response).and_then(|bytes| {
+                let stapled = certificate.staple(bytes, unix_seconds);
+                stapled.map_err(|why| format!("{}: {why}", response.display()))
+            });
+            certificate.warnings.extend(stapled.err().map(|why| why + "; it is not stapled"));
+        }
+        Ok(certificate)
     }
 
     fn ocsp(&self) -> PathBuf {

@@ -81,8 +81,9 @@ fn check(path: &Path) -> Result<String, EarlyExit> {
     let command = args::command();
     let settings = file::read(path, &command).map_err(EarlyExit::Usage)?;
     let config = config_of_file(command, path, &settings)?;
-    certificates::check(&config).map_err(EarlyExit::Usage)?;
-    let warnings: String = config.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
+    let of_certificates = certificates::check(&config).map_err(EarlyExit::Usage)?;
+    let warnings = config.warnings.iter().chain(&of_certificates);
+    let warnings: String = warnings.map(|warning| format!("\nwarning: {warning}")).collect();
     Ok(format!("{} is valid: {}{warnings}", path.display(), config.summary()))
 }
 

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
-use super::{units, values};
-use crate::core::limits::Unit;
+use super::values;
 use crate::core::tls::TlsVersion;
 
 /// Where a certificate and its private key come from.
@@ -39,14 +38,7 @@ pub struct TlsSettings {
     /// The oldest version of TLS that is spoken: 1.2 or 1.3
     #[arg(id = "tls-min-version", long, value_name = "VERSION", default_value = "1.2", value_parser = values::tls_version)]
     pub min_version: TlsVersion,
-    /// Responses say that clients are to use https only for so long from now on (Strict-Transport-Security, RFC 6797);
-    /// 8760h is a year
-    #[arg(id = "tls-hsts", long, value_name = "DURATION", value_parser = units::parser(Unit::Duration, 0..=HSTS_MAX_MS))]
-    pub hsts_ms: Option<u64>,
 }
-
-/// Ten years.
-const HSTS_MAX_MS: u64 = 10 * 365 * 24 * 3_600_000;
 
 impl TlsSettings {
     /// Clients speak TLS.

@@ -185,7 +185,7 @@ pub fn tls_version(text: &str) -> Result<TlsVersion, String> {
     match text {
         "1.2" => Ok(TlsVersion::Tls12),
         "1.3" => Ok(TlsVersion::Tls13),
-        _ => Err("want 1.2 or 1.3, as a text".into()),
+        _ => Err("want 1.2 or 1.3".into()),
     }
 }
 

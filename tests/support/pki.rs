@@ -11,6 +11,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub pem: String,
+    pub key: String,
 }
 
 /// The kind of a key.
@@ -33,7 +34,8 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, "test authority");
         let key = KeyPair::generate().expect("a key");
         let pem = params.self_signed(&key).expect("a certificate").pem();
-        Authority { issuer: Issuer::new(params, key), pem }
+        let text = key.serialize_pem();
+        Authority { issuer: Issuer::new(params, key), pem, key: text }
     }
 
     /// Valid for so many days from now on; negative: since expired. Its subject is the first of its names.

@@ -10,11 +10,16 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys};
 use x509_cert::der::Decode;
-use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{AuthorityInfoAccessSyntax, SubjectAltName};
+
+use super::ocsp;
 
 /// A chain in DER with more bytes is refused: its handshake would not fit in the buffers of a connection.
 const CHAIN_MAX: usize = 24 * 1024;
+
+const NO_ISSUER: &str =
+    "the certificate of its issuer is not behind it: clients that do not have it will refuse the connection";
 
 #[derive(Clone)]
 pub struct Certificate {
@@ -25,6 +30,10 @@ pub struct Certificate {
     /// Seconds since 1970.
     pub valid_from: u64,
     pub expires: u64,
+    /// Until when its key has a response of OCSP to staple.
+    pub ocsp_until: Option<u64>,
+    /// What an operator should know although it can be used.
+    pub warnings: Vec<String>,
     pub key: Arc<CertifiedKey>,
 }
 
@@ -49,6 +58,16 @@ impl Certificate {
         Certificate::from_der(chain, key)
     }
 
+    /// With a response of OCSP, in DER, that is stapled from now on. `Err`: why it is not.
+    pub fn staple(&mut self, response: Vec<u8>, unix_seconds: u64) -> Result<(), String> {
+        let der = self.key.cert.first().map_or(&[][..], |der| der);
+        let certificate = x509_cert::Certificate::from_der(der).map_err(|error| error.to_string())?;
+        let serial = certificate.tbs_certificate().serial_number().as_bytes();
+        self.ocsp_until = Some(ocsp::good_until(&response, serial, unix_seconds)?);
+        self.key = Arc::new(CertifiedKey { ocsp: Some(response), ..CertifiedKey::clone(&self.key) });
+        Ok(())
+    }
+
     pub fn from_der(
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
@@ -63,6 +82,8 @@ impl Certificate {
             return Err(PairFault::Certificate("no certificate is in it".into()));
         };
         check_order(&parsed)?;
+        let lacks_issuer = parsed.len() == 1 && names_issuer(certificate);
+        let warnings = if lacks_issuer { vec![NO_ISSUER.to_owned()] } else { Vec::new() };
         let validity = certificate.validity();
         let names = certificate.get_extension::<SubjectAltName>();
         let names = names.map_err(|error| PairFault::Certificate(format!("its names cannot be read: {error}")))?;
@@ -74,6 +95,8 @@ impl Certificate {
             names,
             valid_from: valid_from.to_unix_duration().as_secs(),
             expires: expires.to_unix_duration().as_secs(),
+            ocsp_until: None,
+            warnings,
             key: Arc::new(key),
         })
     }
@@ -103,6 +126,13 @@ impl fmt::Debug for Certificate {
         let (pair, names, algorithm) = (&self.pair, self.names.join(" "), self.key.key.algorithm());
         write!(f, "{pair} {names} until {} ({algorithm:?}, {checksum:08x})", self.expires)
     }
+}
+
+/// It says where its issuer's certificate is to be had (RFC 5280 section 4.2.2.1), as those of public authorities do, whose
+/// issuers no client knows.
+fn names_issuer(certificate: &x509_cert::TbsCertificate) -> bool {
+    let is_foreign = certificate.issuer() != certificate.subject();
+    is_foreign && matches!(certificate.get_extension::<AuthorityInfoAccessSyntax>(), Ok(Some(_)))
 }
 
 fn parse(chain: &[CertificateDer]) -> Result<Vec<x509_cert::Certificate>, PairFault> {

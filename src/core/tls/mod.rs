@@ -11,12 +11,14 @@
 //! | [`buffers`] | ciphertext read and to be sent (`ReadBuffer`, `WriteBuffer`), where a record ends |
 //! | [`certificate`] | a chain and its key from PEM: names, validity, whether they belong together |
 //! | `engine` | the one file that names rustls' connection types: records in, plaintext and ciphertext out |
+//! | [`ocsp`] | a response of OCSP that is to be stapled: whether it is for a certificate, and until when |
 //! | [`policy`] | [`Policy`] of a listener: which certificate for which name and kind of key, versions, ALPN, tickets |
 //! | `tests` | two connections against each other: cut anywhere, one byte at a time, key updates, ends, bounds |
 
 pub mod buffers;
 pub mod certificate;
 mod engine;
+mod ocsp;
 pub mod policy;
 #[cfg(test)]
 pub mod tests;

@@ -58,6 +58,30 @@ fn limits_and_ring_change_in_place() {
     assert_eq!(ids(&before), ids(after), "the same instances");
 }
 
+/// One that is being removed keeps what it is.
+#[test]
+fn a_listener_that_is_replaced_is_in_the_next_snapshot_unless_it_is_being_removed() {
+    let mut world = shop();
+    let renewed = |world: &World| {
+        let listener = Listener {
+            redirect: None,
+            proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            ..Listener::clone(&world.shown.listeners[0])
+        };
+        Command::ReplaceListeners(BTreeMap::from([(ListenerId(0), Arc::new(listener))]))
+    };
+    let (before, replaced) = (world.shown.clone(), renewed(&world));
+    world.tell(replaced);
+    assert_eq!((world.shown.epoch, world.shown.listeners[0].proxies.len()), (before.epoch + 1, 1));
+    assert!(Arc::ptr_eq(&before.services[0], &world.shown.services[0]), "no service changed");
+    let replaced = renewed(&world);
+    reconfigure(&mut world, Topology { listeners: BTreeMap::new(), ..Topology::of_services([named("shop", 3)]) });
+    world.pass(10);
+    let epoch = world.shown.epoch;
+    world.tell(replaced);
+    assert_eq!((world.shown.epoch, world.shown.listeners[0].lifecycle), (epoch, Lifecycle::HandedOver));
+}
+
 /// Its runtime was opened so.
 #[test]
 fn whether_instances_outlive_the_balancer_does_not_change() {
