@@ -210,6 +210,7 @@ fn banner(config: &Config, sockets: &ListeningSockets, admin: Option<&AdminListe
         (Mode::Http, true) => format!("https://{address}"),
         (Mode::Tcp, false) => format!("{address} (tcp)"),
         (Mode::Tcp, true) => format!("{address} (tcp over TLS)"),
+        (Mode::TlsPassthrough, _) => format!("{address} (TLS, passed through)"),
     };
     let listeners: Vec<String> = bound.iter().map(shown).collect();
     let admin = match admin.map(AdminListener::endpoint) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::tls::TlsListeners;
 use crate::config::named::{NamedListener, NamedRoute};
 use crate::config::tables::NamedTarget;
-use crate::config::{Config, RuntimeKind};
+use crate::config::{Config, Named, RuntimeKind};
 use crate::control::Heartbeats;
 use crate::control::probe::{Heartbeat, HttpHeartbeat};
 use crate::control::registry::{HealthPolicy, ServiceConfig, ServiceSource, Topology, add_limit_ms};
@@ -90,7 +90,7 @@ impl Plan {
             let listener = Listener { tls: tls.policy(&named.name), ..listener(config, named, ids) };
             topology.listeners.insert(ids.listener(&named.name), Arc::new(listener));
         }
-        let routes = config.named.routes.iter().filter_map(|named| route(named, ids));
+        let routes = config.named.routes.iter().filter_map(|named| route(&config.named, named, ids));
         let routes = Routes::new(routes.collect::<Vec<_>>());
         let direct = admin.iter().flat_map(|id| ADMIN_PATHS.map(|path| (path.to_owned(), *id))).collect();
         topology.routes = Arc::new(routes.with_direct(direct));
@@ -101,7 +101,8 @@ impl Plan {
 /// Each address of a listener has a name, by which a process that replaces this one finds its sockets.
 fn addresses(config: &Config) -> Vec<Listen> {
     let of = |listener: &NamedListener| {
-        let sends_first = if listener.settings.mode == Mode::Tcp { SendsFirst::Either } else { SendsFirst::Client };
+        let may_wait = listener.settings.mode == Mode::Tcp && !listener.settings.tls.is_on();
+        let sends_first = if may_wait { SendsFirst::Either } else { SendsFirst::Client };
         let name = |at: usize| if at == 0 { listener.name.clone() } else { format!("{}.{at}", listener.name) };
         let listen = |(at, address): (usize, &SocketAddr)| Listen { name: name(at), address: *address, sends_first };
         listener.settings.bind.iter().enumerate().map(listen).collect::<Vec<_>>()
@@ -143,8 +144,14 @@ fn https_port(config: &Config) -> String {
     }
 }
 
-fn route(named: &NamedRoute, ids: &mut Ids) -> Option<Route> {
+fn route(all: &Named, named: &NamedRoute, ids: &mut Ids) -> Option<Route> {
     let settings = &named.settings;
+    let modes = all.modes();
+    let own = all.listeners.iter().filter(|listener| settings.is_for(&listener.name, listener.settings.mode, &modes));
+    let mut listeners: Vec<ListenerId> = own.map(|listener| ids.listener(&listener.name)).collect();
+    if listeners.len() == all.listeners.len() {
+        listeners.clear();
+    }
     let target = match settings.target()? {
         NamedTarget::Service(name) => RouteTarget::Service(ids.service(name)),
         NamedTarget::Redirect(redirect) => RouteTarget::Redirect(redirect),
@@ -157,7 +164,7 @@ fn route(named: &NamedRoute, ids: &mut Ids) -> Option<Route> {
         host: settings.host.clone().unwrap_or(HostPattern::Any),
         path: settings.path.clone().unwrap_or_default(),
         methods: settings.methods.clone(),
-        listeners: settings.listeners.iter().map(|name| ids.listener(name)).collect(),
+        listeners,
         target,
     })
 }
@@ -165,7 +172,7 @@ fn route(named: &NamedRoute, ids: &mut Ids) -> Option<Route> {
 fn service_config(name: &str, config: &Config) -> ServiceConfig {
     ServiceConfig {
         name: name.into(),
-        mode: config.mode,
+        mode: config.mode.of_service(),
         key: config.hash.key.clone(),
         ring: config.hash.ring,
         limits: Arc::new(limits(config)),

@@ -60,7 +60,8 @@ pub struct Config {
     /// Where clients connect
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8000", value_parser = values::address)]
     pub listen: SocketAddr,
-    /// What is balanced: `http` requests, or `tcp` connections
+    /// What is balanced: `http` requests, `tcp` connections, or TLS connections that pass through as they are
+    /// (`tls-passthrough`)
     #[arg(long, value_name = "MODE", default_value = "http", value_parser = values::mode)]
     pub mode: Mode,
     /// What runs the replicas: `process`, `docker`, or `fixed` for those of --replica [default: process, or fixed

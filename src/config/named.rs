@@ -136,7 +136,7 @@ impl NamedResolver<'_> {
         let own = self.checked(settings, parsed.map_err(|wrong| error::one_line(&wrong)))?;
         self.checked(settings, resolve::check_limits(&own.limits))?;
         self.checked(settings, resolve::check_admin_on(&self.config.admin, &own))?;
-        self.checked(settings, resolve::check_tls(&own.tls))?;
+        self.checked(settings, resolve::check_tls(&own.tls, own.mode))?;
         let at = settings.settings.iter().find(|setting| setting.id == CERTIFICATES);
         let at = at.map_or(settings.place, |setting| setting.place);
         let certificates_at = self.line(at, &format!("{}.tls.certificates", settings.title));
@@ -235,17 +235,22 @@ impl Named {
         format!("{listeners} ({addresses}), {services} ({names}), {routes}")
     }
 
+    /// Of each service.
+    pub fn modes(&self) -> BTreeMap<String, Mode> {
+        self.services.iter().map(|service| (service.name.clone(), service.config.mode.of_service())).collect()
+    }
+
     /// Fills in the services of listeners that need not name one, and finds what contradicts.
     pub fn complete(&mut self) -> Vec<NamedFault> {
         let mut faults = Vec::new();
-        let modes: BTreeMap<String, Mode> =
-            self.services.iter().map(|service| (service.name.clone(), service.config.mode)).collect();
+        let modes = self.modes();
         for listener in &mut self.listeners {
             faults.extend(listener.complete(&modes, &self.routes).map(|why| listener.fault(&why)));
         }
         faults.extend(self.addresses_given_twice());
         faults.extend(self.replicas_given_twice());
-        let listeners: Vec<&str> = self.listeners.iter().map(|listener| listener.name.as_str()).collect();
+        let listeners: BTreeMap<&str, Mode> =
+            self.listeners.iter().map(|listener| (listener.name.as_str(), listener.settings.mode)).collect();
         let check = |route: &NamedRoute| {
             let why = route.fault(&modes, &listeners)?;
             Some((route.place, format!("{}: {why}", route.title)))
@@ -320,10 +325,12 @@ impl NamedListener {
         if bind.is_empty() {
             return Some("bind is missing: want one address or more, as [\"0.0.0.0:80\"]".into());
         }
-        let mut fit = modes.iter().filter(|(_, its)| **its == *mode).map(|(name, _)| name);
+        let mut fit = modes.iter().filter(|(_, its)| **its == mode.of_service()).map(|(name, _)| name);
+        let mut routes = routes.iter().filter(|route| route.settings.is_for(&self.name, *mode, modes));
         match (service.as_ref(), &mode) {
-            (Some(name), mode) => return wrong_service(name, **mode, modes),
-            (None, Mode::Http) if !routes.is_empty() || *redirect_to_https => return None,
+            (Some(name), mode) => return wrong_service(name, mode.of_service(), modes),
+            (None, Mode::Http) if *redirect_to_https => return None,
+            (None, _) if routes.next().is_some() => return None,
             (None, _) => {}
         }
         match (fit.next(), fit.next()) {
@@ -331,26 +338,47 @@ impl NamedListener {
                 *service = Some(only.clone());
                 None
             }
-            (None, _) => Some(format!("no service has mode {}", mode_name(*mode))),
+            (None, _) => Some(format!("no service has mode {}", mode.of_service().name())),
             (Some(_), Some(_)) => Some("service is missing: say which one its clients want, or add [[routes]]".into()),
         }
     }
 }
 
 impl NamedRoute {
-    fn fault(&self, modes: &BTreeMap<String, Mode>, listeners: &[&str]) -> Option<String> {
-        if let Some(unknown) = self.settings.listeners.iter().find(|name| !listeners.contains(&name.as_str())) {
-            return Some(format!("listeners: there is no listener {unknown}; there are {}", listeners.join(", ")));
+    fn fault(&self, modes: &BTreeMap<String, Mode>, listeners: &BTreeMap<&str, Mode>) -> Option<String> {
+        let own = &self.settings.listeners;
+        if let Some(unknown) = own.iter().find(|name| !listeners.contains_key(name.as_str())) {
+            let names: Vec<&str> = listeners.keys().copied().collect();
+            return Some(format!("listeners: there is no listener {unknown}; there are {}", names.join(", ")));
         }
-        match self.settings.target() {
+        let mode = self.settings.mode(modes);
+        let wrong = match self.settings.target() {
             None => Some("want exactly one of service, split and redirect".into()),
-            Some(NamedTarget::Service(name)) => wrong_service(name, Mode::Http, modes),
+            Some(NamedTarget::Service(name)) => wrong_service(name, mode.of_service(), modes),
             Some(NamedTarget::Split(split)) => {
-                let wrong = split.iter().find_map(|(name, _)| wrong_service(name, Mode::Http, modes));
+                let wrong = split.iter().find_map(|(name, _)| wrong_service(name, mode.of_service(), modes));
                 let has_weight = split.iter().any(|(_, weight)| *weight > 0);
                 wrong.or_else(|| (!has_weight).then(|| "split: want a weight above 0".into()))
             }
             Some(NamedTarget::Redirect(_)) => None,
+        };
+        let mut other = own.iter().filter_map(|name| Some((name, *listeners.get(name.as_str())?)));
+        let other = other.find(|(_, its)| *its != mode);
+        let is_led_to = listeners.values().any(|its| *its == mode);
+        match (wrong, other, mode) {
+            (Some(wrong), ..) => Some(wrong),
+            (None, Some((name, its)), _) => {
+                let (its, mode) = (its.name(), mode.name());
+                Some(format!("listeners: {name} has mode {its}: want those with mode {mode}, as the service asks for"))
+            }
+            (None, None, Mode::TlsPassthrough) if !is_led_to => Some(
+                "its service has mode tcp, and no listener has mode tls-passthrough: those with mode tcp have no routes"
+                    .into(),
+            ),
+            (None, None, Mode::TlsPassthrough) if !self.settings.is_by_host_alone() => {
+                Some("its service has mode tcp: TLS that passes through has no path and no method, leave them out".into())
+            }
+            (None, None, _) => None,
         }
     }
 }
@@ -362,15 +390,8 @@ fn wrong_service(name: &str, mode: Mode, modes: &BTreeMap<String, Mode>) -> Opti
             Some(format!("there is no service {name}; there are {}", names.join(", ")))
         }
         Some(its) if *its != mode => {
-            Some(format!("service {name} has mode {}: want one with mode {}", mode_name(*its), mode_name(mode)))
+            Some(format!("service {name} has mode {}: want one with mode {}", its.name(), mode.name()))
         }
         Some(_) => None,
-    }
-}
-
-pub fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Http => "http",
-        Mode::Tcp => "tcp",
     }
 }

@@ -4,7 +4,6 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::args::RunArgs;
-use super::named::mode_name;
 use super::sources::Sources;
 use super::tables::ListenerSettings;
 use super::{Config, RuntimeKind, error, unused};
@@ -61,7 +60,7 @@ impl RunArgs {
             check_key(&config)?;
         }
         check_limits(&config.limits.service)?;
-        check_tls(&config.tls)?;
+        check_tls(&config.tls, config.mode)?;
         check_admin(&config.admin, config.listen, config.mode)?;
         Ok(config)
     }
@@ -102,9 +101,12 @@ fn check_names(fixed: &[FixedReplica]) -> Result<(), String> {
 /// A tcp connection has no request to take a key from.
 fn check_key(config: &Config) -> Result<(), String> {
     match (config.mode, &config.hash.key) {
-        (Mode::Http, _) | (Mode::Tcp, KeyPolicy::Request | KeyPolicy::ClientIp) => Ok(()),
-        (Mode::Tcp, _) => {
-            Err("--hash-key needs --mode http here: a tcp connection has request or client-ip only".into())
+        (Mode::Http, KeyPolicy::Sni) => {
+            Err("--hash-key sni needs --mode tls-passthrough: take header:Host for the host of a request".into())
+        }
+        (Mode::Http, _) | (_, KeyPolicy::Request | KeyPolicy::ClientIp | KeyPolicy::Sni) => Ok(()),
+        (Mode::Tcp | Mode::TlsPassthrough, _) => {
+            Err("--hash-key needs --mode http here: a tcp connection has request, client-ip or sni only".into())
         }
     }
 }
@@ -119,7 +121,10 @@ pub fn check_limits(limits: &Limits) -> Result<(), String> {
 }
 
 /// A certificate of our own is for trying things out: it stands beside no other.
-pub fn check_tls(tls: &TlsSettings) -> Result<(), String> {
+pub fn check_tls(tls: &TlsSettings, mode: Mode) -> Result<(), String> {
+    if tls.is_on() && mode == Mode::TlsPassthrough {
+        return Err("--tls has no place beside --mode tls-passthrough, where the replicas have the certificates".into());
+    }
     let is_self_signed = tls.is_self_signed();
     if is_self_signed && tls.certificates.len() > 1 {
         return Err("--tls self-signed stands beside other certificates: leave it or them out".into());
@@ -138,7 +143,7 @@ fn check_admin(admin: &AdminSettings, data: SocketAddr, mode: Mode) -> Result<()
     if admin.token.is_some() && admin.token_file.is_some() {
         return Err("--admin-token and --admin-token-file are both given: leave one out".into());
     }
-    if admin.is_on_data_port() && mode == Mode::Tcp {
+    if admin.is_on_data_port() && mode != Mode::Http {
         return Err("--admin-on-data-port needs --mode http: a tcp port has no paths".into());
     }
     if admin.is_on_data_port() && !is_loopback(data.ip()) && !has_token {
@@ -203,7 +208,7 @@ impl Config {
             AdminListen::Unix(path) => format!("admin on {}", path.display()),
             AdminListen::Off => "no admin".into(),
         };
-        let mode = mode_name(self.mode);
+        let mode = self.mode.name();
         let text = match self.named.is_flat() {
             true => format!("{mode} on {}, {replicas}, {admin}", self.listen),
             false => format!("{}, {admin}", self.named.summary()),

@@ -1,6 +1,7 @@
 //! What the tables `[listeners.NAME]`, `[services.NAME]` and `[[routes]]` may hold: their keys as flags of clap, one by one.
 //! What their values mean together is judged elsewhere.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use clap::{Arg, Args, Command};
@@ -33,11 +34,12 @@ pub struct ListenerSettings {
     /// Addresses that clients connect to, each as IP:PORT
     #[arg(long, value_name = "IP:PORT", value_parser = values::address)]
     pub bind: Vec<SocketAddr>,
-    /// What comes in: `http` requests, or `tcp` connections
+    /// What comes in: `http` requests, `tcp` connections, or TLS connections that pass through as they are
+    /// (`tls-passthrough`), by routes for the host that their clients ask for
     #[arg(long, value_name = "MODE", default_value = "http", value_parser = values::mode)]
     pub mode: Mode,
-    /// The service of all connections in tcp mode, and of requests that no route is for in http mode [default: the only
-    /// service of that mode, where there are no routes]
+    /// The service of all connections in tcp mode, and of requests and connections that no route is for in the other modes
+    /// [default: the only service of that mode, where there are no routes]
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
     /// Send every client to the same URL with https instead
@@ -57,7 +59,7 @@ pub struct ListenerSettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = None::<&str>)]
 pub struct RouteSettings {
-    /// The host of the request: a name, or `*.example.com` for every name below it. Without it the route is for all hosts
+    /// The host of the request, or the one that a TLS client asks for: a name, or `*.example.com` for every name below it. Without it the route is for all hosts
     #[arg(long, value_name = "HOST", value_parser = values::host_pattern)]
     pub host: Option<HostPattern>,
     /// A prefix of the path by whole segments: /api is for /api and /api/x, and not for /apis
@@ -105,6 +107,26 @@ impl RouteSettings {
     pub fn is_for_the_same_as(&self, other: &RouteSettings) -> bool {
         (&self.host, &self.path, &self.methods, &self.listeners)
             == (&other.host, &other.path, &other.methods, &other.listeners)
+    }
+
+    /// Of the listeners that it is for, as the modes of its services tell.
+    pub fn mode(&self, modes: &BTreeMap<String, Mode>) -> Mode {
+        let services = self.target().map(NamedTarget::services).unwrap_or_default();
+        let mut own = services.iter().filter_map(|name| modes.get(*name));
+        match own.next() {
+            Some(Mode::Tcp | Mode::TlsPassthrough) => Mode::TlsPassthrough,
+            Some(Mode::Http) | None => Mode::Http,
+        }
+    }
+
+    /// It is for this listener, which has this mode.
+    pub fn is_for(&self, listener: &str, mode: Mode, modes: &BTreeMap<String, Mode>) -> bool {
+        let is_named = self.listeners.is_empty() || self.listeners.iter().any(|name| name == listener);
+        is_named && self.mode(modes) == mode
+    }
+
+    pub fn is_by_host_alone(&self) -> bool {
+        self.path.is_none() && self.methods.is_empty()
     }
 
     /// `None`: not exactly one of service, split and redirect is given.

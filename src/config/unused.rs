@@ -58,7 +58,7 @@ fn has_tls(config: &Config) -> bool {
 }
 
 fn reason_in_service(config: &Config, SourcedSetting { long, table, .. }: &SourcedSetting) -> Option<&'static str> {
-    let (runtime, is_tcp) = (config.runtime(), config.mode == Mode::Tcp);
+    let (runtime, is_tcp) = (config.runtime(), config.mode != Mode::Http);
     let is_one_of = |longs: &[&str]| longs.contains(&long.as_str());
     if table == "Docker" && runtime != RuntimeKind::Docker {
         Some("without --runtime docker")

@@ -303,9 +303,9 @@ impl Records {
         record
     }
 
-    /// The record of a tunnel: there is no request.
-    pub fn begin_tunnel(&mut self, head: RecordedHead) -> Option<Box<ExchangeRecord>> {
-        let mut record = self.is_on().then(|| self.begin_with(head, |_| {}))?;
+    /// The record of a tunnel: there is no request, at most a host that a TLS client asks for.
+    pub fn begin_tunnel(&mut self, host: &[u8], head: RecordedHead) -> Option<Box<ExchangeRecord>> {
+        let mut record = self.is_on().then(|| self.begin_with(head, |text| text.keep(TextPart::Host, host)))?;
         record.kind = ExchangeKind::Tunnel;
         Some(record)
     }
@@ -439,7 +439,7 @@ mod tests {
         assert_eq!(ended.iter().map(|record| record.end()).collect::<Vec<_>>(), [ExchangeEnd::Refused]);
         assert!(!records.has_ended() && records.take_ended().is_empty(), "each is taken once");
         ended.into_iter().for_each(|record| records.give_back(record));
-        let record = records.begin_tunnel(head).unwrap();
+        let record = records.begin_tunnel(b"", head).unwrap();
         assert_eq!((record.end(), record.kind), (ExchangeEnd::Complete, ExchangeKind::Tunnel));
         assert_eq!(
             (record.text.part(TextPart::Target), record.text.part(TextPart::Service)),
@@ -447,6 +447,6 @@ mod tests {
         );
         let garbage = records.begin_refused(b"\x16\x03 x\r\n\r\n", head).unwrap();
         assert_eq!(garbage.text.part(TextPart::Method), Some(&b"\x16\x03"[..]));
-        assert!(Records::default().begin_tunnel(head).is_none(), "nothing is recorded by default");
+        assert!(Records::default().begin_tunnel(b"", head).is_none(), "nothing is recorded by default");
     }
 }

@@ -3,10 +3,14 @@
 use super::head::Fields;
 use super::snapshot::KeyPolicy;
 
+/// A ClientHello is to keys and routes a request with this field.
+pub const HOST: &str = "host";
+
 /// The key that the walk on the ring begins at. `fresh`, a random number, stands in for a key that the request lacks.
 pub fn of(policy: &KeyPolicy, target: &[u8], fields: Fields, client_ip: &[u8], fresh: u32) -> u32 {
     let bytes = match policy {
         KeyPolicy::Request => None,
+        KeyPolicy::Sni => field(fields, HOST),
         KeyPolicy::Uri => Some(target),
         KeyPolicy::Path => Some(path(target)),
         KeyPolicy::Header(name) => field(fields, name),

@@ -186,11 +186,34 @@ fn bump(counter: &AtomicU64) {
 pub enum Mode {
     Http,
     Tcp,
+    /// Bytes of TLS connections, which go by the name in their ClientHello. Of listeners only: their services have `Tcp`.
+    TlsPassthrough,
+}
+
+impl Mode {
+    /// As it is written in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Http => "http",
+            Mode::Tcp => "tcp",
+            Mode::TlsPassthrough => "tls-passthrough",
+        }
+    }
+
+    /// Of the services that a listener of this mode leads to.
+    pub fn of_service(self) -> Mode {
+        match self {
+            Mode::Http => Mode::Http,
+            Mode::Tcp | Mode::TlsPassthrough => Mode::Tcp,
+        }
+    }
 }
 
 /// What the ring hashes. `Request` stands in for a key that a request lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyPolicy {
+    /// The host that a TLS client asks for.
+    Sni,
     /// A random number per request.
     Request,
     Uri,
@@ -231,7 +254,8 @@ pub struct Listener {
     /// replaced: `HandedOver`, then `Stopping`.
     pub lifecycle: Lifecycle,
     pub mode: Mode,
-    /// Where bytes of a tcp listener go, and requests that no route is for. `None`: those are answered 404.
+    /// Where bytes of a tcp listener go, and requests and TLS connections that no route is for. `None`: requests are answered
+    /// 404, connections closed.
     pub service: Option<ServiceId>,
     /// Instead of any route.
     pub redirect: Option<Redirect>,
@@ -348,6 +372,17 @@ impl Snapshot {
             Some(RouteTarget::Split(split)) => split.choose(random()).map(Destination::Service),
             Some(RouteTarget::Redirect(redirect)) => Some(Destination::Redirect(redirect)),
             None => listener.service.map(Destination::Service),
+        }
+    }
+
+    /// Where a TLS connection goes. `None`: no route is for the name in its ClientHello.
+    pub fn passthrough_to(&self, hello: &RouteKey, random: impl FnOnce() -> u32) -> Option<ServiceId> {
+        let listener = self.listener(hello.listener).filter(|listener| listener.mode == Mode::TlsPassthrough)?;
+        match self.routes.find(hello) {
+            Some(RouteTarget::Service(service)) => Some(*service),
+            Some(RouteTarget::Split(split)) => split.choose(random()),
+            Some(RouteTarget::Redirect(_)) => None,
+            None => listener.service,
         }
     }
 

@@ -32,7 +32,8 @@ pub enum HostPort {
 #[command(next_help_heading = "Hash")]
 pub struct HashSettings {
     /// The part of a request that decides its replica: request (a new number each time: spreads evenly), uri, path,
-    /// header:NAME, cookie:NAME, query:NAME or client-ip. A request without it is routed like `request`
+    /// header:NAME, cookie:NAME, query:NAME, client-ip, or sni (the host that a TLS client asks for, with tls-passthrough).
+    /// A request without it is routed like `request`
     #[arg(id = "hash-key", long, value_name = "KEY", default_value = "request", value_parser = values::key)]
     pub key: KeyPolicy,
     /// How replicas are laid out: `ketama` (160 points per weight, as nginx does), or `exercise` (512 slots)

@@ -98,7 +98,8 @@ pub fn mode(text: &str) -> Result<Mode, String> {
     match text {
         "http" => Ok(Mode::Http),
         "tcp" => Ok(Mode::Tcp),
-        _ => Err("want http or tcp".into()),
+        "tls-passthrough" => Ok(Mode::TlsPassthrough),
+        _ => Err("want http, tcp or tls-passthrough".into()),
     }
 }
 
@@ -222,10 +223,11 @@ pub fn key(text: &str) -> Result<KeyPolicy, String> {
         "uri" if !named => Ok(KeyPolicy::Uri),
         "path" if !named => Ok(KeyPolicy::Path),
         "client-ip" if !named => Ok(KeyPolicy::ClientIp),
+        "sni" if !named => Ok(KeyPolicy::Sni),
         "header" if named => Ok(KeyPolicy::Header(name.into())),
         "cookie" if named => Ok(KeyPolicy::Cookie(name.into())),
         "query" if named => Ok(KeyPolicy::Query(name.into())),
-        _ => Err("want request, uri, path, header:NAME, cookie:NAME, query:NAME or client-ip".into()),
+        _ => Err("want request, uri, path, header:NAME, cookie:NAME, query:NAME, client-ip or sni".into()),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::control::metrics::rings::RingFacts;
 use crate::control::registry::{ServiceStatus, Status};
 use crate::core::ring::report;
 use crate::core::routes::{HostPattern, Route, RouteTarget};
-use crate::core::snapshot::{KeyPolicy, ListenerId, Mode, Service, ServiceId, Snapshot};
+use crate::core::snapshot::{KeyPolicy, ListenerId, Service, ServiceId, Snapshot};
 use crate::shared::counters::Counters;
 
 /// As `GET /services` writes it.
@@ -93,7 +93,7 @@ fn report_of(
     let default_of = default_of.filter(|listener| listener.service == Some(status.id) && listener.redirect.is_none());
     ServiceReport {
         name: status.name.clone(),
-        mode: mode(service.mode),
+        mode: service.mode.name(),
         runtime: status.runtime,
         wanted: status.replicas,
         up: status.up,
@@ -136,13 +136,6 @@ fn route_to(route: &Route, service: ServiceId, snapshot: &Snapshot) -> Option<Ro
     })
 }
 
-fn mode(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Http => "http",
-        Mode::Tcp => "tcp",
-    }
-}
-
 fn key(key: &KeyPolicy) -> String {
     match key {
         KeyPolicy::Request => "request".into(),
@@ -152,5 +145,6 @@ fn key(key: &KeyPolicy) -> String {
         KeyPolicy::Cookie(name) => format!("cookie:{name}"),
         KeyPolicy::Query(name) => format!("query:{name}"),
         KeyPolicy::ClientIp => "client-ip".into(),
+        KeyPolicy::Sni => "sni".into(),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::control::registry::{ReplicaStatus, Status};
-use crate::core::snapshot::{Mode, Service, Snapshot, State};
+use crate::core::snapshot::{Service, Snapshot, State};
 use crate::shared::counters::{Counter, Counters};
 use crate::shared::histogram::Durations;
 use crate::shared::service_metrics::CLASSES;
@@ -102,7 +102,7 @@ pub fn totals(
         let quantile = |share| latency.as_ref().and_then(|latency| latency.quantile(share));
         Some(ServiceEvent {
             name: &known.name,
-            mode: if service.mode == Mode::Tcp { "tcp" } else { "http" },
+            mode: service.mode.name(),
             up: members.filter(|replica| replica.state == State::Up).count(),
             wanted: service.ring.members(),
             ended: (0..CLASSES.len()).map(ended).sum(),

@@ -3,7 +3,7 @@
 
 use std::io::ErrorKind;
 
-use super::{Readiness, Session, Stage, UpstreamError, UpstreamState};
+use super::{Opening, Readiness, Session, Stage, UpstreamError, UpstreamState};
 use crate::core::body::Body;
 use crate::core::context::Context;
 use crate::core::exchange::{ClientEnd, ExchangeKind, RequestState, ResponseState, Retained, UpstreamEnd};
@@ -211,6 +211,9 @@ impl Session {
     pub(super) fn expire(&mut self, cx: &mut Context) {
         if self.stage != Stage::Serving {
             self.stage = Stage::Closing(Ending::Clean);
+        } else if self.opening == Opening::ClientHello {
+            self.refusal = Some(Notice::Reset { status: 408, why: "the ClientHello did not come in time" });
+            self.stage = Stage::Closing(Ending::Reset);
         } else if !self.exchange.is_active() {
             if self.head_begun {
                 self.begin_refused_record(cx);

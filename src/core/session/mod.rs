@@ -136,6 +136,8 @@ enum Opening {
     ProxyHeader,
     /// A TLS handshake below this session, behind a PROXY header if one is due.
     Handshake,
+    /// The first message of a TLS connection that passes through.
+    ClientHello,
 }
 
 /// Why an upstream connection cannot be used any more.
@@ -179,7 +181,7 @@ impl Session {
         };
         session.arm(cx.now, cx.snapshot.listener_limits(listener).idle_timeout_ms);
         if session.opening == Opening::Done {
-            session.begin_tunnel_if_tcp(cx);
+            session.begin_mode(cx);
         }
         session
     }
@@ -189,7 +191,7 @@ impl Session {
         self.opening = Opening::Done;
         self.head_begun_at = cx.records.now;
         self.arm(cx.now, cx.snapshot.listener_limits(self.listener).idle_timeout_ms);
-        self.begin_tunnel_if_tcp(cx);
+        self.begin_mode(cx);
     }
 
     /// In the place of a handshake came `bytes`, a request in plain text: it is refused in plain text.

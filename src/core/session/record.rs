@@ -31,10 +31,12 @@ impl Session {
         }
     }
 
-    pub(super) fn begin_tunnel_record(&mut self, service: ServiceId, cx: &mut Context) {
+    /// `host` is what a TLS client asks for.
+    pub(super) fn begin_tunnel_record(&mut self, service: ServiceId, host: &[u8], cx: &mut Context) {
         let head = self.unnamed_head(service, self.upload.unscanned().len(), cx);
         let name = cx.snapshot.service(service).map(|service| &*service.name);
-        self.record = cx.records.begin_tunnel(RecordedHead { service_name: name, begun: cx.records.now, ..head });
+        let head = RecordedHead { service_name: name, begun: cx.records.now, ..head };
+        self.record = cx.records.begin_tunnel(host, head);
     }
 
     /// A head that is refused has no exchange before its reply.

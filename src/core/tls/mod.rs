@@ -10,6 +10,7 @@
 //! | `mod.rs` | [`Tls`]: read, open, seal, close_notify; its bounds; what a handshake agreed on; [`TlsFault`] |
 //! | [`buffers`] | ciphertext read and to be sent (`ReadBuffer`, `WriteBuffer`), where a record ends |
 //! | [`certificate`] | a chain and its key from PEM: names, validity, whether they belong together |
+//! | [`client_hello`] | the name in a ClientHello, for connections that pass through as they are |
 //! | `engine` | the one file that names rustls' connection types: records in, plaintext and ciphertext out |
 //! | [`ocsp`] | a response of OCSP that is to be stapled: whether it is for a certificate, and until when |
 //! | [`policy`] | [`Policy`] of a listener: which certificate for which name and kind of key, versions, ALPN, tickets |
@@ -17,6 +18,7 @@
 
 pub mod buffers;
 pub mod certificate;
+pub mod client_hello;
 mod engine;
 mod ocsp;
 pub mod policy;

@@ -137,7 +137,7 @@ impl Client {
             tunnel: None,
         };
         match mode {
-            Mode::Tcp => {
+            Mode::Tcp | Mode::TlsPassthrough => {
                 let id = client.draw_request(net, 1, |builder, id| builder.request(id, Position::Earlier));
                 client.tunnel = Some(ClientTunnel::labelled(id, net));
             }

@@ -1,5 +1,7 @@
 //! Two connections against each other over bytes: cut anywhere, changed keys, ends, and the bounds of each.
 
+mod hello;
+
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SignatureAlgorithm};
