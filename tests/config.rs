@@ -272,7 +272,7 @@ status = 200
         (":1:1: replicas", "many"),
         (":2:1: colour", "no such setting"),
         (":5:1: listeners.web.bind", "IP:PORT"),
-        (":6:3: listeners.web.mode", "http or tcp"),
+        (":6:3: listeners.web.mode", "http, tcp or tls-passthrough"),
         (":7:1: listeners.web.service", "there is no service nowhere; there are a b, shop"),
         (":8:11: services.a b", "letters"),
         (":9:10: services.a b.hash.key", "header:NAME"),
@@ -344,12 +344,92 @@ service = "database"
         "routes[0]: there is no service nowhere; there are database, shop",
         "routes[1]: listeners: there is no listener inside",
         "routes[2]: want exactly one of service, split and redirect",
-        "routes[3]: service database has mode tcp",
+        "routes[3]: its service has mode tcp, and no listener has mode tls-passthrough",
     ];
     for part in expected {
         assert!(errors.iter().any(|line| line.contains(part)), "{part} is missing from {errors:#?}");
     }
     assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+}
+
+/// A route is for listeners of one kind: those of requests, or those that TLS passes through.
+#[test]
+fn what_contradicts_where_tls_passes_through_is_named() {
+    let file = File::new(
+        "passthrough",
+        r#"
+[listeners.web]
+bind = ["127.0.0.1:80"]
+
+[listeners.pass]
+bind = ["127.0.0.1:443"]
+mode = "tls-passthrough"
+
+[listeners.pass.tls]
+certificates = "self-signed"
+
+[listeners.blob]
+bind = ["127.0.0.1:444"]
+mode = "tls-passthrough"
+service = "shop"
+
+[services.shop]
+replica = ["10.0.0.1:80"]
+hash = { key = "sni" }
+
+[services.database]
+mode = "tcp"
+replica = ["10.0.0.2:80"]
+hash = { key = "uri" }
+
+[services.mail]
+mode = "tcp"
+replica = ["10.0.0.3:80"]
+hash = { key = "sni" }
+
+[[routes]]
+host = "db.test"
+path = "/x"
+service = "mail"
+
+[[routes]]
+listeners = ["web"]
+service = "mail"
+
+[[routes]]
+listeners = ["pass"]
+service = "shop"
+
+[[routes]]
+split = { mail = 1, shop = 1 }
+"#,
+    );
+    let (status, _, errors) = check(&file);
+    assert_eq!(status, Some(2));
+    let settings = [
+        "listeners.pass: --tls has no place beside --mode tls-passthrough",
+        "services.shop: --hash-key sni needs --mode tls-passthrough",
+        "services.database: --hash-key needs --mode http here",
+    ];
+    for part in settings {
+        assert!(errors.iter().any(|line| line.contains(part)), "{part} is missing from {errors:#?}");
+    }
+    assert_eq!(errors.len(), settings.len(), "{errors:#?}");
+    let text = std::fs::read_to_string(&file.0).unwrap();
+    let text = text.replace("hash = { key = \"uri\" }", "").replacen("hash = { key = \"sni\" }", "", 1);
+    std::fs::write(&file.0, text.replace("[listeners.pass.tls]\ncertificates = \"self-signed\"\n", "")).unwrap();
+    let (_, _, errors) = check(&file);
+    let contradictions = [
+        "listeners.blob: service shop has mode http: want one with mode tcp",
+        "routes[0]: its service has mode tcp: TLS that passes through has no path and no method",
+        "routes[1]: listeners: web has mode http: want those with mode tls-passthrough",
+        "routes[2]: listeners: pass has mode tls-passthrough: want those with mode http",
+        "routes[3]: service shop has mode http: want one with mode tcp",
+    ];
+    for part in contradictions {
+        assert!(errors.iter().any(|line| line.contains(part)), "{part} is missing from {errors:#?}");
+    }
+    assert_eq!(errors.len(), contradictions.len(), "{errors:#?}");
 }
 
 #[test]
