@@ -103,7 +103,8 @@ fn echo(head: &str, stream: &mut TcpStream) -> bool {
     let mut content = vec![0; length];
     let answer = stream.read_exact(&mut content).and_then(|()| {
         let length = head.len() + content.len();
-        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{head}")
+        let own = if head.contains("/own-hsts ") { "strict-transport-security: max-age=0\r\n" } else { "" };
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{own}\r\n{head}")
             .and_then(|()| stream.write_all(&content))
     });
     answer.is_ok()
@@ -146,6 +147,17 @@ fn curl_keeps_its_connection() {
     let again = format!("https://{SHOP}:{}/2", server.port());
     let flags = ["-o", "/dev/null", "-o", "/dev/null", "-w", "%{num_connects} %{http_version} %{http_code}\n", &again];
     assert_eq!(text(&server.curl(&flags, "/1").stdout), "1 1.1 200\n0 1.1 200\n");
+}
+
+#[test]
+fn browsers_are_told_to_stay_with_https_unless_the_replica_says_it() {
+    let server = Server::start("hsts", &["--tls-hsts", "8760h"]);
+    for (path, expected) in [("/", "max-age=31536000"), ("/own-hsts", "max-age=0")] {
+        let head = text(&server.curl(&["-D", "-", "-o", "/dev/null"], path).stdout);
+        let field = "strict-transport-security";
+        assert_eq!(support::field(&head, field), Some(expected), "{head}");
+        assert_eq!(head.to_ascii_lowercase().matches(field).count(), 1, "{head}");
+    }
 }
 
 #[test]

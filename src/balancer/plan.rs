@@ -126,6 +126,7 @@ fn listener(config: &Config, named: &NamedListener, ids: &mut Ids) -> Listener {
         limits: Arc::new(Limits {
             trust: forwarded.trust,
             via: forwarded.via,
+            hsts_seconds: settings.tls.hsts_ms.map(|ms| ms / 1_000),
             request_id: forwarded.request_id,
             ..settings.limits.clone()
         }),

@@ -197,7 +197,7 @@ impl Exchange {
     pub fn asked(&self) -> RequestSummary {
         let RequestFacts { is_head, minor, upgrade, .. } = &self.head;
         let keep_alive = self.client_end == ClientEnd::KeepAlive;
-        RequestSummary { is_head: *is_head, upgrade: upgrade.is_some(), minor: *minor, keep_alive }
+        RequestSummary { is_head: *is_head, upgrade: upgrade.is_some(), minor: *minor, keep_alive, hsts_seconds: None }
     }
 }
 

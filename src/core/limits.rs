@@ -89,6 +89,8 @@ macro_rules! limits {
             /// Whether the forwarded fields of clients are trusted.
             pub trust: Trust,
             pub via: Via,
+            /// For so many seconds browsers are to use https only (RFC 6797 section 6.1).
+            pub hsts_seconds: Option<u64>,
             pub request_id: RequestIdPolicy,
             /// What of a client ends its request at the replica.
             pub abort_on: AbortOn,
@@ -99,6 +101,7 @@ macro_rules! limits {
                 $($name: $default,)+
                 trust: Trust::Append,
                 via: Via::On,
+                hsts_seconds: None,
                 request_id: RequestIdPolicy::Pass,
                 abort_on: AbortOn::Reset,
             };

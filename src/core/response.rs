@@ -14,6 +14,8 @@ pub struct RequestSummary {
     pub minor: u8,
     /// Nothing known so far ends the client connection after this exchange.
     pub keep_alive: bool,
+    /// `max-age` of Strict-Transport-Security, where the client came by TLS and the replica says nothing of it.
+    pub hsts_seconds: Option<u64>,
 }
 
 /// What an exchange keeps of a response head. The head itself is rewritten in place and sent.
@@ -118,6 +120,7 @@ impl ResponseAnalyzer<'_, '_> {
             12 if is("content-type") => self.is_event_stream = is_event_stream(value),
             14 if is("content-length") => self.rewriter.content_length(i, value)?,
             16 if is("proxy-connection") => self.rewriter.cut(i),
+            25 if is("strict-transport-security") => self.request.hsts_seconds = None,
             17 if is("transfer-encoding") => {
                 self.rewriter.transfer_encoding(i, value).map_err(|_| "unknown transfer coding")?;
             }
@@ -188,6 +191,11 @@ impl ResponseAnalyzer<'_, '_> {
             (0, true) => b"Connection: keep-alive\r\n",
             _ => b"",
         };
+        if let Some(seconds) = self.request.hsts_seconds {
+            let mut digits = itoa::Buffer::new();
+            let seconds = digits.format(seconds).as_bytes();
+            self.rewriter.append(&[b"Strict-Transport-Security: max-age=", seconds, b"\r\n"]);
+        }
         if !self.has_date && status != SWITCHING_PROTOCOLS {
             self.rewriter.append(&[date_line.as_bytes(), connection]);
         } else if !connection.is_empty() {

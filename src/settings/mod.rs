@@ -11,7 +11,7 @@
 //! | `health` | `[health]`, `[ejection]`: path, method, headers, status, interval, timeout, rise, fall, start timeout, replacement of a silent replica, the largest ejected share; parsers of these |
 //! | `limits` | `[limits]`: caps on connections and replicas, `AbortOn`, and clap arguments made from each of [`Limits`](crate::core::limits::Limits) |
 //! | `service` | `[hash]` (key, ring), `[proxy protocol]`, `[forwarded]` (trust, Via), and `--replica`: `FixedReplica`, `HostPort` |
-//! | `tls` | `[tls]`: `CertificateSource` (self-signed, a folder or file, a pair of files), the default pair, the oldest version |
+//! | `tls` | `[tls]`: `CertificateSource` (self-signed, a folder or file, a pair of files), the default pair, the oldest version, HSTS |
 //! | `units` | numbers with a unit, text to value and back: durations (ms, s, m, h), sizes (B, KiB, MiB, GiB), rates |
 //! | `values` | clap's value parsers of the other files' fields, text to one value or `want ...`: address, path, admin, mode, net, trust, key, ring, replica, member, weight, host and port, subnet, CPUs, tmpfs, volume, secret |
 //! | `access_log` | `[access_log]`: `AccessLogTarget` (off, stdout, a file), format (json, common, combined), the share of exchanges that is logged (`LoggedShare`) |

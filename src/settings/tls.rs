@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
-use super::values;
+use super::{units, values};
+use crate::core::limits::Unit;
 use crate::core::tls::TlsVersion;
 
 /// Where a certificate and its private key come from.
@@ -38,7 +39,14 @@ pub struct TlsSettings {
     /// The oldest version of TLS that is spoken: 1.2 or 1.3
     #[arg(id = "tls-min-version", long, value_name = "VERSION", default_value = "1.2", value_parser = values::tls_version)]
     pub min_version: TlsVersion,
+    /// Responses tell browsers to use https only for so long from now on, with Strict-Transport-Security (RFC 6797), unless the
+    /// replica says it; 8760h is a year
+    #[arg(id = "tls-hsts", long, value_name = "DURATION", value_parser = units::parser(Unit::Duration, 0..=HSTS_MAX_MS))]
+    pub hsts_ms: Option<u64>,
 }
+
+/// Ten years.
+const HSTS_MAX_MS: u64 = 10 * 365 * 24 * 3_600_000;
 
 impl TlsSettings {
     /// Clients speak TLS.

@@ -41,7 +41,7 @@ pub fn response_head(bytes: &[u8]) {
     assert_eq!(canonical(&bytes).as_ref(), Some(&bytes), "canonical is canonical");
     assert_eq!(found(&bytes, HeadScan::find, &widest()), Some(bytes.len()), "and one head");
     for (is_head, upgrade, minor) in [(false, false, 1), (true, false, 1), (false, true, 1), (false, false, 0)] {
-        let asked = RequestSummary { is_head, upgrade, minor, keep_alive: true };
+        let asked = RequestSummary { is_head, upgrade, minor, keep_alive: true, hsts_seconds: Some(31_536_000) };
         let Some(text) = answered(&bytes, asked) else { continue };
         assert_eq!(found(&text, HeadScan::find, &widest()), Some(text.len()), "what goes on is one head");
         let mut room = head::field_storage();

@@ -14,7 +14,7 @@ use crate::core::key::HOST;
 use crate::core::lane::Phase;
 use crate::core::limits::RequestIdPolicy;
 use crate::core::proxy::{self, Ends};
-use crate::core::request::{self, LocalReply, RequestSource};
+use crate::core::request::{self, LocalReply, RequestSource, Scheme};
 use crate::core::response::{self, ResponseAnalysis};
 use crate::core::rewrite::canonicalize_response;
 use crate::core::routes::RouteKey;
@@ -303,6 +303,9 @@ impl Session {
         let mut summary = self.exchange.asked();
         summary.keep_alive &=
             self.lifecycle(&cx.snapshot).keeps_alive() && self.upload.phase == Phase::Done && !self.upload.ended;
+        if self.scheme == Scheme::Https {
+            summary.hsts_seconds = cx.snapshot.listener_limits(self.listener).hsts_seconds;
+        }
         if parsed.status == 101 {
             let offered = self.exchange.head.upgrade.as_deref().unwrap_or_default();
             if !head::is_among(head::value(parsed.fields, "upgrade"), offered) {
