@@ -508,7 +508,7 @@ fn reloads_under_load_disturb_no_request() {
     }
     let url = format!("https://{}/", server.balancer.data);
     let mut wrk = Command::new("wrk");
-    let mut wrk = wrk.args(["-t1", "-c16", "-d8s", &url]).stdout(Stdio::piped()).spawn().expect("wrk");
+    let mut wrk = wrk.args(["-t1", "-c16", "-d10m", &url]).stdout(Stdio::piped()).spawn().expect("wrk");
     let before = server.balancer.metric("ringway_requests_total");
     for days in 40..60 {
         server.certs.add("shop", &server.authority.issue(&[SHOP], Kind::Ecdsa, days));
@@ -520,6 +520,9 @@ fn reloads_under_load_disturb_no_request() {
         });
     }
     assert!(wrk.try_wait().expect("our child").is_none(), "the load ended before the reloads");
+    // It ends with its report.
+    let interrupted = Command::new("kill").args(["-INT", &wrk.id().to_string()]).status();
+    assert!(interrupted.expect("kill").success());
     let output = wrk.wait_with_output().expect("wrk ends");
     let report = text(&output.stdout);
     assert!(
@@ -565,6 +568,28 @@ fn every_mistake_in_certificates_is_named() {
         let begin = format!("ringway.toml:4:1: listeners.secure.tls.certificates: {}", certs.file(file).display());
         assert!(line.contains(&begin) && line.contains(why), "{line}: not {file}: {why}");
     }
+}
+
+#[test]
+fn a_key_that_every_user_can_read_is_warned_about() {
+    use std::os::unix::fs::PermissionsExt;
+    let (authority, certs) = (Authority::new(), Folder::new("exposed"));
+    certs.add("good", &authority.issue(&[SHOP], Kind::Ecdsa, 90));
+    let file = certs.file("ringway.toml");
+    let text =
+        format!("[listeners.secure]\nbind = [\"127.0.0.1:1443\"]\ntls = {{ certificates = \"{}\" }}\n", certs.path());
+    std::fs::write(&file, text).expect("written");
+    let warnings = |mode: u32| {
+        std::fs::set_permissions(certs.file("good.key"), PermissionsExt::from_mode(mode)).expect("our file");
+        let printed = self::text(&run(&["check", file.to_str().expect("a path")]).stdout);
+        printed.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(warnings(0o640).is_empty());
+    let [exposed] = &warnings(0o644)[..] else { panic!("one warning") };
+    assert!(
+        exposed.contains("good.key: its mode is 0644, every user of the machine can read or change it"),
+        "{exposed}"
+    );
 }
 
 #[test]

@@ -239,6 +239,7 @@ impl PairFiles {
         })?;
         let mut certificate = Certificate { pair: self.name.clone(), ..certificate };
         certificate.warnings.iter_mut().for_each(|warning| *warning = format!("{}: {warning}", self.cert.display()));
+        certificate.warnings.extend(exposure(&self.key));
         let response = self.ocsp();
         if response.exists() {
             let stapled = contents(&response).and_then(|bytes| {
@@ -253,6 +254,16 @@ impl PairFiles {
     fn ocsp(&self) -> PathBuf {
         self.cert.with_extension("ocsp")
     }
+}
+
+/// A private key that is not private, as a warning.
+fn exposure(key: &Path) -> Option<String> {
+    const OTHERS: u32 = 0o006;
+    let mode = fs::metadata(key).ok()?.mode() & 0o7777;
+    let shown = key.display();
+    (mode & OTHERS != 0).then(|| {
+        format!("{shown}: its mode is {mode:04o}, every user of the machine can read or change it: chmod 640 {shown}")
+    })
 }
 
 fn contents(path: &Path) -> Result<Vec<u8>, String> {
