@@ -68,7 +68,7 @@ impl<K: Kernel> Worker<K> {
                 return self.rest(id);
             };
             if let Step::Close(ending) = step {
-                return self.close(id, ending);
+                return self.close_in_order(id, ending);
             }
             budget.spend(self.take(id, step));
             self.after_step(id);
@@ -217,6 +217,23 @@ impl<K: Kernel> Worker<K> {
                 Notice::ClientNamed { client } => self.name_client(id, client),
                 notice => self.report(notice, client),
             }
+        }
+    }
+
+    /// Over TLS a stream has to say that it ends, or it would look cut: where the socket is full, the close waits for that.
+    fn close_in_order(&mut self, id: SessionId, ending: Ending) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let due = client.session.deadline();
+        let ClientIo::Transport(transport) = &mut client.io;
+        let is_late = due <= self.cx.now;
+        if ending == Ending::Reset || is_late || transport.finish(&mut self.kernel, &mut self.cx.pool) {
+            return self.close(id, ending);
+        }
+        client.session.release_buffers(&mut self.cx);
+        let is_watched = client.watched;
+        self.timers.hint(id, due);
+        if !is_watched {
+            self.watch(id);
         }
     }
 

@@ -257,6 +257,12 @@ impl Secure {
         self.shut_down_if_due(kernel, socket);
     }
 
+    /// Says that nothing more is sent. False while the socket does not take that.
+    pub fn finish<K: Kernel>(&mut self, kernel: &mut K, socket: &K::Socket, pool: &mut BufferPool) -> bool {
+        self.tls.close_notify(pool);
+        self.flush(kernel, socket, Flush::WithNext, pool).is_some() || !self.blocked
+    }
+
     pub fn abort(&mut self) {
         self.aborted = true;
     }
@@ -264,8 +270,7 @@ impl Secure {
     /// The connection is closed next.
     pub fn close<K: Kernel>(&mut self, kernel: &mut K, socket: &K::Socket, pool: &mut BufferPool) {
         if !self.aborted {
-            self.tls.close_notify(pool);
-            self.flush(kernel, socket, Flush::WithNext, pool);
+            self.finish(kernel, socket, pool);
         }
         self.tls.release(pool);
     }

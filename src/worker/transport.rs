@@ -76,6 +76,11 @@ impl<K: Kernel> Transport<K> {
         }
     }
 
+    /// Says that nothing more is sent. False while that waits for the socket: an edge follows.
+    pub fn finish(&mut self, kernel: &mut K, pool: &mut BufferPool) -> bool {
+        self.tls.as_mut().is_none_or(|tls| tls.finish(kernel, &self.socket, pool))
+    }
+
     /// The close that follows is a reset.
     pub fn abort(&mut self, kernel: &mut K) {
         if let Some(tls) = &mut self.tls {

@@ -15,6 +15,7 @@ use ringway::core::snapshot::{
 
 use super::kernel::listening_addresses;
 use super::net::Net;
+use super::tls::WorldTls;
 
 /// Replicas of the service that is bytes only: they are always there.
 pub const TCP_REPLICAS: u64 = 2;
@@ -47,11 +48,12 @@ pub struct Configuration {
     workers: usize,
     tcp_limits: Arc<Limits>,
     listener_limits: Arc<Limits>,
+    tls: Option<WorldTls>,
 }
 
 impl Configuration {
     /// The first of a world. The network and the history learn what oracles need of it.
-    pub fn draw(net: &mut Net, workers: usize) -> Configuration {
+    pub fn draw(net: &mut Net, workers: usize, tls: Option<WorldTls>) -> Configuration {
         let tcp_limits = Arc::new(draw_limits(net));
         net.aborts_on_close = tcp_limits.abort_on == AbortOn::Close;
         net.upstream_pipelining = tcp_limits.upstream_pipelining > 1;
@@ -59,9 +61,13 @@ impl Configuration {
         net.history.idle_ms = tcp_limits.idle_timeout_ms;
         let http = draw_http(net, tcp_limits.clone());
         let http = with_slowness(http, net);
-        let listener_limits = http.limits.clone();
+        let mut listener_limits = Limits::clone(&http.limits);
+        if let Some(tls) = &tls {
+            listener_limits.handshake_timeout_ms = tls.handshake_timeout_ms;
+        }
+        let listener_limits = Arc::new(listener_limits);
         let (second, routes, instance_settings) = (None, Arc::default(), InstanceSettings::FIRST);
-        Configuration { http, second, routes, instance_settings, workers, tcp_limits, listener_limits }
+        Configuration { http, second, routes, instance_settings, workers, tcp_limits, listener_limits, tls }
     }
 
     /// A listener of HTTP and one of bytes, each with the addresses of all workers.
@@ -86,7 +92,7 @@ impl Configuration {
             service: Some(ServiceId(at as u32)),
             redirect: None,
             proxies: Vec::new(),
-            tls: None,
+            tls: self.tls.as_ref().and_then(|tls| tls.policy(mode)),
             limits: self.listener_limits.clone(),
         }
     }

@@ -18,7 +18,7 @@ use super::net::{Net, Owner, ProcessId, SharedNet, SocketId, WorkerId};
 /// The capacity of a pipe, in bytes.
 const PIPE_CAPACITY: usize = 1 << 20;
 /// The wall clock at virtual time 0, for `Date`, in Unix seconds.
-const EPOCH_S: u64 = 1_795_000_000;
+pub const EPOCH_S: u64 = 1_795_000_000;
 const ENOBUFS: i32 = 105;
 const EMFILE: i32 = 24;
 const EADDRNOTAVAIL: i32 = 99;

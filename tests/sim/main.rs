@@ -16,6 +16,7 @@
 //! - [`operator`]: admin calls and reloads, once a second
 //! - [`client`], [`replica`], [`tunnel`]: the scripted parties
 //! - [`fleet`]: all replicas, their addresses and deaths
+//! - [`tls`]: which listeners speak TLS, and what clients of those do
 //! - [`request`], [`plan`], [`pattern`]: what is sent: requests, planned responses, body bytes
 //! - [`http`]: the parser of the scripted parties
 //! - [`history`]: what was sent, answered, published and failed
@@ -51,6 +52,13 @@
 //! - Bytes are those that were sent, in order: `ClientTunnel::on_received`, `Echo::on_received`
 //! - A FIN comes only after all bytes and a FIN of the other end: `ClientTunnel::on_fin`, `Echo::on_fin`
 //! - A tunnel is opened at one replica, once: `Connection::open_tunnel`
+//!
+//! TLS
+//! - What holds without TLS holds over it, for what the client's records contain
+//! - The balancer breaks no rule of TLS: `SecureStream::fill`
+//! - A stream that ends in order ends with close_notify: `Stream::read`
+//! - A request in plain text is refused: `Client::draw_request`; in a calm world a handshake ends well:
+//!   `Client::on_handshake_end`
 //!
 //! Workers
 //! - A worker dials only replicas that are up or ejected in its process's current snapshot: `History::check_dial`
@@ -102,6 +110,7 @@ mod reloads;
 mod replica;
 mod request;
 mod runtime;
+mod tls;
 mod tunnel;
 mod upgrades;
 mod worker;

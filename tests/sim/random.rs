@@ -18,9 +18,10 @@ enum Concern {
     Health,
     Reloads,
     Upgrades,
+    Tls,
 }
 
-const CONCERNS: u64 = 11;
+const CONCERNS: u64 = 12;
 
 impl Streams {
     pub fn new(seed: u64) -> Streams {
@@ -29,7 +30,7 @@ impl Streams {
 
     /// One stream for all concerns that there were before the streams were split, and one for those that came later.
     pub fn shared(seed: u64) -> Streams {
-        let later = [Concern::Health, Concern::Reloads, Concern::Upgrades];
+        let later = [Concern::Health, Concern::Reloads, Concern::Upgrades, Concern::Tls];
         let later = later.map(|concern| Random::new(mix(seed).wrapping_add(concern as u64)));
         Streams([Random::new(seed)].into_iter().chain(later).collect())
     }
@@ -89,12 +90,18 @@ impl Streams {
         self.of(Concern::Upgrades)
     }
 
+    /// Which listeners speak TLS, and how their clients do.
+    pub fn tls(&mut self) -> &mut Random {
+        self.of(Concern::Tls)
+    }
+
     fn of(&mut self, concern: Concern) -> &mut Random {
         let is_shared = self.0.len() < CONCERNS as usize;
         let index = match concern {
             Concern::Health if is_shared => 1,
             Concern::Reloads if is_shared => 2,
             Concern::Upgrades if is_shared => 3,
+            Concern::Tls if is_shared => 4,
             _ if is_shared => 0,
             concern => concern as usize,
         };

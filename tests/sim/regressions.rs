@@ -10,7 +10,10 @@ use super::random::Streams;
 pub enum StreamKind {
     /// One stream for all concerns, as all worlds had before the streams were split.
     Shared,
+    /// One for each concern, when no world had TLS.
     PerConcern,
+    /// One for each concern, that of TLS included.
+    WithTls,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +86,15 @@ pub const ALL: &[Regression] = &[
     per_concern(1232, ENDED_UNDER_REQUESTS),
     per_concern(5191, ENDED_UNDER_REQUESTS),
     per_concern(655, "Ringway took an /rm as a process that had not taken over: it ended what the other served with"),
+    with_tls(
+        179,
+        "Ringway took what was sealed at once for all that a socket took: the rest of a response was never sent",
+    ),
+    with_tls(768, "Ringway waited for room for a close_notify with a buffer that nothing would use"),
+    with_tls(
+        989,
+        "Ringway closed a connection whose socket had no room for close_notify: a body that a close ends looked cut",
+    ),
 ];
 
 /// The commit that brought the simulation (f142dba) lists the seed and says nothing about it.
@@ -110,11 +122,20 @@ const fn per_concern(seed: u64, caught: &'static str) -> Regression {
     Regression { seed, streams: StreamKind::PerConcern, caught }
 }
 
+/// It was kept when no world had TLS, and has none.
+pub fn predates_tls(seed: u64) -> bool {
+    ALL.iter().any(|regression| regression.seed == seed && regression.streams != StreamKind::WithTls)
+}
+
+const fn with_tls(seed: u64, caught: &'static str) -> Regression {
+    Regression { seed, streams: StreamKind::WithTls, caught }
+}
+
 /// The random numbers of a seed's world.
 pub fn streams(seed: u64) -> Streams {
     let regression = ALL.iter().find(|regression| regression.seed == seed);
     match regression.map(|regression| regression.streams) {
         Some(StreamKind::Shared) => Streams::shared(seed),
-        Some(StreamKind::PerConcern) | None => Streams::new(seed),
+        Some(StreamKind::PerConcern | StreamKind::WithTls) | None => Streams::new(seed),
     }
 }

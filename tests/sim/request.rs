@@ -13,6 +13,7 @@ use super::random::Random;
 pub struct Request {
     pub id: u64,
     pub client: Actor,
+    pub scheme: &'static str,
     /// Index in the snapshot's services.
     pub service: usize,
     pub method: &'static str,
@@ -87,6 +88,7 @@ pub struct RequestBuilder<'a> {
     pub random: &'a mut Random,
     pub faults: &'a Faults,
     pub client: Actor,
+    pub scheme: &'static str,
     pub service: usize,
 }
 
@@ -108,6 +110,7 @@ impl RequestBuilder<'_> {
         let mut request = Request {
             id,
             client: self.client,
+            scheme: self.scheme,
             service: self.service,
             method,
             minor,

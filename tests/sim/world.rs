@@ -17,6 +17,7 @@ use super::net::{Event, Net, Owner, SharedNet, SocketId, Trace};
 use super::operator::Operator;
 use super::processes::Processes;
 use super::regressions;
+use super::tls::WorldTls;
 use super::upgrades::Upgrades;
 use super::worker::WorkerSettings;
 
@@ -60,13 +61,14 @@ pub fn replay(seed: u64) -> Outcome {
 fn run_with(seed: u64, trace: Trace) -> Outcome {
     let mut random = regressions::streams(seed);
     let faults = Faults::draw(&mut random);
+    let tls = if regressions::predates_tls(seed) { None } else { WorldTls::draw(random.tls()) };
     if trace == Trace::Printed {
-        println!("{faults:#?}");
+        println!("{faults:#?}, {tls:?}");
     }
     let workers = random.world().range(1, 3) as usize;
     let calm = faults.calm;
     let net = Rc::new(RefCell::new(Net::new(random, faults, trace)));
-    let mut world = World::new(net, workers);
+    let mut world = World::new(net, workers, tls);
     world.run_until_clients_end();
     world.stop();
     let net = world.net.borrow();
@@ -74,17 +76,17 @@ fn run_with(seed: u64, trace: Trace) -> Outcome {
 }
 
 impl World {
-    fn new(shared: SharedNet, workers: usize) -> World {
+    fn new(shared: SharedNet, workers: usize, tls: Option<WorldTls>) -> World {
         let mut net = shared.borrow_mut();
         let client_count = net.random.world().range(1, 20) as usize;
-        let configuration = Configuration::draw(&mut net, workers);
+        let configuration = Configuration::draw(&mut net, workers, tls.clone());
         let operator = Operator::new(&mut net, configuration);
         let upgrades = Upgrades::draw(&mut net);
         let mut control = Control::first(&mut net, &operator.configuration, workers, upgrades.hosting());
         let mut fleet = Fleet::new(&mut net, client_count);
         control.attach(&mut net, &mut fleet, Vec::new());
         net.after(FATE_US, Event::Fate);
-        let clients = draw_clients(&mut net, workers, client_count);
+        let clients = draw_clients(&mut net, workers, client_count, tls.as_ref());
         let stop_us = if net.faults.early_stop { net.random.world().range(500_000, 5_000_000) } else { u64::MAX / 2 };
         let stop_at_us = net.now_us + stop_us;
         let (settings, seed) = draw_worker_settings(&mut net, workers);
@@ -255,7 +257,7 @@ fn clients_ended(net: &Net, clients: &[Client]) -> bool {
 }
 
 /// Each worker has a listener for HTTP and one for TCP. Half of the clients drawn for TCP use HTTP.
-fn draw_clients(net: &mut Net, workers: usize, count: usize) -> Vec<Client> {
+fn draw_clients(net: &mut Net, workers: usize, count: usize, tls: Option<&WorldTls>) -> Vec<Client> {
     let mut addresses = Vec::new();
     for worker in 0..workers {
         for (address, mode) in listening_addresses(worker).into_iter().zip([Mode::Http, Mode::Tcp]) {
@@ -268,7 +270,8 @@ fn draw_clients(net: &mut Net, workers: usize, count: usize) -> Vec<Client> {
             (_, Mode::Tcp) if net.random.clients().one_in(2) => addresses[0],
             other => other,
         };
-        Client::draw(me, address, mode, net)
+        let tls = tls.and_then(|tls| tls.draw_client(mode, net.random.tls()));
+        Client::draw(me, address, mode, tls, net)
     };
     (0..count).map(draw).collect()
 }

@@ -4,11 +4,13 @@
 //! - `mod.rs`: how a client is drawn, and the life of its connection
 //! - [`send`]: requests and tunnel data
 //! - [`receive`]: responses, byte by byte, and the oracles of their heads
+//! - [`stream`]: the socket as it is, or TLS over it
 //! - [`failure`]: the oracle of unanswered requests
 
 mod failure;
 mod receive;
 mod send;
+mod stream;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -17,8 +19,10 @@ use ringway::core::snapshot::Mode;
 
 use super::http::Body;
 use super::net::{Actor, Closing, Event, Net, Owner, ProcessId, SocketId};
-use super::request::{Position, Request, RequestBuilder};
+use super::request::{Malformed, Position, Request, RequestBuilder};
+use super::tls::ClientTls;
 use super::tunnel::ClientTunnel;
+use stream::{Handshake, Stream};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behavior {
@@ -55,6 +59,9 @@ pub struct Client {
     done: bool,
     target: SocketAddr,
     socket: Option<SocketId>,
+    stream: Stream,
+    /// Its listener speaks TLS, and it does not.
+    misspeaks: bool,
     /// Requests that were not begun.
     script: VecDeque<ScriptedRequest>,
     pipeline_depth: usize,
@@ -101,7 +108,7 @@ struct IncomingResponse {
 }
 
 impl Client {
-    pub fn draw(me: Actor, target: SocketAddr, mode: Mode, net: &mut Net) -> Client {
+    pub fn draw(me: Actor, target: SocketAddr, mode: Mode, tls: Option<ClientTls>, net: &mut Net) -> Client {
         let behavior = draw_behavior(net);
         let slow = net.random.clients().one_in(4);
         let pace = |net: &mut Net| Pace {
@@ -118,6 +125,8 @@ impl Client {
             done: false,
             target,
             socket: None,
+            stream: Stream::Plain,
+            misspeaks: false,
             script: VecDeque::new(),
             pipeline_depth: if net.random.clients().one_in(3) { net.random.clients().range(2, 6) as usize } else { 1 },
             think_until_us: 0,
@@ -136,6 +145,7 @@ impl Client {
             write_failed: false,
             tunnel: None,
         };
+        client.draw_stream(tls);
         match mode {
             Mode::Tcp | Mode::TlsPassthrough => {
                 let id = client.draw_request(net, 1, |builder, id| builder.request(id, Position::Earlier));
@@ -147,6 +157,23 @@ impl Client {
         let start_us = net.random.clients().range(600_000, 5_000_000);
         net.after(start_us, Event::Wake(me));
         client
+    }
+
+    fn draw_stream(&mut self, tls: Option<ClientTls>) {
+        match tls {
+            None => {}
+            Some(ClientTls::PlainText) => {
+                self.misspeaks = true;
+                self.behavior.need_not_be_answered();
+            }
+            Some(ClientTls::Speaks(settings)) => {
+                let limit = match self.behavior {
+                    Behavior::Correct => u64::MAX,
+                    Behavior::ClosesAfter { bytes, .. } | Behavior::StallsAfter { bytes } => bytes,
+                };
+                self.stream = Stream::secure(settings, limit);
+            }
+        }
     }
 
     fn draw_script(&mut self, net: &mut Net) {
@@ -164,10 +191,7 @@ impl Client {
         if net.random.clients().one_in(8) {
             let id = self.draw_request(net, 0, |builder, id| builder.malformed(id));
             self.script.push_back(ScriptedRequest { id, think_us: 0 });
-            if self.behavior == Behavior::Correct {
-                // It closes for its own reasons, and need not be answered.
-                self.behavior = Behavior::ClosesAfter { bytes: u64::MAX, closing: Closing::Fin };
-            }
+            self.behavior.need_not_be_answered();
         }
     }
 
@@ -178,9 +202,13 @@ impl Client {
         build: impl FnOnce(&mut RequestBuilder, u64) -> Request,
     ) -> u64 {
         let id = net.history.requests.len() as u64;
+        let scheme = if self.stream.is_secure() { "https" } else { "http" };
         let mut builder =
-            RequestBuilder { random: net.random.clients(), faults: &net.faults, client: self.me, service };
-        let request = build(&mut builder, id);
+            RequestBuilder { random: net.random.clients(), faults: &net.faults, client: self.me, scheme, service };
+        let mut request = build(&mut builder, id);
+        if self.misspeaks {
+            request.malformed = Malformed::Head;
+        }
         net.history.requests.push(request);
         id
     }
@@ -223,17 +251,31 @@ impl Client {
             return;
         }
         match self.behavior {
-            Behavior::ClosesAfter { bytes, closing } if self.bytes_moved >= bytes => {
+            Behavior::ClosesAfter { bytes, closing } if self.has_moved(bytes) => {
                 return self.close(net, socket, closing);
             }
-            Behavior::StallsAfter { bytes } if self.bytes_moved >= bytes => return,
+            Behavior::StallsAfter { bytes } if self.has_moved(bytes) => return,
             _ => {}
         }
-        self.send(net, socket);
-        self.receive(net, socket);
-        if !self.done {
-            self.finish_if_complete(net, socket);
+        match self.stream.advance(net, socket) {
+            Handshake::Done => {
+                self.send(net, socket);
+                self.receive(net, socket);
+                if !self.done {
+                    self.finish_if_complete(net, socket);
+                }
+            }
+            Handshake::UnderWay => {}
+            Handshake::Ended => self.on_handshake_end(net, socket),
         }
+        if self.stream.is_spent() {
+            net.after(1, Event::Wake(self.me));
+        }
+    }
+
+    /// Under TLS it is ciphertext that counts, so that a connection is cut in the middle of a handshake or record.
+    fn has_moved(&self, bytes: u64) -> bool {
+        self.stream.is_spent() || self.bytes_moved >= bytes
     }
 
     fn connect(&mut self, net: &mut Net) {
@@ -258,6 +300,9 @@ impl Client {
                 net.history.tunnels.entry(*id).or_default().up_ended = true;
             }
         }
+        if closing == Closing::Fin {
+            self.stream.end(net, socket);
+        }
         net.note("c.leaves", self.me as u64, socket as u64, u64::from(closing == Closing::Reset));
         net.close_by(socket, closing);
     }
@@ -267,13 +312,22 @@ impl Client {
             if self.send_buffer.is_empty() && tunnel.all_queued() && !self.half_closed {
                 self.half_closed = true;
                 tunnel.end_up(net);
-                net.shutdown_write(socket);
+                self.stream.shutdown_write(net, socket);
             }
             return;
         }
         let answered = self.outstanding.is_empty() || self.closing && self.response.is_none();
         if (self.all_sent() || self.closing) && answered && self.ending == Ending::Close {
             self.close(net, socket, Closing::Fin);
+        }
+    }
+}
+
+impl Behavior {
+    /// It closes for its own reasons.
+    fn need_not_be_answered(&mut self) {
+        if *self == Behavior::Correct {
+            *self = Behavior::ClosesAfter { bytes: u64::MAX, closing: Closing::Fin };
         }
     }
 }

@@ -12,6 +12,8 @@ use super::{Behavior, Client, IncomingResponse};
 
 /// Bytes read at a time.
 const READ_MAX: u64 = 32 * 1024;
+/// What a record begins with that says why a handshake failed.
+const TLS_ALERT: u8 = 21;
 
 impl Client {
     pub(super) fn receive(&mut self, net: &mut Net, socket: SocketId) {
@@ -19,14 +21,18 @@ impl Client {
             return;
         }
         let mut buffer = vec![0; self.read.max.min(READ_MAX) as usize];
-        match net.read(socket, &mut buffer) {
-            Ok(0) if self.write_failed => self.on_reset(net, socket),
+        match self.stream.read(net, socket, &mut buffer) {
+            Ok(0) if self.write_failed || self.misspeaks => self.on_reset(net, socket),
             Ok(0) => self.on_fin(net, socket),
             Ok(n) => {
                 net.note("c.hears", self.me as u64, socket as u64, n as u64);
                 self.bytes_moved += n as u64;
                 self.read.next_us = net.now_us + self.read.gap_us;
                 net.after(self.read.gap_us.max(1), Event::Wake(self.me));
+                if self.misspeaks && self.response.is_none() && buffer[0] == TLS_ALERT {
+                    self.closing = true;
+                    return;
+                }
                 self.received.extend_from_slice(&buffer[..n]);
                 let result = self.parse(net);
                 self.expect_ok(result);
@@ -222,6 +228,16 @@ impl Client {
             return self.close(net, socket, Closing::Fin);
         }
         self.on_connection_end(net, socket);
+    }
+
+    /// Oracle: in a calm world the handshake of a correct client ends well.
+    pub(super) fn on_handshake_end(&mut self, net: &mut Net, socket: SocketId) {
+        let tunnel = self.tunnel.as_ref().map(|tunnel| tunnel.id);
+        if let Some(id) = tunnel.or(self.script.front().map(|request| request.id)) {
+            self.check_may_fail(net, id, "has no handshake");
+        }
+        net.note("c.ended", self.me as u64, socket as u64, 2);
+        self.close(net, socket, Closing::Fin);
     }
 
     fn on_reset(&mut self, net: &mut Net, socket: SocketId) {

@@ -21,7 +21,7 @@ impl Client {
             return;
         }
         let bytes: Vec<u8> = self.send_buffer.iter().take(max).copied().collect();
-        let n = match net.write(socket, &bytes) {
+        let n = match self.stream.write(net, socket, &bytes) {
             Ok(n) => n,
             Err(kind) => {
                 self.write_failed |= !matches!(kind, ErrorKind::WouldBlock | ErrorKind::BrokenPipe);
@@ -40,7 +40,7 @@ impl Client {
         if self.half_closes_now(net) {
             net.note("c.half-closes", self.me as u64, socket as u64, 0);
             self.half_closed = true;
-            net.shutdown_write(socket);
+            self.stream.shutdown_write(net, socket);
         }
     }
 

@@ -28,7 +28,7 @@ pub fn check_head(request: &Request, head: &Head) -> Result<Framing, String> {
     Ok(framing.unwrap_or(Framing::None))
 }
 
-/// Hop-by-hop fields are gone (RFC 9110 section 7.6.1), the client's address and Via are there.
+/// Hop-by-hop fields are gone (RFC 9110 section 7.6.1), the client's address and scheme and Via are there.
 fn check_fields(request: &Request, head: &Head) -> Result<(), String> {
     for name in ["keep-alive", "te", "x-hop", "proxy-connection"] {
         if head.single(name)?.is_some() {
@@ -38,6 +38,9 @@ fn check_fields(request: &Request, head: &Head) -> Result<(), String> {
     let connection = head.single("connection")?;
     if connection.is_some() && !(request.upgrade && connection == Some("upgrade")) {
         return Err(format!("Connection was forwarded: {head:?}"));
+    }
+    if head.single("x-forwarded-proto")? != Some(request.scheme) {
+        return Err(format!("X-Forwarded-Proto is not {}: {head:?}", request.scheme));
     }
     let client = client_ip(request.client).to_string();
     let forwarded = head.single("x-forwarded-for")?.unwrap_or_default();
