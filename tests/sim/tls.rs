@@ -95,7 +95,7 @@ impl WorldTls {
     fn covers(&self, mode: Mode) -> bool {
         match mode {
             Mode::Http => self.http,
-            Mode::Tcp => self.tcp,
+            Mode::Tcp | Mode::TlsPassthrough => self.tcp,
         }
     }
 }
