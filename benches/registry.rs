@@ -58,6 +58,7 @@ fn up(replicas: usize) -> Running {
         ring: RingKind::Ketama,
         limits: Arc::new(Limits::default()),
         send_proxy: None,
+        tls: None,
         replicas,
         max_replicas: 2 * replicas + 100,
         can_start: true,

@@ -115,6 +115,7 @@ fn snapshot() -> Snapshot {
         key: KeyPolicy::Uri,
         limits: Arc::new(Limits::default()),
         send_proxy: None,
+        tls: None,
         is_removed: false,
         replicas: Vec::new(),
         ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new("server1", 1)])),

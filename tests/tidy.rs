@@ -22,7 +22,7 @@ const LAYERS: [(&str, u8); 11] = [
 ];
 
 /// External crates that only some modules may use.
-const CRATES: [(&str, &[&str]); 18] = [
+const CRATES: [(&str, &[&str]); 20] = [
     ("mio", &["kernel", "replica"]),
     ("listenfd", &["kernel"]),
     ("command_fds", &["control"]),
@@ -30,6 +30,8 @@ const CRATES: [(&str, &[&str]); 18] = [
     ("memmap2", &["core"]),
     ("nix", &["kernel"]),
     ("rustls", &["core"]),
+    ("rustls_native_certs", &["config"]),
+    ("tokio_rustls", &["control"]),
     ("x509_cert", &["core"]),
     ("rustix", &["kernel", "replica", "control", "experiment"]),
     ("socket2", &["kernel", "replica"]),

@@ -20,6 +20,7 @@ use crate::core::snapshot::{
     Endpoint, INTERNAL_SERVICE, KeyPolicy, Lifecycle, Listener, ListenerId, Mode, Replica, ReplicaId, ReplicaLoad,
     Service, ServiceId, State,
 };
+use crate::core::tls::upstream::UpstreamPolicy;
 use crate::kernel::linux::SendsFirst;
 use crate::kernel::listening::Listen;
 use crate::settings::OnExit;
@@ -75,9 +76,10 @@ impl Plan {
         let (mut heartbeats, mut runtimes) = (BTreeMap::new(), Vec::new());
         for service in &config.named.services {
             let id = ids.service(&service.name);
-            let settings = service_config(&service.name, &service.config);
+            let tls = tls.upstream(&service.name);
+            let settings = ServiceConfig { tls: tls.clone(), ..service_config(&service.name, &service.config) };
             topology.services.insert(id, ServiceSource::Runtime(settings));
-            heartbeats.insert(id, Arc::new(heartbeat(&service.config)));
+            heartbeats.insert(id, Arc::new(heartbeat(&service.config, tls.as_deref())));
             runtimes.push((id, runtime_settings(&service.name, &service.config)));
         }
         let admin = admin.filter(|_| config.admin.is_on_data_port());
@@ -178,6 +180,7 @@ fn service_config(name: &str, config: &Config) -> ServiceConfig {
         ring: config.hash.ring,
         limits: Arc::new(limits(config)),
         send_proxy: config.proxy.send_proxy,
+        tls: None,
         replicas: config.replicas,
         max_replicas: config.limits.max_replicas,
         can_start: config.runtime() != RuntimeKind::Fixed,
@@ -210,7 +213,7 @@ fn health_policy(config: &Config) -> HealthPolicy {
 }
 
 /// Servers of others need not know our path: accepting a connection is enough, unless a path was given.
-fn heartbeat(config: &Config) -> Heartbeat {
+fn heartbeat(config: &Config, tls: Option<&UpstreamPolicy>) -> Heartbeat {
     let health = &config.health;
     let default_path = config.replicas_are_ours().then(|| HEARTBEAT_PATH.to_string());
     match health.path.clone().or(default_path) {
@@ -221,6 +224,7 @@ fn heartbeat(config: &Config) -> Heartbeat {
             headers: health.headers.clone(),
             status: health.status.clone(),
             send_proxy: config.proxy.send_proxy,
+            tls: tls.cloned(),
         }),
         _ => Heartbeat::Connect,
     }
@@ -255,6 +259,7 @@ fn admin_service(config: &Config, endpoint: &Endpoint) -> Service {
         key: KeyPolicy::Request,
         limits: Arc::new(limits),
         send_proxy: None,
+        tls: None,
         is_removed: false,
         replicas: vec![replica],
         ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new(INTERNAL_SERVICE, 1)])),

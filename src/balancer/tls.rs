@@ -7,13 +7,14 @@ use std::sync::Arc;
 use super::expiry::date;
 use super::renewal::FileWatch;
 use super::self_signed::SelfSigned;
-use crate::config::Config;
 use crate::config::certificates::{self, CertificateSet};
 use crate::config::named::NamedListener;
+use crate::config::{Config, upstream_files};
 use crate::core::snapshot::Mode;
 use crate::core::tls::TlsFault;
 use crate::core::tls::certificate::Certificate;
 use crate::core::tls::policy::{ALPN_HTTP, Policy, PolicySettings, Tickets};
+use crate::core::tls::upstream::UpstreamPolicy;
 
 /// Those of one configuration.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +22,8 @@ pub struct TlsListeners {
     by_name: BTreeMap<String, TlsListener>,
     /// The same for all listeners, for as long as one of them has it.
     self_signed: Option<Arc<SelfSigned>>,
+    /// TLS towards replicas, by service.
+    upstream: BTreeMap<String, Arc<UpstreamPolicy>>,
 }
 
 #[derive(Clone, Debug)]
@@ -42,7 +45,19 @@ impl TlsListeners {
                 Err(lines) => faults.extend(lines),
             }
         }
+        for service in &config.named.services {
+            match upstream_files::of_service(service) {
+                Ok(Some(policy)) => drop(listeners.upstream.insert(service.name.clone(), policy.into())),
+                Ok(None) => {}
+                Err(line) => faults.push(line),
+            }
+        }
         if faults.is_empty() { Ok(listeners) } else { Err(faults.join("\n")) }
+    }
+
+    /// `None`: the service's replicas are talked to in plain text.
+    pub fn upstream(&self, service: &str) -> Option<Arc<UpstreamPolicy>> {
+        self.upstream.get(service).cloned()
     }
 
     fn read_one(

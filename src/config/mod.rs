@@ -19,6 +19,7 @@
 //! | `token_file` | reads the file of the admin API's token: regular, for its owner and group only, one line |
 //! | `unused` | warnings of settings that have no effect beside the others: HTTP limits in TCP mode, heartbeat settings without a path, settings of starts where nothing is started; variables of the environment that are no setting |
 //! | `certificates` | reads the files of certificates and keys: the pairs of a folder or a list, which is the default, what is wrong with each; whether a file changed |
+//! | `upstream_files` | reads the files of TLS towards replicas, those of this machine too, and makes the `Origin` of a service |
 //! | `error` | turns a `clap::Error` into one line: what, where, what to do; the environment variable or flag, its invalid value, upper case of names |
 //! | `fuzz` | body of the fuzz target for the configuration file: the bytes are the file; asserts what holds for every accepted file: sizes fit, no admin API exposed without a token |
 
@@ -38,6 +39,7 @@ mod sources;
 pub mod tables;
 pub mod token_file;
 mod unused;
+pub mod upstream_files;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -47,7 +49,7 @@ use clap::builder::RangedU64ValueParser as Number;
 use crate::core::snapshot::Mode;
 use crate::settings::{
     AccessLogSettings, AdminSettings, DockerSettings, EjectionSettings, FixedReplica, ForwardedSettings, HashSettings,
-    HealthSettings, LimitSettings, ProxySettings, TlsSettings, values,
+    HealthSettings, LimitSettings, ProxySettings, TlsSettings, UpstreamSettings, values,
 };
 
 pub use man::write as write_man_pages;
@@ -97,6 +99,8 @@ pub struct Config {
     pub admin: AdminSettings,
     #[command(flatten)]
     pub tls: TlsSettings,
+    #[command(flatten)]
+    pub upstream: UpstreamSettings,
     #[command(flatten)]
     pub hash: HashSettings,
     #[command(flatten)]

@@ -13,7 +13,7 @@ use super::named::NamedResolver;
 use super::resolve::FlatService;
 use super::show::Audience;
 use super::sources::Sources;
-use super::{Config, Named, certificates, error, man, renamed, show, unused};
+use super::{Config, Named, certificates, error, man, renamed, show, unused, upstream_files};
 use crate::experiment::{ExperimentSettings, RingQuery};
 use crate::replica::{ReplicaSettings, host_name};
 
@@ -82,6 +82,7 @@ fn check(path: &Path) -> Result<String, EarlyExit> {
     let settings = file::read(path, &command).map_err(EarlyExit::Usage)?;
     let config = config_of_file(command, path, &settings)?;
     let of_certificates = certificates::check(&config).map_err(EarlyExit::Usage)?;
+    upstream_files::check(&config).map_err(EarlyExit::Usage)?;
     let warnings = config.warnings.iter().chain(&of_certificates);
     let warnings: String = warnings.map(|warning| format!("\nwarning: {warning}")).collect();
     Ok(format!("{} is valid: {}{warnings}", path.display(), config.summary()))

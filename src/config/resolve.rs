@@ -58,6 +58,7 @@ impl RunArgs {
         if flat == FlatService::Whole {
             check_replicas(&config)?;
             check_key(&config)?;
+            check_upstream(&config)?;
         }
         check_limits(&config.limits.service)?;
         check_tls(&config.tls, config.mode)?;
@@ -108,6 +109,16 @@ fn check_key(config: &Config) -> Result<(), String> {
         (Mode::Tcp | Mode::TlsPassthrough, _) => {
             Err("--hash-key needs --mode http here: a tcp connection has request, client-ip or sni only".into())
         }
+    }
+}
+
+fn check_upstream(config: &Config) -> Result<(), String> {
+    let is_secure = config.upstream.tls()?.is_some();
+    match config.proxy.send_proxy {
+        Some(_) if is_secure => {
+            Err("--send-proxy and --upstream-tls do not go together yet: leave one of them out".into())
+        }
+        _ => Ok(()),
     }
 }
 

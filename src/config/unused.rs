@@ -43,8 +43,10 @@ pub fn warnings(config: &Config, services: &[&Config], sources: &Sources) -> Vec
 fn reason(config: &Config, SourcedSetting { long, table, .. }: &SourcedSetting) -> Option<&'static str> {
     if table == "Access log" && long != "access-log" && config.access_log.target == AccessLogTarget::Off {
         Some("without --access-log")
-    } else if (table == "TLS" || long == "handshake-timeout") && !has_tls(config) {
+    } else if table == "TLS" && !has_tls(config) {
         Some("without --tls")
+    } else if long == "handshake-timeout" && !has_tls(config) && !passes_tls_through(config) {
+        Some("without --tls and --mode tls-passthrough")
     } else if table == "Admin" && long != "admin" && config.admin.listen == AdminListen::Off {
         Some("with --admin off")
     } else {
@@ -55,6 +57,11 @@ fn reason(config: &Config, SourcedSetting { long, table, .. }: &SourcedSetting) 
 fn has_tls(config: &Config) -> bool {
     let named = config.named.listeners.iter().map(|listener| &listener.settings.tls);
     std::iter::once(&config.tls).chain(named).any(TlsSettings::is_on)
+}
+
+fn passes_tls_through(config: &Config) -> bool {
+    let named = config.named.listeners.iter().map(|listener| listener.settings.mode);
+    std::iter::once(config.mode).chain(named).any(|mode| mode == Mode::TlsPassthrough)
 }
 
 fn reason_in_service(config: &Config, SourcedSetting { long, table, .. }: &SourcedSetting) -> Option<&'static str> {

@@ -124,6 +124,7 @@ fn running() -> Registry {
         ring: RingKind::Exercise,
         limits: Arc::new(Limits::default()),
         send_proxy: None,
+        tls: None,
         replicas: REPLICAS as usize,
         max_replicas: MAX_REPLICAS as usize,
         can_start: true,

@@ -111,6 +111,9 @@ impl LogThrottle {
                 format!("{client}: refused: --max-connections-per-client of this client are open")
             }
             WorkerEvent::HandshakeFailed { client, why } => format!("{client}: TLS handshake failed: {why}"),
+            WorkerEvent::UpstreamHandshakeFailed { replica, why } => {
+                format!("{}: TLS handshake failed: {why}", self.name(*replica))
+            }
             WorkerEvent::Exhausted { replica, resource } => {
                 format!("{}: no connection can be opened: {}; requests wait", self.name(*replica), shortage(*resource))
             }
@@ -174,6 +177,7 @@ fn kind_of(event: &WorkerEvent) -> (Kind, Level) {
         WorkerEvent::Capped { cap: Cap::All, .. } => (("capped", NO_REPLICA), Level::Warn),
         WorkerEvent::Capped { cap: Cap::PerClient, .. } => (("capped per client", NO_REPLICA), Level::Warn),
         WorkerEvent::HandshakeFailed { .. } => (("handshake failed", NO_REPLICA), Level::Info),
+        WorkerEvent::UpstreamHandshakeFailed { replica, .. } => (("handshake failed", *replica), Level::Warn),
         WorkerEvent::Exhausted { replica, .. } => (("short", *replica), Level::Warn),
         WorkerEvent::AcceptPaused { .. } => (("accept paused", NO_REPLICA), Level::Warn),
         WorkerEvent::AcceptResumed { .. } => (("accept resumed", NO_REPLICA), Level::Info),
@@ -218,6 +222,7 @@ mod tests {
                 key: KeyPolicy::Request,
                 limits: Arc::new(Limits::DEFAULT),
                 send_proxy: None,
+                tls: None,
                 is_removed: false,
                 replicas: vec![replica(1), replica(id)],
                 ring,

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http_body_util::Empty;
 use hyper::body::{Bytes, Incoming};
@@ -17,10 +17,13 @@ use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::registry::{ProbeFailure, ProbeFault};
 use crate::core::proxy::{self, Version};
 use crate::core::snapshot::Endpoint;
+use crate::core::tls::upstream::UpstreamPolicy;
 
 /// A replica names itself with this, so that an answer of another server at its address is noticed.
 pub const SERVER_ID_HEADER: &str = "x-server-id";
@@ -45,6 +48,8 @@ pub struct HttpHeartbeat {
     pub status: Vec<RangeInclusive<u16>>,
     /// Connections to replicas begin with a PROXY header; a probe's is LOCAL, which names no client.
     pub send_proxy: Option<Version>,
+    /// Replicas speak TLS, and so does a probe.
+    pub tls: Option<UpstreamPolicy>,
 }
 
 /// Why there was no heartbeat.
@@ -68,11 +73,11 @@ pub async fn probe(
     match endpoint {
         Endpoint::Tcp(address) => {
             let stream = deadline.connect(TcpStream::connect(address), unanswered_connect(address)).await?;
-            deadline.answer(ask(stream, heartbeat, &address.to_string(), name)).await
+            deadline.answer(ask(stream, heartbeat, endpoint, &address.to_string(), name)).await
         }
         Endpoint::Unix(path) => {
             let stream = deadline.connect(UnixStream::connect(path), ProbeFault::Silent).await?;
-            deadline.answer(ask(stream, heartbeat, "localhost", name)).await
+            deadline.answer(ask(stream, heartbeat, endpoint, "localhost", name)).await
         }
     }
 }
@@ -132,14 +137,36 @@ fn was_reset(error: &(dyn Error + 'static)) -> bool {
     error.downcast_ref().is_some_and(is_reset) || error.source().is_some_and(was_reset)
 }
 
-async fn ask<S>(mut stream: S, heartbeat: &Heartbeat, address: &str, name: Option<&str>) -> Result<(), ProbeError>
+async fn ask<S>(
+    mut stream: S,
+    heartbeat: &Heartbeat,
+    endpoint: &Endpoint,
+    address: &str,
+    name: Option<&str>,
+) -> Result<(), ProbeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let Heartbeat::Http(heartbeat) = heartbeat else { return Ok(()) };
     let header = heartbeat.send_proxy.map(proxy::local).unwrap_or_default();
     stream.write_all(header).await.map_err(|error| broken(&error))?;
-    heartbeat.judge(&exchange(stream, heartbeat.request(address)?).await?, name)
+    let request = heartbeat.request(address)?;
+    let answer = match &heartbeat.tls {
+        None => exchange(stream, request).await?,
+        Some(policy) => exchange(secure(stream, policy, endpoint).await?, request).await?,
+    };
+    heartbeat.judge(&answer, name)
+}
+
+async fn secure<S>(stream: S, policy: &UpstreamPolicy, endpoint: &Endpoint) -> Result<TlsStream<S>, ProbeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let refused = |why: String| failed(ProbeFault::Unhealthy, format!("TLS handshake failed: {why}"));
+    let unix_seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (config, server) = policy.client(endpoint, unix_seconds).map_err(|fault| refused(fault.to_string()))?;
+    let secured = TlsConnector::from(config).connect(server, stream).await;
+    secured.map_err(|error| if was_reset(&error) { broken(&error) } else { refused(error.to_string()) })
 }
 
 async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, ProbeError>
@@ -227,6 +254,7 @@ mod tests {
             headers: Vec::new(),
             status: vec![200..=299],
             send_proxy: None,
+            tls: None,
         }
     }
 
@@ -251,6 +279,7 @@ mod tests {
             headers: vec![(HeaderName::from_static("x-probe"), HeaderValue::from_static("yes"))],
             status: vec![200..=200, 401..=401],
             send_proxy: None,
+            tls: None,
         };
         let unauthorized = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
         let (verdict, request) = probed_with(&Heartbeat::Http(configured), unauthorized, None);

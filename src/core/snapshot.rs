@@ -11,6 +11,7 @@ use super::proxy::Version;
 use super::ring::Ring;
 use super::routes::{Redirect, RouteKey, RouteTarget, Routes};
 use super::tls::policy::Policy;
+use super::tls::upstream::UpstreamPolicy;
 
 /// The address of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -233,6 +234,8 @@ pub struct Service {
     pub limits: Arc<Limits>,
     /// New upstream connections begin with a PROXY header; such a connection serves one client only.
     pub send_proxy: Option<Version>,
+    /// Its replicas speak TLS.
+    pub tls: Option<Arc<UpstreamPolicy>>,
     /// The members of the ring, in its order; then replicas that were removed from the ring and still drain.
     pub replicas: Vec<Replica>,
     /// Built from the names and weights of the members. A change of health does not rebuild it.

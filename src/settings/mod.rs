@@ -13,6 +13,7 @@
 //! | `service` | `[hash]` (key, ring), `[proxy protocol]`, `[forwarded]` (trust, Via), and `--replica`: `FixedReplica`, `HostPort` |
 //! | `tls` | `[tls]`: `CertificateSource` (self-signed, a folder or file, a pair of files), the default pair, the oldest version, HSTS |
 //! | `units` | numbers with a unit, text to value and back: durations (ms, s, m, h), sizes (B, KiB, MiB, GiB), rates |
+//! | `upstream` | `[upstream]`: TLS towards replicas: name, authorities, our own certificate, whether it is verified |
 //! | `values` | clap's value parsers of the other files' fields, text to one value or `want ...`: address, path, admin, mode, net, trust, key, ring, replica, member, weight, host and port, subnet, CPUs, tmpfs, volume, secret |
 //! | `access_log` | `[access_log]`: `AccessLogTarget` (off, stdout, a file), format (json, common, combined), the share of exchanges that is logged (`LoggedShare`) |
 
@@ -25,6 +26,7 @@ mod limits;
 mod service;
 mod tls;
 pub mod units;
+mod upstream;
 pub mod values;
 
 pub use access_log::{AccessLogFormat, AccessLogSettings, AccessLogTarget, LoggedShare};
@@ -35,6 +37,7 @@ pub use health::{EjectionSettings, HealthSettings};
 pub use limits::LimitSettings;
 pub use service::{FixedReplica, ForwardedSettings, HashSettings, HostPort, ProxySettings};
 pub use tls::{CertificateSource, TlsSettings};
+pub use upstream::{UpstreamSettings, UpstreamTls, UpstreamTlsSetting};
 
 /// A table as it is when nothing sets it.
 fn unset<T: clap::Args>() -> T {

@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use super::{AccessLogFormat, AccessLogTarget, AdminListen, CertificateSource, FixedReplica, HostPort, LoggedShare};
+use super::{
+    AccessLogFormat, AccessLogTarget, AdminListen, CertificateSource, FixedReplica, HostPort, LoggedShare,
+    UpstreamTlsSetting,
+};
 use crate::core::head;
 use crate::core::limits::{AbortOn, RequestIdPolicy, Trust, Via};
 use crate::core::net::Net;
@@ -178,6 +181,25 @@ pub fn certificates(text: &str) -> Result<CertificateSource, String> {
     source.ok_or_else(|| {
         "want a folder of NAME.crt and NAME.key, a NAME.pem with both, cert=FILE,key=FILE or self-signed; in a file { cert \
          = \"FILE\", key = \"FILE\" } too"
+            .into()
+    })
+}
+
+/// `true`, or KEY=VALUE.
+pub fn upstream_tls(text: &str) -> Result<UpstreamTlsSetting, String> {
+    let switch = |value: &str| value.parse::<bool>().ok();
+    let setting = match text.split_once('=') {
+        None => switch(text).map(UpstreamTlsSetting::On),
+        Some((_, "")) => None,
+        Some(("verify", value)) => switch(value).map(UpstreamTlsSetting::Verify),
+        Some(("name", name)) => name.parse().ok().map(UpstreamTlsSetting::Name),
+        Some(("ca", path)) => Some(UpstreamTlsSetting::Ca(path.into())),
+        Some(("cert", path)) => Some(UpstreamTlsSetting::Cert(path.into())),
+        Some(("key", path)) => Some(UpstreamTlsSetting::Key(path.into())),
+        Some(_) => None,
+    };
+    setting.ok_or_else(|| {
+        "want true or false, name=NAME (a host name or an address), ca=FILE, cert=FILE, key=FILE, verify=true or verify=false"
             .into()
     })
 }

@@ -42,6 +42,11 @@ pub enum WorkerEvent {
         client: IpAddr,
         why: String,
     },
+    /// A replica and this balancer have no TLS in common, or its certificate is not the one that it must have.
+    UpstreamHandshakeFailed {
+        replica: ReplicaId,
+        why: String,
+    },
     /// No connection to this replica could be opened for lack of a local resource.
     Exhausted {
         replica: ReplicaId,

@@ -18,6 +18,7 @@ impl<K: Kernel> Worker<K> {
                 held += client.session.buffers() + transport.buffers();
             }
         }
+        held += self.upstreams.iter().map(|upstream| upstream.transport.buffers()).sum::<usize>();
         assert_eq!(self.cx.pool.lent(), held, "buffers lent and held");
         let sessions = || self.upstreams.iter().map(|upstream| upstream.mux.sessions());
         assert_eq!(self.upstreams.in_use, sessions().filter(|n| *n > 0).count(), "upstream connections in use");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::core::exchange_record::Recording;
 use crate::core::snapshot::{Replica, ReplicaId, ServiceId};
 use crate::core::step::{Connect, Connection, Leg, Pick};
+use crate::core::tls::upstream::UpstreamPolicy;
 use crate::kernel::{Kernel, Token};
 use crate::shared::events::{Resource, WorkerEvent};
 
@@ -14,6 +15,7 @@ use super::Worker;
 use super::clients::UpstreamIo;
 use super::pool::PoolKey;
 use super::resources::exhausted;
+use super::secure::Secure;
 use super::slab::{SessionId, UpstreamId};
 use super::transport::Transport;
 use super::upstreams::{Mux, Upstream};
@@ -81,7 +83,10 @@ impl<K: Kernel> Worker<K> {
         key: PoolKey,
         from: Option<ReplicaId>,
     ) -> Option<Connect> {
-        let pipelined = if from.is_none() { self.join_pipeline(session, pick, key) } else { None };
+        // Plaintext may be here without an edge, which a queue of sessions does not look for.
+        let is_secure = self.cx.snapshot.service(key.service).is_some_and(|service| service.tls.is_some());
+        let may_pipeline = from.is_none() && !is_secure;
+        let pipelined = if may_pipeline { self.join_pipeline(session, pick, key) } else { None };
         pipelined.or_else(|| self.reuse(session, key))
     }
 
@@ -124,9 +129,9 @@ impl<K: Kernel> Worker<K> {
 
     fn try_open(&mut self, session: SessionId, key: PoolKey) -> io::Result<Connect> {
         let snapshot = Arc::clone(&self.cx.snapshot);
-        let replica = snapshot.service(key.service).and_then(|service| service.replicas.get(key.member));
-        let replica = replica.ok_or(io::ErrorKind::NotFound)?;
-        let transport = Transport::new(self.connect_socket(replica)?);
+        let service = snapshot.service(key.service).ok_or(io::ErrorKind::NotFound)?;
+        let replica = service.replicas.get(key.member).ok_or(io::ErrorKind::NotFound)?;
+        let transport = self.connect_transport(replica, service.tls.as_deref())?;
         let (index, generation) = self.upstreams.next_token();
         if let Err(error) = transport.watch(&mut self.kernel, Token::Upstream { index, generation }) {
             transport.close(&mut self.kernel, &mut self.cx.pool);
@@ -141,6 +146,25 @@ impl<K: Kernel> Worker<K> {
         }
         self.upstreams.in_use += 1;
         Ok(Connect::Connected { replica: replica.id, connection: Connection::New })
+    }
+
+    fn connect_transport(&mut self, replica: &Replica, tls: Option<&UpstreamPolicy>) -> io::Result<Transport<K>> {
+        let Some(policy) = tls else { return Ok(Transport::new(self.connect_socket(replica)?)) };
+        let tls = match policy.connect(&replica.endpoint, self.date_seconds, &mut self.cx.pool) {
+            Ok(tls) => Secure::client(tls),
+            Err(fault) => {
+                let why = fault.to_string();
+                self.events.send(WorkerEvent::UpstreamHandshakeFailed { replica: replica.id, why });
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+        };
+        match self.connect_socket(replica) {
+            Ok(socket) => Ok(Transport::secure(socket, tls)),
+            Err(error) => {
+                tls.discard(&mut self.cx.pool);
+                Err(error)
+            }
+        }
     }
 
     fn connect_socket(&mut self, replica: &Replica) -> io::Result<K::Socket> {

@@ -56,6 +56,11 @@ impl Handshake {
 }
 
 impl StepBudget {
+    /// For handshakes that no client can begin.
+    pub fn unlimited() -> StepBudget {
+        StepBudget { left: usize::MAX, deferred: VecDeque::new() }
+    }
+
     pub fn take(&mut self) -> HandshakeSteps {
         if self.left == 0 {
             return HandshakeSteps::Deferred;

@@ -64,7 +64,7 @@ use crate::kernel::{Kernel, SocketEvent, Token};
 use crate::shared::access_log::AccessLogSender;
 use crate::shared::connection_limiter::ConnectionLimiter;
 use crate::shared::counters::Counters;
-use crate::shared::events::EventSender;
+use crate::shared::events::{EventSender, WorkerEvent};
 use crate::shared::publish::SnapshotReader;
 use crate::shared::service_metrics::ServiceMetrics;
 use clients::Clients;
@@ -308,11 +308,17 @@ impl<K: Kernel> Worker<K> {
     }
 
     fn mark_upstream(&mut self, id: UpstreamId, ready: Ready) {
-        let Some(upstream) = self.upstreams.get(id) else { return };
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let (kernel, pool) = (&mut self.kernel, &mut self.cx.pool);
+        let is_idle = matches!(upstream.mux, Mux::Idle);
+        let ready = if is_idle { ready } else { upstream.transport.on_edge(ready, kernel, pool) };
+        if let Some(why) = upstream.transport.take_failure() {
+            self.events.send(WorkerEvent::UpstreamHandshakeFailed { replica: upstream.key.replica, why });
+        }
         match &upstream.mux {
             // An idle connection that becomes readable was closed by its replica, or carries bytes that belong to no request.
             Mux::Idle => {
-                if ready.may_read() {
+                if !upstream.transport.stays_clean(ready, kernel, pool) {
                     let key = upstream.key;
                     self.upstreams.pools.forget(key, id);
                     self.discard_upstream(id);

@@ -148,6 +148,7 @@ mod tests {
             limits: Arc::new(Limits { pool_size, ..Limits::DEFAULT }),
             replicas: states.iter().enumerate().map(replica).collect(),
             send_proxy: None,
+            tls: None,
             is_removed: false,
             ring: Arc::new(Ring::build(RingKind::Ketama, &[])),
         };

@@ -15,10 +15,15 @@ use crate::kernel::Kernel;
 use super::handshake::{Handshake, StepBudget};
 use super::transport;
 
+const NOT_TLS: &str = "its answer is not TLS";
+const CLOSED: &str = "it closed the connection during the handshake";
+
 pub struct Secure {
     tls: Tls,
-    /// What comes before the session.
+    /// What comes before the session of a client.
     pub handshake: Option<Handshake>,
+    /// Of a connection to a replica: what it may carry waits for the handshake.
+    connecting: Connecting,
     /// The socket may hold more: an edge that no read has consumed.
     readable: bool,
     hung_up: bool,
@@ -33,6 +38,15 @@ pub struct Secure {
     aborted: bool,
     /// The stream ended without close_notify.
     truncated: bool,
+}
+
+/// How far a connection to a replica is.
+#[derive(Debug, PartialEq, Eq)]
+enum Connecting {
+    Done,
+    UnderWay,
+    /// Why, until it was told.
+    Failed(Option<String>),
 }
 
 /// What a handshake is waiting for, or came to.
@@ -53,11 +67,22 @@ pub enum HandshakeState {
 }
 
 impl Secure {
+    /// Of a client's connection.
     pub fn new(tls: Tls, handshake: Handshake) -> Secure {
+        Secure { handshake: Some(handshake), readable: true, ..Secure::to_replica(tls, Connecting::Done) }
+    }
+
+    /// Of a connection to a replica, which is under way.
+    pub fn client(tls: Tls) -> Secure {
+        Secure::to_replica(tls, Connecting::UnderWay)
+    }
+
+    fn to_replica(tls: Tls, connecting: Connecting) -> Secure {
         Secure {
             tls,
-            handshake: Some(handshake),
-            readable: true,
+            handshake: None,
+            connecting,
+            readable: false,
             hung_up: false,
             blocked: false,
             starved: false,
@@ -168,6 +193,36 @@ impl Secure {
         }
     }
 
+    /// Goes on with the handshake of a connection to a replica. Returns what that means to the session.
+    #[cold]
+    fn connect<K: Kernel>(&mut self, ready: Ready, kernel: &mut K, socket: &K::Socket, pool: &mut BufferPool) -> Ready {
+        if ready.dead && !ready.readable {
+            return ready;
+        }
+        self.flush(kernel, socket, Flush::Now, pool);
+        let mut steps = StepBudget::unlimited();
+        match self.shake_hands(kernel, socket, &mut steps, pool) {
+            HandshakeState::Waits | HandshakeState::Deferred | HandshakeState::Named(_) => return Ready::default(),
+            HandshakeState::Established => {
+                self.connecting = Connecting::Done;
+                // Our last message leaves with the request.
+                return Ready { readable: self.has_more(), writable: true, ..Ready::default() };
+            }
+            HandshakeState::PlainText(_) => self.connecting = Connecting::Failed(Some(NOT_TLS.into())),
+            HandshakeState::Ended => self.connecting = Connecting::Failed(Some(CLOSED.into())),
+            HandshakeState::Failed(why) => self.connecting = Connecting::Failed(Some(why)),
+        }
+        Ready { readable: true, dead: true, ..Ready::default() }
+    }
+
+    /// Why the handshake with a replica failed; once.
+    pub fn take_failure(&mut self) -> Option<String> {
+        match &mut self.connecting {
+            Connecting::Failed(why) => why.take(),
+            Connecting::Done | Connecting::UnderWay => None,
+        }
+    }
+
     pub fn recv<K: Kernel>(
         &mut self,
         kernel: &mut K,
@@ -175,6 +230,11 @@ impl Secure {
         space: &mut [u8],
         pool: &mut BufferPool,
     ) -> Io {
+        match self.connecting {
+            Connecting::Done => {}
+            Connecting::UnderWay => return Io::Blocked,
+            Connecting::Failed(_) => return Io::Failed(ErrorKind::InvalidData),
+        }
         loop {
             match self.tls.open(space, HandshakeSteps::Taken, pool) {
                 Ok(Opened::Plain(n)) => return Io::Moved(n as u64),
@@ -215,6 +275,9 @@ impl Secure {
         flush: Flush,
         pool: &mut BufferPool,
     ) -> Io {
+        if self.connecting != Connecting::Done {
+            return Io::Blocked;
+        }
         if self.owes || self.blocked {
             if let Some(failed) = self.flush(kernel, socket, Flush::Now, pool) {
                 return failed;
@@ -285,6 +348,9 @@ impl Secure {
     ) -> Ready {
         self.readable |= ready.may_read();
         self.hung_up |= ready.hangup || ready.dead;
+        if self.connecting == Connecting::UnderWay {
+            return self.connect(ready, kernel, socket, pool);
+        }
         if ready.writable && self.blocked {
             self.flush(kernel, socket, Flush::Now, pool);
             self.starved &= self.blocked;
@@ -304,6 +370,11 @@ impl Secure {
 
     pub fn tls(&self) -> &Tls {
         &self.tls
+    }
+
+    /// The socket was never opened.
+    pub fn discard(mut self, pool: &mut BufferPool) {
+        self.tls.release(pool);
     }
 
     pub fn release(&mut self, pool: &mut BufferPool) {

@@ -9,7 +9,8 @@ use super::Worker;
 use super::clients::{Client, ClientIo};
 use super::resources::PIPE;
 use super::slab::SessionId;
-use super::upstreams::GONE;
+use super::transport::Transport;
+use super::upstreams::{CUT, GONE};
 
 impl<K: Kernel> Worker<K> {
     /// Returns how many bytes moved.
@@ -31,14 +32,23 @@ impl<K: Kernel> Worker<K> {
         let space = session.lane_from(leg).space(&mut self.cx.pool);
         let pool = &mut self.cx.pool;
         let ClientIo::Transport(transport) = io;
-        let outcome = match leg {
-            Leg::Client => transport.recv(kernel, space, pool),
+        let (mut outcome, more) = match leg {
+            Leg::Client => (transport.recv(kernel, space, pool), transport.has_more()),
             Leg::Upstream => self.upstreams.recv(*upstream, id, kernel, space, pool),
         };
         read_stamp(&mut self.cx, kernel);
+        if matches!(outcome, Io::Ended | CUT) {
+            let is_cut = outcome == CUT || leg == Leg::Client && transport.was_truncated();
+            // A tunnel passes it on as the end that it may be. A message shows itself whether it is whole.
+            if session.is_tunnel() || leg == Leg::Client {
+                outcome = Io::Ended;
+                self.counters.tls_truncated.add(u64::from(is_cut && session.is_tunnel()));
+            }
+        }
         session.received(leg, outcome, &mut self.cx);
-        if leg == Leg::Client && transport.is_secure() {
-            self.after_secure_recv(id, outcome);
+        if more {
+            // A read of plaintext that did not fill its space says nothing about the next one.
+            session.on_ready(leg, Ready::READABLE, &self.cx);
         }
         outcome.moved()
     }
@@ -67,7 +77,8 @@ impl<K: Kernel> Worker<K> {
         let Some(Client { session, io, upstream, pipes, .. }) = self.clients.get_mut(id) else { return 0 };
         let kernel = &mut self.kernel;
         let ClientIo::Transport(transport) = io;
-        if transport.bare().is_none() {
+        let is_bare = |transport: &Transport<K>| transport.bare().is_some();
+        if !is_bare(transport) || !self.upstreams.transport(*upstream).is_none_or(|upstream| is_bare(upstream)) {
             session.spliced_in(leg, SpliceIn::Unsupported, &mut self.cx);
             return 0;
         }
@@ -118,18 +129,6 @@ impl<K: Kernel> Worker<K> {
         }
         session.write_shut_down(leg, &mut self.cx);
         0
-    }
-
-    /// A read of plaintext that did not fill its space says nothing about the next one.
-    #[cold]
-    fn after_secure_recv(&mut self, id: SessionId, outcome: Io) {
-        let Some(Client { session, io: ClientIo::Transport(transport), .. }) = self.clients.get_mut(id) else { return };
-        if transport.has_more() {
-            session.on_ready(Leg::Client, Ready::READABLE, &self.cx);
-        }
-        if outcome == Io::Ended && session.is_tunnel() && transport.was_truncated() {
-            self.counters.tls_truncated.count();
-        }
     }
 
     /// Gives back pipes that hold nothing: an idle connection owns none.

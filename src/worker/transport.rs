@@ -121,6 +121,21 @@ impl<K: Kernel> Transport<K> {
         self.tls.is_some()
     }
 
+    /// Why the TLS handshake with a replica failed; once.
+    pub fn take_failure(&mut self) -> Option<String> {
+        self.tls.as_mut().and_then(|tls| tls.take_failure())
+    }
+
+    /// An edge of a connection that no session uses: over TLS it may be a ticket. False where bytes came that belong to no
+    /// request, or the end.
+    pub fn stays_clean(&mut self, ready: Ready, kernel: &mut K, pool: &mut BufferPool) -> bool {
+        if !self.is_secure() {
+            return !ready.may_read();
+        }
+        self.on_edge(ready, kernel, pool);
+        self.recv(kernel, &mut [0], pool) == Io::Blocked
+    }
+
     /// The stream ended, and the peer did not say so.
     pub fn was_truncated(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.was_truncated())

@@ -169,7 +169,7 @@ impl<K: Kernel> Upstreams<K> {
         }
     }
 
-    /// A read for `session`'s response.
+    /// A read for `session`'s response, and whether there is more that no edge will tell of.
     #[inline]
     pub fn recv(
         &mut self,
@@ -178,8 +178,8 @@ impl<K: Kernel> Upstreams<K> {
         kernel: &mut K,
         space: &mut [u8],
         pool: &mut BufferPool,
-    ) -> Io {
-        let Some(upstream) = io.id().and_then(|id| self.slab.get_mut(id)) else { return GONE };
+    ) -> (Io, bool) {
+        let Some(upstream) = io.id().and_then(|id| self.slab.get_mut(id)) else { return (GONE, false) };
         let outcome = match (io, &mut upstream.mux) {
             (UpstreamIo::Pipelined(_), Mux::Pipelined(pipeline)) => {
                 pipeline.recv(session, &mut upstream.transport, kernel, space, pool)
@@ -189,7 +189,10 @@ impl<K: Kernel> Upstreams<K> {
         if outcome.moved() > 0 {
             upstream.load.receive(self.worker);
         }
-        outcome
+        if outcome == Io::Ended && upstream.transport.was_truncated() {
+            return (CUT, false);
+        }
+        (outcome, upstream.transport.has_more())
     }
 
     /// Sends bytes of `session`'s request.
@@ -237,6 +240,9 @@ impl<K: Kernel> Upstreams<K> {
         io.id().and_then(|id| self.slab.get_mut(id)).map(|upstream| &mut upstream.transport)
     }
 }
+
+/// The stream ended over TLS without close_notify: a body without a length is not whole (RFC 9112 section 9.8).
+pub const CUT: Io = Io::Failed(std::io::ErrorKind::UnexpectedEof);
 
 /// The connection was taken from the session.
 pub const GONE: Io = Io::Failed(std::io::ErrorKind::NotConnected);

@@ -109,6 +109,7 @@ mod tests {
             key: KeyPolicy::Request,
             limits: Arc::default(),
             send_proxy: None,
+            tls: None,
             is_removed: false,
             replicas: Vec::new(),
             ring: Arc::new(Ring::build(RingKind::Ketama, &[])),

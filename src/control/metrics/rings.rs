@@ -149,6 +149,7 @@ pub mod tests {
             key: KeyPolicy::Request,
             limits: Arc::new(Limits::default()),
             send_proxy: None,
+            tls: None,
             is_removed: false,
             replicas: replicas.iter().map(replica).collect(),
             ring: Arc::new(Ring::build(RingKind::Ketama, &members)),

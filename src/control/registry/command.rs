@@ -15,6 +15,7 @@ use crate::core::proxy::Version;
 use crate::core::ring::RingKind;
 use crate::core::snapshot::{Endpoint, KeyPolicy, Lifecycle, Listener, ListenerId, Mode, ServiceId, Snapshot};
 use crate::core::tick::Tick;
+use crate::core::tls::upstream::UpstreamPolicy;
 use crate::shared::events::WorkerEvent;
 
 /// What is decided once, at the start.
@@ -35,6 +36,8 @@ pub struct ServiceConfig {
     pub ring: RingKind,
     pub limits: Arc<Limits>,
     pub send_proxy: Option<Version>,
+    /// Its replicas speak TLS.
+    pub tls: Option<Arc<UpstreamPolicy>>,
     /// How many replicas there are at first, where the runtime can start them.
     pub replicas: usize,
     pub max_replicas: usize,

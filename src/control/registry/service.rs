@@ -248,6 +248,7 @@ fn service(config: &ServiceConfig, replicas: Vec<Replica>, ring: Arc<Ring>) -> S
         key: config.key.clone(),
         limits: config.limits.clone(),
         send_proxy: config.send_proxy,
+        tls: config.tls.clone(),
         replicas,
         ring,
         is_removed: false,

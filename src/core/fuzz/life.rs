@@ -130,6 +130,7 @@ fn service(mode: Mode, send_proxy: Option<Version>) -> Service {
         limits: Arc::new(Limits::DEFAULT),
         replicas: Vec::new(),
         send_proxy,
+        tls: None,
         ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new("a", 1)])),
         is_removed: false,
     }

@@ -11,19 +11,23 @@
 //! | [`buffers`] | ciphertext read and to be sent (`ReadBuffer`, `WriteBuffer`), where a record ends |
 //! | [`certificate`] | a chain and its key from PEM: names, validity, whether they belong together |
 //! | [`client_hello`] | the name in a ClientHello, for connections that pass through as they are |
+//! | `clock` | the time of day as the workers tell it |
 //! | `engine` | the one file that names rustls' connection types: records in, plaintext and ciphertext out |
 //! | [`ocsp`] | a response of OCSP that is to be stapled: whether it is for a certificate, and until when |
+//! | [`upstream`] | [`UpstreamPolicy`](upstream::UpstreamPolicy) of a service: what its replicas' certificate must be, and ours for them |
 //! | [`policy`] | [`Policy`] of a listener: which certificate for which name and kind of key, versions, ALPN, tickets |
 //! | `tests` | two connections against each other: cut anywhere, one byte at a time, key updates, ends, bounds |
 
 pub mod buffers;
 pub mod certificate;
 pub mod client_hello;
+mod clock;
 mod engine;
 mod ocsp;
 pub mod policy;
 #[cfg(test)]
 pub mod tests;
+pub mod upstream;
 
 use std::fmt;
 use std::sync::Arc;

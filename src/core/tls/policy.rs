@@ -4,16 +4,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use rustls::pki_types::UnixTime;
 use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::time_provider::TimeProvider;
 use rustls::{Error, ServerConfig, SignatureAlgorithm, version};
 
 use super::certificate::{Certificate, provider};
+use super::clock::Clock;
 use super::{TlsFault, TlsVersion};
 
 /// The names of ALPN (RFC 7301) that an HTTP listener answers to.
@@ -50,12 +47,6 @@ pub struct ServedCertificate {
 /// They are exchanged every six hours, by the clock of the system.
 #[derive(Clone, Debug)]
 pub struct Tickets(Arc<dyn ProducesTickets>);
-
-/// The time of day as the workers tell it.
-#[derive(Debug, Default)]
-struct Clock {
-    unix_seconds: AtomicU64,
-}
 
 /// Certificates by what a client asks for.
 #[derive(Debug, Default)]
@@ -110,20 +101,6 @@ impl fmt::Debug for Policy {
 impl Tickets {
     pub fn new() -> Result<Tickets, TlsFault> {
         rustls::crypto::ring::Ticketer::new().map(Tickets).map_err(fault)
-    }
-}
-
-impl Clock {
-    fn set(&self, unix_seconds: u64) {
-        if self.unix_seconds.load(Ordering::Relaxed) != unix_seconds {
-            self.unix_seconds.store(unix_seconds, Ordering::Relaxed);
-        }
-    }
-}
-
-impl TimeProvider for Clock {
-    fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.unix_seconds.load(Ordering::Relaxed))))
     }
 }
 

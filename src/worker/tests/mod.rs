@@ -67,6 +67,7 @@ impl Rig {
             limits: Arc::new(limits),
             replicas: vec![replica],
             send_proxy: None,
+            tls: None,
             is_removed: false,
             ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new("a", 1)])),
         };

@@ -52,6 +52,7 @@ pub fn service_config() -> ServiceConfig {
         ring: RingKind::Ketama,
         limits: Arc::new(Limits::default()),
         send_proxy: None,
+        tls: None,
         replicas: 3,
         max_replicas: 8,
         can_start: true,
