@@ -5,10 +5,12 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
 use support::balancer::Balancer;
+use support::lineage::Lineage;
 use support::pki::{Authority, Folder, Issued, Kind};
 use support::{Log, Process, RINGWAY, TIMEOUT, exchange, origin, run, until};
 
@@ -58,25 +60,12 @@ impl Server {
         command.output().expect("curl")
     }
 
-    /// What `openssl s_client` says of a connection on which it asks for a page.
     fn s_client(&self, flags: &[&str]) -> String {
-        let mut command = Command::new("openssl");
-        let address = self.balancer.data.to_string();
-        command.args(["s_client", "-connect", &address, "-CAfile", &self.ca(), "-ign_eof"]).args(flags);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("openssl");
-        let request = b"GET /home HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-        // One that failed to shake hands reads nothing.
-        let _ = child.stdin.take().expect("piped").write_all(request);
-        let output = child.wait_with_output().expect("openssl ends");
-        text(&output.stdout) + &text(&output.stderr)
+        s_client(self.balancer.data, &self.ca(), flags)
     }
 
-    /// The subject of the certificate that a client gets.
     fn subject(&self, flags: &[&str]) -> String {
-        let said = self.s_client(flags);
-        let subject = said.lines().find_map(|line| line.strip_prefix("subject=")).map(|line| line.replace(' ', ""));
-        subject.unwrap_or_else(|| panic!("no certificate: {said}"))
+        subject(&self.s_client(flags))
     }
 
     fn reload(&self) -> (u16, String) {
@@ -96,6 +85,25 @@ impl Server {
             .output()
             .expect("it was there before")
     }
+}
+
+/// What `openssl s_client` says of a connection on which it asks for a page.
+fn s_client(address: SocketAddr, ca: &str, flags: &[&str]) -> String {
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-connect", &address.to_string(), "-CAfile", ca, "-ign_eof"]).args(flags);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("openssl");
+    let request = b"GET /home HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    // One that failed to shake hands reads nothing.
+    let _ = child.stdin.take().expect("piped").write_all(request);
+    let output = child.wait_with_output().expect("openssl ends");
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+/// Of the certificate that such a client got.
+fn subject(said: &str) -> String {
+    let subject = said.lines().find_map(|line| line.strip_prefix("subject=")).map(|line| line.replace(' ', ""));
+    subject.unwrap_or_else(|| panic!("no certificate: {said}"))
 }
 
 fn echo(head: &str, stream: &mut TcpStream) -> bool {
@@ -377,10 +385,10 @@ fn a_certificate_of_our_own_serves_the_curl_line_that_is_printed() {
     });
     assert_eq!(page, "Server ID: server1");
     let file = curl.get(1).expect("--cacert FILE");
-    assert!(std::path::Path::new(file).exists(), "{file}");
+    assert!(Path::new(file).exists(), "{file}");
     process.signal("TERM");
     process.wait();
-    assert!(!std::path::Path::new(file).exists(), "{file} is left");
+    assert!(!Path::new(file).exists(), "{file} is left");
 }
 
 /// What an authority's responder says of a certificate, made by OpenSSL's.
@@ -532,6 +540,31 @@ fn reloads_under_load_disturb_no_request() {
     let page = server.balancer.get("/metrics").text;
     let handshakes = "ringway_tls_handshakes_total{result=\"full\"} 16\n";
     assert!(page.contains(handshakes), "a connection ended: {page}");
+}
+
+#[test]
+fn a_process_that_takes_over_reads_the_files_itself() {
+    let (authority, certs) = (Authority::new(), Folder::new("upgrade"));
+    std::fs::write(certs.file("ca.cert"), &authority.pem).expect("written");
+    let shop = authority.issue(&[SHOP], Kind::Ecdsa, 90);
+    certs.add("shop", &shop);
+    let flags = ["--tls", certs.path(), "--replicas", "1"];
+    let mut lineage = Lineage::start("tls-upgrade", Path::new(RINGWAY), &flags);
+    let ca = certs.file("ca.cert").display().to_string();
+    let address = lineage.first.data;
+    let answer = || s_client(address, &ca, &["-servername", SHOP]);
+    certs.write("shop.key", &authority.issue(&[SHOP], Kind::Ecdsa, 90).key);
+    lineage.signal("USR2");
+    lineage.await_line("ringway: --tls: ");
+    lineage.await_line("shop.key: it is not the key of the certificate");
+    assert_eq!(subject(&answer()), "CN=shop.example.com", "the process before serves on");
+    certs.add("shop", &authority.issue(&["new.test", SHOP], Kind::Ecdsa, 90));
+    until(Instant::now() + TIMEOUT, "the failed upgrade to end", || {
+        (lineage.first.metric("ringway_upgrades_failed_total") == 1).then_some(())
+    });
+    lineage.upgrade();
+    let said = answer();
+    assert!(subject(&said) == "CN=new.test" && said.contains("Server ID: server1"), "{said}");
 }
 
 /// Each pair that cannot be used is named with its file, the place of the setting, and the reason.

@@ -67,6 +67,7 @@ pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End
     let (events, worker_events) = events::channel(wakeup.wake());
     let (mut ids, admin) = (Ids::default(), listener.as_ref().map(AdminListener::endpoint).cloned());
     let tls = TlsListeners::read(&config, &TlsListeners::default(), certificates::unix_seconds())?;
+    tls.summary().iter().for_each(|line| log::info!("{line}"));
     tls.warnings(&config).iter().for_each(|warning| log::warn!("{warning}"));
     let plan = Plan::new(&config, &mut ids, admin.as_ref(), &tls);
     let sockets = Arc::new(ListeningSockets::new(config.workers, inherited));

@@ -96,6 +96,19 @@ impl TlsListeners {
         self.by_name.get(listener).map(|listener| listener.policy.clone())
     }
 
+    /// What each offers, a line each.
+    pub fn summary(&self) -> Vec<String> {
+        let line = |(name, TlsListener { set, .. }): (&String, &TlsListener)| {
+            let CertificateSet { certificates, default } = set;
+            let default = certificates.get(*default).map_or("", |certificate| &certificate.pair);
+            let expires = certificates.iter().map(|certificate| certificate.expires).min().unwrap_or(0);
+            let (n, expires) = (certificates.len(), date(expires));
+            let plural = if n == 1 { "" } else { "s" };
+            format!("listener {name} speaks TLS: {n} certificate{plural}, by default {default}; valid until {expires}")
+        };
+        self.by_name.iter().map(line).collect()
+    }
+
     /// What an operator should know of certificates that are used all the same, a line each.
     pub fn warnings(&self, config: &Config) -> Vec<String> {
         let of = |listener: &NamedListener| {

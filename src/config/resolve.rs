@@ -219,7 +219,11 @@ impl Config {
             AdminListen::Unix(path) => format!("admin on {}", path.display()),
             AdminListen::Off => "no admin".into(),
         };
-        let mode = self.mode.name();
+        let mode = match (self.mode, self.tls.is_on()) {
+            (Mode::Http, true) => "https",
+            (Mode::Tcp, true) => "tcp over TLS",
+            (mode, _) => mode.name(),
+        };
         let text = match self.named.is_flat() {
             true => format!("{mode} on {}, {replicas}, {admin}", self.listen),
             false => format!("{}, {admin}", self.named.summary()),

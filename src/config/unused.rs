@@ -71,7 +71,7 @@ fn reason_in_service(config: &Config, SourcedSetting { long, table, .. }: &Sourc
         Some("without --runtime docker")
     } else if is_one_of(&STARTS) && runtime == RuntimeKind::Fixed {
         Some("with --replica: those servers are all there is")
-    } else if is_tcp && (table == "Forwarded" || is_one_of(&HTTP_LIMITS)) {
+    } else if is_tcp && (table == "Forwarded" || long == "tls-hsts" || is_one_of(&HTTP_LIMITS)) {
         Some("with --mode tcp")
     } else if is_tcp && is_one_of(&HTTP_HEARTBEAT) {
         Some("with --mode tcp: a heartbeat is a connection that is accepted")
