@@ -1,44 +1,80 @@
-//! Ten thousand idle clients stay connected in bounded memory, and each is answered when it sends a request.
+//! Thousands of idle clients stay connected in bounded memory, in plain and over TLS, and each is answered when it sends a
+//! request.
 
 mod support;
 
-use std::io::Write;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::sync::{Arc, Mutex};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use support::balancer::Balancer;
+use support::pki::{Authority, Folder, Kind};
 use support::{Process, connect, read_response};
 
 const CLIENTS: u64 = 10_000;
+/// Fewer: a handshake takes milliseconds where code is not optimised.
+const SECURE_CLIENTS: u64 = 2_000;
 /// Descriptors that the test and the balancer need besides.
 const SPARE: u64 = 500;
 /// User memory of the balancer for each idle connection, in bytes.
 const BYTES_EACH: u64 = 1024;
+const SECURE_BYTES_EACH: u64 = 6 * 1024;
+const NAME: &str = "shop.example.com";
 
 #[test]
 fn ten_thousand_idle_clients_are_held_and_answered() {
-    let clients = CLIENTS.min(open_files().saturating_sub(SPARE));
-    if clients < CLIENTS {
-        eprintln!("idle: this machine allows {clients} clients, not {CLIENTS}: raise `ulimit -Hn`");
-    }
     let replica = Process::replica("server1");
     let balancer = Process::balancer(&[replica.address], &["--workers", "1", "--idle-timeout", "10m"]);
+    hold(&balancer, CLIENTS, BYTES_EACH, || connect(balancer.address));
+}
+
+#[test]
+fn two_thousand_idle_clients_over_tls_are_held_and_answered() {
+    let replica = Process::replica("server1");
+    let (authority, certs) = (Authority::new(), Folder::new("idle"));
+    certs.add("shop", &authority.issue(&[NAME], Kind::Ecdsa, 90));
+    let flags = ["--workers", "1", "--idle-timeout", "10m", "--tls", certs.path(), "--replica"];
+    let Balancer { process: balancer, .. } = Balancer::start(&[&flags[..], &[&replica.address.to_string()]].concat());
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("PEM")).expect("a root");
+    let builder = ClientConfig::builder_with_provider(ring::default_provider().into());
+    let builder = builder.with_safe_default_protocol_versions().expect("versions");
+    let config = Arc::new(builder.with_root_certificates(roots).with_no_client_auth());
+    hold(&balancer, SECURE_CLIENTS, SECURE_BYTES_EACH, || {
+        let name = ServerName::try_from(NAME).expect("a name");
+        let connection = ClientConnection::new(config.clone(), name).expect("a connection");
+        StreamOwned::new(connection, connect(balancer.address))
+    });
+}
+
+/// Holds idle connections, one test at a time: descriptors are limited.
+fn hold<C: Read + Write>(balancer: &Process, wanted: u64, bytes_each: u64, connect: impl Fn() -> C) {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().expect("the other test has passed");
+    let clients = wanted.min(open_files().saturating_sub(SPARE));
+    if clients < wanted {
+        eprintln!("idle: this machine allows {clients} clients, not {wanted}: raise `ulimit -Hn`");
+    }
     // The first request of each makes it a connection that is idle between requests, not one just accepted.
-    let mut warm = connect(balancer.address);
-    request(&mut warm);
+    request(&mut connect());
     let before = balancer.anonymous_kib();
-    let mut held: Vec<TcpStream> = Vec::new();
+    let mut held = Vec::new();
     for _ in 0..clients {
-        let mut client = connect(balancer.address);
+        let mut client = connect();
         request(&mut client);
         held.push(client);
     }
     let each = balancer.anonymous_kib().saturating_sub(before) * 1024 / clients;
-    assert!(each <= BYTES_EACH, "{each} bytes for each idle connection");
+    assert!(each <= bytes_each, "{each} bytes for each idle connection");
     held.iter_mut().for_each(request);
     eprintln!("idle: {clients} connections at {each} bytes each");
 }
 
-fn request(client: &mut TcpStream) {
+fn request(client: &mut (impl Read + Write)) {
     client.write_all(b"GET /home HTTP/1.1\r\nHost: a\r\n\r\n").expect("it reads");
     let (head, body) = read_response(client);
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
