@@ -14,11 +14,12 @@ const MUTATIONS: u64 = 60;
 
 type Body = fn(&[u8]);
 
-const TARGETS: [(&str, Body); 6] = [
+const TARGETS: [(&str, Body); 7] = [
     ("request_head", fuzz::request_head),
     ("response_head", fuzz::response_head),
     ("chunked", fuzz::chunked),
     ("session", fuzz::session),
+    ("tls_session", fuzz::tls_session),
     ("admin", control::fuzz::admin),
     ("config", config::fuzz::config),
 ];
@@ -52,6 +53,14 @@ fn mutated_chunks_pass() {
 #[test]
 fn mutated_sessions_pass() {
     mutate_all(fuzz::session, sessions());
+}
+
+#[test]
+fn mutated_tls_sessions_pass() {
+    mutate_all(
+        fuzz::tls_session,
+        kept("tls_session").iter().map(|path| std::fs::read(path).expect("it is there")).collect(),
+    );
 }
 
 fn mutate_all(body: Body, seeds: Vec<Vec<u8>>) {
