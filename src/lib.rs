@@ -54,7 +54,8 @@
 //! | an exit status | `main` | `control_core`: how the run ended; `kernel/parent`, `replica/check`: an error text |
 //! | a log line | `shared/text`, `shared/log_writer`: format, queue | `control/log_throttle`: of workers; `registry`: of replicas; `control_loop`: of reloads and upgrades; `config/unused`: of settings |
 //! | a listener | `core/snapshot`: its id, mode, limits | `config/named`, `balancer/plan`: from the file; `kernel/listening`: its sockets; `worker/listeners`: which are open; `worker/accept`: accepts |
-//! | TLS | `core/tls`: records, certificates, tickets; `core/snapshot`: a listener's policy | `worker/handshake`: before a session; `worker/secure`: below one |
+//! | TLS | `core/tls`: records, certificates, tickets; `core/snapshot`: the policy of a listener or service | `worker/handshake`: before a client's session; `worker/secure`: below one, and towards replicas |
+//! | TLS that passes through | `core/tls/client_hello`: the name | `core/session/protocol`: read and routed; `core/snapshot`: `passthrough_to` |
 //! | a certificate | `core/tls/certificate`: one pair; `core/tls/policy`: by name | `settings/tls`: flags; `config/certificates`: its files; `balancer/tls`: of each listener; `balancer/renewal`: changed files; `balancer/expiry`: log lines |
 //! | a route | `core/routes`: the table | `config/named`: from the file; `core/session/protocol`: asked for each request |
 //! | what an exchange was | `core/exchange_record`: the record | `core/session/record`: filled in; `shared/access_log`: a line; `shared/service_metrics`: counts and durations |
