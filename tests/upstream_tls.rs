@@ -126,6 +126,32 @@ fn a_heartbeat_with_a_path_speaks_tls_too() {
     assert_eq!(balancer.up(), 1, "Balancer::start waits for it");
 }
 
+/// No connection of before is used where a reload changed what the certificate must be; one of an unchanged service is.
+#[test]
+fn a_reload_that_changes_the_name_is_for_idle_connections_too() {
+    let site = Site::new("reload");
+    let replica = site.replica(NAME);
+    let (file, ca) = (site.folder.file("ringway.toml"), site.folder.file("ca.cert"));
+    let write = |name: &str, more: &str| {
+        let tls = format!("tls = {{ name = \"{name}\", ca = \"{}\" }}", ca.display());
+        let text = format!("replica = [\"{}\"]\n[upstream]\n{tls}\n{more}", replica.data);
+        std::fs::write(&file, text).expect("written");
+    };
+    write(NAME, "");
+    let mut command = Command::new(RINGWAY);
+    command.stderr(site.log.file());
+    let balancer = Balancer::start_as(command, &["--workers", "1", "--config", file.to_str().expect("text")]);
+    let reload = || assert_eq!(balancer.ask("POST", "/reload", "").status, 200, "{}", site.log.read());
+    assert!(get(balancer.data, "/").starts_with("HTTP/1.1 200 "));
+    write(NAME, "[limits]\nhead_timeout = \"7s\"\n");
+    reload();
+    assert!(get(balancer.data, "/").starts_with("HTTP/1.1 200 "));
+    assert_eq!((balancer.metric("ringway_dialled_total"), balancer.metric("ringway_reused_total")), (1, 1));
+    write("other.internal", "");
+    reload();
+    assert!(get(balancer.data, "/").starts_with("HTTP/1.1 502 "));
+}
+
 /// A server of a script that ends with the test.
 struct Server(Child);
 

@@ -47,7 +47,11 @@ impl TlsListeners {
         }
         for service in &config.named.services {
             match upstream_files::of_service(service) {
-                Ok(Some(policy)) => drop(listeners.upstream.insert(service.name.clone(), policy.into())),
+                Ok(Some(policy)) => {
+                    // Connections and sessions of an unchanged one stay.
+                    let former = before.upstream(&service.name).filter(|former| former.checksum == policy.checksum);
+                    listeners.upstream.insert(service.name.clone(), former.unwrap_or_else(|| policy.into()));
+                }
                 Ok(None) => {}
                 Err(line) => faults.push(line),
             }

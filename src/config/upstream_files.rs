@@ -2,6 +2,7 @@
 //! `ringway check` and at each reload.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 use super::named::NamedService;
@@ -28,6 +29,12 @@ pub fn of_service(service: &NamedService) -> Result<Option<UpstreamPolicy>, Stri
 }
 
 fn policy(tls: UpstreamTls, alpn: &'static [&'static [u8]]) -> Result<UpstreamPolicy, String> {
+    let mut hasher = DefaultHasher::new();
+    format!("{tls:?} {alpn:?}").hash(&mut hasher);
+    let paths = tls.ca.iter().chain(tls.own.iter().flat_map(|(cert, key)| [cert, key]));
+    for path in paths {
+        read(path)?.hash(&mut hasher);
+    }
     let roots = match (&tls.ca, tls.is_unverified) {
         (_, true) => None,
         (Some(path), false) => Some(Roots::from_pem(&read(path)?).map_err(|why| of_file(path, &why))?),
@@ -37,7 +44,8 @@ fn policy(tls: UpstreamTls, alpn: &'static [&'static [u8]]) -> Result<UpstreamPo
         Some((cert, key)) => Some(certificate(cert, key)?),
         None => None,
     };
-    let made = UpstreamPolicy::new(UpstreamPolicySettings { name: tls.name, roots, own, alpn });
+    let made =
+        UpstreamPolicy::new(UpstreamPolicySettings { name: tls.name, roots, own, alpn, checksum: hasher.finish() });
     made.map_err(|fault| fault.to_string())
 }
 

@@ -83,15 +83,23 @@ impl<K: Kernel> Worker<K> {
         key: PoolKey,
         from: Option<ReplicaId>,
     ) -> Option<Connect> {
+        let policy = self.cx.snapshot.service(key.service).and_then(|service| service.tls.clone());
         // Plaintext may be here without an edge, which a queue of sessions does not look for.
-        let is_secure = self.cx.snapshot.service(key.service).is_some_and(|service| service.tls.is_some());
-        let may_pipeline = from.is_none() && !is_secure;
+        let may_pipeline = from.is_none() && policy.is_none();
         let pipelined = if may_pipeline { self.join_pipeline(session, pick, key) } else { None };
-        pipelined.or_else(|| self.reuse(session, key))
+        pipelined.or_else(|| self.reuse(session, key, policy.as_ref()))
     }
 
-    fn reuse(&mut self, session: SessionId, key: PoolKey) -> Option<Connect> {
-        let id = self.upstreams.pools.take(key)?;
+    /// An idle connection. One that was made by another policy of TLS than is in force now is closed.
+    fn reuse(&mut self, session: SessionId, key: PoolKey, policy: Option<&Arc<UpstreamPolicy>>) -> Option<Connect> {
+        let id = loop {
+            let id = self.upstreams.pools.take(key)?;
+            let own = self.upstreams.get(id)?.policy.as_ref();
+            if own.map(Arc::as_ptr) == policy.map(Arc::as_ptr) {
+                break id;
+            }
+            self.discard_upstream(id);
+        };
         let (upstream, client) = (self.upstreams.get_mut(id)?, self.clients.get_mut(session)?);
         upstream.mux = Mux::Exclusive(session);
         upstream.load.start(self.index);
@@ -140,7 +148,8 @@ impl<K: Kernel> Worker<K> {
         replica.load.start(self.index);
         self.counters.dialled.count();
         let (mux, load) = (Mux::Exclusive(session), Arc::clone(&replica.load));
-        let id = self.upstreams.insert(Upstream { transport, key, mux, idle_since: self.cx.now, load });
+        let policy = service.tls.clone();
+        let id = self.upstreams.insert(Upstream { transport, key, policy, mux, idle_since: self.cx.now, load });
         if let Some(client) = self.clients.get_mut(session) {
             client.upstream = UpstreamIo::Exclusive(id);
         }

@@ -45,8 +45,8 @@ pub struct Secure {
 enum Connecting {
     Done,
     UnderWay,
-    /// Why, until it was told.
-    Failed(Option<String>),
+    /// Why the handshake failed, until it was told; nothing where the connection itself did.
+    Failed(ErrorKind, Option<String>),
 }
 
 /// What a handshake is waiting for, or came to.
@@ -196,29 +196,40 @@ impl Secure {
     /// Goes on with the handshake of a connection to a replica. Returns what that means to the session.
     #[cold]
     fn connect<K: Kernel>(&mut self, ready: Ready, kernel: &mut K, socket: &K::Socket, pool: &mut BufferPool) -> Ready {
-        if ready.dead && !ready.readable {
-            return ready;
-        }
-        self.flush(kernel, socket, Flush::Now, pool);
-        let mut steps = StepBudget::unlimited();
-        match self.shake_hands(kernel, socket, &mut steps, pool) {
-            HandshakeState::Waits | HandshakeState::Deferred | HandshakeState::Named(_) => return Ready::default(),
+        let (kind, why) = match self.flush(kernel, socket, Flush::Now, pool) {
+            Some(Io::Failed(kind)) => (kind, None),
+            _ => match self.shake_hands_with_replica(kernel, socket, pool) {
+                Ok(ready) => return ready,
+                Err(failure) => failure,
+            },
+        };
+        self.connecting = Connecting::Failed(kind, why);
+        Ready { readable: true, dead: ready.dead, hangup: true, ..Ready::default() }
+    }
+
+    fn shake_hands_with_replica<K: Kernel>(
+        &mut self,
+        kernel: &mut K,
+        socket: &K::Socket,
+        pool: &mut BufferPool,
+    ) -> Result<Ready, (ErrorKind, Option<String>)> {
+        match self.shake_hands(kernel, socket, &mut StepBudget::unlimited(), pool) {
+            HandshakeState::Waits | HandshakeState::Deferred | HandshakeState::Named(_) => Ok(Ready::default()),
             HandshakeState::Established => {
                 self.connecting = Connecting::Done;
                 // Our last message leaves with the request.
-                return Ready { readable: self.has_more(), writable: true, ..Ready::default() };
+                Ok(Ready { readable: self.has_more(), writable: true, ..Ready::default() })
             }
-            HandshakeState::PlainText(_) => self.connecting = Connecting::Failed(Some(NOT_TLS.into())),
-            HandshakeState::Ended => self.connecting = Connecting::Failed(Some(CLOSED.into())),
-            HandshakeState::Failed(why) => self.connecting = Connecting::Failed(Some(why)),
+            HandshakeState::PlainText(_) => Err((ErrorKind::InvalidData, Some(NOT_TLS.into()))),
+            HandshakeState::Ended => Err((ErrorKind::ConnectionReset, Some(CLOSED.into()))),
+            HandshakeState::Failed(why) => Err((ErrorKind::InvalidData, Some(why))),
         }
-        Ready { readable: true, dead: true, ..Ready::default() }
     }
 
     /// Why the handshake with a replica failed; once.
     pub fn take_failure(&mut self) -> Option<String> {
         match &mut self.connecting {
-            Connecting::Failed(why) => why.take(),
+            Connecting::Failed(_, why) => why.take(),
             Connecting::Done | Connecting::UnderWay => None,
         }
     }
@@ -233,7 +244,7 @@ impl Secure {
         match self.connecting {
             Connecting::Done => {}
             Connecting::UnderWay => return Io::Blocked,
-            Connecting::Failed(_) => return Io::Failed(ErrorKind::InvalidData),
+            Connecting::Failed(kind, _) => return Io::Failed(kind),
         }
         loop {
             match self.tls.open(space, HandshakeSteps::Taken, pool) {

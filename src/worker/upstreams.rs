@@ -7,6 +7,7 @@ use crate::core::buffer::BufferPool;
 use crate::core::snapshot::{ReplicaLoad, Snapshot};
 use crate::core::step::{Flush, Io, SpliceIn};
 use crate::core::tick::Tick;
+use crate::core::tls::upstream::UpstreamPolicy;
 use crate::kernel::Kernel;
 
 use super::clients::UpstreamIo;
@@ -21,6 +22,8 @@ const SPARE_PIPELINES: usize = 64;
 pub struct Upstream<K: Kernel> {
     pub transport: Transport<K>,
     pub key: PoolKey,
+    /// What its TLS was made by.
+    pub policy: Option<Arc<UpstreamPolicy>>,
     pub mux: Mux,
     pub idle_since: Tick,
     pub load: Arc<ReplicaLoad>,

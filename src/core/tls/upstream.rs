@@ -36,11 +36,14 @@ pub struct UpstreamPolicySettings {
     pub own: Option<Certificate>,
     /// In the order of our preference.
     pub alpn: &'static [&'static [u8]],
+    pub checksum: u64,
 }
 
 /// Of one service.
 #[derive(Clone)]
 pub struct UpstreamPolicy {
+    /// Of the settings and files that it was made of.
+    pub checksum: u64,
     config: Arc<ClientConfig>,
     name: Option<ServerName<'static>>,
     clock: Arc<Clock>,
@@ -87,7 +90,12 @@ impl UpstreamPolicy {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = settings.alpn.iter().map(|name| name.to_vec()).collect();
-        Ok(UpstreamPolicy { config: config.into(), name: settings.name.map(|PeerName(name)| name), clock })
+        Ok(UpstreamPolicy {
+            checksum: settings.checksum,
+            config: config.into(),
+            name: settings.name.map(|PeerName(name)| name),
+            clock,
+        })
     }
 
     /// Our end of a connection to a replica, which begins now.
