@@ -115,6 +115,7 @@ impl Lane {
     }
 
     /// Where the next read goes. Reading takes a buffer from the pool if the lane has none.
+    #[inline(always)]
     pub fn space(&mut self, pool: &mut BufferPool) -> &mut [u8] {
         self.close_gap();
         if self.start == self.filled {

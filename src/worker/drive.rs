@@ -77,6 +77,7 @@ impl<K: Kernel> Worker<K> {
         self.clients.queue(id);
     }
 
+    #[inline(always)]
     fn take(&mut self, id: SessionId, step: Step) -> Taken {
         match step {
             Step::Connect(pick) => {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use crate::core::proxy::Ends;
 use crate::core::snapshot::Mode;
-use crate::core::step::{Ending, Step};
+use crate::core::step::Ending;
 use crate::core::tick::Tick;
 use crate::core::tls::{HandshakeSteps, Resumption};
 use crate::kernel::Kernel;
@@ -153,8 +153,8 @@ impl<K: Kernel> Worker<K> {
         let Some(client) = self.clients.get_mut(id) else { return false };
         client.session.introduce(ends);
         self.report_notices(id);
-        let step = self.clients.get(id).and_then(|client| client.session.next_step());
-        let Some(Step::Close(ending)) = step else { return true };
+        let ending = self.clients.get(id).and_then(|client| client.session.closing());
+        let Some(ending) = ending else { return true };
         self.close(id, ending);
         false
     }

@@ -234,6 +234,8 @@ impl Secure {
         }
     }
 
+    /// Not inlined, as `send` is not: the loop of connections in plain text stays small.
+    #[inline(never)]
     pub fn recv<K: Kernel>(
         &mut self,
         kernel: &mut K,
@@ -278,6 +280,7 @@ impl Secure {
         }
     }
 
+    #[inline(never)]
     pub fn send<K: Kernel>(
         &mut self,
         kernel: &mut K,

@@ -27,7 +27,7 @@ impl<K: Kernel> Transport<K> {
         kernel.watch(&self.socket, token)
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn recv(&mut self, kernel: &mut K, space: &mut [u8], pool: &mut BufferPool) -> Io {
         match &mut self.tls {
             None => recv(kernel, &self.socket, space),
@@ -35,7 +35,7 @@ impl<K: Kernel> Transport<K> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn send(&mut self, kernel: &mut K, bytes: &[u8], flush: Flush, pool: &mut BufferPool) -> Io {
         match &mut self.tls {
             None => send(kernel, &self.socket, bytes, flush),

@@ -12,6 +12,7 @@ use crate::core::step::{Connect, Connection, FaultKind, Flush, Io, Leg, Notice, 
 
 impl Session {
     /// `Step::Recv` came to this.
+    #[inline(always)]
     pub fn received(&mut self, leg: Leg, io: Io, cx: &mut Context) {
         match io {
             Io::Moved(n) => self.commit_read(leg, n, cx),
@@ -39,6 +40,7 @@ impl Session {
     }
 
     /// `Step::Send` came to this.
+    #[inline(always)]
     pub fn sent(&mut self, leg: Leg, flush: Flush, io: Io, cx: &mut Context) {
         match io {
             Io::Moved(n) => {

@@ -308,6 +308,14 @@ impl Session {
         self.is_pipelined() && self.download.phase == Phase::Body && (more || !self.client.writable)
     }
 
+    /// It ends, whatever comes.
+    pub fn closing(&self) -> Option<Ending> {
+        match self.stage {
+            Stage::Closing(ending) => Some(ending),
+            Stage::Serving | Stage::Lingering { .. } => None,
+        }
+    }
+
     /// Neither a request nor a tunnel is in progress.
     pub fn is_idle(&self) -> bool {
         !self.exchange.is_active() && !self.head_begun

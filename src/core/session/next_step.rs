@@ -8,6 +8,7 @@ use crate::core::step::{Ending, Flush, Leg, Step};
 
 impl Session {
     /// What to do next. `None`: only readiness, the deadline or the control plane can change anything.
+    #[inline(always)]
     pub fn next_step(&self) -> Option<Step> {
         match self.stage {
             // Bytes that were held back leave with the end of the stream. A close alone would lose them if the client
@@ -55,7 +56,7 @@ impl Session {
     }
 
     /// Reads from `leg` if its lane can take more.
-    #[inline]
+    #[inline(always)]
     fn read_from(&self, leg: Leg) -> Option<Step> {
         let linked = matches!(self.link, UpstreamState::Open { .. });
         let (lane, readable, open) = match leg {
