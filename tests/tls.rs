@@ -1,5 +1,5 @@
 //! TLS of clients, as they use it: curl, OpenSSL's s_client, Python, Node.js, Java and wrk against our binary; certificates by
-//! name and kind of key, resumption, reloads, renewals, and what is said of pairs that cannot be used.
+//! name and kind of key, resumption, reloads, renewals, certificates of clients, and what is said of files that cannot be used.
 
 mod support;
 
@@ -565,6 +565,208 @@ fn a_process_that_takes_over_reads_the_files_itself() {
     lineage.upgrade();
     let said = answer();
     assert!(subject(&said) == "CN=new.test" && said.contains("Server ID: server1"), "{said}");
+}
+
+/// Clients of a listener that asks for certificates: one that it takes, one that its authority revokes, one of another authority.
+struct Clients {
+    server: Server,
+    known: Issued,
+    revoked: Issued,
+}
+
+impl Clients {
+    /// `tls`: the table's keys beside its certificates; DIR stands for the folder.
+    fn start(name: &str, tls: &str) -> Clients {
+        let (authority, certs, log) = (Authority::new(), Folder::new(name), Log::new(&format!("tls-{name}")));
+        let issue = |name: &str, authority: &Authority| {
+            let issued = authority.issue(&[name], Kind::Ecdsa, 90);
+            certs.add(name, &issued);
+            issued
+        };
+        issue(SHOP, &authority);
+        let [known, revoked] = ["known", "revoked"].map(|name| issue(name, &authority));
+        let other = Authority::new();
+        issue("foreign", &other);
+        certs.write("ca.cert", &authority.pem);
+        certs.write("both.cert", &(authority.pem.clone() + &other.pem));
+        certs.write("crl", &authority.revocation_list(&[&revoked], 30));
+        Clients::configure(&certs, tls);
+        let mut command = Command::new(RINGWAY);
+        command.stderr(log.file());
+        let (origin, file) = (origin::start(echo).to_string(), certs.file("ringway.toml"));
+        let flags = ["--replica", &origin, "-c", file.to_str().expect("a path"), "--workers", "1"];
+        let balancer = Balancer::start_as(command, &flags);
+        Clients { server: Server { balancer, authority, certs, log }, known, revoked }
+    }
+
+    fn configure(certs: &Folder, tls: &str) {
+        let pair = format!("certificates = {{ cert = \"DIR/{SHOP}.crt\", key = \"DIR/{SHOP}.key\" }}");
+        certs.write("ringway.toml", &format!("[tls]\n{pair}\n{tls}\n").replace("DIR", certs.path()));
+    }
+
+    fn reload(&self, tls: &str) -> String {
+        Clients::configure(&self.server.certs, tls);
+        let (status, body) = self.server.reload();
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    /// Flags of OpenSSL's client; of curl's with two dashes.
+    fn credentials(&self, name: &str, dashes: &str) -> Vec<String> {
+        let file = |ending: &str| self.server.certs.file(&format!("{name}.{ending}")).display().to_string();
+        vec![format!("{dashes}cert"), file("crt"), format!("{dashes}key"), file("key")]
+    }
+
+    /// Of the client with this name; `None`: of one without a certificate.
+    fn curl(&self, client: Option<&str>, flags: &[&str]) -> Output {
+        let own = client.map_or_else(Vec::new, |name| self.credentials(name, "--"));
+        let flags: Vec<&str> = own.iter().map(String::as_str).chain(flags.iter().copied()).collect();
+        self.server.curl(&flags, "/home")
+    }
+
+    fn is_served(&self, client: Option<&str>) -> bool {
+        let served = ["1.2", "1.3"].map(|version| {
+            let output = self.curl(client, &["--tlsv1.2", "--tls-max", version]);
+            assert_eq!(output.status.success(), !output.stdout.is_empty(), "{output:?}");
+            output.status.success()
+        });
+        assert_eq!(served[0], served[1], "{client:?}: the versions of TLS differ");
+        served[0]
+    }
+
+    /// What OpenSSL's client says, which the listener takes.
+    fn s_client(&self, version: &str, flags: &[&str]) -> String {
+        let own = self.credentials("known", "-");
+        let flags: Vec<&str> = own.iter().map(String::as_str).chain(flags.iter().copied()).collect();
+        let said = self.server.s_client(&[&[version], &flags[..]].concat());
+        assert!(said.contains("GET /home HTTP/1.1"), "{version}: {said}");
+        said
+    }
+}
+
+const REQUIRED: &str = "client_auth = \"required\"\nclient_ca = \"DIR/ca.cert\"";
+const OPTIONAL: &str = "client_auth = \"optional\"\nclient_ca = \"DIR/ca.cert\"";
+const LISTED: &str = "client_auth = \"required\"\nclient_ca = \"DIR/ca.cert\"\ncrl = \"DIR/crl\"";
+
+#[test]
+fn a_certificate_is_required_or_optional_and_never_one_of_another_authority() {
+    let clients = Clients::start("client-auth", REQUIRED);
+    assert!(!clients.is_served(None));
+    clients.server.await_log("127.0.0.1: TLS handshake failed: peer sent no certificates");
+    let served = |clients: &Clients| [Some("known"), None, Some("foreign")].map(|client| clients.is_served(client));
+    assert_eq!(served(&clients), [true, false, false]);
+    let said = clients.server.s_client(&["-tls1_3"]);
+    assert!(said.contains("certificate required") && !said.contains("GET /home"), "{said}");
+    let optional = Clients::start("client-auth-optional", OPTIONAL);
+    assert!(!optional.is_served(Some("foreign")));
+    // Both authorities have the same name.
+    optional.server.await_log("127.0.0.1: TLS handshake failed: invalid peer certificate: BadSignature");
+    assert_eq!(served(&optional), [true, true, false]);
+}
+
+#[test]
+fn a_certificate_is_refused_once_a_list_says_that_it_is_revoked() {
+    let clients = Clients::start("revoked", LISTED);
+    assert!(!clients.is_served(Some("revoked")));
+    clients.server.await_log("127.0.0.1: TLS handshake failed: invalid peer certificate: Revoked");
+    assert!(clients.is_served(Some("known")));
+    // A new list is taken in without a reload, and one that cannot be read leaves it in force.
+    let Clients { server, known, revoked } = &clients;
+    server.certs.write("crl", &server.authority.revocation_list(&[known, revoked], 30));
+    server.await_log("listener default: which certificates of clients are taken changed");
+    assert!(!clients.is_served(Some("known")));
+    server.certs.write("crl", "nothing");
+    server.await_log("no revocation list (X509 CRL) is in it; what was read before stays in force");
+    assert!(!clients.is_served(Some("known")));
+    let (status, body) = server.reload();
+    let file = server.certs.file("crl");
+    let why = format!("--tls-crl: {}: no revocation list (X509 CRL) is in it", file.display());
+    assert!(status == 400 && body.contains(&why), "{body}");
+    assert!(!clients.is_served(Some("known")));
+}
+
+#[test]
+fn no_session_is_resumed_behind_a_change_of_what_clients_are_asked() {
+    let clients = Clients::start("client-tickets", REQUIRED);
+    let session = clients.server.certs.file("session").display().to_string();
+    let both = "client_auth = \"required\"\nclient_ca = \"DIR/both.cert\"";
+    for version in ["-tls1_2", "-tls1_3"] {
+        for (before, after) in
+            [(REQUIRED, OPTIONAL), (OPTIONAL, REQUIRED), (REQUIRED, both), (REQUIRED, LISTED), (OPTIONAL, "")]
+        {
+            clients.reload(before);
+            clients.s_client(version, &["-sess_out", &session]);
+            clients.reload(before);
+            let resumed = clients.s_client(version, &["-sess_in", &session]);
+            assert!(resumed.contains("Reused, TLS"), "{version}: {resumed}");
+            let changed = clients.reload(after);
+            assert!(changed.contains("listener default: which certificates of clients are taken changed"), "{changed}");
+            let fresh = clients.s_client(version, &["-sess_in", &session]);
+            assert!(fresh.contains("New, TLS"), "{version}: {before} to {after}: {fresh}");
+        }
+    }
+}
+
+#[test]
+fn a_session_of_an_open_listener_does_not_pass_for_a_certificate_at_another() {
+    let (authority, certs) = (Authority::new(), Folder::new("two-policies"));
+    certs.add("shop", &authority.issue(&[SHOP], Kind::Ecdsa, 90));
+    certs.write("ca.cert", &authority.pem);
+    let free = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let [open, closed] = free.map(|free| free.local_addr().expect("bound"));
+    let (folder, session) = (certs.path(), certs.file("session").display().to_string());
+    let file = certs.file("ringway.toml");
+    let auth = format!("client_auth = \"required\", client_ca = \"{folder}/ca.cert\"");
+    let text = format!(
+        "[listeners.open]\nbind = [\"{open}\"]\ntls = {{ certificates = \"{folder}\" }}\n[listeners.closed]\n\
+         bind = [\"{closed}\"]\ntls = {{ certificates = \"{folder}\", {auth} }}\n[services.x]\nreplicas = 1\n"
+    );
+    std::fs::write(&file, text).expect("written");
+    let process = Process::start(&["run", "--admin", "off", "-c", file.to_str().expect("a path")], &[]);
+    let ca = certs.file("ca.cert").display().to_string();
+    for version in ["-tls1_2", "-tls1_3"] {
+        let said = s_client(open, &ca, &[version, "-sess_out", &session]);
+        assert!(said.contains("HTTP/1.1 "), "{said}");
+        let again = s_client(open, &ca, &[version, "-sess_in", &session]);
+        assert!(again.contains("Reused, TLS"), "{version}: {again}");
+        let refused = s_client(closed, &ca, &[version, "-sess_in", &session]);
+        assert!(!refused.contains("Reused, TLS") && !refused.contains("HTTP/1.1 "), "{version}: {refused}");
+    }
+    drop(process);
+}
+
+#[test]
+fn every_mistake_about_clients_is_named() {
+    let (authority, certs) = (Authority::new(), Folder::new("client-mistakes"));
+    certs.write("ca", &authority.pem);
+    certs.write("crl", &authority.revocation_list(&[], 30));
+    certs.write("torn", &authority.revocation_list(&[], 30).replacen("MI", "AA", 1));
+    certs.write("empty", "");
+    let required = "client_auth = \"required\"\n";
+    let cases = [
+        (required.to_owned(), "--tls-client-auth needs --tls-client-ca"),
+        ("client_ca = \"DIR/ca\"\n".into(), "--tls-client-ca needs --tls-client-auth optional or required"),
+        ("client_auth = \"off\"\ncrl = \"DIR/crl\"\n".into(), "--tls-crl needs --tls-client-auth optional or required"),
+        ("client_auth = \"yes\"\n".into(), "want off, optional or required"),
+        (format!("{required}client_ca = \"DIR/no\"\n"), "client_ca: DIR/no: it cannot be read: No such file"),
+        (format!("{required}client_ca = \"DIR/crl\"\n"), "client_ca: DIR/crl: no certificate is in it"),
+        (
+            format!("{required}client_ca = \"DIR/ca\"\ncrl = \"DIR/no\"\n"),
+            "crl: DIR/no: it cannot be read: No such file",
+        ),
+        (
+            format!("{required}client_ca = \"DIR/ca\"\ncrl = \"DIR/empty\"\n"),
+            "crl: DIR/empty: no revocation list (X509 CRL)",
+        ),
+        (format!("{required}client_ca = \"DIR/ca\"\ncrl = \"DIR/torn\"\n"), "crl: DIR/torn: list 1 cannot be parsed: "),
+    ];
+    let here = |text: &str| text.replace("DIR", certs.path());
+    for (tls, why) in cases {
+        let lines = mistakes(&certs, &format!("certificates = \"self-signed\"\n{}", here(&tls)));
+        assert!(lines.len() == 1 && lines[0].contains(&here(why)), "{tls}: {lines:#?}");
+    }
+    let good = format!("certificates = \"self-signed\"\n{required}client_ca = \"DIR/ca\"\ncrl = \"DIR/crl\"\n");
+    assert!(mistakes(&certs, &here(&good)).is_empty());
 }
 
 /// Each pair that cannot be used is named with its file, the place of the setting, and the reason.

@@ -8,7 +8,7 @@
 //! | `mod.rs` | [`run`]: what was inherited is taken, admin listener and data sockets bound (and shared with a successor), access log opened, workers and control plane started; `WorkerSettings`; the banner; warnings: few descriptors, inherited sockets that no listener wants |
 //! | `reload` | `RunningConfiguration`, the implementation of the trait `Configuration`: reads argv, environment and file again, binds new listeners and gives up others, compares old and new settings (`ReloadReport`: changed, needs a restart); the text of `GET /config` |
 //! | `tls` | `TlsListeners`: certificates read, a policy for each listener with TLS, tickets kept over reloads |
-//! | `renewal` | certificates whose files changed under a configuration in force (`FileWatch`): taken in pair by pair, those that cannot be used named |
+//! | `renewal` | certificates, authorities and revocation lists whose files changed under a configuration in force (`FileWatch`): taken in pair by pair, those that cannot be used named |
 //! | `expiry` | log lines 30, 7 and 1 days before a certificate expires (`ExpiryLog`) |
 //! | `self_signed` | `SelfSigned`: the certificate of `--tls self-signed`, and the file that curl is told of |
 //! | `plan` | `Plan`: a [`Config`] translated to `Topology`, `ServiceConfig`, `HealthPolicy`, `Heartbeat`, `RuntimeSettings`, [`Limits`](crate::core::limits::Limits) and `Routes`; `Ids`: a number for each name, kept over reloads; the admin API as a service of the data port (`ADMIN_PATHS`) |

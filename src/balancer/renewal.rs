@@ -1,12 +1,12 @@
-//! Certificates that changed in their files while the configuration did not: looked for every few seconds, and taken in pair
-//! by pair. Nothing is published here.
+//! Certificates, and what tells those of clients, that changed in their files while the configuration did not: looked for every
+//! few seconds, and taken in pair by pair. Nothing is published here.
 
 use std::collections::BTreeSet;
 
 use super::tls::{TlsListener, TlsListeners};
-use crate::config::Config;
 use crate::config::certificates::{self, CertificateSet, FileStamp};
 use crate::config::named::NamedListener;
+use crate::config::{Config, client_auth_files};
 
 const STAY: &str = "; the certificates before stay in force";
 
@@ -58,7 +58,7 @@ impl TlsListeners {
     pub fn renew(&mut self, config: &Config, unix_seconds: u64) -> Renewal {
         let before = self.clone();
         let mut renewal = Renewal::default();
-        for listener in config.named.listeners.iter().filter(|listener| listener.settings.tls.is_from_files()) {
+        for listener in config.named.listeners.iter().filter(|listener| listener.settings.tls.has_files()) {
             let Some(tls) = self.listener_mut(&listener.name) else { continue };
             // What is stapled goes out of date by itself.
             let is_stale =
@@ -67,14 +67,19 @@ impl TlsListeners {
                 continue;
             }
             let (set, faults) = read(listener, &tls.set, unix_seconds);
-            renewal.faults.extend(certificates::located(listener, faults.clone()));
+            let mut faults = certificates::located(listener, faults);
+            let client_auth = client_auth_files::of_listener(listener).unwrap_or_else(|fault| {
+                faults.push(format!("{fault}; what was read before stays in force"));
+                tls.client_auth.clone()
+            });
+            renewal.faults.extend(faults.iter().cloned());
             tls.watch.faults = faults;
-            renewal
-                .warnings
-                .extend(certificates::located(listener, set.as_ref().map_or_else(Vec::new, CertificateSet::warnings)));
-            if let Some(set) = set
-                && let Ok(renewed) = TlsListener::new(listener, set, tls.tickets.clone(), tls.watch.clone())
-            {
+            if set.is_none() && client_auth == tls.client_auth {
+                continue;
+            }
+            let set = set.unwrap_or_else(|| tls.set.clone());
+            if let Ok(renewed) = TlsListener::new(listener, set, client_auth, tls.watch.clone(), Some(tls)) {
+                renewal.warnings.extend(renewed.warnings(listener, unix_seconds));
                 *tls = renewed;
                 renewal.listeners.insert(listener.name.clone());
             }
@@ -87,6 +92,9 @@ impl TlsListeners {
 /// Each pair that can be used, and in the place of one that cannot the one before. `None`: all stay as they are.
 fn read(listener: &NamedListener, before: &CertificateSet, unix_seconds: u64) -> (Option<CertificateSet>, Vec<String>) {
     let settings = &listener.settings.tls;
+    if settings.is_self_signed() {
+        return (None, Vec::new());
+    }
     let mut files = certificates::read(settings, unix_seconds);
     files.refuse_expired(&before.certificates, unix_seconds);
     if !files.faults.is_empty() {

@@ -1,5 +1,5 @@
-//! What the clients of TLS listeners are offered, from their settings and files: a policy for each, with tickets that live as
-//! long as its name. Nothing is bound or published here.
+//! What the clients of TLS listeners are offered and asked for, from their settings and files: a policy for each, with tickets
+//! that live as long as its name, and as the same is asked of its clients. Nothing is bound or published here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,10 +9,11 @@ use super::renewal::FileWatch;
 use super::self_signed::SelfSigned;
 use crate::config::certificates::{self, CertificateSet};
 use crate::config::named::NamedListener;
-use crate::config::{Config, upstream_files};
+use crate::config::{Config, client_auth_files, upstream_files};
 use crate::core::snapshot::Mode;
 use crate::core::tls::TlsFault;
 use crate::core::tls::certificate::Certificate;
+use crate::core::tls::client_auth::ClientAuth;
 use crate::core::tls::policy::{ALPN_HTTP, Policy, PolicySettings, Tickets};
 use crate::core::tls::upstream::UpstreamPolicy;
 
@@ -29,7 +30,8 @@ pub struct TlsListeners {
 #[derive(Clone, Debug)]
 pub struct TlsListener {
     pub set: CertificateSet,
-    pub tickets: Tickets,
+    pub client_auth: Option<ClientAuth>,
+    tickets: Tickets,
     pub watch: FileWatch,
     policy: Arc<Policy>,
 }
@@ -79,8 +81,8 @@ impl TlsListeners {
                 certificates::of_listener(listener, certificates, unix_seconds)?
             }
         };
-        let tickets = former.map_or_else(Tickets::new, |former| Ok(former.tickets.clone()));
-        let made = tickets.and_then(|tickets| TlsListener::new(listener, set, tickets, watch));
+        let client_auth = client_auth_files::of_listener(listener).map_err(|fault| vec![fault])?;
+        let made = TlsListener::new(listener, set, client_auth, watch, former);
         made.map_err(|fault| certificates::located(listener, vec![fault.to_string()]))
     }
 
@@ -116,8 +118,8 @@ impl TlsListeners {
     /// What an operator should know of certificates that are used all the same, a line each.
     pub fn warnings(&self, config: &Config) -> Vec<String> {
         let of = |listener: &NamedListener| {
-            let set = self.by_name.get(&listener.name).map(|tls| tls.set.warnings());
-            certificates::located(listener, set.unwrap_or_default())
+            let tls = self.by_name.get(&listener.name);
+            tls.map_or_else(Vec::new, |tls| tls.warnings(listener, certificates::unix_seconds()))
         };
         config.named.listeners.iter().flat_map(of).collect()
     }
@@ -134,6 +136,9 @@ impl TlsListeners {
     pub fn changes(&self, before: &TlsListeners) -> Vec<String> {
         let both = self.by_name.iter().filter_map(|(name, now)| Some((name, now, before.by_name.get(name)?)));
         both.flat_map(|(name, now, before)| {
+            let asks = (now.client_auth != before.client_auth).then(|| {
+                format!("listener {name}: which certificates of clients are taken changed; sessions of before are not resumed")
+            });
             let (now, before) = (&now.set.certificates, &before.set.certificates);
             let has = |all: &[Certificate], pair: &str| all.iter().any(|one| one.pair == pair);
             let changed = now.iter().filter(|one| !before.contains(one)).map(|one| {
@@ -142,7 +147,7 @@ impl TlsListeners {
             });
             let removed = before.iter().filter(|one| !has(now, &one.pair));
             let removed = removed.map(|one| format!("listener {name}: certificate {} is removed", one.pair));
-            changed.chain(removed).collect::<Vec<_>>()
+            changed.chain(removed).chain(asks).collect::<Vec<_>>()
         })
         .collect()
     }
@@ -153,20 +158,32 @@ impl TlsListeners {
 }
 
 impl TlsListener {
+    /// `former`: the same listener before.
     pub fn new(
         listener: &NamedListener,
         set: CertificateSet,
-        tickets: Tickets,
+        client_auth: Option<ClientAuth>,
         watch: FileWatch,
+        former: Option<&TlsListener>,
     ) -> Result<TlsListener, TlsFault> {
         let settings = &listener.settings;
+        let alike = former.filter(|former| former.client_auth == client_auth);
+        let tickets = alike.map_or_else(Tickets::new, |former| Ok(former.tickets.clone()))?;
         let policy = Policy::new(PolicySettings {
             certificates: &set.certificates,
             default: set.default,
             min_version: settings.tls.min_version,
             alpn: if settings.mode == Mode::Http { ALPN_HTTP } else { &[] },
             tickets: tickets.clone(),
+            client_auth: client_auth.as_ref(),
         })?;
-        Ok(TlsListener { set, tickets, watch, policy: policy.into() })
+        Ok(TlsListener { set, client_auth, tickets, watch, policy: policy.into() })
+    }
+
+    /// What an operator should know of what is used all the same, a line each.
+    pub fn warnings(&self, listener: &NamedListener, unix_seconds: u64) -> Vec<String> {
+        let mut lines = certificates::located(listener, self.set.warnings());
+        lines.extend(client_auth_files::warnings(listener, self.client_auth.as_ref(), unix_seconds));
+        lines
     }
 }

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::named::NamedListener;
-use super::{Config, error};
+use super::{Config, client_auth_files, error};
 use crate::core::tls::certificate::{Certificate, PairFault};
 use crate::settings::{CertificateSource, TlsSettings};
 
-/// A longer file is another one than was meant.
-const SIZE_LIMIT: u64 = 1024 * 1024;
+/// A longer file is another one than was meant, in MiB.
+const SIZE_LIMIT_MIB: u64 = 1;
 
 /// What was read of one listener's settings.
 #[derive(Debug, Default)]
@@ -53,10 +53,16 @@ pub type FileStamp = (PathBuf, Option<(u64, u64, i64, i64)>);
 /// Judges the files of all listeners. Returns warnings. `Err`: every mistake, a line each.
 pub fn check(config: &Config) -> Result<Vec<String>, String> {
     let (mut faults, mut warnings) = (Vec::new(), Vec::new());
-    for listener in config.named.listeners.iter().filter(|listener| listener.settings.tls.is_from_files()) {
-        match of_listener(listener, &[], unix_seconds()) {
-            Ok(set) => warnings.extend(located(listener, set.warnings())),
-            Err(lines) => faults.extend(lines),
+    for listener in &config.named.listeners {
+        if listener.settings.tls.is_from_files() {
+            match of_listener(listener, &[], unix_seconds()) {
+                Ok(set) => warnings.extend(located(listener, set.warnings())),
+                Err(lines) => faults.extend(lines),
+            }
+        }
+        match client_auth_files::of_listener(listener) {
+            Ok(auth) => warnings.extend(client_auth_files::warnings(listener, auth.as_ref(), unix_seconds())),
+            Err(line) => faults.push(line),
         }
     }
     if faults.is_empty() { Ok(warnings) } else { Err(faults.join("\n")) }
@@ -81,7 +87,7 @@ pub fn of_listener(
 
 /// Each fault with the place of the setting that names the files.
 pub fn located(listener: &NamedListener, faults: Vec<String>) -> Vec<String> {
-    let locate = |fault: String| error::visible(&format!("{}: {fault}", listener.certificates_at));
+    let locate = |fault: String| error::visible(&format!("{}: {fault}", listener.places.certificates));
     faults.into_iter().map(locate).collect()
 }
 
@@ -159,7 +165,9 @@ impl CertificateSet {
 pub fn stamps(settings: &TlsSettings) -> Vec<FileStamp> {
     let pairs = pairs(settings, &mut Vec::new());
     let files = pairs.into_iter().flat_map(|pair| [pair.ocsp(), pair.cert, pair.key]);
+    let of_clients = [&settings.client_ca, &settings.crl].into_iter().flatten().cloned();
     files
+        .chain(of_clients)
         .map(|file| {
             let found = fs::metadata(&file).ok();
             let stamp = found.map(|found| (found.ino(), found.size(), found.mtime(), found.mtime_nsec()));
@@ -231,8 +239,8 @@ impl PairFiles {
 
     /// `Err`: the file, and what is wrong with it.
     fn read(&self, unix_seconds: u64) -> Result<Certificate, String> {
-        let chain = contents(&self.cert)?;
-        let key = if self.key == self.cert { chain.clone() } else { contents(&self.key)? };
+        let chain = contents(&self.cert, SIZE_LIMIT_MIB)?;
+        let key = if self.key == self.cert { chain.clone() } else { contents(&self.key, SIZE_LIMIT_MIB)? };
         let certificate = Certificate::from_pem(&chain, &key).map_err(|fault| match fault {
             PairFault::Certificate(why) => format!("{}: {why}", self.cert.display()),
             PairFault::Key(why) => format!("{}: {why}", self.key.display()),
@@ -242,7 +250,7 @@ impl PairFiles {
         certificate.warnings.extend(exposure(&self.key));
         let response = self.ocsp();
         if response.exists() {
-            let stapled = contents(&response).and_then(|bytes| {
+            let stapled = contents(&response, SIZE_LIMIT_MIB).and_then(|bytes| {
                 let stapled = certificate.staple(bytes, unix_seconds);
                 stapled.map_err(|why| format!("{}: {why}", response.display()))
             });
@@ -266,17 +274,18 @@ fn exposure(key: &Path) -> Option<String> {
     })
 }
 
-fn contents(path: &Path) -> Result<Vec<u8>, String> {
+/// `Err`: the file, and why.
+pub fn contents(path: &Path, limit_mib: u64) -> Result<Vec<u8>, String> {
     let fault = |why: String| format!("{}: {why}", path.display());
     let unreadable = |error: io::Error| fault(format!("it cannot be read: {error}"));
     // Before it is opened: a pipe would be waited for.
     if !fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err(fault("it is not a regular file".into()));
     }
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
-    if bytes.len() as u64 > SIZE_LIMIT {
-        return Err(fault("it is longer than 1 MiB: that is no certificate or key".into()));
+    let (mut bytes, limit) = (Vec::new(), limit_mib * 1024 * 1024);
+    File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    if bytes.len() as u64 > limit {
+        return Err(fault(format!("it is longer than {limit_mib} MiB: another file is meant")));
     }
     Ok(bytes)
 }

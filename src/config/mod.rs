@@ -19,12 +19,14 @@
 //! | `token_file` | reads the file of the admin API's token: regular, for its owner and group only, one line |
 //! | `unused` | warnings of settings that have no effect beside the others: HTTP limits in TCP mode, heartbeat settings without a path, settings of starts where nothing is started; variables of the environment that are no setting |
 //! | `certificates` | reads the files of certificates and keys: the pairs of a folder or a list, which is the default, what is wrong with each; whether a file changed |
+//! | `client_auth_files` | reads the authorities and revocation lists of a listener's clients; what is wrong with them |
 //! | `upstream_files` | reads the files of TLS towards replicas, those of this machine too, and makes the `Origin` of a service |
 //! | `error` | turns a `clap::Error` into one line: what, where, what to do; the environment variable or flag, its invalid value, upper case of names |
 //! | `fuzz` | body of the fuzz target for the configuration file: the bytes are the file; asserts what holds for every accepted file: sizes fit, no admin API exposed without a token |
 
 mod args;
 pub mod certificates;
+pub mod client_auth_files;
 mod error;
 mod file;
 pub mod fuzz;

@@ -35,8 +35,15 @@ pub struct NamedListener {
     pub name: String,
     pub place: Place,
     pub settings: ListenerSettings,
-    /// What a message calls its certificates: a line of the file, or a flag.
-    pub certificates_at: String,
+    pub places: TlsPlaces,
+}
+
+/// What a message calls the settings that name files of a listener: a line of the file, or a flag.
+#[derive(Clone, Debug)]
+pub struct TlsPlaces {
+    pub certificates: String,
+    pub client_ca: String,
+    pub crl: String,
 }
 
 #[derive(Clone, Debug)]
@@ -137,10 +144,12 @@ impl NamedResolver<'_> {
         self.checked(settings, resolve::check_limits(&own.limits))?;
         self.checked(settings, resolve::check_admin_on(&self.config.admin, &own))?;
         self.checked(settings, resolve::check_tls(&own.tls, own.mode))?;
-        let at = settings.settings.iter().find(|setting| setting.id == CERTIFICATES);
-        let at = at.map_or(settings.place, |setting| setting.place);
-        let certificates_at = self.line(at, &format!("{}.tls.certificates", settings.title));
-        Some(NamedListener { name: settings.name.clone(), place: settings.place, settings: own, certificates_at })
+        let places = TlsPlaces::new(|id, key| {
+            let setting = settings.settings.iter().find(|setting| setting.id == id);
+            let at = setting.map_or(settings.place, |setting| setting.place);
+            self.line(at, &format!("{}.tls.{key}", settings.title))
+        });
+        Some(NamedListener { name: settings.name.clone(), place: settings.place, settings: own, places })
     }
 
     fn route(&mut self, settings: &NamedSettings) -> Option<NamedRoute> {
@@ -203,10 +212,10 @@ impl Named {
             limits: config.limits.service.clone(),
         };
         let place = Place::default();
-        let certificates_at = sources.name_of(CERTIFICATES);
+        let places = TlsPlaces::new(|id, _| sources.name_of(id));
         let config = Config { named: Named::default(), ..config.clone() };
         Named {
-            listeners: vec![NamedListener { name: DEFAULT.into(), place, settings: listener, certificates_at }],
+            listeners: vec![NamedListener { name: DEFAULT.into(), place, settings: listener, places }],
             services: vec![NamedService { name: DEFAULT.into(), place, config: config.into() }],
             routes: Vec::new(),
         }
@@ -311,6 +320,17 @@ impl Named {
             }
         }
         faults
+    }
+}
+
+impl TlsPlaces {
+    /// `name` is told the flag, and its key in a table.
+    fn new(name: impl Fn(&str, &str) -> String) -> TlsPlaces {
+        TlsPlaces {
+            certificates: name(CERTIFICATES, "certificates"),
+            client_ca: name("tls-client-ca", "client_ca"),
+            crl: name("tls-crl", "crl"),
+        }
     }
 }
 

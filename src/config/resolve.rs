@@ -10,6 +10,7 @@ use super::{Config, RuntimeKind, error, unused};
 
 use crate::core::limits::{Limits, Unit};
 use crate::core::snapshot::{KeyPolicy, Mode};
+use crate::core::tls::client_auth::ClientAuthMode;
 use crate::settings::{AdminListen, AdminSettings, FixedReplica, LimitSettings, TlsSettings, units};
 
 /// A service listens nowhere itself.
@@ -140,9 +141,22 @@ pub fn check_tls(tls: &TlsSettings, mode: Mode) -> Result<(), String> {
     if is_self_signed && tls.certificates.len() > 1 {
         return Err("--tls self-signed stands beside other certificates: leave it or them out".into());
     }
+    check_client_auth(tls)?;
     match &tls.default {
         Some(name) if is_self_signed => {
             Err(format!("--tls-default {name} names a pair of files, and --tls is self-signed"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_client_auth(tls: &TlsSettings) -> Result<(), String> {
+    match (tls.client_auth, &tls.client_ca, &tls.crl) {
+        (ClientAuthMode::Off, Some(_), _) => Err("--tls-client-ca needs --tls-client-auth optional or required".into()),
+        (ClientAuthMode::Off, None, Some(_)) => Err("--tls-crl needs --tls-client-auth optional or required".into()),
+        (ClientAuthMode::Optional | ClientAuthMode::Required, None, _) => {
+            Err("--tls-client-auth needs --tls-client-ca, which has the authorities of the clients' certificates"
+                .into())
         }
         _ => Ok(()),
     }

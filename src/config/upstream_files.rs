@@ -10,7 +10,8 @@ use super::{Config, error};
 use crate::core::snapshot::Mode;
 use crate::core::tls::certificate::{Certificate, PairFault};
 use crate::core::tls::policy::ALPN_HTTP;
-use crate::core::tls::upstream::{Roots, UpstreamPolicy, UpstreamPolicySettings};
+use crate::core::tls::roots::Roots;
+use crate::core::tls::upstream::{UpstreamPolicy, UpstreamPolicySettings};
 use crate::settings::UpstreamTls;
 
 /// Judges the files of all services. `Err`: every mistake, a line each.

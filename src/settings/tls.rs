@@ -7,6 +7,7 @@ use clap::{ArgAction, Args};
 use super::{units, values};
 use crate::core::limits::Unit;
 use crate::core::tls::TlsVersion;
+use crate::core::tls::client_auth::ClientAuthMode;
 
 /// Where a certificate and its private key come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,17 @@ pub struct TlsSettings {
     /// replica says it; 8760h is a year
     #[arg(id = "tls-hsts", long, value_name = "DURATION", value_parser = units::parser(Unit::Duration, 0..=HSTS_MAX_MS))]
     pub hsts_ms: Option<u64>,
+    /// Whether clients need a certificate of their own: off, optional or required. Connections that are open when this changes
+    /// stay as they are
+    #[arg(id = "tls-client-auth", long, value_name = "WHEN", default_value = "off", value_parser = values::client_auth)]
+    pub client_auth: ClientAuthMode,
+    /// The authorities that issue the certificates of clients, in PEM
+    #[arg(id = "tls-client-ca", long, value_name = "FILE")]
+    pub client_ca: Option<PathBuf>,
+    /// Certificates of clients that their authorities revoked: lists (X509 CRL) in PEM, one of each authority. One that is out
+    /// of date refuses all clients of its authority
+    #[arg(id = "tls-crl", long, value_name = "FILE")]
+    pub crl: Option<PathBuf>,
 }
 
 /// Ten years.
@@ -60,5 +72,15 @@ impl TlsSettings {
 
     pub fn is_from_files(&self) -> bool {
         self.is_on() && !self.is_self_signed()
+    }
+
+    /// Clients are asked for a certificate.
+    pub fn asks_clients(&self) -> bool {
+        self.is_on() && self.client_auth != ClientAuthMode::Off
+    }
+
+    /// Certificates, or those that issue them to clients, are in files.
+    pub fn has_files(&self) -> bool {
+        self.is_from_files() || self.asks_clients()
     }
 }

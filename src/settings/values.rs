@@ -14,6 +14,7 @@ use crate::core::ring::{self, Member, RingKind};
 use crate::core::routes::HostPattern;
 use crate::core::snapshot::{KeyPolicy, Mode};
 use crate::core::tls::TlsVersion;
+use crate::core::tls::client_auth::ClientAuthMode;
 
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "want IP:PORT, like 127.0.0.1:8000 or [::1]:8000".into())
@@ -209,6 +210,15 @@ pub fn tls_version(text: &str) -> Result<TlsVersion, String> {
         "1.2" => Ok(TlsVersion::Tls12),
         "1.3" => Ok(TlsVersion::Tls13),
         _ => Err("want 1.2 or 1.3".into()),
+    }
+}
+
+pub fn client_auth(text: &str) -> Result<ClientAuthMode, String> {
+    match text {
+        "off" => Ok(ClientAuthMode::Off),
+        "optional" => Ok(ClientAuthMode::Optional),
+        "required" => Ok(ClientAuthMode::Required),
+        _ => Err("want off, optional or required".into()),
     }
 }
 

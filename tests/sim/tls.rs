@@ -61,9 +61,9 @@ impl WorldTls {
         let (http, tcp) = random.pick(&[(true, false), (false, true), (true, true)]);
         let certificate = certificate();
         let certificates = std::slice::from_ref(certificate);
-        let (default, min_version, alpn) = (0, TlsVersion::Tls12, ALPN_HTTP);
+        let (default, min_version, alpn, client_auth) = (0, TlsVersion::Tls12, ALPN_HTTP, None);
         let tickets = Tickets::new().expect("keys of tickets");
-        let settings = PolicySettings { certificates, default, min_version, alpn, tickets };
+        let settings = PolicySettings { certificates, default, min_version, alpn, tickets, client_auth };
         let policy = Policy::new(settings).expect("a usable policy").into();
         let clients = VERSIONS.map(|version| client_config(certificate, version, random.one_in(2)));
         Some(WorldTls { policy, clients, http, tcp, handshake_timeout_ms: random.range(3_000, 8_000) })

@@ -4,7 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
+    RevokedCertParams, SerialNumber,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use x509_cert::der::Decode;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -54,6 +60,37 @@ impl Authority {
         };
         let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
         Issued { cert: cert.pem(), key: key.serialize_pem() }
+    }
+
+    /// The list of the certificates that it revoked, in PEM, good for so many days from now on.
+    pub fn revocation_list(&self, revoked: &[&Issued], days: u32) -> String {
+        let now = SystemTime::now();
+        let of = |issued: &&Issued| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&issued.serial()),
+            revocation_time: now.into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: now.into(),
+            next_update: (now + days * DAY).into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(of).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).expect("a list").pem().expect("PEM")
+    }
+}
+
+impl Issued {
+    pub fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.cert.as_bytes()).expect("PEM")
+    }
+
+    fn serial(&self) -> Vec<u8> {
+        let certificate = x509_cert::Certificate::from_der(&self.der()).expect("a certificate");
+        certificate.tbs_certificate().serial_number().as_bytes().to_vec()
     }
 }
 

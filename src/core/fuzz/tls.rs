@@ -170,8 +170,8 @@ fn configs() -> &'static (Policy, Arc<ClientConfig>) {
         certificate.key.cert.iter().for_each(|certificate| roots.add(certificate.clone()).expect("a root"));
         let tickets = Tickets::new().expect("keys");
         let certificates = std::slice::from_ref(&certificate);
-        let (default, min_version, alpn) = (0, TlsVersion::Tls12, ALPN_HTTP);
-        let policy = Policy::new(PolicySettings { certificates, default, min_version, alpn, tickets });
+        let (default, min_version, alpn, client_auth) = (0, TlsVersion::Tls12, ALPN_HTTP, None);
+        let policy = Policy::new(PolicySettings { certificates, default, min_version, alpn, tickets, client_auth });
         let builder = ClientConfig::builder_with_provider(provider().into());
         let builder = builder.with_safe_default_protocol_versions().expect("versions");
         let mut config = builder.with_root_certificates(roots).with_no_client_auth();

@@ -7,16 +7,17 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
-use rustls::{ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::{CertificateError, ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig};
 
-use super::{HandshakeInfo, Resumption, TlsFault, TlsVersion};
+use super::policy::ClientRequest;
+use super::{ClientCertificate, HandshakeInfo, Resumption, TlsFault, TlsVersion};
 
 pub struct RecordEngine {
     connection: EngineRole,
 }
 
 enum EngineRole {
-    Server(UnbufferedServerConnection),
+    Server(UnbufferedServerConnection, ClientRequest),
     Client(UnbufferedClientConnection),
 }
 
@@ -55,9 +56,9 @@ enum Acted {
 }
 
 impl RecordEngine {
-    pub fn server(config: Arc<ServerConfig>) -> Result<RecordEngine, TlsFault> {
+    pub fn server(config: Arc<ServerConfig>, request: ClientRequest) -> Result<RecordEngine, TlsFault> {
         let connection = UnbufferedServerConnection::new(config).map_err(fault)?;
-        Ok(RecordEngine { connection: EngineRole::Server(connection) })
+        Ok(RecordEngine { connection: EngineRole::Server(connection, request) })
     }
 
     pub fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<RecordEngine, TlsFault> {
@@ -121,12 +122,21 @@ impl RecordEngine {
                 _ => Resumption::Full,
             },
             alpn: state.alpn_protocol().map(Into::into),
+            client_certificate: self.client_certificate(),
         }
+    }
+
+    fn client_certificate(&self) -> ClientCertificate {
+        let EngineRole::Server(server, ClientRequest::Certificate) = &self.connection else {
+            return ClientCertificate::NotRequested;
+        };
+        let leaf = server.peer_certificates().and_then(<[_]>::first);
+        leaf.map_or(ClientCertificate::Absent, |leaf| ClientCertificate::Verified(leaf.as_ref().into()))
     }
 
     fn state(&self) -> &CommonState {
         match &self.connection {
-            EngineRole::Server(server) => server,
+            EngineRole::Server(server, _) => server,
             EngineRole::Client(client) => client,
         }
     }
@@ -144,7 +154,7 @@ impl RecordEngine {
 
     fn step(&mut self, fed: &mut [u8], sink: &mut impl Sink, write: Write<'_>) -> (usize, Result<Acted, Error>) {
         match &mut self.connection {
-            EngineRole::Server(server) => act(server.process_tls_records(fed), sink, write),
+            EngineRole::Server(server, _) => act(server.process_tls_records(fed), sink, write),
             EngineRole::Client(client) => act(client.process_tls_records(fed), sink, write),
         }
     }
@@ -201,5 +211,8 @@ fn unwritten(error: impl std::fmt::Display) -> Error {
 }
 
 fn fault(error: Error) -> TlsFault {
-    TlsFault::Protocol(error.to_string())
+    TlsFault::Protocol(match &error {
+        Error::InvalidCertificate(CertificateError::Other(own)) => format!("invalid peer certificate: {own}"),
+        error => error.to_string(),
+    })
 }

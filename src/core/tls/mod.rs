@@ -10,21 +10,25 @@
 //! | `mod.rs` | [`Tls`]: read, open, seal, close_notify; its bounds; what a handshake agreed on; [`TlsFault`] |
 //! | [`buffers`] | ciphertext read and to be sent (`ReadBuffer`, `WriteBuffer`), where a record ends |
 //! | [`certificate`] | a chain and its key from PEM: names, validity, whether they belong together |
+//! | [`client_auth`] | [`ClientAuth`](client_auth::ClientAuth): what certificates clients need; bounds of theirs; why there is no 421 |
 //! | [`client_hello`] | the name in a ClientHello, for connections that pass through as they are |
 //! | `clock` | the time of day as the workers tell it |
 //! | `engine` | the one file that names rustls' connection types: records in, plaintext and ciphertext out |
 //! | [`ocsp`] | a response of OCSP that is to be stapled: whether it is for a certificate, and until when |
+//! | [`roots`] | [`Roots`](roots::Roots): authorities from PEM or DER |
 //! | [`upstream`] | [`UpstreamPolicy`](upstream::UpstreamPolicy) of a service: what its replicas' certificate must be, and ours for them |
-//! | [`policy`] | [`Policy`] of a listener: which certificate for which name and kind of key, versions, ALPN, tickets |
+//! | [`policy`] | [`Policy`] of a listener: which certificate for which name and kind of key, versions, ALPN, tickets, what clients need |
 //! | `tests` | two connections against each other: cut anywhere, one byte at a time, key updates, ends, bounds |
 
 pub mod buffers;
 pub mod certificate;
+pub mod client_auth;
 pub mod client_hello;
 mod clock;
 mod engine;
 mod ocsp;
 pub mod policy;
+pub mod roots;
 #[cfg(test)]
 pub mod tests;
 pub mod upstream;
@@ -121,6 +125,17 @@ pub struct HandshakeInfo {
     pub version: TlsVersion,
     pub resumption: Resumption,
     pub alpn: Option<Box<[u8]>>,
+    pub client_certificate: ClientCertificate,
+}
+
+/// What a client proved of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientCertificate {
+    NotRequested,
+    /// It was asked, and has none.
+    Absent,
+    /// Verified, in DER. Its issuers are left out.
+    Verified(Box<[u8]>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +154,7 @@ pub enum Resumption {
 impl Tls {
     /// The server's end of a connection that begins now.
     pub fn server(policy: &Policy, unix_seconds: u64) -> Result<Tls, TlsFault> {
-        RecordEngine::server(policy.config(unix_seconds)).map(Tls::new)
+        RecordEngine::server(policy.config(unix_seconds), policy.client_request()).map(Tls::new)
     }
 
     /// The client's end: its first message is pending.

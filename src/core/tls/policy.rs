@@ -1,5 +1,5 @@
-//! What the clients of a listener are offered: certificates by name, protocol versions, ALPN and tickets. It is immutable and
-//! shared by all workers; connections never enter.
+//! What the clients of a listener are offered: certificates by name, protocol versions, ALPN and tickets; and whether they are
+//! asked for a certificate. It is immutable and shared by all workers; connections never enter.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,6 +10,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{Error, ServerConfig, SignatureAlgorithm, version};
 
 use super::certificate::{Certificate, provider};
+use super::client_auth::ClientAuth;
 use super::clock::Clock;
 use super::{TlsFault, TlsVersion};
 
@@ -25,6 +26,8 @@ pub struct PolicySettings<'a> {
     /// In the order of our preference. Empty: ALPN is not answered.
     pub alpn: &'a [&'a [u8]],
     pub tickets: Tickets,
+    /// `None`: clients are not asked for a certificate.
+    pub client_auth: Option<&'a ClientAuth>,
 }
 
 /// Of one listener.
@@ -32,6 +35,14 @@ pub struct Policy {
     config: Arc<ServerConfig>,
     clock: Arc<Clock>,
     certificates: Vec<ServedCertificate>,
+    client_request: ClientRequest,
+}
+
+/// What is asked of clients in the handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientRequest {
+    Nothing,
+    Certificate,
 }
 
 /// What an operator wants to know of a certificate in force.
@@ -43,7 +54,8 @@ pub struct ServedCertificate {
     pub expires: u64,
 }
 
-/// The keys of session tickets. They live as long as their listener, over reloads, so that a client can resume at any worker.
+/// The keys of session tickets. They live as long as their listener asks the same of its clients, over reloads, so that a client
+/// can resume at any worker: what a resumed session proved is not verified again.
 /// They are exchanged every six hours, by the clock of the system.
 #[derive(Clone, Debug)]
 pub struct Tickets(Arc<dyn ProducesTickets>);
@@ -71,7 +83,16 @@ impl Policy {
         let builder = ServerConfig::builder_with_details(provider().into(), clock.clone());
         let builder = builder.with_protocol_versions(versions).map_err(fault)?;
         let certificates = Certificates::new(settings.certificates, settings.default);
-        let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(certificates));
+        let builder = match settings.client_auth {
+            Some(auth) => builder.with_client_cert_verifier(auth.verifier()),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(certificates));
+        let mut client_request = ClientRequest::Nothing;
+        if settings.client_auth.is_some() {
+            // Such a ticket holds the client's certificates, and two may be longer than a buffer has room.
+            (client_request, config.send_tls13_tickets) = (ClientRequest::Certificate, 1);
+        }
         config.alpn_protocols = settings.alpn.iter().map(|name| name.to_vec()).collect();
         config.ticketer = settings.tickets.0;
         // Tickets resume sessions of both versions: nothing is kept for those of clients that know none.
@@ -80,11 +101,16 @@ impl Policy {
         // All suites are strong; scanners call an order that the client chooses a finding.
         config.ignore_client_order = true;
         let served = |one: &Certificate| ServedCertificate { pair: one.pair.clone(), expires: one.expires };
-        Ok(Policy { config: config.into(), clock, certificates: settings.certificates.iter().map(served).collect() })
+        let certificates = settings.certificates.iter().map(served).collect();
+        Ok(Policy { config: config.into(), clock, certificates, client_request })
     }
 
     pub fn certificates(&self) -> &[ServedCertificate] {
         &self.certificates
+    }
+
+    pub(super) fn client_request(&self) -> ClientRequest {
+        self.client_request
     }
 
     /// For a connection that begins now.

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
 use super::certificate::{Certificate, provider};
 use super::clock::Clock;
+use super::roots::Roots;
 use super::{Tls, TlsFault};
 use crate::core::buffer::BufferPool;
 use crate::core::snapshot::Endpoint;
@@ -21,10 +21,6 @@ use crate::core::snapshot::Endpoint;
 /// A host name or an address that a certificate may have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerName(ServerName<'static>);
-
-/// Authorities that issue certificates.
-#[derive(Debug)]
-pub struct Roots(RootCertStore);
 
 /// What such a policy is made of.
 pub struct UpstreamPolicySettings {
@@ -57,32 +53,13 @@ impl FromStr for PeerName {
     }
 }
 
-impl Roots {
-    /// At least one certificate, all of which can be used.
-    pub fn from_pem(text: &[u8]) -> Result<Roots, String> {
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(text) {
-            let certificate = certificate.map_err(|error| format!("this is not PEM: {error}"))?;
-            roots.add(certificate).map_err(|error| error.to_string())?;
-        }
-        if roots.is_empty() { Err("no certificate is in it".into()) } else { Ok(Roots(roots)) }
-    }
-
-    /// Those of them that can be used. `None`: there is none.
-    pub fn from_der<'a>(certificates: impl IntoIterator<Item = &'a [u8]>) -> Option<Roots> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(certificates.into_iter().map(CertificateDer::from));
-        (!roots.is_empty()).then_some(Roots(roots))
-    }
-}
-
 impl UpstreamPolicy {
     pub fn new(settings: UpstreamPolicySettings) -> Result<UpstreamPolicy, TlsFault> {
         let (clock, provider) = (Arc::new(Clock::default()), Arc::new(provider()));
         let builder = ClientConfig::builder_with_details(provider.clone(), clock.clone());
         let builder = builder.with_safe_default_protocol_versions().map_err(fault)?;
         let builder = match settings.roots {
-            Some(roots) => builder.with_root_certificates(roots.0),
+            Some(roots) => builder.with_root_certificates(roots.into_store()),
             None => builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider))),
         };
         let mut config = match settings.own {

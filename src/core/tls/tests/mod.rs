@@ -1,5 +1,6 @@
 //! Two connections against each other over bytes: cut anywhere, changed keys, ends, and the bounds of each.
 
+mod client_auth;
 mod hello;
 
 use std::sync::Arc;
@@ -34,7 +35,8 @@ pub fn certificate(names: &[&str]) -> Certificate {
 fn policy(certificate: &Certificate, tickets: &Tickets, alpn: &[&[u8]]) -> Policy {
     let tickets = tickets.clone();
     let certificates = std::slice::from_ref(certificate);
-    let settings = PolicySettings { certificates, default: 0, min_version: TlsVersion::Tls12, alpn, tickets };
+    let settings =
+        PolicySettings { certificates, default: 0, min_version: TlsVersion::Tls12, alpn, tickets, client_auth: None };
     Policy::new(settings).expect("a usable policy")
 }
 
@@ -202,7 +204,12 @@ fn both_ends_agree_and_every_byte_arrives_however_the_stream_is_cut() {
         shake_hands(&mut client, &mut server, cut);
         let info = server.tls.handshake().expect("it is over");
         let alpn: Box<[u8]> = Box::from(&b"http/1.1"[..]);
-        let expected = HandshakeInfo { version, resumption: Resumption::Full, alpn: Some(alpn) };
+        let expected = HandshakeInfo {
+            version,
+            resumption: Resumption::Full,
+            alpn: Some(alpn),
+            client_certificate: ClientCertificate::NotRequested,
+        };
         assert_eq!(info, expected);
         client.say(&message(), &mut server, cut);
         server.say(&message(), &mut client, cut);
