@@ -3,7 +3,8 @@
 
 use std::io::ErrorKind;
 
-use super::{Opening, Readiness, Session, Stage, UpstreamError, UpstreamState};
+use super::opening::Opening;
+use super::{Readiness, Session, Stage, UpstreamError, UpstreamState};
 use crate::core::body::Body;
 use crate::core::context::Context;
 use crate::core::exchange::{ClientEnd, ExchangeKind, RequestState, ResponseState, Retained, UpstreamEnd};

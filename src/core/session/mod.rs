@@ -11,18 +11,22 @@
 //! | `mod.rs` | [`Session`], its states (`Stage`: serving, lingering, closing; `UpstreamState`: none, wanted, open) and `Arrival`; what the worker tells it (ready, deadline, drain, replica down, connection limit) and asks of it (deadline, notice, idle, tunnel, pipelined, held memory); which replica it picks again; linger, invariants; which lane a leg is source or sink of |
 //! | `next_step` | chooses the next step from the state alone: send, splice, connect, release the upstream connection, shut down, read; flush or more; changes nothing; by readiness of each leg (readable, writable), the lanes and the stage |
 //! | `complete` | takes the outcome of a step: bytes received, sent or spliced, connected, released; deadlines extended by bytes and rate; upload and download lanes told, stall and readiness noted, a retained copy |
-//! | `protocol` | heads: PROXY header, request and response head read and rewritten, bodies begun, interim responses, tunnels opened, the exchange ended and the next request awaited; which lane's unscanned bytes, upload and download advanced, analyses and edits applied |
+//! | `opening` | what comes before the protocol (`Opening`): a PROXY header, a TLS handshake below, a ClientHello that passes through; the client named, the mode of the listener begun, plain text on a port of TLS refused |
+//! | `protocol` | heads: request and response head read and rewritten, bodies begun, interim responses, tunnels opened, the exchange ended and the next request awaited; which lane's unscanned bytes, upload and download advanced, analyses and edits applied |
 //! | `failure` | what goes wrong: a leg ends early or fails, connect fails, a deadline expires, a head or body is malformed; to a redial, a local reply (4xx, 5xx), a truncated response or a reset |
 //! | `record` | the record of an exchange while it runs: stamps of its phases, attempts and why, status, how it ended; request ids that are made |
 
 mod complete;
 mod failure;
 mod next_step;
+mod opening;
 mod protocol;
 mod record;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+
+use opening::Opening;
 
 use super::buffer::{CAPACITY, store_for};
 use super::context::Context;
@@ -38,8 +42,6 @@ use super::request_text::RequestText;
 use super::snapshot::{Lifecycle, ListenerId, ReplicaId, Snapshot};
 use super::step::{Connection, Ending, Leg, Notice, Pick, Ready};
 use super::tick::{Stamp, Tick};
-
-const PLAIN_HTTP: &str = "this port speaks TLS: the URL begins with https";
 
 /// A response head that is awaited for longer makes the control plane probe the replica.
 pub const SLOW_MS: u64 = 250;
@@ -129,17 +131,6 @@ enum Stage {
     Closing(Ending),
 }
 
-/// What comes on a connection before the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Opening {
-    Done,
-    ProxyHeader,
-    /// A TLS handshake below this session, behind a PROXY header if one is due.
-    Handshake,
-    /// The first message of a TLS connection that passes through.
-    ClientHello,
-}
-
 /// Why an upstream connection cannot be used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum UpstreamError {
@@ -184,29 +175,6 @@ impl Session {
             session.begin_mode(cx);
         }
         session
-    }
-
-    /// The handshake below is over: the session begins.
-    pub fn on_handshake(&mut self, cx: &mut Context) {
-        self.opening = Opening::Done;
-        self.head_begun_at = cx.records.now;
-        self.arm(cx.now, cx.snapshot.listener_limits(self.listener).idle_timeout_ms);
-        self.begin_mode(cx);
-    }
-
-    /// In the place of a handshake came `bytes`, a request in plain text: it is refused in plain text.
-    pub fn refuse_plain_http(&mut self, bytes: &[u8], cx: &mut Context) {
-        self.opening = Opening::Done;
-        let space = self.upload.space(&mut cx.pool);
-        let n = bytes.len().min(space.len());
-        if let (Some(space), Some(bytes)) = (space.get_mut(..n), bytes.get(..n)) {
-            space.copy_from_slice(bytes);
-        }
-        self.upload.commit_read(n);
-        self.head_begun_at = cx.records.now;
-        self.begin_refused_record(cx);
-        self.answer(400, PLAIN_HTTP, cx);
-        self.advance(cx);
     }
 
     /// As a PROXY header named it, where one did.

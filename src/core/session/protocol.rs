@@ -1,29 +1,25 @@
 //! Heads: reads them, has them rewritten, and moves both lanes from one message to the next as far as the bytes at hand
 //! allow. No I/O and no deadline is decided here beyond those that a head begins.
 
-use super::{Opening, PLAIN_HTTP, Session, Stage, UpstreamState, record};
+use super::opening::Opening;
+use super::{Session, Stage, UpstreamState, record};
 use crate::core::body::Body;
 use crate::core::context::Context;
 use crate::core::exchange::{
     ClientEnd, ExchangeKind, PIPELINED_HEAD_MAX, RequestFacts, RequestState, ResponseState, Retained, UpstreamEnd,
 };
 use crate::core::exchange_record::RecordedHead;
-use crate::core::head::{self, Fields, HeadScan, Refusal, Request};
-use crate::core::ip::IpText;
-use crate::core::key::HOST;
+use crate::core::head::{self, HeadScan, Refusal};
 use crate::core::lane::Phase;
 use crate::core::limits::RequestIdPolicy;
-use crate::core::proxy::{self, Ends};
 use crate::core::request::{self, LocalReply, RequestSource, Scheme};
 use crate::core::response::{self, ResponseAnalysis};
 use crate::core::rewrite::canonicalize_response;
 use crate::core::routes::RouteKey;
-use crate::core::snapshot::{Destination, Mode, ServiceId};
-use crate::core::step::{Ending, Notice, Ready};
-use crate::core::tls::client_hello;
+use crate::core::snapshot::{Destination, ServiceId};
+use crate::core::step::{Ending, Ready};
 use crate::core::{key, reply};
 
-const NO_NAME: &str = "no route leads from the name in the ClientHello to a service";
 const NO_ROUTE: Refusal = head::refusal(404, "no route leads from here to a service");
 
 impl Session {
@@ -53,93 +49,6 @@ impl Session {
         }
         self.upload.reclaim(&mut cx.pool);
         self.download.reclaim(&mut cx.pool);
-    }
-
-    /// What comes before the protocol is over: bytes of a tcp listener go to its service, those of TLS wait for their
-    /// ClientHello, and a request is read.
-    pub(super) fn begin_mode(&mut self, cx: &mut Context) {
-        let Some(listener) = cx.snapshot.listener(self.listener) else { return };
-        match (listener.mode, listener.service) {
-            (Mode::Tcp, Some(service)) => self.begin_tunnel(service, &[], cx),
-            (Mode::TlsPassthrough, _) => {
-                let limit_ms = listener.limits.handshake_timeout_ms;
-                self.opening = Opening::ClientHello;
-                self.head_begun = true;
-                self.arm(cx.now, limit_ms);
-            }
-            (Mode::Tcp, None) | (Mode::Http, _) => {}
-        }
-    }
-
-    /// All bytes go to this service as they are. `fields` are what a key may be taken from.
-    fn begin_tunnel(&mut self, service: ServiceId, fields: Fields, cx: &mut Context) {
-        let fresh = cx.prng.next_u32();
-        let key = cx.snapshot.service(service);
-        let key = key.map_or(fresh, |s| key::of(&s.key, b"", fields, self.client_ip.text(), fresh));
-        cx.tally.count_request();
-        self.exchange.begin(ExchangeKind::Tunnel, service, key);
-        self.begin_tunnel_record(service, head::value(fields, HOST), cx);
-        self.open_tunnel();
-        self.link = UpstreamState::Wanted { again: None, waits: false };
-        self.arm(cx.now, cx.snapshot.limits(service).connect_timeout_ms);
-    }
-
-    /// Reads the ClientHello if it is here whole: it stays what the replica gets.
-    #[inline(never)]
-    fn read_client_hello(&mut self, cx: &mut Context) -> Result<(), &'static str> {
-        let Some(hello) = client_hello::read(self.upload.unscanned())? else { return Ok(()) };
-        let host = hello.name.as_deref().map(|name| httparse::Header { name: HOST, value: name.as_bytes() });
-        let fields = host.as_slice();
-        let request = Request { method: "", target: "/", minor: 1, fields };
-        let route = RouteKey { listener: self.listener, request: &request };
-        let service = cx.snapshot.passthrough_to(&route, || cx.prng.next_u32()).ok_or(NO_NAME)?;
-        self.opening = Opening::Done;
-        self.begin_tunnel(service, fields, cx);
-        Ok(())
-    }
-
-    /// The client is the one that a PROXY header named. `None`: the peer itself (a health check of the balancer before).
-    pub fn introduce(&mut self, ends: Option<Ends>) {
-        if let Some(ends) = ends {
-            self.ends = ends;
-            self.client_ip = IpText::new(ends.source.ip());
-            self.notice = Some(Notice::ClientNamed { client: ends.source.ip() });
-        }
-    }
-
-    /// Takes the PROXY header off the front if it is here whole.
-    fn read_proxy_header(&mut self, cx: &mut Context) -> Result<(), &'static str> {
-        let Some((len, ends)) = proxy::read(self.upload.unscanned())? else { return Ok(()) };
-        self.upload.skip(len);
-        self.opening = Opening::Done;
-        self.head_begun = self.upload.has_unscanned();
-        self.head_begun_at = cx.records.now;
-        self.introduce(ends);
-        self.begin_mode(cx);
-        Ok(())
-    }
-
-    fn advance_opening(&mut self, cx: &mut Context) {
-        if !self.upload.has_unscanned() {
-            return;
-        }
-        let read = match self.opening {
-            Opening::ProxyHeader => self.read_proxy_header(cx),
-            Opening::ClientHello => self.read_client_hello(cx),
-            Opening::Handshake | Opening::Done => Ok(()),
-        };
-        match read {
-            Ok(()) => {}
-            Err(_) if self.opening == Opening::ClientHello && !HeadScan::is_not_http(self.upload.unscanned()) => {
-                self.opening = Opening::Done;
-                self.begin_refused_record(cx);
-                self.answer(400, PLAIN_HTTP, cx);
-            }
-            Err(why) => {
-                self.refusal = Some(Notice::Reset { status: 400, why });
-                self.stage = Stage::Closing(Ending::Reset);
-            }
-        }
     }
 
     fn advance_upload(&mut self, cx: &mut Context) {
@@ -413,7 +322,7 @@ impl Session {
         self.exchange.upstream_end = UpstreamEnd::Close;
     }
 
-    fn open_tunnel(&mut self) {
+    pub(super) fn open_tunnel(&mut self) {
         for lane in [&mut self.upload, &mut self.download] {
             lane.body = Body::Tunnel;
             lane.phase = Phase::Body;

@@ -1,0 +1,141 @@
+//! What comes on a connection before its protocol: a PROXY header, a TLS handshake below the session, the ClientHello of a
+//! connection that passes through. Requests and responses do not enter.
+
+use super::{Session, Stage, UpstreamState};
+use crate::core::context::Context;
+use crate::core::exchange::ExchangeKind;
+use crate::core::head::{self, Fields, HeadScan, Request};
+use crate::core::ip::IpText;
+use crate::core::key::{self, HOST};
+use crate::core::proxy::{self, Ends};
+use crate::core::routes::RouteKey;
+use crate::core::snapshot::{Mode, ServiceId};
+use crate::core::step::{Ending, Notice};
+use crate::core::tls::client_hello;
+
+const PLAIN_HTTP: &str = "this port speaks TLS: the URL begins with https";
+const NO_NAME: &str = "no route leads from the name in the ClientHello to a service";
+
+/// What comes on a connection before the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opening {
+    Done,
+    ProxyHeader,
+    /// A TLS handshake below this session, behind a PROXY header if one is due.
+    Handshake,
+    /// The first message of a TLS connection that passes through.
+    ClientHello,
+}
+
+impl Session {
+    /// The handshake below is over: the session begins.
+    pub fn on_handshake(&mut self, cx: &mut Context) {
+        self.opening = Opening::Done;
+        self.head_begun_at = cx.records.now;
+        self.arm(cx.now, cx.snapshot.listener_limits(self.listener).idle_timeout_ms);
+        self.begin_mode(cx);
+    }
+
+    /// In the place of a handshake came `bytes`, a request in plain text: it is refused in plain text.
+    pub fn refuse_plain_http(&mut self, bytes: &[u8], cx: &mut Context) {
+        self.opening = Opening::Done;
+        let space = self.upload.space(&mut cx.pool);
+        let n = bytes.len().min(space.len());
+        if let (Some(space), Some(bytes)) = (space.get_mut(..n), bytes.get(..n)) {
+            space.copy_from_slice(bytes);
+        }
+        self.upload.commit_read(n);
+        self.head_begun_at = cx.records.now;
+        self.begin_refused_record(cx);
+        self.answer(400, PLAIN_HTTP, cx);
+        self.advance(cx);
+    }
+
+    /// What comes before the protocol is over: bytes of a tcp listener go to its service, those of TLS wait for their
+    /// ClientHello, and a request is read.
+    pub(super) fn begin_mode(&mut self, cx: &mut Context) {
+        let Some(listener) = cx.snapshot.listener(self.listener) else { return };
+        match (listener.mode, listener.service) {
+            (Mode::Tcp, Some(service)) => self.begin_tunnel(service, &[], cx),
+            (Mode::TlsPassthrough, _) => {
+                let limit_ms = listener.limits.handshake_timeout_ms;
+                self.opening = Opening::ClientHello;
+                self.head_begun = true;
+                self.arm(cx.now, limit_ms);
+            }
+            (Mode::Tcp, None) | (Mode::Http, _) => {}
+        }
+    }
+
+    /// All bytes go to this service as they are. `fields` are what a key may be taken from.
+    fn begin_tunnel(&mut self, service: ServiceId, fields: Fields, cx: &mut Context) {
+        let fresh = cx.prng.next_u32();
+        let key = cx.snapshot.service(service);
+        let key = key.map_or(fresh, |s| key::of(&s.key, b"", fields, self.client_ip.text(), fresh));
+        cx.tally.count_request();
+        self.exchange.begin(ExchangeKind::Tunnel, service, key);
+        self.begin_tunnel_record(service, head::value(fields, HOST), cx);
+        self.open_tunnel();
+        self.link = UpstreamState::Wanted { again: None, waits: false };
+        self.arm(cx.now, cx.snapshot.limits(service).connect_timeout_ms);
+    }
+
+    /// Reads the ClientHello if it is here whole: it stays what the replica gets.
+    #[inline(never)]
+    fn read_client_hello(&mut self, cx: &mut Context) -> Result<(), &'static str> {
+        let Some(hello) = client_hello::read(self.upload.unscanned())? else { return Ok(()) };
+        let host = hello.name.as_deref().map(|name| httparse::Header { name: HOST, value: name.as_bytes() });
+        let fields = host.as_slice();
+        let request = Request { method: "", target: "/", minor: 1, fields };
+        let route = RouteKey { listener: self.listener, request: &request };
+        let service = cx.snapshot.passthrough_to(&route, || cx.prng.next_u32()).ok_or(NO_NAME)?;
+        self.opening = Opening::Done;
+        self.begin_tunnel(service, fields, cx);
+        Ok(())
+    }
+
+    /// The client is the one that a PROXY header named. `None`: the peer itself (a health check of the balancer before).
+    pub fn introduce(&mut self, ends: Option<Ends>) {
+        if let Some(ends) = ends {
+            self.ends = ends;
+            self.client_ip = IpText::new(ends.source.ip());
+            self.notice = Some(Notice::ClientNamed { client: ends.source.ip() });
+        }
+    }
+
+    /// Takes the PROXY header off the front if it is here whole.
+    fn read_proxy_header(&mut self, cx: &mut Context) -> Result<(), &'static str> {
+        let Some((len, ends)) = proxy::read(self.upload.unscanned())? else { return Ok(()) };
+        self.upload.skip(len);
+        self.opening = Opening::Done;
+        self.head_begun = self.upload.has_unscanned();
+        self.head_begun_at = cx.records.now;
+        self.introduce(ends);
+        self.begin_mode(cx);
+        Ok(())
+    }
+
+    /// Goes on with it as far as the bytes at hand allow.
+    pub(super) fn advance_opening(&mut self, cx: &mut Context) {
+        if !self.upload.has_unscanned() {
+            return;
+        }
+        let read = match self.opening {
+            Opening::ProxyHeader => self.read_proxy_header(cx),
+            Opening::ClientHello => self.read_client_hello(cx),
+            Opening::Handshake | Opening::Done => Ok(()),
+        };
+        match read {
+            Ok(()) => {}
+            Err(_) if self.opening == Opening::ClientHello && !HeadScan::is_not_http(self.upload.unscanned()) => {
+                self.opening = Opening::Done;
+                self.begin_refused_record(cx);
+                self.answer(400, PLAIN_HTTP, cx);
+            }
+            Err(why) => {
+                self.refusal = Some(Notice::Reset { status: 400, why });
+                self.stage = Stage::Closing(Ending::Reset);
+            }
+        }
+    }
+}
