@@ -664,6 +664,51 @@ fn a_certificate_is_required_or_optional_and_never_one_of_another_authority() {
     assert_eq!(served(&optional), [true, true, false]);
 }
 
+/// Lines of a head that say something of a certificate.
+fn cert_lines(head: &[u8]) -> Vec<String> {
+    let head = text(head);
+    let is_of_certificate = |line: &&str| line.to_ascii_lowercase().replace('_', "-").starts_with("client-cert");
+    head.lines().filter(is_of_certificate).map(str::to_owned).collect()
+}
+
+#[test]
+fn replicas_are_told_of_the_certificate_and_never_of_one_that_a_client_made_up() {
+    use base64::prelude::{BASE64_STANDARD, Engine};
+    let clients = Clients::start("client-cert", OPTIONAL);
+    let Clients { server, known, .. } = &clients;
+    let line = |issued: &Issued| format!("Client-Cert: :{}:", BASE64_STANDARD.encode(issued.der()));
+    let names: Vec<String> = (0..80).map(|n| format!("{n:03}.clients-of-a-long-name.example.com")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let long = server.authority.issue(&names, Kind::Ecdsa, 90);
+    assert!((3_000..4_096).contains(&long.der().len()), "{} bytes", long.der().len());
+    server.certs.add("long", &long);
+    let forged = ["-H", "Client-Cert: :AAAA:", "-H", "client_cert: x", "-H", "Client-Cert-Chain: :AAAA:"];
+    // Most of what a head may have, and a body that fills the buffer behind it.
+    let cookie = format!("Cookie: {}", "c".repeat(12 * 1024));
+    let body = "b".repeat(100 * 1024);
+    let large = ["-H", &cookie, "-H", "Expect:", "--data-binary", &body];
+    for (client, expected) in [(Some("known"), Some(line(known))), (Some("long"), Some(line(&long))), (None, None)] {
+        for flags in [&[][..], &forged, &large] {
+            let output = clients.curl(client, flags);
+            assert!(output.status.success(), "{client:?}: {}", text(&output.stderr));
+            let head = text(&output.stdout);
+            assert!(head.contains(" /home HTTP/1.1\r\n"), "{head}");
+            assert_eq!(cert_lines(head.as_bytes()), expected.iter().cloned().collect::<Vec<_>>(), "{client:?}");
+            assert_eq!(head.ends_with(&body), flags == large, "{client:?}");
+        }
+    }
+    let again = format!("https://{SHOP}:{}/2", server.port());
+    let kept = clients.curl(Some("known"), &[&again, "-w", "\n%{num_connects}\n"]);
+    assert_eq!(cert_lines(&kept.stdout), vec![line(known); 2], "each request of a connection");
+    assert!(text(&kept.stdout).contains("\n0\n"), "it was one connection: {}", text(&kept.stdout));
+    // A trusted proxy in front of us, which is asked for a certificate of its own, says nothing of its clients'.
+    let tls = format!("{OPTIONAL}\n[forwarded]\ntrust = \"keep\"");
+    clients.reload(&tls);
+    assert_eq!(cert_lines(&clients.curl(None, &forged).stdout), Vec::<String>::new());
+    clients.reload("[forwarded]\ntrust = \"keep\"");
+    assert_eq!(cert_lines(&clients.curl(None, &forged).stdout).len(), 3, "no certificate is asked for");
+}
+
 #[test]
 fn a_certificate_is_refused_once_a_list_says_that_it_is_revoked() {
     let clients = Clients::start("revoked", LISTED);
@@ -699,6 +744,11 @@ fn no_session_is_resumed_behind_a_change_of_what_clients_are_asked() {
             clients.reload(before);
             let resumed = clients.s_client(version, &["-sess_in", &session]);
             assert!(resumed.contains("Reused, TLS"), "{version}: {resumed}");
+            assert_eq!(
+                cert_lines(resumed.as_bytes()).len(),
+                1,
+                "{version}: it is told of a resumed session too: {resumed}"
+            );
             let changed = clients.reload(after);
             assert!(changed.contains("listener default: which certificates of clients are taken changed"), "{changed}");
             let fresh = clients.s_client(version, &["-sess_in", &session]);

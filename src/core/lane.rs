@@ -22,6 +22,8 @@ pub const SPLICE_MIN: u64 = 64 * 1024;
 /// little, and a copied read at the start of the next one would cost more than one splice too many.
 pub const SPLICE_LULL: u64 = 8 * 1024;
 const LULLS: u8 = 2;
+/// Of extra headroom, in bytes.
+pub const HEADROOM_STEP: usize = 32;
 /// At most this many bytes are asked of one splice: the capacity of a pooled pipe.
 pub const SPLICE_MAX: u64 = 1024 * 1024;
 
@@ -62,6 +64,9 @@ pub struct Lane {
     full: bool,
     /// Splices in a row that moved little.
     lulls: u8,
+    /// What is free in front of the first byte that is read, beside `HEADROOM`: steps of `HEADROOM_STEP` bytes, so that a lane
+    /// is not larger for the few that need it.
+    wider_by: u8,
 }
 
 impl Lane {
@@ -85,6 +90,7 @@ impl Lane {
             copies_next_read: false,
             full: false,
             lulls: 0,
+            wider_by: 0,
         }
     }
 
@@ -133,12 +139,28 @@ impl Lane {
 
     /// How many bytes `space` offers now.
     pub fn room(&self) -> usize {
-        if self.start == self.filled { self.end - HEADROOM } else { self.end - self.filled + self.slack() }
+        if self.start == self.filled { self.end - self.base() } else { self.end - self.filled + self.slack() }
+    }
+
+    /// Each head grows by up to `n` bytes beside what `HEADROOM` is for. The lane holds no buffer.
+    pub fn widen_headroom(&mut self, n: usize) {
+        debug_assert!(self.store.is_none());
+        self.wider_by = u8::try_from(n.div_ceil(HEADROOM_STEP)).unwrap_or(u8::MAX);
+        self.rewind();
+    }
+
+    fn extra_headroom(&self) -> usize {
+        usize::from(self.wider_by) * HEADROOM_STEP
+    }
+
+    /// Where bytes are read to first.
+    fn base(&self) -> usize {
+        HEADROOM + self.extra_headroom()
     }
 
     /// A head of up to `limit` bytes that fills the buffer goes on in a larger one.
     pub fn make_room(&mut self, limit: usize, pool: &mut BufferPool) {
-        let len = store_for(limit);
+        let len = store_for(limit + self.extra_headroom());
         if self.room() == 0
             && len > self.end
             && let Some(store) = self.store.take()
@@ -402,25 +424,27 @@ impl Lane {
     }
 
     fn rewind(&mut self) {
-        (self.start, self.released, self.scanned, self.filled) = (HEADROOM, HEADROOM, HEADROOM, HEADROOM);
-        self.content_at = HEADROOM;
+        let base = self.base();
+        (self.start, self.released, self.scanned, self.filled) = (base, base, base, base);
+        self.content_at = base;
     }
 
     /// Bytes at the front that `compact` would free.
     fn slack(&self) -> usize {
-        if self.filled == self.end { self.start.saturating_sub(HEADROOM) } else { 0 }
+        if self.filled == self.end { self.start.saturating_sub(self.base()) } else { 0 }
     }
 
     /// Moves the content to the front.
     fn compact(&mut self) {
-        let by = self.start.saturating_sub(HEADROOM);
+        let base = self.base();
+        let by = self.start.saturating_sub(base);
         if by > 0
             && let Some(store) = &mut self.store
         {
-            store.copy_within(self.start..self.filled, HEADROOM);
+            store.copy_within(self.start..self.filled, base);
             (self.start, self.released) = (self.start - by, self.released - by);
             (self.scanned, self.filled) = (self.scanned - by, self.filled - by);
-            self.content_at = self.content_at.saturating_sub(by).max(HEADROOM);
+            self.content_at = self.content_at.saturating_sub(by).max(base);
         }
     }
 }
@@ -468,6 +492,25 @@ mod tests {
         assert!(spliceable_after(&[large, large, large]));
         assert!(spliceable_after(&[small, large, small]));
         assert!(!spliceable_after(&[small, large, small, small, small]));
+    }
+
+    #[test]
+    fn a_wider_headroom_is_there_for_each_head_and_the_longest_head_fits_behind_it() {
+        let (mut pool, mut lane) = (BufferPool::new(1), Lane::new(Phase::Head));
+        lane.widen_headroom(3_000);
+        for _ in 0..2 {
+            assert_eq!((lane.room(), lane.space(&mut pool).len()), (CAPACITY - 3_008, CAPACITY - 3_008));
+            assert_eq!(lane.headroom(), HEADROOM + 3_008);
+            lane.commit_read(CAPACITY - 3_008);
+            lane.make_room(CAPACITY - 1, &mut pool);
+            assert_eq!(lane.room(), 3_008, "a head of that length, and a byte");
+            lane.release_head(CAPACITY - 3_008, |_, from, _| from - HEADROOM - 3_008);
+            assert_eq!(lane.pending().len(), HEADROOM + CAPACITY);
+            lane.sent(HEADROOM + CAPACITY);
+            lane.reclaim(&mut pool);
+            lane.check();
+        }
+        assert_eq!(pool.lent(), 0);
     }
 
     #[test]

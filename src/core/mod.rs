@@ -5,6 +5,7 @@
 //! | `mod.rs` | nothing but this text |
 //! | [`body`] | message framing: [`Body`](body::Body) by length, chunked, until close or tunnel; `ChunkDecoder` byte by byte (size digits, extensions, trailers), dechunked or forwarded, credit remaining, `FramingError` |
 //! | [`buffer`] | memory of the lanes: `Store` with headroom in front (heap, or mapped by memmap2 when large), [`BufferPool`](buffer::BufferPool) of one worker, stores lent, copies kept; no meaning of bytes |
+//! | [`client_cert`] | `Client-Cert` of RFC 9440: the line that replicas get, the names that are cut from what clients send |
 //! | [`context`] | [`Context`](context::Context), what a session borrows for one call: time, snapshot, buffer pool, records, `Prng` (xorshift64*), `Date` line, and its `Tally` (requests and responses by class, for the counters) |
 //! | [`exchange`] | one request and its response, or one tunnel: the facts kept of its head (`RequestFacts`: service, key, idempotent, pipelinable, upgrade, 100-continue), states of request, response, client's end and upstream's end, event stream, timed out; replicas tried (`Attempts`), the request retained, the rule of when it may be sent again; `InterimBudget` |
 //! | [`fuzz`] | bodies of the fuzz targets |
@@ -31,6 +32,7 @@
 
 pub mod body;
 pub mod buffer;
+pub mod client_cert;
 pub mod context;
 pub mod exchange;
 pub mod exchange_record;

@@ -3,6 +3,7 @@
 
 use super::body::Body;
 use super::buffer::HEADROOM;
+use super::client_cert;
 use super::head::{self, Fields, Refusal, Request, bad_request, refusal};
 use super::limits::{Limits, RequestIdPolicy, Trust, Via};
 use super::rewrite::{CodingError, Edits, Rewriter};
@@ -46,6 +47,8 @@ pub struct RequestSource<'a> {
     /// The `X-Request-Id` of a request that has none. `None`: none is added.
     pub request_id: Option<&'a [u8]>,
     pub scheme: Scheme,
+    /// What is said of the client's certificate: a line, or nothing. `None`: it was not asked for one.
+    pub client_cert: Option<&'a [u8]>,
 }
 
 /// How the client reached us (RFC 9110 section 4.2).
@@ -82,7 +85,7 @@ pub fn analyze(
     origin: RequestSource,
     edits: &mut Edits,
 ) -> Result<RequestAnalysis, Refusal> {
-    let mut analyzer = RequestAnalyzer::new(head, request, limits, edits);
+    let mut analyzer = RequestAnalyzer::new(head, request, limits, origin, edits);
     let authority = analyzer.target()?;
     for i in 0..request.fields.len() {
         analyzer.field(i)?;
@@ -97,7 +100,7 @@ pub fn analyze(
     let request_id = analyzer.request_id(origin);
     let keep_alive = analyzer.rewriter.persists();
     let expects_continue = analyzer.expect();
-    if edits.inserted() > HEADROOM {
+    if edits.inserted() > HEADROOM + origin.client_cert.map_or(0, <[u8]>::len) {
         return Err(refusal(431, "head too large once it is forwarded"));
     }
     Ok(RequestAnalysis {
@@ -136,7 +139,7 @@ fn is_exempt(name: &str) -> bool {
         "via",
         "x-request-id",
     ];
-    is_forwarding(name) || EXEMPT.iter().any(|exempt| name.eq_ignore_ascii_case(exempt))
+    is_forwarding(name) || client_cert::is_name(name) || EXEMPT.iter().any(|exempt| name.eq_ignore_ascii_case(exempt))
 }
 
 /// `X-Forwarded-*`, with `_` for `-`, too: some servers read both alike.
@@ -157,6 +160,8 @@ struct RequestAnalyzer<'h, 'e> {
     head: &'h [u8],
     request: &'h Request<'h>,
     trust: Trust,
+    /// The client was asked for a certificate: it has no say in the fields that tell of it.
+    certifies: bool,
     id_policy: RequestIdPolicy,
     rewriter: Rewriter<'h, 'e>,
     /// `Upgrade` came once and names a protocol that can be carried.
@@ -172,11 +177,18 @@ struct RequestAnalyzer<'h, 'e> {
 }
 
 impl<'h, 'e> RequestAnalyzer<'h, 'e> {
-    fn new(head: &'h [u8], request: &'h Request<'h>, limits: &Limits, edits: &'e mut Edits) -> Self {
+    fn new(
+        head: &'h [u8],
+        request: &'h Request<'h>,
+        limits: &Limits,
+        origin: RequestSource,
+        edits: &'e mut Edits,
+    ) -> Self {
         RequestAnalyzer {
             head,
             request,
             trust: limits.trust,
+            certifies: origin.client_cert.is_some(),
             id_policy: limits.request_id,
             rewriter: Rewriter::new(head, request.fields, request.minor, edits),
             upgradable: false,
@@ -240,6 +252,7 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
                 return Err(bad_request("malformed Connection"));
             }
             10 if is("keep-alive") => self.rewriter.cut(i),
+            11 if client_cert::is_name(name) => self.client_cert_field(i),
             12 if is("max-forwards") => self.max_forwards_field(i)?,
             12 if is("x-request-id") => self.request_id_field(i, value),
             14 if is("content-length") => self.rewriter.content_length(i, value).map_err(bad_request)?,
@@ -249,6 +262,7 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
             16 if is("proxy-connection") => self.rewriter.cut(i),
             17 if is("transfer-encoding") => self.transfer_encoding(i, value)?,
             17 if head::resembles(name, "transfer-encoding") => return Err(LOOKALIKE),
+            17 if client_cert::is_name(name) => self.client_cert_field(i),
             17 if is("x-forwarded-proto") => {
                 self.proto_kept |= self.trust == Trust::Keep;
                 self.cut_unless_trusted(i);
@@ -327,6 +341,15 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
     fn cut_unless_trusted(&mut self, i: usize) {
         if self.trust != Trust::Keep {
             self.rewriter.cut(i);
+        }
+    }
+
+    /// A client cannot say what its certificate is, only a proxy that was not asked for its own.
+    fn client_cert_field(&mut self, i: usize) {
+        if self.certifies {
+            self.rewriter.cut(i);
+        } else {
+            self.cut_unless_trusted(i);
         }
     }
 
@@ -412,7 +435,7 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
         }
     }
 
-    /// `X-Forwarded-For`, `X-Forwarded-Proto` and `Via` (RFC 9110 section 7.6.3).
+    /// `X-Forwarded-For`, `X-Forwarded-Proto`, `Via` (RFC 9110 section 7.6.3) and `Client-Cert` (RFC 9440).
     fn forwarded(&mut self, origin: RequestSource, via: Via) {
         let proto = if self.proto_kept { b"" } else { origin.scheme.forwarded_proto() };
         let via: &[u8] = match (via, self.request.minor) {
@@ -428,6 +451,9 @@ impl<'h, 'e> RequestAnalyzer<'h, 'e> {
                 self.rewriter.append(&[proto, via]);
             }
             None => self.rewriter.append(&[b"X-Forwarded-For: ", origin.client_ip, b"\r\n", proto, via]),
+        }
+        if let Some(line @ [_, ..]) = origin.client_cert {
+            self.rewriter.append(&[line]);
         }
     }
 }

@@ -205,7 +205,13 @@ impl ClientConnection {
         let head = &bytes[..len];
         let mut storage = head::field_storage();
         let request = head::parse_request(head, &mut storage, &shared.limits)?;
-        let origin = RequestSource { client_ip: b"", service: "replica", request_id: None, scheme: Scheme::Http };
+        let origin = RequestSource {
+            client_ip: b"",
+            service: "replica",
+            request_id: None,
+            scheme: Scheme::Http,
+            client_cert: None,
+        };
         shared.edits.clear();
         let analysis = request::analyze(head, &request, &shared.limits, origin, &mut shared.edits)?;
         let mut accepted = request.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("accept"));

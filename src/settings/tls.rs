@@ -44,8 +44,8 @@ pub struct TlsSettings {
     /// replica says it; 8760h is a year
     #[arg(id = "tls-hsts", long, value_name = "DURATION", value_parser = units::parser(Unit::Duration, 0..=HSTS_MAX_MS))]
     pub hsts_ms: Option<u64>,
-    /// Whether clients need a certificate of their own: off, optional or required. Connections that are open when this changes
-    /// stay as they are
+    /// Whether clients need a certificate of their own: off, optional or required. Replicas of http get it in Client-Cert
+    /// (RFC 9440). Connections that are open when this changes stay as they are
     #[arg(id = "tls-client-auth", long, value_name = "WHEN", default_value = "off", value_parser = values::client_auth)]
     pub client_auth: ClientAuthMode,
     /// The authorities that issue the certificates of clients, in PEM

@@ -7,7 +7,7 @@ use crate::core::proxy::Ends;
 use crate::core::snapshot::Mode;
 use crate::core::step::Ending;
 use crate::core::tick::Tick;
-use crate::core::tls::{HandshakeSteps, Resumption};
+use crate::core::tls::{ClientCertificate, HandshakeSteps, Resumption};
 use crate::kernel::Kernel;
 use crate::shared::events::WorkerEvent;
 
@@ -179,15 +179,16 @@ impl<K: Kernel> Worker<K> {
     fn begin_session(&mut self, id: SessionId) -> SessionStart {
         let Some(client) = self.clients.get_mut(id) else { return SessionStart::Waits };
         let ClientIo::Transport(transport) = &mut client.io;
-        let resumption = transport.tls().and_then(|(tls, _)| {
+        let info = transport.tls().and_then(|(tls, _)| {
             tls.handshake = None;
-            tls.tls().handshake().map(|info| info.resumption)
+            tls.tls().handshake()
         });
-        match resumption {
+        match info.as_ref().map(|info| info.resumption) {
             Some(Resumption::Resumed) => self.counters.tls_resumed.count(),
             Some(Resumption::Full) | None => self.counters.tls_full.count(),
         }
-        client.session.on_handshake(&mut self.cx);
+        let certificate = info.map_or(ClientCertificate::NotRequested, |info| info.client_certificate);
+        client.session.on_handshake(&certificate, &mut self.cx);
         SessionStart::Begun
     }
 

@@ -63,8 +63,13 @@ impl Sent {
         let mut room = head::field_storage();
         let head = head::parse_request(&self.bytes[..len], &mut room, &limits);
         let head = head.unwrap_or_else(|refusal| panic!("{}: {self}", refusal.why));
-        let origin =
-            RequestSource { client_ip: b"192.0.2.1", service: "service", request_id: None, scheme: Scheme::Http };
+        let origin = RequestSource {
+            client_ip: b"192.0.2.1",
+            service: "service",
+            request_id: None,
+            scheme: Scheme::Http,
+            client_cert: None,
+        };
         let plan = request::analyze(&self.bytes[..len], &head, &limits, origin, &mut Edits::default());
         let plan = plan.unwrap_or_else(|refusal| panic!("{}: {self}", refusal.why));
         self.idempotent = plan.idempotent;

@@ -153,10 +153,12 @@ pub fn trailer_allowed(line: &[u8]) -> Option<bool> {
     })
 }
 
-const FORBIDDEN_TRAILERS: [&str; 31] = [
+const FORBIDDEN_TRAILERS: [&str; 33] = [
     "age",
     "authorization",
     "cache-control",
+    "client-cert",
+    "client-cert-chain",
     "connection",
     "content-encoding",
     "content-length",

@@ -4,11 +4,13 @@
 //!
 //! What one connection can hold has a ceiling, whatever its client and its replica send and however slowly they read:
 //! [`held_max`] bytes of memory, asserted by [`Session::check`], and two pipes of
-//! [`SPLICE_MAX`](super::lane::SPLICE_MAX) bytes each in the kernel, beside the socket buffers. At rest it holds nothing.
+//! [`SPLICE_MAX`](super::lane::SPLICE_MAX) bytes each in the kernel, beside the socket buffers. At rest it holds nothing but what
+//! replicas are told of the client's certificate.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `mod.rs` | [`Session`], its states (`Stage`: serving, lingering, closing; `UpstreamState`: none, wanted, open) and `Arrival`; what the worker tells it (ready, deadline, drain, replica down, connection limit) and asks of it (deadline, notice, idle, tunnel, pipelined, held memory); which replica it picks again; linger, invariants; which lane a leg is source or sink of |
+//! | `mod.rs` | [`Session`], its states (`Stage`: serving, lingering, closing; `UpstreamState`: none, wanted, open) and `Arrival`; what the worker tells it (ready, deadline, drain, replica down, connection limit) and asks of it (deadline, notice, idle, tunnel, pipelined); which replica it picks again; linger; which lane a leg is source or sink of |
+//! | `bounds` | what a session holds: its ceiling (`held_max`), its buffers given back, its invariants |
 //! | `next_step` | chooses the next step from the state alone: send, splice, connect, release the upstream connection, shut down, read; flush or more; changes nothing; by readiness of each leg (readable, writable), the lanes and the stage |
 //! | `complete` | takes the outcome of a step: bytes received, sent or spliced, connected, released; deadlines extended by bytes and rate; upload and download lanes told, stall and readiness noted, a retained copy |
 //! | `opening` | what comes before the protocol (`Opening`): a PROXY header, a TLS handshake below, a ClientHello that passes through; the client named, the mode of the listener begun, plain text on a port of TLS refused |
@@ -16,6 +18,7 @@
 //! | `failure` | what goes wrong: a leg ends early or fails, connect fails, a deadline expires, a head or body is malformed; to a redial, a local reply (4xx, 5xx), a truncated response or a reset |
 //! | `record` | the record of an exchange while it runs: stamps of its phases, attempts and why, status, how it ended; request ids that are made |
 
+mod bounds;
 mod complete;
 mod failure;
 mod next_step;
@@ -28,32 +31,24 @@ use std::net::{IpAddr, SocketAddr};
 
 use opening::Opening;
 
-use super::buffer::{CAPACITY, store_for};
+use super::buffer::CAPACITY;
+use super::client_cert::ClientCertField;
 use super::context::Context;
-use super::exchange::{ClientEnd, Exchange, REPLAY_LIMIT, ResponseState};
+use super::exchange::{ClientEnd, Exchange, ResponseState};
 use super::exchange_record::{ExchangeEnd, ExchangeRecord};
 use super::ip::IpText;
 use super::lane::{Lane, Phase};
 use super::limits::{AbortOn, Limits};
-use super::proxy::{self, Ends};
-use super::reply;
+use super::proxy::Ends;
 use super::request::Scheme;
-use super::request_text::RequestText;
 use super::snapshot::{Lifecycle, ListenerId, ReplicaId, Snapshot};
 use super::step::{Connection, Ending, Leg, Notice, Pick, Ready};
 use super::tick::{Stamp, Tick};
 
+pub use bounds::held_max;
+
 /// A response head that is awaited for longer makes the control plane probe the replica.
 pub const SLOW_MS: u64 = 250;
-
-/// The most that one session holds in memory beside itself, in bytes, where heads may have `head_limit` bytes: a buffer
-/// for each lane; before the upload's buffer a request that is sent again behind a PROXY header, and the copy of that
-/// request; before the download's buffer an interim response with a local reply behind it, or the request that a TRACE
-/// reply contains; where requests are logged, parts of their text.
-pub const fn held_max(head_limit: usize) -> usize {
-    let store = store_for(head_limit);
-    2 * store + (REPLAY_LIMIT + proxy::WRITTEN_MAX) + REPLAY_LIMIT + (store + reply::HEAD_MAX) + RequestText::MAX
-}
 
 #[derive(Debug)]
 pub struct Session {
@@ -74,6 +69,8 @@ pub struct Session {
     refusal: Option<Notice>,
     opening: Opening,
     scheme: Scheme,
+    /// Boxed, since few clients are asked for a certificate.
+    client_cert: Option<Box<ClientCertField>>,
     /// The client's last bytes were sent with MSG_MORE: the end of the stream must follow.
     held_back: bool,
     ends: Ends,
@@ -165,6 +162,7 @@ impl Session {
                 (Scheme::Http, false) => Opening::Done,
             },
             scheme,
+            client_cert: None,
             held_back: false,
             ends: Ends { source: peer, destination: local },
             client_ip: IpText::new(peer.ip()),
@@ -337,37 +335,6 @@ impl Session {
             self.upstream_failed(UpstreamError::ReplicaDown, cx);
             self.advance(cx);
         }
-    }
-
-    /// Gives the buffers back at the end of the session.
-    pub fn release_buffers(&mut self, cx: &mut Context) {
-        self.end_record_at_close(cx);
-        for lane in [&mut self.upload, &mut self.download] {
-            lane.drop_all();
-            lane.reclaim(&mut cx.pool);
-        }
-    }
-
-    /// Memory held for bytes in transit and for a request that may be sent again, in bytes.
-    pub fn held(&self) -> usize {
-        self.upload.held() + self.download.held() + self.exchange.retained.copied() + self.record_held()
-    }
-
-    /// Buffers of the worker's pool that it holds.
-    pub fn buffers(&self) -> usize {
-        usize::from(self.upload.has_buffer()) + usize::from(self.download.has_buffer())
-    }
-
-    /// Panics where an invariant is broken.
-    pub fn check(&self, snapshot: &Snapshot) {
-        let head_limit = snapshot.listener_limits(self.listener).head_limit.max(self.limits(snapshot).head_limit);
-        assert!(self.held() <= held_max(head_limit), "{} bytes held: {self:?}", self.held());
-        self.upload.check();
-        self.download.check();
-        assert!(self.deadline < Tick::NEVER, "no deadline: {self:?}");
-        let open = matches!(self.link, UpstreamState::Open { .. });
-        assert!(!open || self.exchange.is_active(), "an upstream connection without an exchange: {self:?}");
-        assert!(self.record.is_none() || self.exchange.is_active(), "a record without an exchange: {self:?}");
     }
 
     /// What a replica is picked for.

@@ -2,6 +2,7 @@
 //! connection that passes through. Requests and responses do not enter.
 
 use super::{Session, Stage, UpstreamState};
+use crate::core::client_cert::ClientCertField;
 use crate::core::context::Context;
 use crate::core::exchange::ExchangeKind;
 use crate::core::head::{self, Fields, HeadScan, Request};
@@ -11,7 +12,7 @@ use crate::core::proxy::{self, Ends};
 use crate::core::routes::RouteKey;
 use crate::core::snapshot::{Mode, ServiceId};
 use crate::core::step::{Ending, Notice};
-use crate::core::tls::client_hello;
+use crate::core::tls::{ClientCertificate, client_hello};
 
 const PLAIN_HTTP: &str = "this port speaks TLS: the URL begins with https";
 const NO_NAME: &str = "no route leads from the name in the ClientHello to a service";
@@ -29,8 +30,12 @@ pub(super) enum Opening {
 
 impl Session {
     /// The handshake below is over: the session begins.
-    pub fn on_handshake(&mut self, cx: &mut Context) {
+    pub fn on_handshake(&mut self, certificate: &ClientCertificate, cx: &mut Context) {
         self.opening = Opening::Done;
+        if cx.snapshot.listener(self.listener).is_some_and(|listener| listener.mode == Mode::Http) {
+            self.client_cert = ClientCertField::new(certificate).map(Box::new);
+            self.upload.widen_headroom(self.client_cert_len());
+        }
         self.head_begun_at = cx.records.now;
         self.arm(cx.now, cx.snapshot.listener_limits(self.listener).idle_timeout_ms);
         self.begin_mode(cx);

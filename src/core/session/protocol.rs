@@ -125,7 +125,8 @@ impl Session {
         let name = service.map_or("", |service| &service.name);
         let made_id = (limits.request_id == RequestIdPolicy::Make).then(|| record::made_id(&mut cx.prng));
         let request_id = made_id.as_ref().map(|id| id.as_slice());
-        let origin = RequestSource { client_ip, service: name, request_id, scheme: self.scheme };
+        let client_cert = self.client_cert.as_ref().map(|field| field.line());
+        let origin = RequestSource { client_ip, service: name, request_id, scheme: self.scheme, client_cert };
         cx.edits.clear();
         let analysis = request::analyze(head, &request, limits, origin, &mut cx.edits)?;
         let fresh = cx.prng.next_u32();
