@@ -352,6 +352,33 @@ service = "database"
     assert_eq!(errors.len(), expected.len(), "{errors:#?}");
 }
 
+#[test]
+fn a_route_of_requests_needs_a_listener_of_requests() {
+    let file = File::new(
+        "no-http",
+        r#"
+[listeners.pass]
+bind = ["127.0.0.1:443"]
+mode = "tls-passthrough"
+service = "mail"
+
+[services.mail]
+mode = "tcp"
+replica = ["10.0.0.3:80"]
+
+[services.shop]
+replica = ["10.0.0.1:80"]
+
+[[routes]]
+service = "shop"
+"#,
+    );
+    let (status, _, errors) = check(&file);
+    assert_eq!(status, Some(2));
+    let expected = "routes[0]: no listener has mode http: no request comes to it";
+    assert!(errors.len() == 1 && errors[0].contains(expected), "{errors:#?}");
+}
+
 /// A route is for listeners of one kind: those of requests, or those that TLS passes through.
 #[test]
 fn what_contradicts_where_tls_passes_through_is_named() {

@@ -99,6 +99,18 @@ fn services_routes_and_listeners_change_under_a_connection_that_stays() {
     balancer.await_log("service blog: removed; its replicas drain");
 }
 
+/// Where routes are, the only service is no default of a listener that none of them is for.
+#[test]
+fn a_listener_that_no_route_is_for_leads_nowhere() {
+    let (web, other) = (free_address(), free_address());
+    let listeners = format!("[listeners.web]\nbind = [\"{web}\"]\n[listeners.other]\nbind = [\"{other}\"]\n");
+    let route = "[services.shop]\nreplicas = 1\n[[routes]]\nservice = \"shop\"\nlisteners = [\"web\"]\n";
+    let balancer = Reloadable::start("no-route", &format!("{listeners}{route}"));
+    balancer.await_log("1 of 1 live");
+    let [led, lost] = [web, other].map(|address| answer(&mut connect(address), "shop.test").0);
+    assert_eq!((&*led, &*lost), ("HTTP/1.1 200 OK", "HTTP/1.1 404 Not Found"));
+}
+
 /// Two listeners of HTTP over the same servers; `more` goes.
 fn two_listeners(web: SocketAddr, more: &str, slow: &Slow) -> String {
     let services = format!("[services.slow]\nreplica = [\"{}\"]\n", slow.address);

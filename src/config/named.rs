@@ -1,5 +1,6 @@
-//! `[services.NAME]`, `[listeners.NAME]` and `[[routes]]`: from what a file sets in them to listeners, services and routes that refer to each other by name. The flat settings are the defaults of each. Where a file
-//! has none of them, the flat settings are one listener and one service, both called `default`.
+//! `[services.NAME]`, `[listeners.NAME]` and `[[routes]]`: from what a file sets in them to listeners, services and routes that
+//! refer to each other by name. The flat settings are the defaults of each. Where a file has none of them, the flat settings
+//! are one listener and one service, both called `default`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -346,11 +347,12 @@ impl NamedListener {
             return Some("bind is missing: want one address or more, as [\"0.0.0.0:80\"]".into());
         }
         let mut fit = modes.iter().filter(|(_, its)| **its == mode.of_service()).map(|(name, _)| name);
-        let mut routes = routes.iter().filter(|route| route.settings.is_for(&self.name, *mode, modes));
+        let has_routes = routes.iter().any(|route| route.settings.mode(modes) == *mode);
         match (service.as_ref(), &mode) {
             (Some(name), mode) => return wrong_service(name, mode.of_service(), modes),
             (None, Mode::Http) if *redirect_to_https => return None,
-            (None, _) if routes.next().is_some() => return None,
+            // Where there are routes, one that none of them is for leads nowhere.
+            (None, _) if has_routes => return None,
             (None, _) => {}
         }
         match (fit.next(), fit.next()) {
@@ -395,6 +397,7 @@ impl NamedRoute {
                 "its service has mode tcp, and no listener has mode tls-passthrough: those with mode tcp have no routes"
                     .into(),
             ),
+            (None, None, Mode::Http) if !is_led_to => Some("no listener has mode http: no request comes to it".into()),
             (None, None, Mode::TlsPassthrough) if !self.settings.is_by_host_alone() => {
                 Some("its service has mode tcp: TLS that passes through has no path and no method, leave them out".into())
             }
