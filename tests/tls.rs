@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -107,15 +107,8 @@ fn subject(said: &str) -> String {
 }
 
 fn echo(head: &str, stream: &mut TcpStream) -> bool {
-    let length = support::field(head, "content-length").map_or(0, |length| length.parse().expect("a number"));
-    let mut content = vec![0; length];
-    let answer = stream.read_exact(&mut content).and_then(|()| {
-        let length = head.len() + content.len();
-        let own = if head.contains("/own-hsts ") { "strict-transport-security: max-age=0\r\n" } else { "" };
-        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{own}\r\n{head}")
-            .and_then(|()| stream.write_all(&content))
-    });
-    answer.is_ok()
+    let own = if head.contains("/own-hsts ") { "strict-transport-security: max-age=0\r\n" } else { "" };
+    origin::echo(head, own, stream)
 }
 
 fn text(bytes: &[u8]) -> String {

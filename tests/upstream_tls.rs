@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -59,14 +59,7 @@ impl Site {
 }
 
 fn echo(head: &str, stream: &mut TcpStream) -> bool {
-    let length = support::field(head, "content-length").map_or(0, |length| length.parse().expect("a number"));
-    let mut content = vec![0; length];
-    let answer = stream.read_exact(&mut content).and_then(|()| {
-        let length = head.len() + content.len();
-        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{head}")
-            .and_then(|()| stream.write_all(&content))
-    });
-    answer.is_ok()
+    origin::echo(head, "", stream)
 }
 
 fn get(address: SocketAddr, path: &str) -> String {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use log::Level;
 
-use super::tls::TlsListeners;
+use super::tls::TlsPolicies;
 
 const DAY: u64 = 24 * 3600;
 /// Days ahead at which a line is written.
@@ -16,7 +16,7 @@ pub struct ExpiryLog(BTreeMap<(String, String, u64), usize>);
 
 impl ExpiryLog {
     /// What is to be said now.
-    pub fn lines(&mut self, listeners: &TlsListeners, unix_seconds: u64) -> Vec<(Level, String)> {
+    pub fn lines(&mut self, listeners: &TlsPolicies, unix_seconds: u64) -> Vec<(Level, String)> {
         let certificates = listeners.each().flat_map(|(name, listener)| {
             listener.set.certificates.iter().map(move |one| (name.clone(), one.pair.clone(), one.expires))
         });

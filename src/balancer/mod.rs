@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `mod.rs` | [`run`]: what was inherited is taken, admin listener and data sockets bound (and shared with a successor), access log opened, workers and control plane started; `WorkerSettings`; the banner; warnings: few descriptors, inherited sockets that no listener wants |
 //! | `reload` | `RunningConfiguration`, the implementation of the trait `Configuration`: reads argv, environment and file again, binds new listeners and gives up others, compares old and new settings (`ReloadReport`: changed, needs a restart); the text of `GET /config` |
-//! | `tls` | `TlsListeners`: certificates read, a policy for each listener with TLS, tickets kept over reloads |
+//! | `tls` | `TlsPolicies`: certificates read, a policy for each listener with TLS and for each service talked to in TLS, tickets kept over reloads |
 //! | `renewal` | certificates, authorities and revocation lists whose files changed under a configuration in force (`FileWatch`): taken in pair by pair, those that cannot be used named |
 //! | `expiry` | log lines 30, 7 and 1 days before a certificate expires (`ExpiryLog`) |
 //! | `self_signed` | `SelfSigned`: the certificate of `--tls self-signed`, and the file that curl is told of |
@@ -50,7 +50,7 @@ use crate::shared::{access_log, events};
 use crate::worker::{self, WorkerSettings};
 use plan::{Ids, Plan};
 use reload::RunningConfiguration;
-use tls::TlsListeners;
+use tls::TlsPolicies;
 
 /// What the access log gets at the end to write what waits.
 const ACCESS_LOG_LIMIT: Duration = Duration::from_secs(2);
@@ -66,7 +66,7 @@ pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End
     let wakeup = Wakeup::default();
     let (events, worker_events) = events::channel(wakeup.wake());
     let (mut ids, admin) = (Ids::default(), listener.as_ref().map(AdminListener::endpoint).cloned());
-    let tls = TlsListeners::read(&config, &TlsListeners::default(), certificates::unix_seconds())?;
+    let tls = TlsPolicies::read(&config, &TlsPolicies::default(), certificates::unix_seconds())?;
     tls.summary().iter().for_each(|line| log::info!("{line}"));
     tls.warnings(&config).iter().for_each(|warning| log::warn!("{warning}"));
     let plan = Plan::new(&config, &mut ids, admin.as_ref(), &tls);
@@ -204,7 +204,7 @@ fn worker_settings(config: &Config) -> WorkerSettings {
 
 /// The lines on stdout. The first has the addresses for clients and for admin calls, the second how curl gets to a listener
 /// whose certificate is our own.
-fn banner(config: &Config, sockets: &ListeningSockets, admin: Option<&AdminListener>, tls: &TlsListeners) -> String {
+fn banner(config: &Config, sockets: &ListeningSockets, admin: Option<&AdminListener>, tls: &TlsPolicies) -> String {
     let bound = bound(config, sockets);
     let shown = |(settings, address): &(&ListenerSettings, SocketAddr)| match (settings.mode, settings.tls.is_on()) {
         (Mode::Http, false) => format!("http://{address}"),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::tls::TlsListeners;
+use super::tls::TlsPolicies;
 use crate::config::named::{NamedListener, NamedRoute};
 use crate::config::tables::NamedTarget;
 use crate::config::{Config, Named, RuntimeKind};
@@ -71,7 +71,7 @@ fn id(names: &mut Vec<Arc<str>>, name: &str) -> u32 {
 
 impl Plan {
     /// `admin` is where the admin API answers.
-    pub fn new(config: &Config, ids: &mut Ids, admin: Option<&Endpoint>, tls: &TlsListeners) -> Plan {
+    pub fn new(config: &Config, ids: &mut Ids, admin: Option<&Endpoint>, tls: &TlsPolicies) -> Plan {
         let mut topology = Topology::default();
         let (mut heartbeats, mut runtimes) = (BTreeMap::new(), Vec::new());
         for service in &config.named.services {

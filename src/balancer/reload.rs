@@ -11,7 +11,7 @@ use log::Level;
 use super::expiry::ExpiryLog;
 use super::plan::{Ids, Plan};
 use super::renewal::Renewal;
-use super::tls::TlsListeners;
+use super::tls::TlsPolicies;
 use crate::config::certificates;
 use crate::config::{self, Config, EarlyExit, Invocation};
 use crate::control::admin_access::{AdminAccess, SharedAccess};
@@ -29,10 +29,10 @@ pub struct RunningConfiguration {
     sockets: Arc<ListeningSockets>,
     admin: Option<Endpoint>,
     access: SharedAccess,
-    tls: TlsListeners,
+    tls: TlsPolicies,
     expiry: ExpiryLog,
     /// Read last, and not in force yet.
-    next: Option<(Config, Ids, AdminAccess, TlsListeners)>,
+    next: Option<(Config, Ids, AdminAccess, TlsPolicies)>,
 }
 
 /// Reads what `ringway run` was started with.
@@ -52,7 +52,7 @@ impl RunningConfiguration {
         sockets: Arc<ListeningSockets>,
         admin: Option<Endpoint>,
         access: SharedAccess,
-        tls: TlsListeners,
+        tls: TlsPolicies,
     ) -> RunningConfiguration {
         let expiry = ExpiryLog::default();
         RunningConfiguration { read, in_force, ids, sockets, admin, access, tls, expiry, next: None }
@@ -68,7 +68,7 @@ impl Configuration for RunningConfiguration {
     fn read(&mut self) -> Result<ReloadPlan, String> {
         let config = (self.read)()?;
         let access = super::access(&config)?;
-        let tls = TlsListeners::read(&config, &self.tls, certificates::unix_seconds())?;
+        let tls = TlsPolicies::read(&config, &self.tls, certificates::unix_seconds())?;
         config.warnings.iter().chain(&tls.warnings(&config)).for_each(|warning| log::warn!("{warning}"));
         let mut ids = self.ids.clone();
         let plan = Plan::new(&config, &mut ids, self.admin.as_ref(), &tls);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::tls::{TlsListener, TlsListeners};
+use super::tls::{TlsListener, TlsPolicies};
 use crate::config::certificates::{self, CertificateSet, FileStamp};
 use crate::config::named::NamedListener;
 use crate::config::{Config, client_auth_files};
@@ -53,7 +53,7 @@ impl FileWatch {
     }
 }
 
-impl TlsListeners {
+impl TlsPolicies {
     /// Looks at the files of `config`, which is in force.
     pub fn renew(&mut self, config: &Config, unix_seconds: u64) -> Renewal {
         let before = self.clone();

@@ -1,5 +1,6 @@
-//! What the clients of TLS listeners are offered and asked for, from their settings and files: a policy for each, with tickets
-//! that live as long as its name, and as the same is asked of its clients. Nothing is bound or published here.
+//! TLS of one configuration, from its settings and files: a policy for each listener, which says what its clients are offered
+//! and asked for, and one for each service that is talked to in TLS. Tickets of a listener live as long as its name, and as
+//! long as the same is asked of its clients. Nothing is bound or published here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::core::tls::upstream::UpstreamPolicy;
 
 /// Those of one configuration.
 #[derive(Clone, Debug, Default)]
-pub struct TlsListeners {
+pub struct TlsPolicies {
     by_name: BTreeMap<String, TlsListener>,
     /// The same for all listeners, for as long as one of them has it.
     self_signed: Option<Arc<SelfSigned>>,
@@ -36,14 +37,15 @@ pub struct TlsListener {
     policy: Arc<Policy>,
 }
 
-impl TlsListeners {
-    /// Reads the certificates of `config`. One that expired does not take the place of a valid one before it. Tickets are those of the configuration before. `Err`: every mistake, a line each.
-    pub fn read(config: &Config, before: &TlsListeners, unix_seconds: u64) -> Result<TlsListeners, String> {
-        let mut listeners = TlsListeners::default();
+impl TlsPolicies {
+    /// Reads the files of `config`. A certificate that expired does not take the place of a valid one before it. Tickets are
+    /// those of the configuration before. `Err`: every mistake, a line each.
+    pub fn read(config: &Config, before: &TlsPolicies, unix_seconds: u64) -> Result<TlsPolicies, String> {
+        let mut policies = TlsPolicies::default();
         let mut faults = Vec::new();
         for listener in config.named.listeners.iter().filter(|listener| listener.settings.tls.is_on()) {
-            match listeners.read_one(listener, before, unix_seconds) {
-                Ok(read) => drop(listeners.by_name.insert(listener.name.clone(), read)),
+            match policies.read_one(listener, before, unix_seconds) {
+                Ok(read) => drop(policies.by_name.insert(listener.name.clone(), read)),
                 Err(lines) => faults.extend(lines),
             }
         }
@@ -52,13 +54,13 @@ impl TlsListeners {
                 Ok(Some(policy)) => {
                     // Connections and sessions of an unchanged one stay.
                     let former = before.upstream(&service.name).filter(|former| former.checksum == policy.checksum);
-                    listeners.upstream.insert(service.name.clone(), former.unwrap_or_else(|| policy.into()));
+                    policies.upstream.insert(service.name.clone(), former.unwrap_or_else(|| policy.into()));
                 }
                 Ok(None) => {}
                 Err(line) => faults.push(line),
             }
         }
-        if faults.is_empty() { Ok(listeners) } else { Err(faults.join("\n")) }
+        if faults.is_empty() { Ok(policies) } else { Err(faults.join("\n")) }
     }
 
     /// `None`: the service's replicas are talked to in plain text.
@@ -69,7 +71,7 @@ impl TlsListeners {
     fn read_one(
         &mut self,
         listener: &NamedListener,
-        before: &TlsListeners,
+        before: &TlsPolicies,
         unix_seconds: u64,
     ) -> Result<TlsListener, Vec<String>> {
         let watch = FileWatch::new(listener);
@@ -86,7 +88,7 @@ impl TlsListeners {
         made.map_err(|fault| certificates::located(listener, vec![fault.to_string()]))
     }
 
-    fn self_signed_set(&mut self, before: &TlsListeners) -> Result<CertificateSet, String> {
+    fn self_signed_set(&mut self, before: &TlsPolicies) -> Result<CertificateSet, String> {
         if self.self_signed.is_none() {
             self.self_signed = before.self_signed.clone();
         }
@@ -133,7 +135,7 @@ impl TlsListeners {
     }
 
     /// Certificates that listeners of both configurations have now and had not, or no more: a line each.
-    pub fn changes(&self, before: &TlsListeners) -> Vec<String> {
+    pub fn changes(&self, before: &TlsPolicies) -> Vec<String> {
         let both = self.by_name.iter().filter_map(|(name, now)| Some((name, now, before.by_name.get(name)?)));
         both.flat_map(|(name, now, before)| {
             let asks = (now.client_auth != before.client_auth).then(|| {

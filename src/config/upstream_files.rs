@@ -1,18 +1,20 @@
 //! The files that TLS towards replicas needs: authorities, and a certificate of our own. They are read at the start, by
 //! `ringway check` and at each reload.
 
-use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 use super::named::NamedService;
-use super::{Config, error};
+use super::{Config, certificates, error};
 use crate::core::snapshot::Mode;
 use crate::core::tls::certificate::{Certificate, PairFault};
 use crate::core::tls::policy::ALPN_HTTP;
 use crate::core::tls::roots::Roots;
 use crate::core::tls::upstream::{UpstreamPolicy, UpstreamPolicySettings};
 use crate::settings::UpstreamTls;
+
+/// The bundles of all public authorities are shorter.
+const SIZE_LIMIT_MIB: u64 = 4;
 
 /// Judges the files of all services. `Err`: every mistake, a line each.
 pub fn check(config: &Config) -> Result<(), String> {
@@ -32,18 +34,20 @@ pub fn of_service(service: &NamedService) -> Result<Option<UpstreamPolicy>, Stri
 fn policy(tls: UpstreamTls, alpn: &'static [&'static [u8]]) -> Result<UpstreamPolicy, String> {
     let mut hasher = DefaultHasher::new();
     format!("{tls:?} {alpn:?}").hash(&mut hasher);
-    let paths = tls.ca.iter().chain(tls.own.iter().flat_map(|(cert, key)| [cert, key]));
-    for path in paths {
-        read(path)?.hash(&mut hasher);
-    }
-    let roots = match (&tls.ca, tls.is_unverified) {
-        (_, true) => None,
-        (Some(path), false) => Some(Roots::from_pem(&read(path)?).map_err(|why| of_file(path, &why))?),
-        (None, false) => Some(roots_of_this_machine()?),
+    let mut read = |path: &Path| {
+        let contents = certificates::contents(path, SIZE_LIMIT_MIB)?;
+        contents.hash(&mut hasher);
+        Ok::<_, String>(contents)
     };
-    let own = match &tls.own {
-        Some((cert, key)) => Some(certificate(cert, key)?),
+    let authorities = match &tls.ca {
+        Some(path) => Some((path, read(path)?)),
         None => None,
+    };
+    let own = tls.own.as_ref().map(|(cert, key)| certificate(cert, key, &mut read)).transpose()?;
+    let roots = match authorities {
+        _ if tls.is_unverified => None,
+        Some((path, pem)) => Some(Roots::from_pem(&pem).map_err(|why| of_file(path, &why))?),
+        None => Some(roots_of_this_machine()?),
     };
     let made =
         UpstreamPolicy::new(UpstreamPolicySettings { name: tls.name, roots, own, alpn, checksum: hasher.finish() });
@@ -59,15 +63,15 @@ fn roots_of_this_machine() -> Result<Roots, String> {
     })
 }
 
-fn certificate(cert: &Path, key: &Path) -> Result<Certificate, String> {
+fn certificate(
+    cert: &Path,
+    key: &Path,
+    mut read: impl FnMut(&Path) -> Result<Vec<u8>, String>,
+) -> Result<Certificate, String> {
     Certificate::from_pem(&read(cert)?, &read(key)?).map_err(|fault| match &fault {
         PairFault::Certificate(why) => of_file(cert, why),
         PairFault::Key(why) => of_file(key, why),
     })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|error| of_file(path, &error.to_string()))
 }
 
 fn of_file(path: &Path, why: &str) -> String {

@@ -304,8 +304,9 @@ impl Records {
     }
 
     /// The record of a tunnel: there is no request, at most a host that a TLS client asks for.
-    pub fn begin_tunnel(&mut self, host: &[u8], head: RecordedHead) -> Option<Box<ExchangeRecord>> {
-        let mut record = self.is_on().then(|| self.begin_with(head, |text| text.keep(TextPart::Host, host)))?;
+    pub fn begin_tunnel(&mut self, host: Option<&[u8]>, head: RecordedHead) -> Option<Box<ExchangeRecord>> {
+        let keep = |text: &mut RequestText| host.into_iter().for_each(|host| text.keep(TextPart::Host, host));
+        let mut record = self.is_on().then(|| self.begin_with(head, keep))?;
         record.kind = ExchangeKind::Tunnel;
         Some(record)
     }
@@ -439,14 +440,14 @@ mod tests {
         assert_eq!(ended.iter().map(|record| record.end()).collect::<Vec<_>>(), [ExchangeEnd::Refused]);
         assert!(!records.has_ended() && records.take_ended().is_empty(), "each is taken once");
         ended.into_iter().for_each(|record| records.give_back(record));
-        let record = records.begin_tunnel(b"", head).unwrap();
+        let record = records.begin_tunnel(None, head).unwrap();
         assert_eq!((record.end(), record.kind), (ExchangeEnd::Complete, ExchangeKind::Tunnel));
         assert_eq!(
-            (record.text.part(TextPart::Target), record.text.part(TextPart::Service)),
-            (None, Some(&b"shop"[..]))
+            [TextPart::Target, TextPart::Host, TextPart::Service].map(|part| record.text.part(part)),
+            [None, None, Some(&b"shop"[..])]
         );
         let garbage = records.begin_refused(b"\x16\x03 x\r\n\r\n", head).unwrap();
         assert_eq!(garbage.text.part(TextPart::Method), Some(&b"\x16\x03"[..]));
-        assert!(Records::default().begin_tunnel(b"", head).is_none(), "nothing is recorded by default");
+        assert!(Records::default().begin_tunnel(None, head).is_none(), "nothing is recorded by default");
     }
 }

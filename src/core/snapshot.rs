@@ -281,11 +281,6 @@ impl Listener {
     pub fn removed(&self, lifecycle: Lifecycle) -> Listener {
         Listener { bind: Vec::new(), lifecycle, ..self.clone() }
     }
-
-    /// Where all bytes go, as they are.
-    pub fn tunnel_to(&self) -> Option<ServiceId> {
-        self.service.filter(|_| self.mode == Mode::Tcp)
-    }
 }
 
 /// Where a request goes.

@@ -157,7 +157,9 @@ impl<K: Kernel> Worker<K> {
             return None;
         };
         let due = self.cx.now.after_ms(listener.limits.handshake_timeout_ms);
-        Some(Transport::secure(socket, Secure::new(tls, Handshake::new(due, arrival.proxied))))
+        let handshake = Handshake::new(due);
+        let handshake = if arrival.proxied { handshake.behind_proxy_header() } else { handshake };
+        Some(Transport::secure(socket, Secure::of_client(tls, handshake)))
     }
 
     /// Whether the caps allow another client, and whether it counts for its address. A balancer that names its client by a

@@ -160,7 +160,7 @@ impl<K: Kernel> Worker<K> {
     fn connect_transport(&mut self, replica: &Replica, tls: Option<&UpstreamPolicy>) -> io::Result<Transport<K>> {
         let Some(policy) = tls else { return Ok(Transport::new(self.connect_socket(replica)?)) };
         let tls = match policy.connect(&replica.endpoint, self.date_seconds, &mut self.cx.pool) {
-            Ok(tls) => Secure::client(tls),
+            Ok(tls) => Secure::of_replica(tls),
             Err(fault) => {
                 let why = fault.to_string();
                 self.events.send(WorkerEvent::UpstreamHandshakeFailed { replica: replica.id, why });

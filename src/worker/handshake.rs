@@ -13,7 +13,7 @@ use crate::shared::events::WorkerEvent;
 
 use super::Worker;
 use super::clients::{Client, ClientIo};
-use super::secure::HandshakeState;
+use super::secure::{HandshakeState, SecureStage};
 use super::slab::SessionId;
 
 /// Steps of handshakes that a worker takes in one turn. Others wait in the order in which they came.
@@ -50,8 +50,12 @@ pub enum SessionStart {
 }
 
 impl Handshake {
-    pub fn new(due: Tick, proxied: bool) -> Handshake {
-        Handshake { due, awaits: if proxied { Awaited::ProxyHeader } else { Awaited::Handshake } }
+    pub fn new(due: Tick) -> Handshake {
+        Handshake { due, awaits: Awaited::Handshake }
+    }
+
+    pub fn behind_proxy_header(self) -> Handshake {
+        Handshake { awaits: Awaited::ProxyHeader, ..self }
     }
 }
 
@@ -98,7 +102,7 @@ impl<K: Kernel> Worker<K> {
                 return SessionStart::Waits;
             };
             let Some((tls, socket)) = transport.tls() else { return SessionStart::Begun };
-            let Some(handshake) = &tls.handshake else { return SessionStart::Begun };
+            let Some(handshake) = tls.handshake() else { return SessionStart::Begun };
             let (kernel, pool) = (&mut self.kernel, &mut self.cx.pool);
             let state = match handshake.awaits {
                 Awaited::ProxyHeader => tls.read_proxy_header(kernel, socket, pool),
@@ -107,7 +111,7 @@ impl<K: Kernel> Worker<K> {
             };
             match state {
                 HandshakeState::Named(ends) => {
-                    tls.handshake.iter_mut().for_each(|handshake| handshake.awaits = Awaited::Handshake);
+                    tls.handshake().into_iter().for_each(|handshake| handshake.awaits = Awaited::Handshake);
                     if !self.introduce(id, ends) {
                         return SessionStart::Waits;
                     }
@@ -173,14 +177,14 @@ impl<K: Kernel> Worker<K> {
 
     fn handshake(&mut self, id: SessionId) -> Option<&mut Handshake> {
         let ClientIo::Transport(transport) = &mut self.clients.get_mut(id)?.io;
-        transport.tls()?.0.handshake.as_mut()
+        transport.tls()?.0.handshake()
     }
 
     fn begin_session(&mut self, id: SessionId) -> SessionStart {
         let Some(client) = self.clients.get_mut(id) else { return SessionStart::Waits };
         let ClientIo::Transport(transport) = &mut client.io;
         let info = transport.tls().and_then(|(tls, _)| {
-            tls.handshake = None;
+            tls.stage = SecureStage::Open;
             tls.tls().handshake()
         });
         match info.as_ref().map(|info| info.resumption) {

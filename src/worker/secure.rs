@@ -20,10 +20,7 @@ const CLOSED: &str = "it closed the connection during the handshake";
 
 pub struct Secure {
     tls: Tls,
-    /// What comes before the session of a client.
-    pub handshake: Option<Handshake>,
-    /// Of a connection to a replica: what it may carry waits for the handshake.
-    connecting: Connecting,
+    pub stage: SecureStage,
     /// The socket may hold more: an edge that no read has consumed.
     readable: bool,
     hung_up: bool,
@@ -40,13 +37,16 @@ pub struct Secure {
     truncated: bool,
 }
 
-/// How far a connection to a replica is.
-#[derive(Debug, PartialEq, Eq)]
-enum Connecting {
-    Done,
-    UnderWay,
-    /// Why the handshake failed, until it was told; nothing where the connection itself did.
+/// How far a connection is.
+#[derive(Debug)]
+pub enum SecureStage {
+    /// A client's, before its session.
+    Accepting(Handshake),
+    /// One to a replica: what it carries waits for the handshake.
+    Connecting,
+    /// Why the handshake with a replica failed, until it was told; nothing where the connection itself did.
     Failed(ErrorKind, Option<String>),
+    Open,
 }
 
 /// What a handshake is waiting for, or came to.
@@ -67,21 +67,20 @@ pub enum HandshakeState {
 }
 
 impl Secure {
-    /// Of a client's connection.
-    pub fn new(tls: Tls, handshake: Handshake) -> Secure {
-        Secure { handshake: Some(handshake), readable: true, ..Secure::to_replica(tls, Connecting::Done) }
+    pub fn of_client(tls: Tls, handshake: Handshake) -> Secure {
+        // Its first bytes may be there already.
+        Secure { readable: true, ..Secure::new(tls, SecureStage::Accepting(handshake)) }
     }
 
-    /// Of a connection to a replica, which is under way.
-    pub fn client(tls: Tls) -> Secure {
-        Secure::to_replica(tls, Connecting::UnderWay)
+    /// The connection is under way.
+    pub fn of_replica(tls: Tls) -> Secure {
+        Secure::new(tls, SecureStage::Connecting)
     }
 
-    fn to_replica(tls: Tls, connecting: Connecting) -> Secure {
+    fn new(tls: Tls, stage: SecureStage) -> Secure {
         Secure {
             tls,
-            handshake: None,
-            connecting,
+            stage,
             readable: false,
             hung_up: false,
             blocked: false,
@@ -203,7 +202,7 @@ impl Secure {
                 Err(failure) => failure,
             },
         };
-        self.connecting = Connecting::Failed(kind, why);
+        self.stage = SecureStage::Failed(kind, why);
         Ready { readable: true, dead: ready.dead, hangup: true, ..Ready::default() }
     }
 
@@ -216,7 +215,7 @@ impl Secure {
         match self.shake_hands(kernel, socket, &mut StepBudget::unlimited(), pool) {
             HandshakeState::Waits | HandshakeState::Deferred | HandshakeState::Named(_) => Ok(Ready::default()),
             HandshakeState::Established => {
-                self.connecting = Connecting::Done;
+                self.stage = SecureStage::Open;
                 // Our last message leaves with the request.
                 Ok(Ready { readable: self.has_more(), writable: true, ..Ready::default() })
             }
@@ -228,9 +227,17 @@ impl Secure {
 
     /// Why the handshake with a replica failed; once.
     pub fn take_failure(&mut self) -> Option<String> {
-        match &mut self.connecting {
-            Connecting::Failed(_, why) => why.take(),
-            Connecting::Done | Connecting::UnderWay => None,
+        match &mut self.stage {
+            SecureStage::Failed(_, why) => why.take(),
+            SecureStage::Accepting(_) | SecureStage::Connecting | SecureStage::Open => None,
+        }
+    }
+
+    /// Of a client whose session has not begun.
+    pub fn handshake(&mut self) -> Option<&mut Handshake> {
+        match &mut self.stage {
+            SecureStage::Accepting(handshake) => Some(handshake),
+            SecureStage::Connecting | SecureStage::Failed(..) | SecureStage::Open => None,
         }
     }
 
@@ -243,10 +250,10 @@ impl Secure {
         space: &mut [u8],
         pool: &mut BufferPool,
     ) -> Io {
-        match self.connecting {
-            Connecting::Done => {}
-            Connecting::UnderWay => return Io::Blocked,
-            Connecting::Failed(kind, _) => return Io::Failed(kind),
+        match self.stage {
+            SecureStage::Open => {}
+            SecureStage::Accepting(_) | SecureStage::Connecting => return Io::Blocked,
+            SecureStage::Failed(kind, _) => return Io::Failed(kind),
         }
         loop {
             match self.tls.open(space, HandshakeSteps::Taken, pool) {
@@ -289,7 +296,7 @@ impl Secure {
         flush: Flush,
         pool: &mut BufferPool,
     ) -> Io {
-        if self.connecting != Connecting::Done {
+        if !matches!(self.stage, SecureStage::Open) {
             return Io::Blocked;
         }
         if self.owes || self.blocked {
@@ -362,7 +369,7 @@ impl Secure {
     ) -> Ready {
         self.readable |= ready.may_read();
         self.hung_up |= ready.hangup || ready.dead;
-        if self.connecting == Connecting::UnderWay {
+        if matches!(self.stage, SecureStage::Connecting) {
             return self.connect(ready, kernel, socket, pool);
         }
         if ready.writable && self.blocked {

@@ -7,7 +7,7 @@ use crate::core::buffer::BufferPool;
 use crate::core::step::{Flush, Io, Ready, SpliceIn};
 use crate::kernel::{Kernel, Token};
 
-use super::secure::Secure;
+use super::secure::{Secure, SecureStage};
 
 pub struct Transport<K: Kernel> {
     socket: K::Socket,
@@ -113,7 +113,7 @@ impl<K: Kernel> Transport<K> {
 
     #[inline]
     pub fn is_handshaking(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.handshake.is_some())
+        self.tls.as_ref().is_some_and(|tls| matches!(tls.stage, SecureStage::Accepting(_)))
     }
 
     #[inline]

@@ -1,7 +1,7 @@
 //! A server inside the test: one thread for each connection, and a function that answers its requests. Heartbeats are
 //! answered here.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use super::{TIMEOUT, field, read_head};
@@ -36,4 +36,16 @@ fn answer_all(mut stream: TcpStream, serve: impl Fn(&str, &mut TcpStream) -> boo
             return;
         }
     }
+}
+
+/// Sends a request back as it came, head and body, with these lines in the head of the response.
+pub fn echo(head: &str, own: &str, stream: &mut TcpStream) -> bool {
+    let length = field(head, "content-length").map_or(0, |length| length.parse().expect("a number"));
+    let mut content = vec![0; length];
+    let answer = stream.read_exact(&mut content).and_then(|()| {
+        let length = head.len() + content.len();
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{own}\r\n{head}")
+            .and_then(|()| stream.write_all(&content))
+    });
+    answer.is_ok()
 }

@@ -86,18 +86,19 @@ fn found(bytes: &[u8], find: Find, limits: &Limits) -> Option<usize> {
     whole.ok().flatten()
 }
 
+const SOURCE: RequestSource = RequestSource {
+    client_ip: b"192.0.2.1",
+    service: "service",
+    request_id: None,
+    scheme: Scheme::Http,
+    client_cert: None,
+};
+
 fn forwarded(head: &[u8], limits: &Limits) -> Option<Vec<u8>> {
     let mut room = head::field_storage();
     let request = head::parse_request(head, &mut room, limits).ok()?;
     let mut edits = Edits::default();
-    let origin = RequestSource {
-        client_ip: b"192.0.2.1",
-        service: "service",
-        request_id: None,
-        scheme: Scheme::Http,
-        client_cert: None,
-    };
-    request::analyze(head, &request, limits, origin, &mut edits).ok()?;
+    request::analyze(head, &request, limits, SOURCE, &mut edits).ok()?;
     Some(applied(head, &edits))
 }
 

@@ -1,11 +1,11 @@
 //! What a session sends over one upstream connection, read again: one request and nothing behind it, and the same one
 //! wherever it is sent again.
 
-use super::widest;
+use super::{SOURCE, widest};
 use crate::core::body::Body;
 use crate::core::head::{self, HeadScan};
 use crate::core::proxy;
-use crate::core::request::{self, RequestSource, Scheme};
+use crate::core::request;
 use crate::core::rewrite::Edits;
 
 /// One upstream connection.
@@ -63,14 +63,7 @@ impl Sent {
         let mut room = head::field_storage();
         let head = head::parse_request(&self.bytes[..len], &mut room, &limits);
         let head = head.unwrap_or_else(|refusal| panic!("{}: {self}", refusal.why));
-        let origin = RequestSource {
-            client_ip: b"192.0.2.1",
-            service: "service",
-            request_id: None,
-            scheme: Scheme::Http,
-            client_cert: None,
-        };
-        let plan = request::analyze(&self.bytes[..len], &head, &limits, origin, &mut Edits::default());
+        let plan = request::analyze(&self.bytes[..len], &head, &limits, SOURCE, &mut Edits::default());
         let plan = plan.unwrap_or_else(|refusal| panic!("{}: {self}", refusal.why));
         self.idempotent = plan.idempotent;
         self.body = Some(plan.body);

@@ -5,7 +5,7 @@ use super::{Session, Stage, UpstreamState};
 use crate::core::client_cert::ClientCertField;
 use crate::core::context::Context;
 use crate::core::exchange::ExchangeKind;
-use crate::core::head::{self, Fields, HeadScan, Request};
+use crate::core::head::{HeadScan, Request};
 use crate::core::ip::IpText;
 use crate::core::key::{self, HOST};
 use crate::core::proxy::{self, Ends};
@@ -61,7 +61,7 @@ impl Session {
     pub(super) fn begin_mode(&mut self, cx: &mut Context) {
         let Some(listener) = cx.snapshot.listener(self.listener) else { return };
         match (listener.mode, listener.service) {
-            (Mode::Tcp, Some(service)) => self.begin_tunnel(service, &[], cx),
+            (Mode::Tcp, Some(service)) => self.begin_tunnel(service, None, cx),
             (Mode::TlsPassthrough, _) => {
                 let limit_ms = listener.limits.handshake_timeout_ms;
                 self.opening = Opening::ClientHello;
@@ -72,14 +72,15 @@ impl Session {
         }
     }
 
-    /// All bytes go to this service as they are. `fields` are what a key may be taken from.
-    fn begin_tunnel(&mut self, service: ServiceId, fields: Fields, cx: &mut Context) {
+    /// All bytes go to this service as they are. `host` is what a TLS client asks for: a key may be taken from it.
+    fn begin_tunnel(&mut self, service: ServiceId, host: Option<httparse::Header>, cx: &mut Context) {
+        let fields = host.as_slice();
         let fresh = cx.prng.next_u32();
         let key = cx.snapshot.service(service);
         let key = key.map_or(fresh, |s| key::of(&s.key, b"", fields, self.client_ip.text(), fresh));
         cx.tally.count_request();
         self.exchange.begin(ExchangeKind::Tunnel, service, key);
-        self.begin_tunnel_record(service, head::value(fields, HOST), cx);
+        self.begin_tunnel_record(service, host.map(|field| field.value), cx);
         self.open_tunnel();
         self.link = UpstreamState::Wanted { again: None, waits: false };
         self.arm(cx.now, cx.snapshot.limits(service).connect_timeout_ms);
@@ -90,12 +91,11 @@ impl Session {
     fn read_client_hello(&mut self, cx: &mut Context) -> Result<(), &'static str> {
         let Some(hello) = client_hello::read(self.upload.unscanned())? else { return Ok(()) };
         let host = hello.name.as_deref().map(|name| httparse::Header { name: HOST, value: name.as_bytes() });
-        let fields = host.as_slice();
-        let request = Request { method: "", target: "/", minor: 1, fields };
+        let request = Request { method: "", target: "/", minor: 1, fields: host.as_slice() };
         let route = RouteKey { listener: self.listener, request: &request };
         let service = cx.snapshot.passthrough_to(&route, || cx.prng.next_u32()).ok_or(NO_NAME)?;
         self.opening = Opening::Done;
-        self.begin_tunnel(service, fields, cx);
+        self.begin_tunnel(service, host, cx);
         Ok(())
     }
 

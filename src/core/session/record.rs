@@ -32,7 +32,7 @@ impl Session {
     }
 
     /// `host` is what a TLS client asks for.
-    pub(super) fn begin_tunnel_record(&mut self, service: ServiceId, host: &[u8], cx: &mut Context) {
+    pub(super) fn begin_tunnel_record(&mut self, service: ServiceId, host: Option<&[u8]>, cx: &mut Context) {
         let head = self.unnamed_head(service, self.upload.unscanned().len(), cx);
         let name = cx.snapshot.service(service).map(|service| &*service.name);
         let head = RecordedHead { service_name: name, begun: cx.records.now, ..head };
