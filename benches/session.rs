@@ -116,6 +116,7 @@ fn snapshot() -> Snapshot {
         limits: Arc::new(Limits::default()),
         send_proxy: None,
         tls: None,
+        max_5xx_in_a_row: None,
         is_removed: false,
         replicas: Vec::new(),
         ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new("server1", 1)])),

@@ -140,7 +140,8 @@ fn a_reload_that_changes_the_name_is_for_idle_connections_too() {
     reload();
     assert!(get(balancer.data, "/").starts_with("HTTP/1.1 200 "));
     assert_eq!((balancer.metric("ringway_dialled_total"), balancer.metric("ringway_reused_total")), (1, 1));
-    write("other.internal", "");
+    // Nothing else changes.
+    write("other.internal", "[limits]\nhead_timeout = \"7s\"\n");
     reload();
     assert!(get(balancer.data, "/").starts_with("HTTP/1.1 502 "));
 }

@@ -11,7 +11,7 @@ use crate::config::tables::NamedTarget;
 use crate::config::{Config, Named, RuntimeKind};
 use crate::control::Heartbeats;
 use crate::control::probe::{Heartbeat, HttpHeartbeat};
-use crate::control::registry::{HealthPolicy, ServiceConfig, ServiceSource, Topology, add_limit_ms};
+use crate::control::registry::{EjectionPolicy, HealthPolicy, ServiceConfig, ServiceSource, Topology, add_limit_ms};
 use crate::control::runtime::service_runtime::RuntimeSettings;
 use crate::core::limits::Limits;
 use crate::core::ring::{Member, Ring, RingKind};
@@ -200,7 +200,7 @@ fn runtime_settings(name: &str, config: &Config) -> RuntimeSettings {
 }
 
 fn health_policy(config: &Config) -> HealthPolicy {
-    let health = &config.health;
+    let (health, ejection) = (&config.health, &config.ejection);
     HealthPolicy {
         interval_ms: health.interval_ms,
         timeout_ms: health.timeout_ms,
@@ -208,7 +208,13 @@ fn health_policy(config: &Config) -> HealthPolicy {
         fall: health.fall,
         start_timeout_ms: health.start_timeout_ms,
         replace_after_ms: health.replace_after_ms,
-        max_ejected_share: config.ejection.max_share,
+        ejection: EjectionPolicy {
+            consecutive_failures: ejection.consecutive_failures,
+            counts_5xx: ejection.count_5xx,
+            base_ms: ejection.base_ms,
+            max_ms: ejection.max_ms,
+            max_share: ejection.max_share,
+        },
     }
 }
 
@@ -260,6 +266,7 @@ fn admin_service(config: &Config, endpoint: &Endpoint) -> Service {
         limits: Arc::new(limits),
         send_proxy: None,
         tls: None,
+        max_5xx_in_a_row: None,
         is_removed: false,
         replicas: vec![replica],
         ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new(INTERNAL_SERVICE, 1)])),

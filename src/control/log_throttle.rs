@@ -98,6 +98,9 @@ impl LogThrottle {
     fn line(&self, event: &WorkerEvent) -> String {
         match event {
             WorkerEvent::Fault(fault) => format!("{}: {}", self.name(fault.replica), description(fault.kind)),
+            WorkerEvent::FailuresInARow { replica, failures } => {
+                format!("{}: {failures} responses in a row have a 5xx status", self.name(*replica))
+            }
             WorkerEvent::Retried { from, to } if from == to => {
                 format!("{}: a request was retried on a new connection", self.name(*from))
             }
@@ -169,6 +172,7 @@ fn kind_of(event: &WorkerEvent) -> (Kind, Level) {
             ((group(fault.kind), fault.replica), Level::Debug)
         }
         WorkerEvent::Fault(fault) => ((group(fault.kind), fault.replica), Level::Warn),
+        WorkerEvent::FailuresInARow { replica, .. } => (("5xx in a row", *replica), Level::Warn),
         WorkerEvent::Retried { from, .. } => (("retried", *from), Level::Info),
         WorkerEvent::Refused { status: 500.., why, .. } | WorkerEvent::Reset { status: 500.., why, .. } => {
             ((why, NO_REPLICA), Level::Warn)
@@ -223,6 +227,7 @@ mod tests {
                 limits: Arc::new(Limits::DEFAULT),
                 send_proxy: None,
                 tls: None,
+                max_5xx_in_a_row: None,
                 is_removed: false,
                 replicas: vec![replica(1), replica(id)],
                 ring,

@@ -8,6 +8,7 @@
 //! | [`client_cert`] | `Client-Cert` of RFC 9440: the line that replicas get, the names that are cut from what clients send |
 //! | [`context`] | [`Context`](context::Context), what a session borrows for one call: time, snapshot, buffer pool, records, `Prng` (xorshift64*), `Date` line, and its `Tally` (requests and responses by class, for the counters) |
 //! | [`exchange`] | one request and its response, or one tunnel: the facts kept of its head (`RequestFacts`: service, key, idempotent, pipelinable, upgrade, 100-continue), states of request, response, client's end and upstream's end, event stream, timed out; replicas tried (`Attempts`), the request retained, the rule of when it may be sent again; `InterimBudget` |
+//! | [`failure_run`] | requests that one replica failed in a row, over all workers |
 //! | [`fuzz`] | bodies of the fuzz targets |
 //! | [`head`] | HTTP heads: find their end, parse them, the grammar of their parts; a refusal is a status and a reason |
 //! | [`ip`] | an IP address formatted once as text, without an allocation |
@@ -36,6 +37,7 @@ pub mod client_cert;
 pub mod context;
 pub mod exchange;
 pub mod exchange_record;
+pub mod failure_run;
 pub mod fuzz;
 pub mod head;
 pub mod ip;

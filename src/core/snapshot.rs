@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::failure_run::FailureRun;
 use super::limits::Limits;
 use super::net::Net;
 use super::proxy::Version;
@@ -76,6 +77,7 @@ pub struct ReplicaLoad {
     /// Of the instance before, which may still have requests.
     before: Arc<[Cell]>,
     earlier: Totals,
+    pub failures: FailureRun,
 }
 
 /// Requests routed and responses by class.
@@ -236,6 +238,8 @@ pub struct Service {
     pub send_proxy: Option<Version>,
     /// Its replicas speak TLS.
     pub tls: Option<Arc<UpstreamPolicy>>,
+    /// So many responses in a row with a 5xx status are reported. `None`: they are answers like others.
+    pub max_5xx_in_a_row: Option<u32>,
     /// The members of the ring, in its order; then replicas that were removed from the ring and still drain.
     pub replicas: Vec<Replica>,
     /// Built from the names and weights of the members. A change of health does not rebuild it.

@@ -218,3 +218,10 @@ pub enum FaultKind {
     ConnectionClosed,
     BadResponse(&'static str),
 }
+
+impl FaultKind {
+    /// The request failed, at this replica at least.
+    pub fn ends_request(self) -> bool {
+        !matches!(self, FaultKind::Slow { .. })
+    }
+}

@@ -61,8 +61,25 @@ pub struct HealthSettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Ejection")]
 pub struct EjectionSettings {
-    /// The share of a service's replicas that slowness may take out of new picks at a time, from 0 to 1: where more are
-    /// slow, the load is what is slow
+    /// Requests failed in a row (no connection, a reset, no answer in time) after which new ones go to other replicas for
+    /// --ejection-base; 0: never
+    #[arg(id = "ejection-consecutive-failures", long, value_name = "N", default_value = "5",
+        value_parser = Number::<u32>::new().range(0..=1_000_000))]
+    pub consecutive_failures: u32,
+    /// A response with a 5xx status is a failed request too
+    #[arg(id = "ejection-count-5xx", long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value = "false")]
+    pub count_5xx: bool,
+    /// How long failed requests take a replica out of new picks; twice as long each time that it fails again soon after
+    #[arg(id = "ejection-base", long, value_name = "DURATION", default_value = "10s",
+        value_parser = units::parser(Unit::Duration, 100..=86_400_000))]
+    pub base_ms: u64,
+    /// The longest ejection for failed requests
+    #[arg(id = "ejection-max", long, value_name = "DURATION", default_value = "5m",
+        value_parser = units::parser(Unit::Duration, 100..=86_400_000))]
+    pub max_ms: u64,
+    /// The share of a service's replicas that slowness and failed requests may take out of new picks at a time, from 0 to
+    /// 1: where more are slow or fail, the load is the cause
     #[arg(id = "ejection-max-share", long, value_name = "SHARE", default_value = "0.5", value_parser = share)]
     pub max_share: f64,
 }

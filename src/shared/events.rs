@@ -15,6 +15,11 @@ use crate::core::step::ReplicaFault;
 pub enum WorkerEvent {
     /// A request met a fault at a replica.
     Fault(ReplicaFault),
+    /// The last requests to this replica were all answered with a 5xx status.
+    FailuresInARow {
+        replica: ReplicaId,
+        failures: u32,
+    },
     /// A request that met a fault went to the next replica on the ring.
     Retried {
         from: ReplicaId,
@@ -87,6 +92,7 @@ impl WorkerEvent {
     pub fn suspect(&self) -> Option<ReplicaId> {
         match self {
             WorkerEvent::Fault(fault) => Some(fault.replica),
+            WorkerEvent::FailuresInARow { replica, .. } => Some(*replica),
             _ => None,
         }
     }

@@ -15,10 +15,14 @@ use super::clients::ClientIo;
 use super::handshake::SessionStart;
 use super::slab::SessionId;
 use super::transfer::read_stamp;
+use super::upstreams::Upstream;
 
 /// What a session may do in one turn: 64 steps of a splice alone could be 32 MiB each way.
 const STEPS: usize = 64;
 const BYTES: u64 = 4 * 1024 * 1024;
+
+/// The place of 5xx among the classes of responses.
+const SERVER_ERROR: usize = 4;
 
 /// What one step did.
 enum Taken {
@@ -119,7 +123,26 @@ impl<K: Kernel> Worker<K> {
             let upstream = self.clients.get(id).and_then(|client| client.upstream.id());
             if let Some(upstream) = upstream.and_then(|upstream| self.upstreams.get(upstream)) {
                 upstream.load.respond(self.index, responses);
+                if responses[SERVER_ERROR] > 0 || !upstream.load.failures.is_empty() {
+                    self.judge(upstream, responses);
+                }
             }
+        }
+    }
+
+    /// A response ends a run of failed requests, unless its status is one of those that count as a failure.
+    #[cold]
+    fn judge(&self, upstream: &Upstream<K>, responses: [u64; 5]) {
+        let limit = self.cx.snapshot.service(upstream.key.service).and_then(|service| service.max_5xx_in_a_row);
+        let [_interim, finals @ ..] = responses;
+        let failures = &upstream.load.failures;
+        match limit.filter(|_| responses[SERVER_ERROR] > 0) {
+            // Reported once: each heartbeat looks at those that follow.
+            Some(limit) if failures.fail() == limit => {
+                self.events.send(WorkerEvent::FailuresInARow { replica: upstream.key.replica, failures: limit });
+            }
+            None if finals.iter().any(|n| *n > 0) => failures.end(),
+            Some(_) | None => {}
         }
     }
 

@@ -149,6 +149,7 @@ mod tests {
             replicas: states.iter().enumerate().map(replica).collect(),
             send_proxy: None,
             tls: None,
+            max_5xx_in_a_row: None,
             is_removed: false,
             ring: Arc::new(Ring::build(RingKind::Ketama, &[])),
         };

@@ -115,6 +115,7 @@ impl Configuration {
             limits: self.tcp_limits.clone(),
             send_proxy: None,
             tls: None,
+            max_5xx_in_a_row: None,
             is_removed: false,
             replicas: (0..TCP_REPLICAS).map(entry).collect(),
             ring: Arc::new(Ring::build(RingKind::Ketama, &members)),

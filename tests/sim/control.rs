@@ -328,7 +328,7 @@ impl Control {
     fn check_health(&self, net: &Net, service: &Service) {
         let members = &service.replicas[..service.ring.members()];
         let count = |state| members.iter().filter(|replica| replica.state == state).count();
-        let max_ejected = (HealthPolicy::default().max_ejected_share * members.len() as f64) as usize;
+        let max_ejected = (HealthPolicy::default().ejection.max_share * members.len() as f64) as usize;
         assert!(count(State::Ejected) <= max_ejected, "{} of {} are ejected", count(State::Ejected), members.len());
         if net.faults.serial && !net.history.is_ending(Some(self.process)) {
             let was_up = |replica: &&Entry| self.has_been_up.contains(&replica.id);

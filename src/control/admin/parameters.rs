@@ -110,6 +110,7 @@ mod tests {
             limits: Arc::default(),
             send_proxy: None,
             tls: None,
+            max_5xx_in_a_row: None,
             is_removed: false,
             replicas: Vec::new(),
             ring: Arc::new(Ring::build(RingKind::Ketama, &[])),

@@ -150,6 +150,7 @@ pub mod tests {
             limits: Arc::new(Limits::default()),
             send_proxy: None,
             tls: None,
+            max_5xx_in_a_row: None,
             is_removed: false,
             replicas: replicas.iter().map(replica).collect(),
             ring: Arc::new(Ring::build(RingKind::Ketama, &members)),

@@ -5,6 +5,7 @@
 //! requests away at once. A late answer does not: a server that works on one request at a time answers no probe while it
 //! works.
 
+use super::ejection::{EjectionPolicy, PassiveEjection};
 use crate::core::snapshot::State;
 use crate::core::tick::Tick;
 
@@ -28,8 +29,7 @@ pub struct HealthPolicy {
     pub start_timeout_ms: u64,
     /// A managed instance that sent nothing for so long is replaced.
     pub replace_after_ms: u64,
-    /// The share of a service's members that may be ejected, from 0 to 1.
-    pub max_ejected_share: f64,
+    pub ejection: EjectionPolicy,
 }
 
 impl Default for HealthPolicy {
@@ -41,7 +41,7 @@ impl Default for HealthPolicy {
             fall: 2,
             start_timeout_ms: 60_000,
             replace_after_ms: 30_000,
-            max_ejected_share: 0.5,
+            ejection: EjectionPolicy::default(),
         }
     }
 }
@@ -76,13 +76,15 @@ pub enum Exclusion {
     Slow,
     /// It answers that it is not healthy.
     Unhealthy,
+    /// It failed requests in a row.
+    Failing,
 }
 
 impl Exclusion {
     pub fn state(self) -> State {
         match self {
             Exclusion::Unreachable => State::Down,
-            Exclusion::Slow => State::Ejected,
+            Exclusion::Slow | Exclusion::Failing => State::Ejected,
             Exclusion::Unhealthy => State::Draining,
         }
     }
@@ -130,7 +132,10 @@ pub struct Health {
     /// Of one kind.
     failures_in_a_row: u32,
     last_fault: Option<ProbeFault>,
+    /// By heartbeats.
     exclusion: Option<Exclusion>,
+    /// By requests.
+    ejection: PassiveEjection,
     /// When it last answered a probe or sent anything else; at first, since when it is watched.
     answered_at: Tick,
 }
@@ -148,12 +153,14 @@ impl Health {
             failures_in_a_row: 0,
             last_fault: None,
             exclusion: None,
+            ejection: PassiveEjection::default(),
             answered_at: now,
         }
     }
 
     pub fn due(&self) -> Tick {
-        if self.in_flight { Tick::NEVER } else { self.next }
+        let probe = if self.in_flight { Tick::NEVER } else { self.next };
+        probe.min(self.ejection.due())
     }
 
     pub fn failures_in_a_row(&self) -> u32 {
@@ -161,7 +168,7 @@ impl Health {
     }
 
     pub fn exclusion(&self) -> Option<Exclusion> {
-        self.exclusion
+        self.exclusion.or_else(|| self.ejection.is_on().then_some(Exclusion::Failing))
     }
 
     /// The timeout of a probe that is due now; it counts as in flight. `received` is `ReplicaLoad::received`.
@@ -175,7 +182,7 @@ impl Health {
     }
 
     fn begin(&mut self, pause_ms: u64, timeout_ms: u64, received: u64, now: Tick) -> Option<u64> {
-        if self.due() > now {
+        if self.in_flight || self.next > now {
             return None;
         }
         self.in_flight = true;
@@ -210,9 +217,23 @@ impl Health {
         self.answers_in_a_row >= policy.rise
     }
 
-    /// Ends an exclusion. True if there was one.
+    /// Ends an exclusion by heartbeats. True if it takes requests again.
     pub fn readmit(&mut self) -> bool {
-        self.exclusion.take().is_some()
+        self.exclusion.take().is_some() && !self.ejection.is_on()
+    }
+
+    /// Others get its new requests for so many milliseconds, because it failed requests in a row.
+    pub fn eject_failing(&mut self, policy: &EjectionPolicy, now: Tick) -> u64 {
+        self.ejection.begin(policy, now)
+    }
+
+    pub fn is_ejection_over(&self, now: Tick) -> bool {
+        self.ejection.is_on() && self.ejection.due() <= now
+    }
+
+    /// Ends an ejection for failed requests that is due by now. True if it takes requests again.
+    pub fn end_ejection(&mut self, now: Tick) -> bool {
+        self.is_ejection_over(now) && self.ejection.end() && self.exclusion.is_none()
     }
 
     /// The probe in flight failed, and nothing follows from it yet.

@@ -14,13 +14,14 @@
 //! | `answer` | values of an admin call: [`Call`], [`Change`] (n, hostnames, dry run), [`Answer`], [`Rejection`] with its HTTP status; which runtime failure is which status |
 //! | `service` | `ServiceState`: one service's members in ring order, counts (managed, routable, ejected, at most ejected), what changed since the last publication, its ring built anew |
 //! | `slot` | `Slot`: one name and its state machine (`SlotState`: vacant, starting, probing, up, draining, down), its standing (member, joining, successor), backoff before the next start, its requests and failures, what snapshot and operator see of it (`Condition`), its last failure, when an instance that never answered is told to the operator; no effect, no log line, no other slot |
-//! | `health` | `Health` of one instance as a pure rule: `HealthPolicy`, `ProbeFault`, rise and fall counts, misses in a row, when the next probe is due, suspicion, `Exclusion` (unreachable, slow, unhealthy), `Verdict` and its variants; decides nothing for the service; probes in flight, answers in a row, what was received meanwhile, how long silent |
+//! | `health` | `Health` of one instance as a pure rule: `HealthPolicy`, `ProbeFault`, rise and fall counts, misses in a row, when the next probe is due, suspicion, `Exclusion` (unreachable, slow, unhealthy, failing), `Verdict` and its variants; decides nothing for the service; probes in flight, answers in a row, what was received meanwhile, how long silent |
+//! | `ejection` | `PassiveEjection` of one instance that failed requests in a row: until when, twice as long where it follows the one before; `EjectionPolicy` |
 //! | `slots` | `Slots`: the collection, indexed by name, instance, replica, endpoint and deadline (`Keys`), and `View`, what its service counts of a slot; decides nothing; reindexing before and after a change |
 //! | `leaving` | `LeavingTable`: instances without a slot that drain (awaits the epoch's ack, then polls the requests in flight) or stop, whether their name is free; indices by epoch and deadline; stage of each (`LeavingState`), polled every 10 ms |
 //! | `deadlines` | an ordered set of one deadline for each key; generic: rescheduled, next, due now |
 //! | `calls` | `/rep`, `/add`, `/rm`: the queue of calls, checks names and counts, generates free names, picks which members to remove, waits for all to come up or undoes it; workers' acknowledgements of an epoch (`acked`), replies deferred until then |
 //! | `instances` | starts and deaths: found, started, start failed, runtime events (exited, stopping, joined, left), stopped; numbers of instances, heartbeat resumed, marking down, an address that another got; slots filled up, the joining of an `/add`'s slots, deaths counted, deaths and heals logged with the service's tally; the name of a slot, also of one that is no member yet |
-//! | `verdicts` | what a probe's result or a worker's fault does to the slot and the service: up, ejected if others can be spared, readmitted, a silent one replaced (stopped, its slot filled when it is gone), start timeouts, the `Probe` effect and log lines; a heal recorded with its duration; never more ejected than the share allows, one silent instance replaced at a time; the log lines about heartbeats: missed, busy, the last failure, skipped probes |
+//! | `verdicts` | what a probe's result or a worker's fault does to the slot and the service: up, ejected if others can be spared, readmitted (slow, failing), a silent one replaced (stopped, its slot filled when it is gone), start timeouts, the `Probe` effect and log lines; a heal recorded with its duration; never more ejected than the share allows, one silent instance replaced at a time; the log lines about heartbeats: missed, busy, the last failure, skipped probes |
 //! | `operator` | `PATCH /replicas/NAME`: what an operator decided about a replica (drained, weight), also of those that are not here now; names near an unknown one; the warning when all are drained |
 //! | `removed` | servers of a fixed list that `/rm` took and `/add` puts back: `Spec` and endpoint remembered by name |
 //! | `drain` | begins and ends the drain of a replica (to the stop of its instance); the stop of the whole balancer, until `Finished`; grace of a stop, instances kept on exit, leaving instances forgotten |
@@ -37,6 +38,7 @@ mod calls;
 mod command;
 mod deadlines;
 mod drain;
+mod ejection;
 mod health;
 mod instances;
 mod leaving;
@@ -64,6 +66,7 @@ pub use answer::{Answer, Call, Change, Rejection, ReplicaPatch, RequestedState};
 pub use calls::{ACK_TIMEOUT_MS, UPGRADE_UNDER_WAY, add_limit_ms};
 pub use command::{Command, Effect, RegistryConfig, ServiceConfig, readable};
 pub use drain::STOP_GRACE_MS;
+pub use ejection::EjectionPolicy;
 pub use health::{HealthPolicy, ProbeFailure, ProbeFault};
 pub use lifecycle::Predecessor;
 pub use status::{ReplicaStatus, ServiceStatus, Status};
@@ -253,6 +256,7 @@ impl Registry {
             let due = self.slots.due_at(now);
             self.start_due(&due, now);
             self.expire_starts(&due, now);
+            self.end_ejections(&due, now);
             self.probe_due(&due, now);
             self.begin_succession(now);
         }

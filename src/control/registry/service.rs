@@ -114,13 +114,9 @@ impl ServiceState {
 
     /// What snapshots show of it is built again only where that changed.
     pub fn reconfigure(&mut self, config: ServiceConfig) {
-        let shown = |config: &ServiceConfig| {
-            let ServiceConfig { mode, key, limits, send_proxy, .. } = config;
-            (*mode, key.clone(), limits.clone(), *send_proxy)
-        };
         if self.config.ring != config.ring {
             self.mark_ring_changed();
-        } else if self.is_removed || shown(&self.config) != shown(&config) {
+        } else if self.is_removed || shows_another(&self.config, &config) {
             self.mark_replicas_changed();
         }
         // What becomes of containers at the end was decided when the runtime was opened.
@@ -137,7 +133,7 @@ impl ServiceState {
 
     /// So many members may be ejected at a time.
     pub fn max_ejected(&self) -> usize {
-        (self.config.health.max_ejected_share * self.members.len() as f64) as usize
+        (self.config.health.ejection.max_share * self.members.len() as f64) as usize
     }
 
     /// `id` is the newest slot.
@@ -241,6 +237,18 @@ impl ServiceState {
     }
 }
 
+/// What snapshots show of a service is not the same. Each setting stands here, with those that they do not show.
+fn shows_another(before: &ServiceConfig, now: &ServiceConfig) -> bool {
+    let ServiceConfig { mode, key, ring: _, limits, send_proxy, tls, health, .. } = before;
+    let ServiceConfig { name: _, replicas: _, max_replicas: _, can_start: _, keeps_on_exit: _, .. } = before;
+    *mode != now.mode
+        || *key != now.key
+        || *limits != now.limits
+        || *send_proxy != now.send_proxy
+        || tls.as_ref().map(Arc::as_ptr) != now.tls.as_ref().map(Arc::as_ptr)
+        || health.ejection != now.health.ejection
+}
+
 fn service(config: &ServiceConfig, replicas: Vec<Replica>, ring: Arc<Ring>) -> Service {
     Service {
         name: config.name.clone(),
@@ -249,6 +257,7 @@ fn service(config: &ServiceConfig, replicas: Vec<Replica>, ring: Arc<Ring>) -> S
         limits: config.limits.clone(),
         send_proxy: config.send_proxy,
         tls: config.tls.clone(),
+        max_5xx_in_a_row: config.health.ejection.max_5xx_in_a_row(),
         replicas,
         ring,
         is_removed: false,

@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use super::ejection::EjectionPolicy;
 use super::health::{Exclusion, Health, HealthPolicy, Improvement, ProbeFailure, Verdict};
 use super::operator::Decision;
 use crate::control::runtime::revisions::Revision;
@@ -85,6 +86,8 @@ pub enum Condition {
     Slow,
     /// It answers that it is not healthy, and gets no new requests.
     Unhealthy,
+    /// It failed requests in a row: for a time it gets new ones only where no other replica can.
+    Failing,
     /// It is asked to stop, or left the ring: it finishes its requests.
     Draining,
     /// An operator drained it: it finishes its requests, and stays.
@@ -100,6 +103,7 @@ impl Condition {
             Condition::Up => "up",
             Condition::Slow => "slow",
             Condition::Unhealthy => "unhealthy",
+            Condition::Failing => "failing",
             Condition::Draining => "draining",
             Condition::Drained => "drained",
             Condition::Down => "down",
@@ -232,10 +236,11 @@ impl Slot {
         match &self.state {
             SlotState::Vacant { .. } | SlotState::Starting { .. } | SlotState::Probing { .. } => Condition::Starting,
             SlotState::Up { health, .. } => match health.exclusion() {
-                None | Some(Exclusion::Slow) if self.decision.is_drained => Condition::Drained,
+                None | Some(Exclusion::Slow | Exclusion::Failing) if self.decision.is_drained => Condition::Drained,
                 None => Condition::Up,
                 Some(Exclusion::Slow) => Condition::Slow,
                 Some(Exclusion::Unhealthy) => Condition::Unhealthy,
+                Some(Exclusion::Failing) => Condition::Failing,
                 Some(Exclusion::Unreachable) => Condition::Down,
             },
             SlotState::Draining { .. } => Condition::Draining,
@@ -416,12 +421,33 @@ impl Slot {
         }
     }
 
+    /// The same, for some time, because it failed requests in a row. Returns for how many milliseconds.
+    pub fn eject_failing(&mut self, policy: &EjectionPolicy, now: Tick) -> Option<u64> {
+        let SlotState::Up { health, .. } = &mut self.state else { return None };
+        self.load.failures.end();
+        Some(health.eject_failing(policy, now))
+    }
+
+    pub fn is_ejection_over(&self, now: Tick) -> bool {
+        matches!(&self.state, SlotState::Up { health, .. } if health.is_ejection_over(now))
+    }
+
+    /// Ends an ejection for failed requests that is due by now. True if it takes requests again.
+    pub fn end_ejection(&mut self, now: Tick) -> bool {
+        let SlotState::Up { health, .. } = &mut self.state else { return false };
+        health.end_ejection(now)
+    }
+
     /// Ends an ejection.
     pub fn readmit(&mut self) {
-        if let SlotState::Up { health, .. } = &mut self.state
-            && health.exclusion() == Some(Exclusion::Slow)
-        {
-            health.readmit();
+        if let SlotState::Up { health, .. } = &mut self.state {
+            match health.exclusion() {
+                Some(Exclusion::Slow | Exclusion::Failing) => {
+                    health.end_ejection(Tick::NEVER);
+                    health.readmit();
+                }
+                Some(Exclusion::Unreachable | Exclusion::Unhealthy) | None => {}
+            }
         }
     }
 

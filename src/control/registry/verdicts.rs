@@ -18,6 +18,15 @@ use crate::shared::events::WorkerEvent;
 /// Skipped probes are logged so often at most.
 const SKIPPED_LOG_PAUSE_MS: u64 = 1_000;
 
+/// Why new requests go to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EjectionReason {
+    /// Until it answers a heartbeat.
+    Slow,
+    /// For some time.
+    Failing,
+}
+
 impl Registry {
     pub(super) fn expire_starts(&mut self, due: &[SlotId], now: Tick) {
         for id in due {
@@ -44,6 +53,7 @@ impl Registry {
     pub(super) fn probe_ok(&mut self, instance: InstanceId, now: Tick) {
         let Some(id) = self.slots.of_instance(instance) else { return };
         let Some(policy) = self.health_policy(id) else { return };
+        self.eject_failing(id, now);
         match self.change(id, |slot| slot.probe_ok(&policy, now)) {
             Some(Improvement::Risen) => self.mark_up(id, &policy, now),
             Some(Improvement::Readmitted) => {
@@ -88,6 +98,7 @@ impl Registry {
     pub(super) fn probe_failed(&mut self, instance: InstanceId, failure: &ProbeFailure, now: Tick) {
         let Some(id) = self.slots.of_instance(instance) else { return };
         let Some(policy) = self.health_policy(id) else { return };
+        self.eject_failing(id, now);
         let verdict = self.change(id, |slot| slot.probe_failed(failure, &policy, now)).flatten();
         let (name, why) = (self.name_of(id), &failure.why);
         match verdict {
@@ -99,11 +110,13 @@ impl Registry {
             Some(Verdict::Excluded(exclusion)) => {
                 let then = match exclusion {
                     Exclusion::Unhealthy => "it takes no new requests until it is healthy",
-                    Exclusion::Unreachable | Exclusion::Slow => "it takes no requests until it answers",
+                    Exclusion::Unreachable | Exclusion::Slow | Exclusion::Failing => {
+                        "it takes no requests until it answers"
+                    }
                 };
                 self.log(Level::Warn, format!("{name}: {why}; {then}"));
             }
-            Some(Verdict::Slow) => self.eject_if_spare(id, why),
+            Some(Verdict::Slow) => self.eject_if_spare(id, EjectionReason::Slow, why, now),
             Some(Verdict::Dead(n)) => self.mark_down(instance, &format!("{n} heartbeats failed, the last: {why}"), now),
             Some(Verdict::Expired(silent_ms)) => self.replace_silent(id, instance, silent_ms, why, now),
         }
@@ -126,22 +139,59 @@ impl Registry {
         }
     }
 
-    /// Other replicas get its new requests until it answers, if at least one is up and not too many are ejected already:
-    /// where most are slow, the load is what is slow, and fewer replicas would be slower.
-    fn eject_if_spare(&mut self, id: SlotId, why: &str) {
+    /// It failed too many requests in a row. Where too few others could take its requests, each heartbeat asks again.
+    fn eject_failing(&mut self, id: SlotId, now: Tick) {
+        let Some(policy) = self.health_policy(id).map(|policy| policy.ejection) else { return };
+        let is_failing = |slot: &&Slot| {
+            let failures = slot.load.failures.len();
+            policy.consecutive_failures > 0 && failures >= policy.consecutive_failures && slot.shown().1 == State::Up
+        };
+        let Some(slot) = self.slots.slot(id).filter(is_failing) else { return };
+        let why = format!("{} requests in a row failed", slot.load.failures.len());
+        self.eject_if_spare(id, EjectionReason::Failing, &why, now);
+    }
+
+    pub(super) fn end_ejections(&mut self, due: &[SlotId], now: Tick) {
+        for id in due {
+            // Most are due for a probe alone.
+            let is_over = self.slots.slot(*id).is_some_and(|slot| slot.is_ejection_over(now));
+            if is_over && self.change(*id, |slot| slot.end_ejection(now)) == Some(true) {
+                let line = format!("{}: its ejection is over; it takes requests", self.name_of(*id));
+                self.log(Level::Info, line);
+            }
+        }
+    }
+
+    /// Other replicas get its new requests, if at least one is up and not too many are ejected already: where most are slow
+    /// or fail, the load is the cause, and fewer replicas would be worse.
+    fn eject_if_spare(&mut self, id: SlotId, reason: EjectionReason, why: &str, now: Tick) {
         let Some(slot) = self.slots.slot(id).filter(|slot| slot.is_member() && !slot.is_drained()) else { return };
         let is_routable = slot.shown().1 == State::Up;
         let Some(service) = self.service_of(id) else { return };
         let others = service.routable() - usize::from(is_routable);
         if others == 0 || service.ejected() >= service.max_ejected() {
-            let line = format!("{}: heartbeat missed: {why}; too few others could take its requests", slot.name);
+            let line = format!("{}: {why}; too few others could take its requests", slot.name);
             return self.log(Level::Debug, line);
         }
-        self.change(id, Slot::eject);
+        let Some(policy) = self.health_policy(id) else { return };
+        let name = self.name_of(id);
+        let line = match reason {
+            EjectionReason::Slow => {
+                self.change(id, Slot::eject);
+                format!("{name}: slow: {why}; new requests go to others until it answers")
+            }
+            EjectionReason::Failing => {
+                let ms = self.change(id, |slot| {
+                    slot.note_failure(why);
+                    slot.eject_failing(&policy.ejection, now)
+                });
+                let ms = ms.flatten().unwrap_or(0);
+                format!("{name}: failing: {why}; new requests go to others for {}", readable(ms))
+            }
+        };
         if let Some(service) = self.service_of_mut(id) {
             service.ejections += 1;
         }
-        let line = format!("{}: slow: {why}; new requests go to others until it answers", self.name_of(id));
         self.log(Level::Warn, line);
     }
 
@@ -170,7 +220,7 @@ impl Registry {
         {
             // It stays, and is at least passed over.
             if self.slots.slot(id).is_some_and(|slot| slot.shown().1 == State::Up) {
-                self.eject_if_spare(id, why);
+                self.eject_if_spare(id, EjectionReason::Slow, why, now);
             }
             return;
         }
@@ -193,13 +243,18 @@ impl Registry {
         self.log(Level::Warn, line);
     }
 
-    /// A worker's fault marks no replica down: it brings the next probe forward.
+    /// A worker's fault marks no replica down: it brings the next probe forward. Many in a row eject it.
     pub(super) fn worker_event(&mut self, event: &WorkerEvent, now: Tick) {
-        if let Some(replica) = event.suspect()
-            && let Some(id) = self.slots.of_replica(replica)
-        {
-            self.change(id, |slot| slot.suspect(now));
-        }
+        let Some(id) = event.suspect().and_then(|replica| self.slots.of_replica(replica)) else { return };
+        self.change(id, |slot| {
+            if let WorkerEvent::Fault(fault) = event
+                && fault.kind.ends_request()
+            {
+                slot.load.failures.fail();
+            }
+            slot.suspect(now);
+        });
+        self.eject_failing(id, now);
     }
 }
 

@@ -131,6 +131,7 @@ fn service(mode: Mode, send_proxy: Option<Version>) -> Service {
         replicas: Vec::new(),
         send_proxy,
         tls: None,
+        max_5xx_in_a_row: None,
         ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new("a", 1)])),
         is_removed: false,
     }

@@ -68,6 +68,7 @@ impl Rig {
             replicas: vec![replica],
             send_proxy: None,
             tls: None,
+            max_5xx_in_a_row: None,
             is_removed: false,
             ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new("a", 1)])),
         };
