@@ -117,6 +117,7 @@ fn snapshot() -> Snapshot {
         send_proxy: None,
         tls: None,
         max_5xx_in_a_row: None,
+        queue_heads: Arc::default(),
         is_removed: false,
         replicas: Vec::new(),
         ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new("server1", 1)])),

@@ -48,6 +48,7 @@
 //! | start and stop of an instance | `control/runtime`: the trait | `registry/instances`: decides; `control_loop`: spawns; `runtime/process`, `docker/driver`: carry out |
 //! | a request is sent again | `core/exchange`: the rule | `core/session/failure`: the redial; `worker/connect`: the next replica; `worker/pipeline`: those queued behind |
 //! | a connection to a replica | `core/step`: `Connect` | `worker/connect`: one session's; `worker/upstreams`: all; `worker/pool`: idle ones |
+//! | pressure on replicas | `core/limits`: how many requests, how many wait | `worker/queue`: who waits and whose turn it is; `core/queue_heads`: between workers; `worker/retry_budget`: retries |
 //! | a head field | `core/head`: syntax | `core/request`, `core/response`: meaning; `core/rewrite`: change |
 //! | a response of the balancer itself | `core/reply`: its bytes | `core/session/failure`: when; `control/admin`, `control/wire`: of the admin API |
 //! | file descriptors | `kernel/linux`: the limit, how many are open | `worker/workers`: each worker's share; `worker/resources`: room, what waits; `balancer`: the warning |

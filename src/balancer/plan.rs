@@ -237,11 +237,16 @@ fn heartbeat(config: &Config, tls: Option<&UpstreamPolicy>) -> Heartbeat {
 }
 
 fn limits(config: &Config) -> Limits {
+    let upstream = &config.upstream;
     Limits {
         trust: config.forwarded.trust,
         via: config.forwarded.via,
         request_id: config.forwarded.request_id,
         abort_on: config.limits.abort_on_client_close,
+        max_upstream_connections: upstream.max_connections,
+        queue: (upstream.queue as usize).div_ceil(config.workers.max(1)),
+        queue_timeout_ms: upstream.queue_timeout_ms,
+        retry_budget: upstream.retry_budget,
         ..config.limits.service.clone()
     }
 }
@@ -267,6 +272,7 @@ fn admin_service(config: &Config, endpoint: &Endpoint) -> Service {
         send_proxy: None,
         tls: None,
         max_5xx_in_a_row: None,
+        queue_heads: Arc::default(),
         is_removed: false,
         replicas: vec![replica],
         ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new(INTERNAL_SERVICE, 1)])),

@@ -228,6 +228,7 @@ mod tests {
                 send_proxy: None,
                 tls: None,
                 max_5xx_in_a_row: None,
+                queue_heads: Arc::default(),
                 is_removed: false,
                 replicas: vec![replica(1), replica(id)],
                 ring,

@@ -91,6 +91,13 @@ macro_rules! limits {
             pub via: Via,
             /// For so many seconds browsers are to use https only (RFC 6797 section 6.1).
             pub hsts_seconds: Option<u64>,
+            /// Connections in use at a replica at most; 0: no limit.
+            pub max_upstream_connections: u32,
+            /// Requests that wait in a worker for a replica with room at most, and how long each does.
+            pub queue: usize,
+            pub queue_timeout_ms: u64,
+            /// Requests that may be sent again to another replica, in percent of all requests.
+            pub retry_budget: u32,
             pub request_id: RequestIdPolicy,
             /// What of a client ends its request at the replica.
             pub abort_on: AbortOn,
@@ -102,6 +109,10 @@ macro_rules! limits {
                 trust: Trust::Append,
                 via: Via::On,
                 hsts_seconds: None,
+                max_upstream_connections: 0,
+                queue: 1_024,
+                queue_timeout_ms: 1_000,
+                retry_budget: 20,
                 request_id: RequestIdPolicy::Pass,
                 abort_on: AbortOn::Reset,
             };

@@ -17,6 +17,7 @@
 //! | [`limits`] | [`Limits`](limits::Limits) of a service: each timeout and size with meaning, default, unit and range; `Trust`, `Via`, `AbortOn`; enforced elsewhere |
 //! | [`net`] | [`Net`](net::Net), an address range (CIDR), and the block that counts as one client (an IPv6 /64); IPv4-mapped addresses |
 //! | [`proxy`] | the PROXY protocol, versions 1 (a line) and 2 (signature, address block), read and written: source and destination of a connection |
+//! | [`queue_heads`] | since when the oldest request that waits for a replica of a service does, in each worker |
 //! | [`reply`] | bytes of the responses that the balancer makes itself: errors with a JSON body, reason phrases, Retry-After, OPTIONS and TRACE |
 //! | [`request`] | one request head judged: target, Host, Expect, Max-Forwards, X-Forwarded-* and Via, Upgrade, look-alikes of framing fields; to `RequestAnalysis` (body, keep-alive, idempotent, safe, local reply) and edits, or a refusal |
 //! | [`response`] | one response head judged: status, framing without a body (HEAD, 204, 304), interim (1xx), 101, event streams; to `ResponseAnalysis` and edits (status line, `Date`), or 502; `RequestSummary`, what was asked |
@@ -46,6 +47,7 @@ pub mod lane;
 pub mod limits;
 pub mod net;
 pub mod proxy;
+pub mod queue_heads;
 pub mod reply;
 pub mod request;
 pub mod request_text;

@@ -9,6 +9,7 @@ use super::failure_run::FailureRun;
 use super::limits::Limits;
 use super::net::Net;
 use super::proxy::Version;
+use super::queue_heads::QueueHeads;
 use super::ring::Ring;
 use super::routes::{Redirect, RouteKey, RouteTarget, Routes};
 use super::tls::policy::Policy;
@@ -240,6 +241,8 @@ pub struct Service {
     pub tls: Option<Arc<UpstreamPolicy>>,
     /// So many responses in a row with a 5xx status are reported. `None`: they are answers like others.
     pub max_5xx_in_a_row: Option<u32>,
+    /// Which worker's requests wait for longest, where `Limits::max_upstream_connections` lets them wait.
+    pub queue_heads: Arc<QueueHeads>,
     /// The members of the ring, in its order; then replicas that were removed from the ring and still drain.
     pub replicas: Vec<Replica>,
     /// Built from the names and weights of the members. A change of health does not rebuild it.
@@ -431,8 +434,8 @@ impl Service {
     /// The first replica on the walk from `key` that is up and was not tried before; if there is none, the first that is
     /// ejected. `None`, if there is no such replica either, is answered 503: a replica that is known to be down is not
     /// connected to.
-    pub fn pick(&self, key: u32, was_tried: impl Fn(ReplicaId) -> bool) -> Option<(usize, &Replica)> {
-        let is_fit = |state, replica: &Replica| replica.state == state && !was_tried(replica.id);
+    pub fn pick(&self, key: u32, is_unfit: impl Fn(&Replica) -> bool) -> Option<(usize, &Replica)> {
+        let is_fit = |state, replica: &Replica| replica.state == state && !is_unfit(replica);
         self.first(key, |replica| is_fit(State::Up, replica))
             .or_else(|| self.first(key, |replica| is_fit(State::Ejected, replica)))
     }

@@ -152,6 +152,12 @@ pub enum Connect {
     },
     /// The balancer lacks a descriptor, memory or a local port for another connection: the session waits.
     NoResources,
+    /// Every replica has as many requests as it may have: the session waits, for a limited time.
+    Queued,
+    /// The same, and as many wait already as may.
+    QueueFull,
+    /// Too many requests were sent again already.
+    NoRetry,
     /// No live replica is left to try.
     NoReplica,
 }

@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::values;
-use crate::core::tls::upstream::PeerName;
+use clap::builder::RangedU64ValueParser as Number;
 use clap::{ArgAction, Args};
+
+use super::{units, values};
+use crate::core::limits::Unit;
+use crate::core::tls::upstream::PeerName;
 
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Upstream")]
@@ -15,6 +18,24 @@ pub struct UpstreamSettings {
     #[arg(id = "upstream-tls", long, value_name = "KEY=VALUE", num_args = 0..=1, action = ArgAction::Append,
         value_delimiter = ',', default_missing_value = "true", value_parser = values::upstream_tls)]
     tls: Vec<UpstreamTlsSetting>,
+    /// Connections in use at each replica at most, over all workers; 0: no limit. A request that finds all replicas full
+    /// waits for the first that has room
+    #[arg(id = "upstream-max-connections", long, value_name = "N", default_value = "0",
+        value_parser = Number::<u32>::new().range(0..=1_000_000))]
+    pub max_connections: u32,
+    /// Requests that wait so at most; others are answered 503
+    #[arg(id = "upstream-queue", long, value_name = "N", default_value = "1024",
+        value_parser = Number::<u32>::new().range(0..=1_000_000))]
+    pub queue: u32,
+    /// How long a request waits so at most; then it is answered 503
+    #[arg(id = "upstream-queue-timeout", long, value_name = "DURATION", default_value = "1s",
+        value_parser = units::parser(Unit::Duration, 1..=3_600_000))]
+    pub queue_timeout_ms: u64,
+    /// Requests that are sent again to another replica, at most so many in 100 requests, behind a burst of 1000. Where all
+    /// replicas fail, retries must not add to their load
+    #[arg(id = "upstream-retry-budget", long, value_name = "PERCENT", default_value = "20",
+        value_parser = Number::<u32>::new().range(0..=1_000))]
+    pub retry_budget: u32,
 }
 
 /// One of what `--upstream-tls` says.

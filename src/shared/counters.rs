@@ -49,6 +49,8 @@ pub struct Gauges {
     pub clients: Gauge,
     pub upstreams: Gauge,
     pub upstreams_in_use: Gauge,
+    /// Requests that wait for a replica with room.
+    pub queued: Gauge,
     pub buffers: Gauge,
     pub pipes: Gauge,
 }

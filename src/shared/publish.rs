@@ -21,7 +21,11 @@ pub struct SnapshotPublisher {
     acks: Arc<Acks>,
     /// The number of the newest call of the roll.
     roll: Arc<AtomicU64>,
+    peers: Peers,
 }
+
+/// How each reader is woken, in the order in which they were made.
+type Peers = Arc<ArcSwap<Vec<Wake>>>;
 
 struct ReaderSlot {
     acked: Arc<AtomicU64>,
@@ -48,6 +52,7 @@ pub struct SnapshotReader {
     acks: Arc<Acks>,
     roll: Arc<AtomicU64>,
     answered: Arc<AtomicU64>,
+    peers: Peers,
 }
 
 impl SnapshotPublisher {
@@ -63,6 +68,7 @@ impl SnapshotPublisher {
             readers: Vec::new(),
             acks: Arc::new(Acks { awaited: AtomicBool::new(false), wake }),
             roll: Arc::default(),
+            peers: Arc::default(),
         }
     }
 
@@ -71,8 +77,9 @@ impl SnapshotPublisher {
         let acked = Arc::new(AtomicU64::new(0));
         let answered = Arc::new(AtomicU64::new(0));
         self.readers.push(ReaderSlot { acked: acked.clone(), answered: answered.clone(), wake });
-        let (cache, roll) = (Cache::new(self.view.0.clone()), self.roll.clone());
-        SnapshotReader { cache, acked, acks: self.acks.clone(), roll, answered }
+        self.peers.store(Arc::new(self.readers.iter().map(|reader| reader.wake.clone()).collect()));
+        let (cache, roll, peers) = (Cache::new(self.view.0.clone()), self.roll.clone(), self.peers.clone());
+        SnapshotReader { cache, acked, acks: self.acks.clone(), roll, answered, peers }
     }
 
     /// Wakes every worker, each of which answers in its next turn.
@@ -139,6 +146,13 @@ impl SnapshotReader {
         let before = self.acked.swap(epoch, Ordering::SeqCst);
         if before != epoch && self.acks.awaited.load(Ordering::SeqCst) {
             (self.acks.wake)();
+        }
+    }
+
+    /// Ends the wait of another worker.
+    pub fn wake_peer(&self, worker: usize) {
+        if let Some(wake) = self.peers.load().get(worker) {
+            wake();
         }
     }
 

@@ -14,6 +14,7 @@ use crate::shared::events::{Resource, WorkerEvent};
 use super::Worker;
 use super::clients::UpstreamIo;
 use super::pool::PoolKey;
+use super::queue::is_full;
 use super::resources::exhausted;
 use super::secure::Secure;
 use super::slab::{SessionId, UpstreamId};
@@ -29,11 +30,33 @@ impl<K: Kernel> Worker<K> {
             self.close_upstream(session);
         }
         self.clients.mark_requested(session);
-        let outcome = self.find(session, pick, from);
-        if outcome == Connect::NoResources {
-            self.counters.short.count();
+        let is_retry = !pick.tried.is_empty();
+        if is_retry && !self.retry_budgets.allows(pick.service) {
+            self.leave_queue(session, pick.service);
+            return Connect::NoRetry;
+        }
+        let outcome = if self.waits_behind_others(session, pick.service) {
+            self.enqueue(session, pick.service)
+        } else {
+            self.find(session, pick, from)
+        };
+        match outcome {
+            Connect::NoResources => self.counters.short.count(),
+            Connect::Queued => {}
+            _ => self.settle(session, pick.service, is_retry),
         }
         outcome
+    }
+
+    /// The attempt was made, or is not: it waits no longer.
+    #[inline]
+    fn settle(&mut self, session: SessionId, service: ServiceId, is_retry: bool) {
+        self.leave_queue(session, service);
+        if is_retry {
+            self.retry_budgets.withdraw(service);
+        } else {
+            self.retry_budgets.deposit(service, self.cx.snapshot.limits(service).retry_budget);
+        }
     }
 
     /// The replica asked for again, or else the first on the walk that a connection can be had to.
@@ -46,6 +69,7 @@ impl<K: Kernel> Worker<K> {
                 Some(key) => (key, None),
                 None => match self.choose(pick, &passed) {
                     Some(key) => (key, self.take_existing(session, pick, key, from)),
+                    None if self.has_full(pick) => return self.enqueue(session, pick.service),
                     None if passed.is_empty() => return Connect::NoReplica,
                     None => return self.wait_for_resources(session),
                 },
@@ -64,14 +88,28 @@ impl<K: Kernel> Worker<K> {
     /// The first live replica on the walk that was neither tried nor passed over.
     fn choose(&self, pick: &Pick, passed: &[ReplicaId]) -> Option<PoolKey> {
         let service = self.cx.snapshot.service(pick.service)?;
-        let unfit = |replica| pick.tried.contains(replica) || passed.contains(&replica);
+        let unfit = |replica: &Replica| {
+            pick.tried.contains(replica.id) || passed.contains(&replica.id) || is_full(service, replica)
+        };
         let (member, replica) = service.pick(pick.key, unfit)?;
         Some(PoolKey { service: pick.service, member, replica: replica.id })
     }
 
+    /// One that may take requests, and was not tried, has no room.
+    #[cold]
+    fn has_full(&self, pick: &Pick) -> bool {
+        self.cx.snapshot.service(pick.service).is_some_and(|service| {
+            let waits_for = |replica: &&Replica| {
+                replica.state.may_take_requests() && !pick.tried.contains(replica.id) && is_full(service, replica)
+            };
+            service.replicas.iter().any(|replica| waits_for(&replica))
+        })
+    }
+
     fn live(&self, service: ServiceId, replica: ReplicaId) -> Option<PoolKey> {
-        let replicas = &self.cx.snapshot.service(service)?.replicas;
-        let member = replicas.iter().position(|r| r.id == replica && r.state.may_take_requests())?;
+        let of = self.cx.snapshot.service(service)?;
+        let is_live = |r: &Replica| r.id == replica && r.state.may_take_requests() && !is_full(of, r);
+        let member = of.replicas.iter().position(is_live)?;
         Some(PoolKey { service, member, replica })
     }
 
@@ -238,7 +276,10 @@ impl<K: Kernel> Worker<K> {
             UpstreamIo::None => None,
             UpstreamIo::Pipelined(id) => self.leave_pipeline(session, id),
             UpstreamIo::Exclusive(id) => {
-                self.upstreams.get(id)?.load.finish(self.index);
+                let upstream = self.upstreams.get(id)?;
+                upstream.load.finish(self.index);
+                let service = upstream.key.service;
+                self.on_room(service);
                 self.on_upstream_unused();
                 Some(id)
             }

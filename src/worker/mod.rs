@@ -21,6 +21,8 @@
 //! | `handshake` | `Handshake` (deadline, what is awaited): clients whose TLS handshake is under way: PROXY header, deadline, steps of a turn and who waits for the next, a request in plain text; the session's begin |
 //! | `pipes` | pipes for splicing: the two of a session (upload and download, by the leg that is read), the pool of spare ones |
 //! | `resources` | EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL: room for descriptors, sessions that wait for them, blocked replicas, eviction of idle connections; when to try again, who waits, how much room is left |
+//! | `queue` | requests that wait for a replica with room, first come, first served; whose turn it is among the workers; which replica is full |
+//! | `retry_budget` | how many requests of a service may be sent again to another replica: a token bucket |
 //! | `timers` | heap of hints when to look at a session's deadline |
 //! | `slab` | typed keys with generations, free list; no connection, no socket |
 //! | `check` | assertions between the parts: an idle session holds no buffer and no pipe, session and worker agree on the upstream; for tests and the simulation |
@@ -37,7 +39,9 @@ mod listeners;
 mod pipeline;
 mod pipes;
 mod pool;
+mod queue;
 mod resources;
+mod retry_budget;
 mod secure;
 mod slab;
 #[cfg(test)]
@@ -72,7 +76,9 @@ use drain::Drains;
 use handshake::StepBudget;
 use listeners::{Listeners, OpenListener};
 use pipes::PipePool;
+use queue::RequestQueues;
 use resources::ResourceLimits;
+use retry_budget::RetryBudgets;
 use slab::UpstreamId;
 use timers::SessionTimers;
 use transfer::read_stamp;
@@ -95,6 +101,8 @@ pub struct Worker<K: Kernel> {
     pipes: PipePool<K::Pipe>,
     timers: SessionTimers,
     resources: ResourceLimits,
+    queues: RequestQueues,
+    retry_budgets: RetryBudgets,
     /// What sessions are lent, apart from the other parts so that both can be borrowed at once.
     cx: Context,
     /// The second that `cx.date_line` is of.
@@ -149,6 +157,8 @@ impl<K: Kernel> Worker<K> {
             pipes: PipePool::new(),
             timers: SessionTimers::default(),
             resources: ResourceLimits::new(init.descriptors),
+            queues: RequestQueues::default(),
+            retry_budgets: RetryBudgets::default(),
             cx: Context::new(now, snapshot, BufferPool::new(SPARE_BUFFERS), seed),
             date_seconds: 0,
             events_buffer: Vec::new(),
@@ -190,6 +200,7 @@ impl<K: Kernel> Worker<K> {
         self.accept();
         self.expire();
         self.retry_connects();
+        self.retry_queues();
         let mut runnable = self.clients.take_runnable();
         for id in runnable.drain(..) {
             self.drive(id);
@@ -217,6 +228,7 @@ impl<K: Kernel> Worker<K> {
         gauges.clients.set(self.clients.len());
         gauges.upstreams.set(self.upstreams.len());
         gauges.upstreams_in_use.set(self.upstreams.in_use);
+        gauges.queued.set(self.queues.len());
         gauges.buffers.set(self.cx.pool.lent());
         gauges.pipes.set(self.pipes.count());
     }
@@ -225,7 +237,8 @@ impl<K: Kernel> Worker<K> {
     fn wait_ms(&self) -> Option<u64> {
         let accepts = self.cx.snapshot.lifecycle != Lifecycle::Starting;
         let waits = accepts && self.listeners.iter().any(|listener| listener.is_ready(self.cx.now));
-        if self.clients.has_runnable() || waits || self.handshakes.has_deferred() {
+        let has_room = self.queues.due().is_some_and(|due| due <= self.cx.now);
+        if self.clients.has_runnable() || waits || self.handshakes.has_deferred() || has_room {
             return Some(0);
         }
         let sweep = (self.upstreams.len() > 0).then(|| self.swept.after_ms(SWEEP_MS));
@@ -235,6 +248,7 @@ impl<K: Kernel> Worker<K> {
             .chain(sweep)
             .chain(self.drains.due())
             .chain(self.resources.due())
+            .chain(self.queues.due())
             .min()?;
         Some(next.ms_since(self.cx.now).max(1))
     }
@@ -261,6 +275,8 @@ impl<K: Kernel> Worker<K> {
     fn adopt_snapshot(&mut self) {
         let snapshot = self.cx.snapshot.clone();
         self.services = self.counters.services.follow(&snapshot);
+        self.queues.follow(snapshot.services.len());
+        self.retry_budgets.follow(snapshot.services.len());
         for id in self.upstreams.pools.follow(&snapshot) {
             self.discard_upstream(id);
         }

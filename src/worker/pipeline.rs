@@ -263,10 +263,12 @@ impl<K: Kernel> Worker<K> {
         };
         client.upstream = UpstreamIo::None;
         upstream.load.finish(self.index);
+        let service = upstream.key.service;
         let Some(pipeline) = upstream.mux.pipeline() else { return };
         pipeline.pop_first(client.session.lane_from(Leg::Upstream).unscanned());
         let (next, ready, clean) = (pipeline.first(), pipeline.readiness(), pipeline.is_clean());
         let unrequested = pipeline.is_ahead_of_requests();
+        self.on_room(service);
         match next {
             Some(next) if unrequested => self.requeue_from(next),
             Some(next) => {
@@ -288,6 +290,8 @@ impl<K: Kernel> Worker<K> {
         let key = upstream.key;
         let pipeline = upstream.mux.pipeline()?;
         let behind = pipeline.break_at(session)?;
+        self.on_room(key.service);
+        let pipeline = self.upstreams.get_mut(id).and_then(|upstream| upstream.mux.pipeline())?;
         let unused = pipeline.len() == 0;
         if !behind.is_empty() || !unused {
             self.upstreams.pools.suspend_pipelining(key, self.cx.now.after_ms(SUSPEND_MS));

@@ -136,7 +136,7 @@ impl<K: Kernel> Worker<K> {
             let first = self.resources.waiting.len().min(BATCH);
             for id in self.resources.waiting.drain(..first).collect::<Vec<_>>() {
                 if let Some(client) = self.clients.get_mut(id) {
-                    client.session.on_resources();
+                    client.session.on_room();
                     self.clients.queue(id);
                 }
             }

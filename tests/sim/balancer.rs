@@ -48,6 +48,7 @@ impl Balancer {
             let _ended = self.workers.remove(place);
             self.control.worker_ended(&mut net.borrow_mut(), fleet);
         }
+        self.control.check_pressure(&net.borrow());
     }
 
     /// Clients that it has accepted.

@@ -58,6 +58,7 @@ impl Configuration {
         net.aborts_on_close = tcp_limits.abort_on == AbortOn::Close;
         net.upstream_pipelining = tcp_limits.upstream_pipelining > 1;
         net.history.drain_ms = tcp_limits.drain_timeout_ms;
+        net.history.max_connections = tcp_limits.max_upstream_connections;
         net.history.idle_ms = tcp_limits.idle_timeout_ms;
         let http = draw_http(net, tcp_limits.clone());
         let http = with_slowness(http, net);
@@ -116,6 +117,7 @@ impl Configuration {
             send_proxy: None,
             tls: None,
             max_5xx_in_a_row: None,
+            queue_heads: Arc::default(),
             is_removed: false,
             replicas: (0..TCP_REPLICAS).map(entry).collect(),
             ring: Arc::new(Ring::build(RingKind::Ketama, &members)),
@@ -153,6 +155,14 @@ fn draw_limits(net: &mut Net) -> Limits {
     };
     // Not drawn: what a seed draws after it stays what it was.
     limits.min_body_rate = if limits.stall_timeout_ms.is_multiple_of(2) { 100 } else { 0 };
+    limits.max_upstream_connections = match limits.connect_timeout_ms % 6 {
+        0 => 1,
+        1 => 3,
+        _ => 0,
+    };
+    limits.queue = if limits.idle_timeout_ms.is_multiple_of(4) { 2 } else { 1_024 };
+    limits.queue_timeout_ms = 4 * limits.connect_timeout_ms;
+    limits.retry_budget = if limits.tunnel_timeout_ms.is_multiple_of(8) { 0 } else { 20 };
     limits.abort_on = match limits.response_timeout_ms % 4 {
         0 => AbortOn::Nothing,
         1 => AbortOn::Close,

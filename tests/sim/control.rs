@@ -314,6 +314,15 @@ impl Control {
         net.history.published(self.process, snapshot, net.now_us);
     }
 
+    /// Oracle: no replica has more requests than it may have.
+    pub fn check_pressure(&self, net: &Net) {
+        let limit = u64::from(net.history.max_connections);
+        if limit > 0 {
+            let most = self.load.iter().map(|load| load.in_flight()).max().unwrap_or(0);
+            assert!(most <= limit, "{most} requests in flight at a replica that may have {limit}");
+        }
+    }
+
     /// Oracle: an answer is that of an open call.
     fn answered(&mut self, net: &mut Net, ticket: u64, answer: &Answer) {
         let before = self.open_calls.len();

@@ -87,6 +87,8 @@ pub struct History {
     pub totals: Totals,
     /// When the balancer was told to stop (us).
     pub stopping: Option<u64>,
+    /// Requests in flight at each replica of requests at most; 0: no limit.
+    pub max_connections: u32,
     /// The drain timeout (ms).
     pub drain_ms: u64,
     pub idle_ms: u64,
@@ -242,7 +244,7 @@ impl History {
     }
 
     /// Oracle: in some snapshot of the process since the request was sent, this replica was the first on the ring's walk of the
-    /// request's key that was up and had no fault.
+    /// request's key that was up and had no fault, or one of those behind it where each may have so many requests.
     fn check_choice(
         &self,
         process: ProcessId,
@@ -278,7 +280,8 @@ impl History {
             Some(key) => service.ring.walk(key).take_while(|member| *member != chosen).filter(up).collect(),
             None => Vec::new(),
         };
-        let skipped = before.into_iter().map(|member| &service.replicas[member]);
+        // One that had no room is passed over.
+        let skipped = before.into_iter().filter(|_| self.max_connections == 0).map(|member| &service.replicas[member]);
         let mut skipped = skipped.filter(|replica| !self.had_fault(&replica.endpoint, since, now));
         skipped.next().map_or(Choice::Right, |replica| Choice::Skipped(replica.name.to_string()))
     }

@@ -65,6 +65,7 @@
 //! - Invariants of sessions, buffers and upstream connections hold after every turn: `Worker::check`, called in
 //!   `SimWorker::turn`
 //! - A worker does not spin: `SimWorker::check_progress`
+//! - No replica has more requests than it may have: `Control::check_pressure`
 //! - No read or send has an empty buffer, no splice asks for no bytes, a pipe holds bytes of one source: `SimKernel`
 //! - Bytes sent with MSG_MORE do not wait for the next turn: `SimKernel::wait`; a reset does not discard them:
 //!   `Net::set_linger_zero`

@@ -18,7 +18,7 @@ fn is_pipelinable(len: usize) -> bool {
     rig.client_sends(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {padding}\r\n\r\n").as_bytes(), Cut::Whole);
     rig.connects.push_back(Connect::NoResources);
     rig.run();
-    rig.session.on_resources();
+    rig.session.on_room();
     let Some(Step::Connect(pick)) = rig.session.next_step() else { panic!("it waits for a connection") };
     pick.pipelinable
 }

@@ -147,6 +147,7 @@ impl Rig {
             send_proxy: None,
             tls: None,
             max_5xx_in_a_row: None,
+            queue_heads: Arc::default(),
             is_removed: false,
             ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new("a", 1)])),
         };

@@ -31,7 +31,7 @@ fn a_request_waits_for_resources_and_is_served() {
             let mut rig = short(3, request, cut);
             for _ in 0..3 {
                 assert!(rig.upstreams.is_empty() && rig.to_client.is_empty() && rig.closed.is_none());
-                rig.session.on_resources();
+                rig.session.on_room();
                 rig.run();
             }
             assert_eq!(rig.to_client, OK, "{cut:?}");
@@ -54,7 +54,7 @@ fn a_request_that_waits_too_long_is_answered_503_with_retry_after() {
         rig.notices
     );
     // Resources that become free after the deadline have no effect.
-    rig.session.on_resources();
+    rig.session.on_room();
     assert!(rig.upstreams.is_empty());
 }
 
@@ -63,7 +63,7 @@ fn a_client_that_half_closes_while_it_waits_gets_its_response() {
     let mut rig = short(1, GET, Cut::Whole);
     rig.client_ends(End::Fin);
     rig.run();
-    rig.session.on_resources();
+    rig.session.on_room();
     rig.run();
     assert_eq!((rig.to_client.as_slice(), rig.upstreams[0].fate), (OK, Fate::Released));
 }
@@ -77,7 +77,7 @@ fn a_retry_waits_for_resources_too() {
     rig.replica_answers([ok()], Cut::Whole);
     rig.run();
     assert!(rig.upstreams.is_empty() && rig.to_client.is_empty());
-    rig.session.on_resources();
+    rig.session.on_room();
     rig.run();
     assert_eq!(rig.to_client, OK);
     assert!(

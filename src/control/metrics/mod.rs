@@ -117,6 +117,8 @@ impl ScrapeSources<'_> {
             "connections to replicas that are open",
             connections,
         );
+        let queued = gauge(|g| &g.queued);
+        page.value(MetricKind::Gauge, "ringway_queued", "requests that wait for a replica with room", queued);
         page.value(MetricKind::Gauge, "ringway_buffers", "buffers that hold bytes in transit", gauge(|g| &g.buffers));
         page.value(MetricKind::Gauge, "ringway_pipes", "pipes that are open for splicing", gauge(|g| &g.pipes));
         page.value(MetricKind::Gauge, "ringway_workers", "worker threads", counters.len());
@@ -386,12 +388,14 @@ mod tests {
             worker.turns.record(2_000_000);
             worker.gauges.upstreams.set(5);
             worker.gauges.upstreams_in_use.set(2);
+            worker.gauges.queued.set(3);
             worker.services.follow(&snapshot)[0].exchanges[1].add(n);
         }
         counters[1].resets.count(504, "none");
         let page = written(&counters, &snapshot);
         for line in [
             "ringway_requests_total 7",
+            "ringway_queued 6",
             "ringway_local_replies_total{code=\"503\",reason=\"none\"} 2",
             "ringway_local_resets_total{code=\"504\",reason=\"none\"} 1",
             "ringway_upstream_connections{state=\"idle\"} 6",

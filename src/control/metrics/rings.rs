@@ -151,6 +151,7 @@ pub mod tests {
             send_proxy: None,
             tls: None,
             max_5xx_in_a_row: None,
+            queue_heads: Arc::default(),
             is_removed: false,
             replicas: replicas.iter().map(replica).collect(),
             ring: Arc::new(Ring::build(RingKind::Ketama, &members)),

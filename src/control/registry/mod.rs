@@ -193,7 +193,7 @@ impl Registry {
 
     fn insert_service(&mut self, id: ServiceId, source: ServiceSource) {
         match source {
-            ServiceSource::Runtime(config) => drop(self.services.insert(id, ServiceState::new(config))),
+            ServiceSource::Runtime(config) => drop(self.services.insert(id, ServiceState::new(config, self.workers))),
             ServiceSource::Static(service) => drop(self.static_services.insert(id, service)),
         }
     }

@@ -8,6 +8,7 @@ use super::slot::Slot;
 use super::slots::{SlotId, Slots, View};
 use crate::control::runtime::Origin;
 use crate::control::runtime::revisions::Revision;
+use crate::core::queue_heads::QueueHeads;
 use crate::core::ring::{Member, Ring};
 use crate::core::snapshot::{DEFAULT_SERVICE, Replica, Service, State};
 use crate::shared::histogram::Durations;
@@ -52,9 +53,10 @@ enum Changes {
 }
 
 impl ServiceState {
-    pub fn new(config: ServiceConfig) -> ServiceState {
+    pub fn new(config: ServiceConfig, workers: usize) -> ServiceState {
         let ring = Arc::new(Ring::build(config.ring, &[]));
-        let published = Arc::new(service(&config, Vec::new(), ring));
+        let queue_heads = Arc::new(QueueHeads::new(workers));
+        let published = Arc::new(service(&config, Vec::new(), ring, queue_heads));
         ServiceState {
             config,
             revision: Revision::FIRST,
@@ -201,7 +203,10 @@ impl ServiceState {
             };
             let members = self.members.iter().filter_map(|id| slots.slot(*id)).map(Slot::replica);
             let replicas = members.chain(draining.cloned()).collect();
-            let shown = Service { is_removed: self.is_removed, ..service(&self.config, replicas, ring) };
+            let shown = Service {
+                is_removed: self.is_removed,
+                ..service(&self.config, replicas, ring, self.published.queue_heads.clone())
+            };
             self.published = Arc::new(shown);
         }
         self.published.clone()
@@ -249,7 +254,7 @@ fn shows_another(before: &ServiceConfig, now: &ServiceConfig) -> bool {
         || health.ejection != now.health.ejection
 }
 
-fn service(config: &ServiceConfig, replicas: Vec<Replica>, ring: Arc<Ring>) -> Service {
+fn service(config: &ServiceConfig, replicas: Vec<Replica>, ring: Arc<Ring>, queue_heads: Arc<QueueHeads>) -> Service {
     Service {
         name: config.name.clone(),
         mode: config.mode,
@@ -258,6 +263,7 @@ fn service(config: &ServiceConfig, replicas: Vec<Replica>, ring: Arc<Ring>) -> S
         send_proxy: config.send_proxy,
         tls: config.tls.clone(),
         max_5xx_in_a_row: config.health.ejection.max_5xx_in_a_row(),
+        queue_heads,
         replicas,
         ring,
         is_removed: false,

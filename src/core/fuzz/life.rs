@@ -45,7 +45,7 @@ pub fn session(bytes: &[u8]) {
     while let Some(event) = input.event() {
         match event {
             Event::Ready(leg, ready) => {
-                session.on_resources();
+                session.on_room();
                 session.on_ready(leg, ready, &cx);
             }
             Event::Late => {
@@ -132,6 +132,7 @@ fn service(mode: Mode, send_proxy: Option<Version>) -> Service {
         send_proxy,
         tls: None,
         max_5xx_in_a_row: None,
+        queue_heads: Arc::default(),
         ring: Arc::new(Ring::build(RingKind::Ketama, &[Member::new("a", 1)])),
         is_removed: false,
     }

@@ -1,7 +1,7 @@
 //! The outcomes of steps: what bytes that were received or sent mean for the exchange and its deadlines. Which bytes
 //! they are is looked at elsewhere.
 
-use super::{Readiness, SLOW_MS, Session, Stage, UpstreamError, UpstreamState};
+use super::{Readiness, SLOW_MS, Session, Stage, UpstreamError, UpstreamState, Wait};
 use crate::core::context::Context;
 use crate::core::exchange::{REPLAY_LIMIT, RequestState, Retained};
 use crate::core::exchange_record::RetryReason;
@@ -83,19 +83,30 @@ impl Session {
                 self.record_attempt(replica, cx);
                 if self.exchange.may_redial(self.limits(&cx.snapshot).attempts) {
                     self.record_retry(RetryReason::ConnectFailed);
-                    self.link = UpstreamState::Wanted { again: None, waits: false };
+                    self.link = UpstreamState::Wanted { again: None, waits: Wait::No };
                 } else {
                     self.no_replica_reachable(cx);
                 }
             }
-            Connect::NoResources => {
-                if let UpstreamState::Wanted { waits, .. } = &mut self.link {
-                    *waits = true;
+            Connect::NoResources => self.wait_for(Wait::Resources),
+            Connect::Queued => {
+                // The deadline is that of the whole wait.
+                if !matches!(self.link, UpstreamState::Wanted { waits: Wait::Resumed, .. }) {
+                    self.arm(cx.now, self.limits(&cx.snapshot).queue_timeout_ms);
                 }
+                self.wait_for(Wait::Room);
             }
+            Connect::QueueFull => self.answer(503, "too many requests wait for a replica", cx),
+            Connect::NoRetry => self.answer(502, "too many requests failed: this one is not sent again", cx),
             Connect::NoReplica => self.no_replica_reachable(cx),
         }
         self.advance(cx);
+    }
+
+    fn wait_for(&mut self, what: Wait) {
+        if let UpstreamState::Wanted { waits, .. } = &mut self.link {
+            *waits = what;
+        }
     }
 
     /// `Step::ReleaseUpstream` was done: bytes behind the response belong to the next request on that connection.

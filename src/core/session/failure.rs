@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 
 use super::opening::Opening;
-use super::{Readiness, Session, Stage, UpstreamError, UpstreamState};
+use super::{Readiness, Session, Stage, UpstreamError, UpstreamState, Wait};
 use crate::core::body::Body;
 use crate::core::context::Context;
 use crate::core::exchange::{ClientEnd, ExchangeKind, RequestState, ResponseState, Retained, UpstreamEnd};
@@ -125,7 +125,7 @@ impl Session {
         }
         self.download.drop_all();
         self.exchange.request = RequestState::Unsent;
-        self.link = UpstreamState::Wanted { again, waits: false };
+        self.link = UpstreamState::Wanted { again, waits: Wait::No };
         self.arm(cx.now, self.limits(&cx.snapshot).connect_timeout_ms);
     }
 
@@ -229,6 +229,9 @@ impl Session {
 
     fn expire_exchange(&mut self, cx: &mut Context) {
         match self.link {
+            UpstreamState::Wanted { waits: Wait::Room | Wait::Resumed, .. } => {
+                self.answer(503, "no replica had room for another request in time", cx);
+            }
             UpstreamState::Wanted { .. } => {
                 self.answer(503, "there is no room for another connection to a replica", cx);
             }

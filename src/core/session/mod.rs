@@ -101,14 +101,25 @@ struct Readiness {
     was_reset: bool,
 }
 
+/// What a request that wants a replica waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    No,
+    /// The balancer's resources for another connection.
+    Resources,
+    /// A replica with room for another request.
+    Room,
+    /// Nothing more: there was room a moment ago.
+    Resumed,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum UpstreamState {
     None,
     Wanted {
         /// This replica again: the pooled connection to it was stale.
         again: Option<ReplicaId>,
-        /// Until the balancer has resources for another connection.
-        waits: bool,
+        waits: Wait,
     },
     Open {
         replica: ReplicaId,
@@ -306,11 +317,16 @@ impl Session {
         self.advance(cx);
     }
 
-    /// There may be resources for another connection now.
-    pub fn on_resources(&mut self) {
+    /// There may be resources for another connection now, or room at a replica.
+    pub fn on_room(&mut self) {
         if let UpstreamState::Wanted { waits, .. } = &mut self.link {
-            *waits = false;
+            *waits = if *waits == Wait::Room { Wait::Resumed } else { Wait::No };
         }
+    }
+
+    /// Its request has no replica yet.
+    pub fn wants_replica(&self) -> bool {
+        matches!(self.link, UpstreamState::Wanted { .. })
     }
 
     /// The client that a PROXY header named has as many connections as it may have.

@@ -1,7 +1,7 @@
 //! What to do next: the order in which a session sends, releases its upstream connection, and reads. Nothing changes
 //! here.
 
-use super::{Session, Stage, UpstreamState};
+use super::{Session, Stage, UpstreamState, Wait};
 use crate::core::exchange::{ResponseState, UpstreamEnd};
 use crate::core::lane::Phase;
 use crate::core::step::{Ending, Flush, Leg, Step};
@@ -19,7 +19,7 @@ impl Session {
             Stage::Serving => {}
         }
         if let UpstreamState::Wanted { waits, again } = self.link {
-            return (!waits).then(|| Step::Connect(self.pick(again)));
+            return matches!(waits, Wait::No | Wait::Resumed).then(|| Step::Connect(self.pick(again)));
         }
         self.send_to(Leg::Client)
             .or_else(|| self.finish_with_upstream())

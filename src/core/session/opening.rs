@@ -1,7 +1,7 @@
 //! What comes on a connection before its protocol: a PROXY header, a TLS handshake below the session, the ClientHello of a
 //! connection that passes through. Requests and responses do not enter.
 
-use super::{Session, Stage, UpstreamState};
+use super::{Session, Stage, UpstreamState, Wait};
 use crate::core::client_cert::ClientCertField;
 use crate::core::context::Context;
 use crate::core::exchange::ExchangeKind;
@@ -82,7 +82,7 @@ impl Session {
         self.exchange.begin(ExchangeKind::Tunnel, service, key);
         self.begin_tunnel_record(service, host.map(|field| field.value), cx);
         self.open_tunnel();
-        self.link = UpstreamState::Wanted { again: None, waits: false };
+        self.link = UpstreamState::Wanted { again: None, waits: Wait::No };
         self.arm(cx.now, cx.snapshot.limits(service).connect_timeout_ms);
     }
 

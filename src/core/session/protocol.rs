@@ -2,7 +2,7 @@
 //! allow. No I/O and no deadline is decided here beyond those that a head begins.
 
 use super::opening::Opening;
-use super::{Session, Stage, UpstreamState, record};
+use super::{Session, Stage, UpstreamState, Wait, record};
 use crate::core::body::Body;
 use crate::core::context::Context;
 use crate::core::exchange::{
@@ -171,7 +171,7 @@ impl Session {
             (None, Some((status, location))) => {
                 self.answer_with(status, reply::redirect(status, &location, &cx.date_line));
             }
-            (None, None) => self.link = UpstreamState::Wanted { again: None, waits: false },
+            (None, None) => self.link = UpstreamState::Wanted { again: None, waits: Wait::No },
         }
         self.arm(cx.now, cx.snapshot.limits(id).connect_timeout_ms);
         Ok(())
