@@ -203,6 +203,7 @@ fn health_policy(config: &Config) -> HealthPolicy {
     let (health, ejection) = (&config.health, &config.ejection);
     HealthPolicy {
         interval_ms: health.interval_ms,
+        jitter_percent: health.jitter_percent,
         timeout_ms: health.timeout_ms,
         rise: health.rise,
         fall: health.fall,
@@ -223,15 +224,16 @@ fn heartbeat(config: &Config, tls: Option<&UpstreamPolicy>) -> Heartbeat {
     let health = &config.health;
     let default_path = config.replicas_are_ours().then(|| HEARTBEAT_PATH.to_string());
     match health.path.clone().or(default_path) {
-        Some(path) if config.mode == Mode::Http => Heartbeat::Http(HttpHeartbeat {
+        Some(path) if config.mode == Mode::Http => Heartbeat::Http(Box::new(HttpHeartbeat {
             method: health.method.clone(),
             path,
             host: health.host.clone(),
             headers: health.headers.clone(),
             status: health.status.clone(),
+            body: health.body.clone(),
             send_proxy: config.proxy.send_proxy,
             tls: tls.cloned(),
-        }),
+        })),
         _ => Heartbeat::Connect,
     }
 }
@@ -255,7 +257,8 @@ fn limits(config: &Config) -> Limits {
 fn admin_service(config: &Config, endpoint: &Endpoint) -> Service {
     let slowest = config.named.services.iter().map(|service| add_limit_ms(&health_policy(&service.config))).max();
     let response_timeout_ms = slowest.unwrap_or(0) + ADMIN_SLACK_MS;
-    let limits = Limits { response_timeout_ms, pool_size: 0, attempts: 1, ..limits(config) };
+    let limits =
+        Limits { response_timeout_ms, pool_size: 0, attempts: 1, max_upstream_connections: 0, ..limits(config) };
     let replica = Replica {
         id: ADMIN_INSTANCE,
         name: INTERNAL_SERVICE.into(),

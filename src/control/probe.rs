@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Collected, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::handshake;
 use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use memchr::memmem;
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -25,6 +26,9 @@ use crate::core::proxy::{self, Version};
 use crate::core::snapshot::Endpoint;
 use crate::core::tls::upstream::UpstreamPolicy;
 
+/// A longer body is not read to look for a text in it.
+const BODY_LIMIT: usize = 64 * 1024;
+
 /// A replica names itself with this, so that an answer of another server at its address is noticed.
 pub const SERVER_ID_HEADER: &str = "x-server-id";
 
@@ -34,7 +38,7 @@ pub enum Heartbeat {
     /// A connection that is accepted is the answer.
     #[default]
     Connect,
-    Http(HttpHeartbeat),
+    Http(Box<HttpHeartbeat>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +50,8 @@ pub struct HttpHeartbeat {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Of a healthy answer.
     pub status: Vec<RangeInclusive<u16>>,
+    /// Its body contains this.
+    pub body: Option<String>,
     /// Connections to replicas begin with a PROXY header; a probe's is LOCAL, which names no client.
     pub send_proxy: Option<Version>,
     /// Replicas speak TLS, and so does a probe.
@@ -150,12 +156,10 @@ where
     let Heartbeat::Http(heartbeat) = heartbeat else { return Ok(()) };
     let header = heartbeat.send_proxy.map(proxy::local).unwrap_or_default();
     stream.write_all(header).await.map_err(|error| broken(&error))?;
-    let request = heartbeat.request(address)?;
-    let answer = match &heartbeat.tls {
-        None => exchange(stream, request).await?,
-        Some(policy) => exchange(secure(stream, policy, endpoint).await?, request).await?,
-    };
-    heartbeat.judge(&answer, name)
+    match &heartbeat.tls {
+        None => heartbeat.exchange(stream, address, name).await,
+        Some(policy) => heartbeat.exchange(secure(stream, policy, endpoint).await?, address, name).await,
+    }
 }
 
 async fn secure<S>(stream: S, policy: &UpstreamPolicy, endpoint: &Endpoint) -> Result<TlsStream<S>, ProbeError>
@@ -169,24 +173,42 @@ where
     secured.map_err(|error| if was_reset(&error) { broken(&error) } else { refused(error.to_string()) })
 }
 
-async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, ProbeError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    let broken = |error: hyper::Error| broken(&error);
-    let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let answer = sender.send_request(request);
-    tokio::pin!(answer);
-    tokio::select! {
-        answer = &mut answer => answer.map_err(broken),
-        end = connection => match end {
-            Err(error) => Err(broken(error)),
-            Ok(()) => answer.await.map_err(broken),
-        },
-    }
-}
-
 impl HttpHeartbeat {
+    /// Asks on a connection that stands, and judges the answer.
+    async fn exchange<S>(&self, stream: S, address: &str, name: Option<&str>) -> Result<(), ProbeError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let request = self.request(address)?;
+        let broken = |error: hyper::Error| broken(&error);
+        let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let verdict = async {
+            let answer = sender.send_request(request).await.map_err(broken)?;
+            self.judge(&answer, name)?;
+            self.judge_body(answer.into_body()).await
+        };
+        tokio::pin!(verdict);
+        tokio::select! {
+            verdict = &mut verdict => verdict,
+            end = connection => match end {
+                Err(error) => Err(broken(error)),
+                Ok(()) => verdict.await,
+            },
+        }
+    }
+
+    /// Reads no further than the limit.
+    async fn judge_body(&self, body: Incoming) -> Result<(), ProbeError> {
+        let Some(expected) = &self.body else { return Ok(()) };
+        let read = Limited::new(body, BODY_LIMIT).collect().await.map(Collected::to_bytes);
+        let unhealthy = |why: String| Err(failed(ProbeFault::Unhealthy, why));
+        match read {
+            Ok(body) if memmem::find(&body, expected.as_bytes()).is_some() => Ok(()),
+            Ok(_) => unhealthy(format!("its answer does not contain {expected:?}")),
+            Err(error) => unhealthy(format!("the body of its answer cannot be read: {error}")),
+        }
+    }
+
     fn request(&self, address: &str) -> Result<Request<Empty<Bytes>>, ProbeError> {
         let mut request = Request::builder().method(&self.method).uri(&self.path);
         request = match &self.host {
@@ -224,7 +246,7 @@ mod tests {
     use super::*;
 
     fn probed(answer: &'static str, name: Option<&str>) -> Result<(), ProbeError> {
-        probed_with(&Heartbeat::Http(heartbeat()), answer, name).0
+        probed_with(&Heartbeat::Http(heartbeat().into()), answer, name).0
     }
 
     /// Also the request.
@@ -253,6 +275,7 @@ mod tests {
             host: None,
             headers: Vec::new(),
             status: vec![200..=299],
+            body: None,
             send_proxy: None,
             tls: None,
         }
@@ -278,11 +301,12 @@ mod tests {
             host: Some(HeaderValue::from_static("shop.example")),
             headers: vec![(HeaderName::from_static("x-probe"), HeaderValue::from_static("yes"))],
             status: vec![200..=200, 401..=401],
+            body: None,
             send_proxy: None,
             tls: None,
         };
         let unauthorized = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
-        let (verdict, request) = probed_with(&Heartbeat::Http(configured), unauthorized, None);
+        let (verdict, request) = probed_with(&Heartbeat::Http(configured.into()), unauthorized, None);
         assert_eq!(verdict, Ok(()));
         assert!(request.starts_with("HEAD /healthz?full=1 HTTP/1.1\r\n"), "{request}");
         let request = request.to_ascii_lowercase();
@@ -290,6 +314,19 @@ mod tests {
             request.contains("\r\nhost: shop.example\r\n") && request.contains("\r\nx-probe: yes\r\n"),
             "{request}"
         );
+    }
+
+    #[test]
+    fn a_healthy_answer_contains_the_text_that_is_asked_for() {
+        let ready = Heartbeat::Http(HttpHeartbeat { body: Some("status\":\"up".into()), ..heartbeat() }.into());
+        let verdict = |answer| probed_with(&ready, answer, None).0;
+        let up = "HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n{\"status\":\"up\"}\n";
+        assert_eq!(verdict(up), Ok(()));
+        let down = "HTTP/1.1 200 OK\r\n\r\n{\"status\":\"down\"}";
+        let (fault, why) = fault_of(verdict(down));
+        assert!(fault == ProbeFault::Unhealthy && why.contains("does not contain"), "{why}");
+        let (fault, why) = fault_of(verdict("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"));
+        assert!(fault == ProbeFault::Unhealthy && why.contains("cannot be read"), "{why}");
     }
 
     fn fault_of(verdict: Result<(), ProbeError>) -> (ProbeFault, String) {
@@ -325,7 +362,7 @@ mod tests {
             let (mut stream, _) = listener.accept().unwrap();
             stream.read_exact(&mut [0]).unwrap();
         });
-        let (fault, why) = fault_of(run(probe(&Heartbeat::Http(heartbeat()), 10_000, None, &endpoint)));
+        let (fault, why) = fault_of(run(probe(&Heartbeat::Http(heartbeat().into()), 10_000, None, &endpoint)));
         server.join().unwrap();
         assert_eq!(fault, ProbeFault::Dead, "{why}");
     }
@@ -334,7 +371,7 @@ mod tests {
     fn no_answer_within_the_timeout_is_silence() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
-        let silent = fault_of(run(probe(&Heartbeat::Http(heartbeat()), 20, Some("a"), &endpoint)));
+        let silent = fault_of(run(probe(&Heartbeat::Http(heartbeat().into()), 20, Some("a"), &endpoint)));
         assert_eq!(silent, (ProbeFault::Silent, "no answer within 20 ms".into()));
         assert_eq!(run(probe(&Heartbeat::Connect, 10_000, Some("a"), &endpoint)), Ok(()), "it accepts");
     }

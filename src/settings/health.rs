@@ -47,6 +47,13 @@ pub struct HealthSettings {
     #[arg(id = "health-status", long, value_name = "CODES", default_value = "200-299", value_delimiter = ',',
         value_parser = status_range)]
     pub status: Vec<RangeInclusive<u16>>,
+    /// Text that the body of a healthy answer contains, in its first 64 KiB
+    #[arg(id = "health-body", long, value_name = "TEXT")]
+    pub body: Option<String>,
+    /// Each interval is longer or shorter by up to so much of itself, at random, so that replicas are not all asked at once
+    #[arg(id = "health-jitter", long, value_name = "PERCENT", default_value = "0",
+        value_parser = Number::<u32>::new().range(0..=90))]
+    pub jitter_percent: u32,
     /// A replica that has not answered so long after it began to run is replaced
     #[arg(id = "health-start-timeout", long, value_name = "DURATION", default_value = "1m",
         value_parser = units::parser(Unit::Duration, 1..=3_600_000))]

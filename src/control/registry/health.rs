@@ -20,6 +20,8 @@ const SUSPECT_PROBE_TIMEOUT_MS: u64 = 250;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HealthPolicy {
     pub interval_ms: u64,
+    /// Each interval is longer or shorter by up to so much of itself.
+    pub jitter_percent: u32,
     pub timeout_ms: u64,
     /// So many answers in a row and a replica takes requests.
     pub rise: u32,
@@ -36,6 +38,7 @@ impl Default for HealthPolicy {
     fn default() -> HealthPolicy {
         HealthPolicy {
             interval_ms: 500,
+            jitter_percent: 0,
             timeout_ms: 500,
             rise: 1,
             fall: 2,

@@ -40,10 +40,19 @@ impl Registry {
 
     pub(super) fn probe_due(&mut self, due: &[SlotId], now: Tick) {
         for id in due {
-            let Some(policy) = self.health_policy(*id) else { continue };
+            let Some(mut policy) = self.health_policy(*id) else { continue };
+            policy.interval_ms = self.jittered(&policy);
             let probe = self.change(*id, |slot| probe(slot, &policy, now)).flatten();
             self.effects.extend(probe);
         }
+    }
+
+    /// The time from a probe to the next one.
+    fn jittered(&mut self, policy: &HealthPolicy) -> u64 {
+        let HealthPolicy { interval_ms, jitter_percent, .. } = *policy;
+        let most = interval_ms * u64::from(jitter_percent) / 100;
+        // Nothing is drawn where there is no choice.
+        if most == 0 { interval_ms } else { interval_ms - most + self.random.u64(0..=2 * most) }
     }
 
     pub(super) fn health_policy(&self, id: SlotId) -> Option<HealthPolicy> {

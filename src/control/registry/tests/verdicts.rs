@@ -386,3 +386,25 @@ fn responses_with_a_5xx_status_are_reported_where_they_count() {
     world.tell(Command::WorkerEvent(WorkerEvent::FailuresInARow { replica, failures: 5 }));
     assert_eq!(world.state("server2"), Some(State::Ejected));
 }
+
+#[test]
+fn intervals_differ_by_the_jitter() {
+    let mut world = World::empty(config_with(|service| {
+        service.health.interval_ms = 1_000;
+        service.health.jitter_percent = 20;
+    }));
+    world.tell(Command::Found(Vec::new()));
+    world.pass(2_000);
+    let mut pauses = Vec::new();
+    for _ in 0..100 {
+        let begun = world.now;
+        world.pass(world.registry.due().ms_since(world.now));
+        pauses.push(world.now.ms_since(begun));
+    }
+    // Three replicas, each asked once in 800 to 1,200 ms.
+    let whole: u64 = pauses.iter().sum();
+    assert!((26_600..=40_000).contains(&whole), "{whole}");
+    pauses.sort_unstable();
+    pauses.dedup();
+    assert!(pauses.len() > 20, "{pauses:?}");
+}
