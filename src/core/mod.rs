@@ -5,6 +5,7 @@
 //! | `mod.rs` | nothing but this text |
 //! | [`body`] | message framing: [`Body`](body::Body) by length, chunked, until close or tunnel; `ChunkDecoder` byte by byte (size digits, extensions, trailers), dechunked or forwarded, credit remaining, `FramingError` |
 //! | [`buffer`] | memory of the lanes: `Store` with headroom in front (heap, or mapped by memmap2 when large), [`BufferPool`](buffer::BufferPool) of one worker, stores lent, copies kept; no meaning of bytes |
+//! | [`challenges`] | [`Challenges`](challenges::Challenges): what an ACME server gets that checks our names: contents by token (http-01), certificates by name (tls-alpn-01) |
 //! | [`client_cert`] | `Client-Cert` of RFC 9440: the line that replicas get, the names that are cut from what clients send |
 //! | [`context`] | [`Context`](context::Context), what a session borrows for one call: time, snapshot, buffer pool, records, `Prng` (xorshift64*), `Date` line, and its `Tally` (requests and responses by class, for the counters) |
 //! | [`exchange`] | one request and its response, or one tunnel: the facts kept of its head (`RequestFacts`: service, key, idempotent, pipelinable, upgrade, 100-continue), states of request, response, client's end and upstream's end, event stream, timed out; replicas tried (`Attempts`), the request retained, the rule of when it may be sent again; `InterimBudget` |
@@ -18,7 +19,7 @@
 //! | [`net`] | [`Net`](net::Net), an address range (CIDR), and the block that counts as one client (an IPv6 /64); IPv4-mapped addresses |
 //! | [`proxy`] | the PROXY protocol, versions 1 (a line) and 2 (signature, address block), read and written: source and destination of a connection |
 //! | [`queue_heads`] | since when the oldest request that waits for a replica of a service does, in each worker |
-//! | [`reply`] | bytes of the responses that the balancer makes itself: errors with a JSON body, reason phrases, Retry-After, OPTIONS and TRACE |
+//! | [`reply`] | bytes of the responses that the balancer makes itself: errors with a JSON body, reason phrases, Retry-After, OPTIONS and TRACE, contents for ACME servers |
 //! | [`request`] | one request head judged: target, Host, Expect, Max-Forwards, X-Forwarded-* and Via, Upgrade, look-alikes of framing fields; to `RequestAnalysis` (body, keep-alive, idempotent, safe, local reply) and edits, or a refusal |
 //! | [`response`] | one response head judged: status, framing without a body (HEAD, 204, 304), interim (1xx), 101, event streams; to `ResponseAnalysis` and edits (status line, `Date`), or 502; `RequestSummary`, what was asked |
 //! | [`rewrite`] | what both heads have in common: Content-Length, Transfer-Encoding, Connection, hop-by-hop fields; edits in place; repairs of responses |
@@ -34,6 +35,7 @@
 
 pub mod body;
 pub mod buffer;
+pub mod challenges;
 pub mod client_cert;
 pub mod context;
 pub mod exchange;

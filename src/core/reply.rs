@@ -1,4 +1,5 @@
-//! Responses that the balancer makes itself: refusals with a JSON body, and replies to OPTIONS and TRACE.
+//! Responses that the balancer makes itself: refusals with a JSON body, redirects, and replies to OPTIONS, TRACE and ACME
+//! servers.
 
 use bytes::Bytes;
 
@@ -62,6 +63,15 @@ pub fn redirect(status: u16, location: &str, date_line: &str) -> Bytes {
     let reason = reason(status);
     format!(
         "HTTP/1.1 {status} {reason}\r\nLocation: {location}\r\nContent-Length: 0\r\nConnection: close\r\n{date_line}\r\n"
+    )
+    .into()
+}
+
+/// What an ACME server asks for that checks a name (RFC 8555 section 8.3).
+pub fn challenge(content: &str, date_line: &str) -> Bytes {
+    let length = content.len();
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {length}\r\nConnection: close\r\n{date_line}\r\n{content}"
     )
     .into()
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::challenges::Challenges;
 use super::failure_run::FailureRun;
 use super::limits::Limits;
 use super::net::Net;
@@ -295,6 +296,8 @@ impl Listener {
 pub enum Destination<'a> {
     Service(ServiceId),
     Redirect(&'a Redirect),
+    /// To the ACME server that asks for this content.
+    Challenge(&'a str),
 }
 
 /// What the balancer does with its clients. Of the balancer as a whole it never goes back; for the clients of one listener
@@ -332,6 +335,8 @@ pub struct Snapshot {
     pub services: Vec<Arc<Service>>,
     pub listeners: Vec<Arc<Listener>>,
     pub routes: Arc<Routes>,
+    /// `None`: no ACME server checks a name now.
+    pub challenges: Option<Arc<Challenges>>,
 }
 
 impl Snapshot {
@@ -342,6 +347,7 @@ impl Snapshot {
             services: Vec::new(),
             listeners: Vec::new(),
             routes: Arc::default(),
+            challenges: None,
         }
     }
 
@@ -369,6 +375,9 @@ impl Snapshot {
         }
         // A reload may have given a listener's name to one of another mode; connections of the one before are left.
         let listener = self.listener(request.listener).filter(|listener| listener.mode == Mode::Http)?;
+        if let Some(content) = self.challenges.as_ref().and_then(|challenges| challenges.content(request.request)) {
+            return Some(Destination::Challenge(content));
+        }
         if let Some(redirect) = &listener.redirect {
             return Some(Destination::Redirect(redirect));
         }

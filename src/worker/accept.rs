@@ -151,7 +151,8 @@ impl<K: Kernel> Worker<K> {
         let Some((listener, policy)) = listener.and_then(|listener| Some((listener, listener.tls.as_ref()?))) else {
             return Some(Transport::new(socket));
         };
-        let Ok(tls) = Tls::server(policy, self.date_seconds) else {
+        let challenges = self.cx.snapshot.challenges.as_ref().and_then(|challenges| challenges.policy()).cloned();
+        let Ok(tls) = Tls::server(policy, self.date_seconds).map(|tls| tls.with_challenges(challenges)) else {
             self.counters.tls_failed.count();
             self.kernel.close(socket);
             return None;

@@ -7,7 +7,7 @@ use crate::core::proxy::Ends;
 use crate::core::snapshot::Mode;
 use crate::core::step::Ending;
 use crate::core::tick::Tick;
-use crate::core::tls::{ClientCertificate, HandshakeSteps, Resumption};
+use crate::core::tls::{ClientCertificate, HandshakeInfo, HandshakeSteps, Resumption};
 use crate::kernel::Kernel;
 use crate::shared::events::WorkerEvent;
 
@@ -190,6 +190,10 @@ impl<K: Kernel> Worker<K> {
         match info.as_ref().map(|info| info.resumption) {
             Some(Resumption::Resumed) => self.counters.tls_resumed.count(),
             Some(Resumption::Full) | None => self.counters.tls_full.count(),
+        }
+        if info.as_ref().is_some_and(HandshakeInfo::is_check_of_name) {
+            self.close(id, Ending::Clean);
+            return SessionStart::Waits;
         }
         let certificate = info.map_or(ClientCertificate::NotRequested, |info| info.client_certificate);
         client.session.on_handshake(&certificate, &mut self.cx);

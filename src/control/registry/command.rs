@@ -10,6 +10,7 @@ use super::health::{HealthPolicy, ProbeFailure};
 use super::topology::{Reconfiguration, Topology};
 use crate::control::runtime::revisions::Revision;
 use crate::control::runtime::{Failure, InstanceId, RuntimeEvent, Spec, Started};
+use crate::core::challenges::Challenges;
 use crate::core::limits::Limits;
 use crate::core::proxy::Version;
 use crate::core::ring::RingKind;
@@ -54,6 +55,11 @@ pub enum Command {
     Reconfigure(Box<Reconfiguration>),
     /// These listeners offer other certificates now.
     ReplaceListeners(BTreeMap<ListenerId, Arc<Listener>>),
+    /// ACME servers are answered so; the answer with this ticket comes when every worker does.
+    ReplaceChallenges {
+        ticket: u64,
+        challenges: Option<Arc<Challenges>>,
+    },
     /// An admin call about one service; its answer carries the same ticket.
     Call {
         ticket: u64,

@@ -74,6 +74,7 @@ use topology::PendingTopology;
 pub use topology::{IDLE_CLIENTS_MS, Reconfiguration, ServiceSource, Topology};
 
 use crate::control::runtime::{Spec, Started};
+use crate::core::challenges::Challenges;
 use crate::core::routes::Routes;
 use crate::core::snapshot::{Lifecycle, Listener, ListenerId, Service, ServiceId, Snapshot};
 use crate::core::tick::Tick;
@@ -98,6 +99,7 @@ pub struct Registry {
     /// Services that were removed together with listeners, whose clients get their last responses until then.
     closing_services: BTreeMap<ServiceId, Tick>,
     routes: Arc<Routes>,
+    challenges: Option<Arc<Challenges>>,
     /// How many cells a `ReplicaLoad` has.
     workers: usize,
     random: fastrand::Rng,
@@ -159,6 +161,7 @@ impl Registry {
             closing_listeners: BTreeMap::new(),
             closing_services: BTreeMap::new(),
             routes: config.topology.routes,
+            challenges: None,
             workers: config.workers,
             random: fastrand::Rng::with_seed(config.seed),
             publication: Publication::first(lifecycle),
@@ -205,6 +208,7 @@ impl Registry {
             Command::Found(found) => self.found(found, now),
             Command::Reconfigure(change) => self.reconfigure(*change, now),
             Command::ReplaceListeners(listeners) => self.replace_listeners(listeners),
+            Command::ReplaceChallenges { ticket, challenges } => self.replace_challenges(ticket, challenges, now),
             Command::Call { ticket, service, call } => self.accept_call(ticket, service, call, now),
             Command::Started { instance, started } => self.started(instance, started, now),
             Command::StartFailed { instance, failure } => self.start_failed(instance, failure, now),

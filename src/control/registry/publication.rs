@@ -69,6 +69,7 @@ impl Registry {
         let services: BTreeMap<ServiceId, Arc<Service>> = services.chain(fixed).collect();
         let (services, listeners) = (services.into_values().collect(), self.listeners.values().cloned().collect());
         let Publication { epoch, lifecycle, .. } = self.publication;
-        Snapshot { epoch, lifecycle, services, listeners, routes: self.routes.clone() }
+        let (routes, challenges) = (self.routes.clone(), self.challenges.clone());
+        Snapshot { epoch, lifecycle, services, listeners, routes, challenges }
     }
 }

@@ -16,6 +16,7 @@ use super::leaving::NameUse;
 use super::slots::SlotId;
 use crate::control::runtime::revisions::Revision;
 use crate::control::runtime::{Origin, Spec, Started};
+use crate::core::challenges::Challenges;
 use crate::core::routes::Routes;
 use crate::core::snapshot::{Lifecycle, Listener, ListenerId, Service, ServiceId};
 use crate::core::tick::Tick;
@@ -186,6 +187,12 @@ impl Registry {
                 self.publication.mark_changed();
             }
         }
+    }
+
+    pub(super) fn replace_challenges(&mut self, ticket: u64, challenges: Option<Arc<Challenges>>, now: Tick) {
+        self.challenges = challenges;
+        self.publication.mark_changed();
+        self.defer_reply(ticket, Answer::Reconfigured, BTreeSet::new(), now);
     }
 
     /// Idle clients of removed listeners had their time, and services that only they lead to may go.

@@ -15,7 +15,7 @@ use crate::core::limits::RequestIdPolicy;
 use crate::core::request::{self, LocalReply, RequestSource, Scheme};
 use crate::core::response::{self, ResponseAnalysis};
 use crate::core::rewrite::canonicalize_response;
-use crate::core::routes::RouteKey;
+use crate::core::routes::{Redirect, RouteKey};
 use crate::core::snapshot::{Destination, ServiceId};
 use crate::core::step::{Ending, Ready};
 use crate::core::{key, reply};
@@ -116,9 +116,9 @@ impl Session {
         let target = head::origin_form(request.target).as_bytes();
         let route = RouteKey { listener: self.listener, request: &request };
         let destination = cx.snapshot.destination(&route, || cx.prng.next_u32()).ok_or(NO_ROUTE)?;
-        let (id, redirect) = match destination {
-            Destination::Service(id) => (id, None),
-            Destination::Redirect(redirect) => (ServiceId::NONE, Some(redirect)),
+        let id = match destination {
+            Destination::Service(id) => id,
+            Destination::Redirect(_) | Destination::Challenge(_) => ServiceId::NONE,
         };
         let service = cx.snapshot.service(id);
         let client_ip = self.client_ip.text();
@@ -131,7 +131,14 @@ impl Session {
         let analysis = request::analyze(head, &request, limits, origin, &mut cx.edits)?;
         let fresh = cx.prng.next_u32();
         let key = service.map_or(fresh, |s| key::of(&s.key, target, request.fields, client_ip, fresh));
-        let location = redirect.map(|redirect| (redirect.status, redirect.location_of(&route)));
+        let own = match destination {
+            Destination::Service(_) => None,
+            Destination::Redirect(redirect) => {
+                let Redirect { status, .. } = *redirect;
+                Some((status, reply::redirect(status, &redirect.location_of(&route), &cx.date_line)))
+            }
+            Destination::Challenge(content) => Some((200, reply::challenge(content, &cx.date_line))),
+        };
         let pipelinable = analysis.safe && !analysis.upgrade && len <= PIPELINED_HEAD_MAX && analysis.body.is_done();
         let facts = RequestFacts {
             minor: analysis.minor,
@@ -165,12 +172,10 @@ impl Session {
         self.record = record;
         self.exchange.client_end = if analysis.keep_alive { ClientEnd::KeepAlive } else { ClientEnd::Close };
         self.exchange.retained = Retained::InBuffer(self.upload.mark());
-        match (analysis.local_reply, location) {
+        match (analysis.local_reply, own) {
             (Some(LocalReply::Options), _) => self.answer_with(200, reply::options(&cx.date_line)),
             (Some(LocalReply::Trace(request)), _) => self.answer_with(200, reply::trace(&request, &cx.date_line)),
-            (None, Some((status, location))) => {
-                self.answer_with(status, reply::redirect(status, &location, &cx.date_line));
-            }
+            (None, Some((status, reply))) => self.answer_with(status, reply),
             (None, None) => self.link = UpstreamState::Wanted { again: None, waits: Wait::No },
         }
         self.arm(cx.now, cx.snapshot.limits(id).connect_timeout_ms);

@@ -1,6 +1,8 @@
 //! The name that a TLS client asks for, read from its ClientHello (RFC 8446 section 4.1.2, RFC 6066 section 3), whatever the
 //! records are that it comes in. Nothing is decrypted or changed, and no connection enters.
 
+use super::challenge::ALPN_ACME;
+
 /// The most bytes that a ClientHello may have, with the headers of its records.
 pub const HELLO_MAX: usize = 16 * 1024;
 /// The most records that it may come in.
@@ -11,6 +13,7 @@ const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: usize = 0;
 const HOST_NAME: usize = 0;
+const ALPN: usize = 16;
 /// What a host name may have, in bytes (RFC 1035 section 2.3.4).
 const NAME_MAX: usize = 255;
 
@@ -34,6 +37,16 @@ pub fn read(bytes: &[u8]) -> Result<Option<ClientHello>, &'static str> {
     let Some(message) = message(bytes)? else { return Ok(None) };
     let name = server_name(&message).ok_or(MALFORMED)?;
     Ok(Some(ClientHello { name }))
+}
+
+/// Its only protocol is that of an ACME server which checks a name (RFC 8737 section 3).
+pub fn is_check_of_name(bytes: &[u8]) -> bool {
+    let is_only = |message: &[u8]| {
+        let mut protocols = vector(&mut extension(message, ALPN)??, 2)?;
+        let first = vector(&mut protocols, 1)?;
+        Some(first == ALPN_ACME && protocols.is_empty())
+    };
+    matches!(message(bytes), Ok(Some(message)) if is_only(&message) == Some(true))
 }
 
 /// The body of the first handshake message, put together from its records.
@@ -63,6 +76,20 @@ fn message(bytes: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
 
 /// The outer `None`: it is malformed.
 fn server_name(hello: &[u8]) -> Option<Option<String>> {
+    let Some(mut data) = extension(hello, SERVER_NAME)? else { return Some(None) };
+    let mut names = vector(&mut data, 2)?;
+    while !names.is_empty() {
+        let kind = number(take(&mut names, 1)?);
+        let name = vector(&mut names, 2)?;
+        if kind == HOST_NAME {
+            return host_name(name).map(Some);
+        }
+    }
+    Some(None)
+}
+
+/// The outer `None`: it is malformed.
+fn extension(hello: &[u8], wanted: usize) -> Option<Option<&[u8]>> {
     let mut rest = hello;
     take(&mut rest, size_of::<u16>() + 32)?; // version and random
     let [_session_id, _cipher_suites, _compression] =
@@ -73,16 +100,9 @@ fn server_name(hello: &[u8]) -> Option<Option<String>> {
     let mut extensions = vector(&mut rest, 2)?;
     while !extensions.is_empty() {
         let kind = number(take(&mut extensions, 2)?);
-        let mut data = vector(&mut extensions, 2)?;
-        if kind == SERVER_NAME {
-            let mut names = vector(&mut data, 2)?;
-            while !names.is_empty() {
-                let kind = number(take(&mut names, 1)?);
-                let name = vector(&mut names, 2)?;
-                if kind == HOST_NAME {
-                    return host_name(name).map(Some);
-                }
-            }
+        let data = vector(&mut extensions, 2)?;
+        if kind == wanted {
+            return Some(Some(data));
         }
     }
     Some(None)

@@ -10,6 +10,7 @@
 //! | `mod.rs` | [`Tls`]: read, open, seal, close_notify; its bounds; what a handshake agreed on; [`TlsFault`] |
 //! | [`buffers`] | ciphertext read and to be sent (`ReadBuffer`, `WriteBuffer`), where a record ends |
 //! | [`certificate`] | a chain and its key from PEM: names, validity, whether they belong together |
+//! | [`challenge`] | [`ChallengePolicy`]: connections of an ACME server that checks a name, by their only protocol `acme-tls/1` |
 //! | [`client_auth`] | [`ClientAuth`](client_auth::ClientAuth): what certificates clients need; bounds of theirs; why there is no 421 |
 //! | [`client_hello`] | the name in a ClientHello, for connections that pass through as they are |
 //! | `clock` | the time of day as the workers tell it |
@@ -22,6 +23,7 @@
 
 pub mod buffers;
 pub mod certificate;
+pub mod challenge;
 pub mod client_auth;
 pub mod client_hello;
 mod clock;
@@ -41,8 +43,9 @@ use rustls::pki_types::ServerName;
 
 use super::buffer::BufferPool;
 use buffers::{ReadBuffer, WriteBuffer};
+use challenge::{ALPN_ACME, ChallengePolicy};
 use engine::{EngineState, RecordEngine, Sink};
-use policy::Policy;
+use policy::{ClientRequest, Policy};
 
 /// Records that one `open` looks at.
 const RECORDS: usize = 64;
@@ -73,6 +76,8 @@ pub struct Tls {
     /// `open` said how the peer's stream ends.
     told_end: bool,
     sent_close: bool,
+    /// Until the first record was opened.
+    challenges: Option<Arc<ChallengePolicy>>,
 }
 
 /// How far the peer's stream is at its end.
@@ -151,10 +156,22 @@ pub enum Resumption {
     Resumed,
 }
 
+impl HandshakeInfo {
+    /// The peer was an ACME server that checked a name: nothing follows.
+    pub fn is_check_of_name(&self) -> bool {
+        self.alpn.as_deref() == Some(ALPN_ACME)
+    }
+}
+
 impl Tls {
     /// The server's end of a connection that begins now.
     pub fn server(policy: &Policy, unix_seconds: u64) -> Result<Tls, TlsFault> {
         RecordEngine::server(policy.config(unix_seconds), policy.client_request()).map(Tls::new)
+    }
+
+    /// An ACME server that checks a name gets this instead.
+    pub fn with_challenges(self, challenges: Option<Arc<ChallengePolicy>>) -> Tls {
+        Tls { challenges, ..self }
     }
 
     /// The client's end: its first message is pending.
@@ -187,6 +204,7 @@ impl Tls {
             end: PeerEnd::Open,
             told_end: false,
             sent_close: false,
+            challenges: None,
         }
     }
 
@@ -260,6 +278,9 @@ impl Tls {
 
     /// Returns how many bytes of plaintext it wrote.
     fn open_record(&mut self, plain: &mut [u8], pool: &mut BufferPool) -> usize {
+        if let Some(challenges) = self.challenges.take() {
+            self.choose_engine(&challenges);
+        }
         let was_handshaking = self.engine.is_handshaking();
         self.input.feed();
         let Tls { engine, input, output, rest, .. } = self;
@@ -280,6 +301,16 @@ impl Tls {
             self.end = PeerEnd::Failed(TlsFault::NoProgress);
         }
         opened
+    }
+
+    /// By the first record, which has the whole ClientHello of an ACME server.
+    #[cold]
+    fn choose_engine(&mut self, challenges: &ChallengePolicy) {
+        if client_hello::is_check_of_name(self.input.unfed())
+            && let Ok(engine) = RecordEngine::server(challenges.config(), ClientRequest::Nothing)
+        {
+            self.engine = engine;
+        }
     }
 
     /// Another `open` may give plaintext, or its end, without another read.

@@ -10,6 +10,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{Error, ServerConfig, SignatureAlgorithm, version};
 
 use super::certificate::{Certificate, provider};
+use super::challenge::ALPN_ACME;
 use super::client_auth::ClientAuth;
 use super::clock::Clock;
 use super::{TlsFault, TlsVersion};
@@ -162,6 +163,10 @@ impl Certificates {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // No challenge is pending: a handshake would tell the ACME server of another certificate.
+        if hello.alpn().is_some_and(|mut protocols| protocols.any(|protocol| protocol == ALPN_ACME)) {
+            return None;
+        }
         let offered = hello.signature_schemes();
         let keys = self.of(hello.server_name());
         // Where none fits, the handshake fails as one that has no cipher suite in common does.

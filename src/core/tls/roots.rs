@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
-use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+use super::TlsFault;
+use super::certificate::provider;
 
 #[derive(Clone, Debug)]
 pub struct Roots(Arc<RootCertStore>);
@@ -26,6 +29,13 @@ impl Roots {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(certificates.into_iter().map(CertificateDer::from));
         (!roots.is_empty()).then(|| Roots(roots.into()))
+    }
+
+    /// For connections to a server that one of them verifies, by the clock of the system.
+    pub fn client(&self) -> Result<ClientConfig, TlsFault> {
+        let builder = ClientConfig::builder_with_provider(provider().into()).with_safe_default_protocol_versions();
+        let builder = builder.map_err(|error| TlsFault::Protocol(error.to_string()))?;
+        Ok(builder.with_root_certificates(self.0.clone()).with_no_client_auth())
     }
 
     pub fn into_store(self) -> Arc<RootCertStore> {

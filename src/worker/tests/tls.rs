@@ -1,8 +1,10 @@
 //! Clients that speak TLS: what a session gets of it, and what it does not have to know.
 
 use super::*;
+use crate::core::challenges::Challenges;
 use crate::core::proxy::{self, Ends, Version};
-use crate::core::tls::tests::{Peer, Rig as TlsRig};
+use crate::core::tls::challenge::ALPN_ACME;
+use crate::core::tls::tests::{Peer, Rig as TlsRig, challenge};
 use crate::core::tls::{Opened, TlsVersion};
 
 const CLOSING: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -225,6 +227,24 @@ fn a_request_in_plain_text_is_told_that_the_port_speaks_tls() {
     rig.rig.run();
     assert_eq!(rig.rig.kernel.end(client), Some(SocketEnd::Closed));
     assert_eq!(rig.rig.counters.tls_plain_text.value(), 1);
+}
+
+/// Nothing of such a connection is HTTP, whatever comes behind its handshake.
+#[test]
+fn a_connection_of_an_acme_server_ends_behind_its_handshake() {
+    let mut rig = SecureRig::new(TlsVersion::Tls13);
+    let challenges = Arc::new(Challenges::tls(challenge::challenges()));
+    rig.rig.publish(|snapshot| snapshot.challenges = Some(challenges));
+    rig.rig.turn();
+    let mut peer = challenge::client("shop.example.com", &[ALPN_ACME]);
+    let socket = rig.rig.client(&peer.sealed(b""));
+    let mut client = Client { peer, socket };
+    client.peer.read(&rig.rig.kernel.received_bytes(socket));
+    assert!(!client.peer.tls.is_handshaking());
+    rig.says(&mut client, GET);
+    assert_eq!((rig.end(&client), rig.rig.upstreams().len()), (Some(SocketEnd::Closed), 0), "no replica sees it");
+    client.peer.read(&rig.rig.kernel.received_bytes(socket));
+    assert_eq!((&client.peer.received[..], &client.peer.end), (&b""[..], &Some(Ok(Opened::Closed))));
 }
 
 #[test]

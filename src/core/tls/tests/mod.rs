@@ -1,5 +1,6 @@
 //! Two connections against each other over bytes: cut anywhere, changed keys, ends, and the bounds of each.
 
+pub mod challenge;
 mod client_auth;
 mod hello;
 
