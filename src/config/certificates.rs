@@ -33,7 +33,8 @@ pub struct CertificatePair {
     pub outcome: Result<Certificate, String>,
 }
 
-/// The certificates of a listener, and which of them is for clients that name none of them.
+/// The certificates of a listener, and which of them is for clients that name none of them. There may be none yet where an ACME
+/// server is to bring it.
 #[derive(Clone, Debug)]
 pub struct CertificateSet {
     pub certificates: Vec<Certificate>,
@@ -45,6 +46,8 @@ struct PairFiles {
     name: String,
     cert: PathBuf,
     key: PathBuf,
+    /// An ACME server brings it: it may be missing.
+    is_awaited: bool,
 }
 
 /// Of a file: whether it is still the same, as far as can be seen without reading it.
@@ -95,8 +98,9 @@ pub fn read(settings: &TlsSettings, unix_seconds: u64) -> CertificateFiles {
     let mut faults = Vec::new();
     let read =
         |files: PairFiles| CertificatePair { outcome: files.read(unix_seconds), name: files.name, cert: files.cert };
-    let pairs: Vec<CertificatePair> = pairs(settings, &mut faults).into_iter().map(read).collect();
-    if pairs.is_empty() && faults.is_empty() {
+    let is_there = |files: &PairFiles| !files.is_awaited || files.cert.exists();
+    let pairs: Vec<CertificatePair> = pairs(settings, &mut faults).into_iter().filter(is_there).map(read).collect();
+    if pairs.is_empty() && faults.is_empty() && settings.acme.is_empty() {
         let paths: Vec<String> = settings.certificates.iter().map(shown).collect();
         faults.push(format!("{}: no NAME.crt with a NAME.key is in it, and no NAME.pem with both", paths.join(", ")));
     }
@@ -137,7 +141,10 @@ impl CertificateSet {
         let mut names = certificates.iter().map(|certificate| &certificate.pair);
         let default = match &settings.default {
             None => Some(0),
-            Some(wanted) => names.clone().position(|name| name == wanted),
+            Some(wanted) => {
+                let is_awaited = settings.acme.first() == Some(wanted);
+                names.clone().position(|name| name == wanted).or(is_awaited.then_some(0))
+            }
         };
         let Some(default) = default else {
             let names: Vec<&str> = names.map(String::as_str).collect();
@@ -198,6 +205,7 @@ fn pairs(settings: &TlsSettings, faults: &mut Vec<String>) -> Vec<PairFiles> {
             CertificateSource::Path(path) => pairs.push(PairFiles::new(path, path)),
         }
     }
+    pairs.extend(settings.acme_pair.iter().map(|path| PairFiles { is_awaited: true, ..PairFiles::new(path, path) }));
     let mut count: BTreeMap<String, usize> = BTreeMap::new();
     pairs.iter().for_each(|pair| *count.entry(pair.name.clone()).or_default() += 1);
     for pair in pairs.iter_mut().filter(|pair| count.get(&pair.name).is_some_and(|n| *n > 1)) {
@@ -234,7 +242,7 @@ fn in_folder(folder: &Path) -> io::Result<Vec<PairFiles>> {
 
 impl PairFiles {
     fn new(cert: &Path, key: &Path) -> PairFiles {
-        PairFiles { name: stem(cert), cert: cert.to_owned(), key: key.to_owned() }
+        PairFiles { name: stem(cert), cert: cert.to_owned(), key: key.to_owned(), is_awaited: false }
     }
 
     /// `Err`: the file, and what is wrong with it.

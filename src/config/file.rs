@@ -210,7 +210,8 @@ impl FileReader<'_> {
                     if inner.is_empty() && !keys.has_table(outer) {
                         self.error(key, prefix, "there is no such table; `ringway config` prints all of them");
                     }
-                    if let Some(why) = tables::table_fault(keys.command, outer, inner.get("certificates")) {
+                    let certificates = ["certificates", "acme"].into_iter().find_map(|key| inner.get(key));
+                    if let Some(why) = tables::table_fault(keys.command, outer, certificates) {
                         self.error(key, prefix, why);
                     }
                     let prefix = format!("{prefix}{outer}.");

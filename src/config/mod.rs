@@ -5,6 +5,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `mod.rs` | [`Config`]: the settings outside of any table (`listen`, `mode`, `runtime`, `replicas`, `program`, `workers`, `pin`) and one field for each table; `RuntimeKind` |
+//! | `acme` | names whose certificates an ACME server issues: what contradicts, ports that it cannot reach, where the pair is kept; authorities of the server itself |
 //! | `args` | clap's command line: the subcommands (`run`, `config`, `check`, `replica`, `exec`, `ring`, `experiment`, `completions`, `man`), `Cli`, [`RunArgs`](args::RunArgs), `ReplicaArgs`, texts of `--help` |
 //! | `ring_args` | clap's flags of `ringway ring`, made into a `RingQuery` of [`experiment`](crate::experiment); members, repeated `--remove` and `--add`, JSON |
 //! | `file` | parses the TOML file: each key and table to a flag of `run`, unknown keys refused, errors with line numbers; values become defaults of clap's arguments |
@@ -24,6 +25,7 @@
 //! | `error` | turns a `clap::Error` into one line: what, where, what to do; the environment variable or flag, its invalid value, upper case of names |
 //! | `fuzz` | body of the fuzz target for the configuration file: the bytes are the file; asserts what holds for every accepted file: sizes fit, no admin API exposed without a token |
 
+pub mod acme;
 mod args;
 pub mod certificates;
 pub mod client_auth_files;
@@ -50,8 +52,8 @@ use clap::builder::RangedU64ValueParser as Number;
 
 use crate::core::snapshot::Mode;
 use crate::settings::{
-    AccessLogSettings, AdminSettings, DockerSettings, EjectionSettings, FixedReplica, ForwardedSettings, HashSettings,
-    HealthSettings, LimitSettings, ProxySettings, TlsSettings, UpstreamSettings, values,
+    AccessLogSettings, AcmeSettings, AdminSettings, DockerSettings, EjectionSettings, FixedReplica, ForwardedSettings,
+    HashSettings, HealthSettings, LimitSettings, ProxySettings, TlsSettings, UpstreamSettings, values,
 };
 
 pub use man::write as write_man_pages;
@@ -101,6 +103,8 @@ pub struct Config {
     pub admin: AdminSettings,
     #[command(flatten)]
     pub tls: TlsSettings,
+    #[command(flatten)]
+    pub acme: AcmeSettings,
     #[command(flatten)]
     pub upstream: UpstreamSettings,
     #[command(flatten)]

@@ -15,13 +15,13 @@ use super::tables::{
     CERTIFICATES, LISTENER, ListenerSettings, NamedTarget, RouteSettings, is_of_listener, is_of_service,
     listener_command, route_command,
 };
-use super::{Config, error, resolve};
+use super::{Config, acme, error, resolve};
 use crate::core::snapshot::{DEFAULT_SERVICE, Mode};
 
 /// The name of what the flat settings describe.
 pub const DEFAULT: &str = DEFAULT_SERVICE;
 /// Settings that are the only listener's, and no defaults of those that are named.
-const OF_ONE_LISTENER: [&str; 3] = ["listen", CERTIFICATES, "tls-default"];
+const OF_ONE_LISTENER: [&str; 4] = ["listen", CERTIFICATES, "tls-acme", "tls-default"];
 
 /// Listeners, services and routes, by name.
 #[derive(Clone, Debug, Default)]
@@ -106,7 +106,7 @@ impl NamedResolver<'_> {
 
     /// Nor are `--tls` and `--tls-default`: no listener becomes one of TLS by a setting that stands elsewhere.
     fn certificates_beside(&self, listener: &NamedSettings) -> Option<String> {
-        let has_name = |setting: &&SourcedSetting| ["tls", "tls-default"].contains(&setting.long.as_str());
+        let has_name = |setting: &&SourcedSetting| ["tls", "tls-acme", "tls-default"].contains(&setting.long.as_str());
         let (name, title) = (self.sources.set().iter().find(has_name)?.name(), &listener.title);
         Some(format!("{name} has no effect beside [{title}]: write it into the table of a listener, [{title}.tls]"))
     }
@@ -141,10 +141,11 @@ impl NamedResolver<'_> {
         let command = file::apply(file::apply(known.clone(), flat.iter().filter(is_known)), &settings.settings);
         let parsed = command.try_get_matches_from([LISTENER]);
         let parsed = parsed.and_then(|matches| ListenerSettings::from_arg_matches(&matches));
-        let own = self.checked(settings, parsed.map_err(|wrong| error::one_line(&wrong)))?;
+        let mut own = self.checked(settings, parsed.map_err(|wrong| error::one_line(&wrong)))?;
         self.checked(settings, resolve::check_limits(&own.limits))?;
         self.checked(settings, resolve::check_admin_on(&self.config.admin, &own))?;
         self.checked(settings, resolve::check_tls(&own.tls, own.mode))?;
+        self.checked(settings, acme::resolve(&mut own.tls, &self.config.acme))?;
         let places = TlsPlaces::new(|id, key| {
             let setting = settings.settings.iter().find(|setting| setting.id == id);
             let at = setting.map_or(settings.place, |setting| setting.place);
@@ -258,6 +259,7 @@ impl Named {
             faults.extend(listener.complete(&modes, &self.routes).map(|why| listener.fault(&why)));
         }
         faults.extend(self.addresses_given_twice());
+        faults.extend(self.names_given_otherwise());
         faults.extend(self.replicas_given_twice());
         let listeners: BTreeMap<&str, Mode> =
             self.listeners.iter().map(|listener| (listener.name.as_str(), listener.settings.mode)).collect();
@@ -301,6 +303,19 @@ impl Named {
             }
         }
         faults
+    }
+
+    /// A certificate is called by its first name.
+    fn names_given_otherwise(&self) -> Vec<NamedFault> {
+        let fault = |(at, listener): (usize, &NamedListener)| {
+            let other = self.listeners.iter().take(at).find(|other| listener.has_names_beside(other))?;
+            let (first, other) = (listener.settings.tls.acme.first()?, &other.name);
+            Some(listener.fault(&format!(
+                "tls.acme: {first} is the first name in listeners.{other}.tls.acme too, whose other names are not the same: \
+                 give both the same names, or begin with another one"
+            )))
+        };
+        self.listeners.iter().enumerate().filter_map(fault).collect()
     }
 
     /// A replica is known by its name alone: in the log, in metrics, to the admin API.

@@ -13,7 +13,7 @@ use super::named::NamedResolver;
 use super::resolve::FlatService;
 use super::show::Audience;
 use super::sources::Sources;
-use super::{Config, Named, certificates, error, man, renamed, show, unused, upstream_files};
+use super::{Config, Named, acme, certificates, error, man, renamed, show, unused, upstream_files};
 use crate::experiment::{ExperimentSettings, RingQuery};
 use crate::replica::{ReplicaSettings, host_name};
 
@@ -83,6 +83,7 @@ fn check(path: &Path) -> Result<String, EarlyExit> {
     let config = config_of_file(command, path, &settings)?;
     let of_certificates = certificates::check(&config).map_err(EarlyExit::Usage)?;
     upstream_files::check(&config).map_err(EarlyExit::Usage)?;
+    acme::roots(&config).map_err(EarlyExit::Usage)?;
     let warnings = config.warnings.iter().chain(&of_certificates);
     let warnings: String = warnings.map(|warning| format!("\nwarning: {warning}")).collect();
     Ok(format!("{} is valid: {}{warnings}", path.display(), config.summary()))
@@ -129,6 +130,7 @@ fn configure(command: Command, argv: &[OsString], matches: ArgMatches, run: RunA
     config.named = Named::of_flat(&config, &sources);
     // What contradicts in one listener and one service was found before.
     let _ = config.named.complete();
+    config.warnings.extend(acme::warnings(&config));
     Ok(Configured { config, matches, file: FileSettings::default() })
 }
 
@@ -166,6 +168,7 @@ fn configure_with_settings(
             let services: Vec<&Config> = config.named.services.iter().map(|service| &*service.config).collect();
             config.warnings = unused::warnings(&config, &services, &sources);
             config.warnings.extend(warnings);
+            config.warnings.extend(acme::warnings(&config));
             Ok(Configured { config, matches, file: settings.clone() })
         }
         _ => unreachable!("the same argv had these flags before"),

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::args::RunArgs;
 use super::sources::Sources;
 use super::tables::ListenerSettings;
-use super::{Config, RuntimeKind, error, unused};
+use super::{Config, RuntimeKind, acme, error, unused};
 
 use crate::core::limits::{Limits, Unit};
 use crate::core::snapshot::{KeyPolicy, Mode};
@@ -63,6 +63,7 @@ impl RunArgs {
         }
         check_limits(&config.limits.service)?;
         check_tls(&config.tls, config.mode)?;
+        acme::resolve(&mut config.tls, &config.acme)?;
         check_admin(&config.admin, config.listen, config.mode)?;
         Ok(config)
     }
@@ -135,7 +136,10 @@ pub fn check_limits(limits: &Limits) -> Result<(), String> {
 /// A certificate of our own is for trying things out: it stands beside no other.
 pub fn check_tls(tls: &TlsSettings, mode: Mode) -> Result<(), String> {
     if tls.is_on() && mode == Mode::TlsPassthrough {
-        return Err("--tls has no place beside --mode tls-passthrough, where the replicas have the certificates".into());
+        let flag = if tls.certificates.is_empty() { "--tls-acme" } else { "--tls" };
+        return Err(format!(
+            "{flag} has no place beside --mode tls-passthrough, where the replicas have the certificates"
+        ));
     }
     let is_self_signed = tls.is_self_signed();
     if is_self_signed && tls.certificates.len() > 1 {

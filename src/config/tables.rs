@@ -168,7 +168,7 @@ pub fn table_fault(command: &Command, table: &str, certificates: Option<&Spanned
     let is_missing = certificates.map_or(command.get_name() == LISTENER, is_empty);
     (table == "tls" && is_missing).then_some(
         "certificates is missing: want a folder of NAME.crt and NAME.key, a list of { cert = \"FILE\", key = \"FILE\" }, or \
-         self-signed",
+         self-signed; or acme, with the names that an ACME server is asked for",
     )
 }
 

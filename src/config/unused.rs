@@ -43,6 +43,8 @@ pub fn warnings(config: &Config, services: &[&Config], sources: &Sources) -> Vec
 fn reason(config: &Config, SourcedSetting { long, table, .. }: &SourcedSetting) -> Option<&'static str> {
     if table == "Access log" && long != "access-log" && config.access_log.target == AccessLogTarget::Off {
         Some("without --access-log")
+    } else if (table == "ACME" || long == "tls-challenge") && !has_acme(config) {
+        Some("without --tls-acme")
     } else if table == "TLS" && !has_tls(config) {
         Some("without --tls")
     } else if long == "handshake-timeout" && !has_tls(config) && !passes_tls_through(config) {
@@ -55,8 +57,16 @@ fn reason(config: &Config, SourcedSetting { long, table, .. }: &SourcedSetting) 
 }
 
 fn has_tls(config: &Config) -> bool {
+    tls(config).any(TlsSettings::is_on)
+}
+
+fn has_acme(config: &Config) -> bool {
+    tls(config).any(|tls| !tls.acme.is_empty())
+}
+
+fn tls(config: &Config) -> impl Iterator<Item = &TlsSettings> {
     let named = config.named.listeners.iter().map(|listener| &listener.settings.tls);
-    std::iter::once(&config.tls).chain(named).any(TlsSettings::is_on)
+    std::iter::once(&config.tls).chain(named)
 }
 
 fn passes_tls_through(config: &Config) -> bool {

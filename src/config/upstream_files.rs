@@ -47,19 +47,19 @@ fn policy(tls: UpstreamTls, alpn: &'static [&'static [u8]]) -> Result<UpstreamPo
     let roots = match authorities {
         _ if tls.is_unverified => None,
         Some((path, pem)) => Some(Roots::from_pem(&pem).map_err(|why| of_file(path, &why))?),
-        None => Some(roots_of_this_machine()?),
+        None => Some(roots_of_this_machine().map_err(|why| why + "; say ca=FILE")?),
     };
     let made =
         UpstreamPolicy::new(UpstreamPolicySettings { name: tls.name, roots, own, alpn, checksum: hasher.finish() });
     made.map_err(|fault| fault.to_string())
 }
 
-fn roots_of_this_machine() -> Result<Roots, String> {
+pub fn roots_of_this_machine() -> Result<Roots, String> {
     let found = rustls_native_certs::load_native_certs();
     let roots = Roots::from_der(found.certs.iter().map(|certificate| &**certificate));
     roots.ok_or_else(|| match found.errors.first() {
-        Some(error) => format!("the authorities of this machine cannot be read: {error}; say ca=FILE"),
-        None => "this machine has no list of authorities: say ca=FILE".into(),
+        Some(error) => format!("the authorities of this machine cannot be read: {error}"),
+        None => "this machine has no list of authorities".into(),
     })
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
-use super::{units, values};
+use super::{ChallengeKind, units, values};
 use crate::core::limits::Unit;
 use crate::core::tls::TlsVersion;
 use crate::core::tls::client_auth::ClientAuthMode;
@@ -33,6 +33,19 @@ pub struct TlsSettings {
     #[arg(id = "tls", long, alias = "tls-certificates", value_name = "WHERE", num_args = 0..=1, action = ArgAction::Append,
         default_missing_value = "self-signed", value_parser = values::certificates)]
     pub certificates: Vec<CertificateSource>,
+    /// Names whose certificate an ACME server issues, Let's Encrypt unless --acme-directory says another: one certificate for
+    /// all of them, asked for when there is none, and again after two thirds of its time. Until it is there, clients get one of
+    /// our own. It is called by the first name
+    #[arg(id = "tls-acme", long, value_name = "NAME", num_args = 1.., value_delimiter = ',', value_parser = values::acme_name)]
+    pub acme: Vec<String>,
+    /// How the ACME server checks these names: tls-alpn-01, by a handshake with this listener at port 443; or http-01, by a
+    /// request that any listener of mode http answers, at port 80
+    #[arg(id = "tls-challenge", long, value_name = "CHALLENGE", default_value = "tls-alpn-01",
+        value_parser = values::challenge)]
+    pub challenge: ChallengeKind,
+    /// The file of the certificate for `acme`: from `[acme]`.
+    #[arg(skip)]
+    pub acme_pair: Option<PathBuf>,
     /// The pair for clients that name no host, or one that is in no certificate: the NAME of its files [default: the first by
     /// NAME, or of the list]
     #[arg(id = "tls-default", long, value_name = "NAME")]
@@ -63,7 +76,7 @@ const HSTS_MAX_MS: u64 = 10 * 365 * 24 * 3_600_000;
 impl TlsSettings {
     /// Clients speak TLS.
     pub fn is_on(&self) -> bool {
-        !self.certificates.is_empty()
+        !self.certificates.is_empty() || !self.acme.is_empty()
     }
 
     pub fn is_self_signed(&self) -> bool {

@@ -1,10 +1,12 @@
 //! Parsers of single values: addresses, keys, replicas. An error says what is expected instead.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+
+use hyper::Uri;
 
 use super::{
-    AccessLogFormat, AccessLogTarget, AdminListen, CertificateSource, FixedReplica, HostPort, LoggedShare,
-    UpstreamTlsSetting,
+    AccessLogFormat, AccessLogTarget, AdminListen, CertificateSource, ChallengeKind, FixedReplica, HostPort,
+    LoggedShare, UpstreamTlsSetting,
 };
 use crate::core::head;
 use crate::core::limits::{AbortOn, RequestIdPolicy, Trust, Via};
@@ -37,6 +39,61 @@ pub fn host_name(text: &str) -> Result<String, String> {
     match !text.is_empty() && text.chars().all(is_allowed) {
         true => Ok(text.into()),
         false => Err("want a host name without scheme and port, like balancer.internal".into()),
+    }
+}
+
+/// A name that an ACME server can check by a handshake or a request (RFC 8555 section 7.1.4, RFC 8738 for addresses).
+pub fn acme_name(text: &str) -> Result<String, String> {
+    const LABEL_MAX: usize = 63;
+    const NAME_MAX: usize = 253;
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    if name.starts_with("*.") {
+        return Err("no challenge of ours proves a wildcard: name each host".into());
+    }
+    if name.parse::<IpAddr>().is_ok() || text.starts_with('[') {
+        return Err("an address gets no certificate here: want the name of a host".into());
+    }
+    if !name.is_ascii() {
+        return Err("want the name as DNS has it, each label in ASCII, like xn--mnchen-3ya.example.com".into());
+    }
+    let is_label = |label: &str| {
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        (1..=LABEL_MAX).contains(&label.len())
+            && label.chars().all(is_allowed)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    match name.len() <= NAME_MAX && name.split('.').all(is_label) {
+        true => Ok(name),
+        false => {
+            Err("want the name of a host as DNS has it, like shop.example.com, without scheme, port and path".into())
+        }
+    }
+}
+
+/// The URL of an ACME server's directory.
+pub fn acme_directory(text: &str) -> Result<String, String> {
+    let url = text.parse::<Uri>().ok().filter(|url| url.scheme_str() == Some("https") && url.host().is_some());
+    url.map(|_| text.to_owned())
+        .ok_or_else(|| "want a URL with https, like https://acme-v02.api.letsencrypt.org/directory".into())
+}
+
+/// It becomes a mailto URI, and the name of a file.
+pub fn email(text: &str) -> Result<String, String> {
+    const LENGTH_MAX: usize = 200;
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "!#$'*+-^_{|}~.=@".contains(c);
+    let is_address = text.split_once('@').is_some_and(|(user, host)| !user.is_empty() && acme_name(host).is_ok());
+    match is_address && text.chars().all(is_allowed) && text.len() <= LENGTH_MAX {
+        true => Ok(text.into()),
+        false => Err("want one address, like ops@example.com".into()),
+    }
+}
+
+pub fn challenge(text: &str) -> Result<ChallengeKind, String> {
+    match text {
+        "http-01" => Ok(ChallengeKind::Http01),
+        "tls-alpn-01" => Ok(ChallengeKind::TlsAlpn01),
+        _ => Err("want tls-alpn-01 or http-01; dns-01 is not supported".into()),
     }
 }
 
@@ -341,7 +398,7 @@ pub fn variable(text: &str) -> Result<(String, String), String> {
 pub fn subnet(text: &str) -> Result<String, String> {
     let is_subnet = text.split_once('/').is_some_and(|(address, bits)| {
         let bits_max = if address.contains(':') { 128 } else { 32 };
-        address.parse::<std::net::IpAddr>().is_ok() && bits.parse::<u8>().is_ok_and(|bits| bits <= bits_max)
+        address.parse::<IpAddr>().is_ok() && bits.parse::<u8>().is_ok_and(|bits| bits <= bits_max)
     });
     if is_subnet { Ok(text.into()) } else { Err("want ADDRESS/BITS, like 10.87.0.0/24".into()) }
 }
