@@ -58,6 +58,7 @@
 //! | TLS | `core/tls`: records, certificates, tickets; `core/snapshot`: the policy of a listener or service | `worker/handshake`: before a client's session; `worker/secure`: below one, and towards replicas |
 //! | TLS that passes through | `core/tls/client_hello`: the name | `core/session/protocol`: read and routed; `core/snapshot`: `passthrough_to` |
 //! | a certificate | `core/tls/certificate`: one pair; `core/tls/policy`: by name | `settings/tls`: flags; `config/certificates`: its files; `balancer/tls`: of each listener; `balancer/renewal`: changed files; `balancer/expiry`: log lines |
+//! | a certificate from an ACME server | `core/challenges`, `core/tls/challenge`: what the server gets that checks a name | `settings/acme`, `config/acme`: which names, from where; `control/acme`: orders, the storage folder; `balancer/tls`: until there is one |
 //! | a route | `core/routes`: the table | `config/named`: from the file; `core/session/protocol`: asked for each request |
 //! | what an exchange was | `core/exchange_record`: the record | `core/session/record`: filled in; `shared/access_log`: a line; `shared/service_metrics`: counts and durations |
 //! | a reload | `control/reload`: its values | `control_loop/reloads`: its turns; `balancer/reload`: read and compared; `registry/topology`: taken in; `runtime/per_service`: runtimes opened and closed |
@@ -131,6 +132,9 @@
 //! - **pair**: a certificate with its chain and its private key, known by the NAME of its files:
 //!   [`Certificate`](core::tls::certificate::Certificate). **Renewal**: pairs taken in because their files changed:
 //!   `balancer::renewal`. **Refused**: a pair that cannot be used.
+//! - **challenge**: how an ACME server checks that a name leads to us: [`Challenges`](core::challenges::Challenges), by a
+//!   request (http-01) or a handshake (tls-alpn-01). **Order**: what it issues a certificate for: `control::acme`.
+//!   **Placeholder**: the certificate of our own until it has.
 //! - **policy**: what the clients of a listener are offered by TLS: [`Policy`](core::tls::policy::Policy).
 //! - **handshake step**: the records of a handshake that one turn takes of one client: `worker::handshake`.
 //! - **notice**: what a session has to report (a fault, a refusal, the client's name): [`Notice`](core::step::Notice). The

@@ -22,7 +22,7 @@ const LAYERS: [(&str, u8); 11] = [
 ];
 
 /// External crates that only some modules may use.
-const CRATES: [(&str, &[&str]); 20] = [
+const CRATES: [(&str, &[&str]); 22] = [
     ("mio", &["kernel", "replica"]),
     ("listenfd", &["kernel"]),
     ("command_fds", &["control"]),
@@ -41,7 +41,9 @@ const CRATES: [(&str, &[&str]); 20] = [
     ("axum", &["control"]),
     // In settings for the types of methods and headers.
     ("hyper", &["control", "settings"]),
+    ("hyper_rustls", &["control"]),
     ("hyper_util", &["control"]),
+    ("instant_acme", &["control"]),
     ("clap", &["config", "settings", "experiment"]),
     ("clap_mangen", &["config"]),
 ];

@@ -7,11 +7,11 @@
 //! |---|---|
 //! | `mod.rs` | [`run`]: what was inherited is taken, admin listener and data sockets bound (and shared with a successor), access log opened, workers and control plane started; `WorkerSettings`; the banner; warnings: few descriptors, inherited sockets that no listener wants |
 //! | `reload` | `RunningConfiguration`, the implementation of the trait `Configuration`: reads argv, environment and file again, binds new listeners and gives up others, compares old and new settings (`ReloadReport`: changed, needs a restart); the text of `GET /config` |
-//! | `tls` | `TlsPolicies`: certificates read, a policy for each listener with TLS and for each service talked to in TLS, tickets kept over reloads |
+//! | `tls` | `TlsPolicies`: certificates read, a policy for each listener with TLS and for each service talked to in TLS, tickets kept over reloads, what stands in for a certificate that an ACME server has not issued yet |
 //! | `renewal` | certificates, authorities and revocation lists whose files changed under a configuration in force (`FileWatch`): taken in pair by pair, those that cannot be used named |
 //! | `expiry` | log lines 30, 7 and 1 days before a certificate expires (`ExpiryLog`) |
-//! | `self_signed` | `SelfSigned`: the certificate of `--tls self-signed`, and the file that curl is told of |
-//! | `plan` | `Plan`: a [`Config`] translated to `Topology`, `ServiceConfig`, `HealthPolicy`, `Heartbeat`, `RuntimeSettings`, [`Limits`](crate::core::limits::Limits) and `Routes`; `Ids`: a number for each name, kept over reloads; the admin API as a service of the data port (`ADMIN_PATHS`) |
+//! | `self_signed` | `SelfSigned`: the certificate of `--tls self-signed`, and the file that curl is told of; the placeholder |
+//! | `plan` | `Plan`: a [`Config`] translated to `Topology`, `ServiceConfig`, `HealthPolicy`, `Heartbeat`, `RuntimeSettings`, `AcmePlan`, [`Limits`](crate::core::limits::Limits) and `Routes`; `Ids`: a number for each name, kept over reloads; the admin API as a service of the data port (`ADMIN_PATHS`) |
 
 mod expiry;
 mod plan;
@@ -32,6 +32,7 @@ use arc_swap::ArcSwap;
 
 use crate::config::tables::ListenerSettings;
 use crate::config::{Config, certificates, token_file};
+use crate::control::acme::{self, AcmePlan};
 use crate::control::admin_access::{AdminAccess, SharedAccess};
 use crate::control::admin_listener::AdminListener;
 use crate::control::registry::{Predecessor, Registry, RegistryConfig};
@@ -73,7 +74,8 @@ pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End
     let sockets = Arc::new(ListeningSockets::new(config.workers, inherited));
     bind(&sockets, &plan)?;
     warn_of_unwanted(&sockets);
-    let Plan { topology, heartbeats, runtimes, .. } = plan;
+    let Plan { topology, heartbeats, runtimes, acme, .. } = plan;
+    create_acme_folder(acme.as_ref())?;
     let registry = RegistryConfig { topology, workers: config.workers, seed: fastrand::u64(..) };
     let (registry, first) = match &predecessor {
         Some(predecessor) => Registry::starting(registry, predecessor.introduction.replicas.clone()),
@@ -103,6 +105,7 @@ pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End
         listener,
         access: access.clone(),
         heartbeats,
+        acme,
         configuration: Box::new(RunningConfiguration::new(read, config, ids, sockets, admin, access, tls)),
         counters: workers.counters,
         workers: workers.threads,
@@ -113,6 +116,10 @@ pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End
         log.finish(ACCESS_LOG_LIMIT);
     }
     end
+}
+
+fn create_acme_folder(plan: Option<&AcmePlan>) -> Result<(), String> {
+    plan.map_or(Ok(()), |plan| acme::create_folder(&plan.folder))
 }
 
 /// Who may call the admin API. `Err`: the file of its token is wrong, in one line.

@@ -10,6 +10,7 @@ use crate::config::named::{NamedListener, NamedRoute};
 use crate::config::tables::NamedTarget;
 use crate::config::{Config, Named, RuntimeKind};
 use crate::control::Heartbeats;
+use crate::control::acme::{AcmePlan, WantedCertificate};
 use crate::control::probe::{Heartbeat, HttpHeartbeat};
 use crate::control::registry::{EjectionPolicy, HealthPolicy, ServiceConfig, ServiceSource, Topology, add_limit_ms};
 use crate::control::runtime::service_runtime::RuntimeSettings;
@@ -23,7 +24,7 @@ use crate::core::snapshot::{
 use crate::core::tls::upstream::UpstreamPolicy;
 use crate::kernel::linux::SendsFirst;
 use crate::kernel::listening::Listen;
-use crate::settings::OnExit;
+use crate::settings::{AcmeSettings, OnExit};
 
 /// What replicas that this balancer starts answer, unless another path is given.
 const HEARTBEAT_PATH: &str = "/heartbeat";
@@ -49,6 +50,7 @@ pub struct Plan {
     pub heartbeats: Heartbeats,
     pub runtimes: Vec<(ServiceId, RuntimeSettings)>,
     pub bind: Vec<Listen>,
+    pub acme: Option<AcmePlan>,
 }
 
 impl Ids {
@@ -96,8 +98,22 @@ impl Plan {
         let routes = Routes::new(routes.collect::<Vec<_>>());
         let direct = admin.iter().flat_map(|id| ADMIN_PATHS.map(|path| (path.to_owned(), *id))).collect();
         topology.routes = Arc::new(routes.with_direct(direct));
-        Plan { topology, heartbeats, runtimes, bind: addresses(config) }
+        Plan { topology, heartbeats, runtimes, bind: addresses(config), acme: acme(config, tls) }
     }
+}
+
+/// One certificate for each list of names. `None`: there is none.
+fn acme(config: &Config, tls: &TlsListeners) -> Option<AcmePlan> {
+    let mut certificates: Vec<WantedCertificate> = Vec::new();
+    for NamedListener { settings, .. } in &config.named.listeners {
+        let wanted = WantedCertificate { names: settings.tls.acme.clone(), challenge: settings.tls.challenge };
+        if !wanted.names.is_empty() && certificates.iter().all(|other| other.name() != wanted.name()) {
+            certificates.push(wanted);
+        }
+    }
+    let AcmeSettings { directory, email, .. } = config.acme.clone();
+    let (folder, roots) = config.acme.folder().zip(tls.acme_roots.clone())?;
+    Some(AcmePlan { directory, email, folder, roots, certificates })
 }
 
 /// Each address of a listener has a name, by which a process that replaces this one finds its sockets.

@@ -72,6 +72,7 @@ impl Configuration for RunningConfiguration {
         config.warnings.iter().chain(&tls.warnings(&config)).for_each(|warning| log::warn!("{warning}"));
         let mut ids = self.ids.clone();
         let plan = Plan::new(&config, &mut ids, self.admin.as_ref(), &tls);
+        super::create_acme_folder(plan.acme.as_ref())?;
         self.sockets
             .bind(&plan.bind)
             .map_err(|BindError { address, error }| format!("cannot listen on {address}: {error}"))?;
@@ -81,8 +82,8 @@ impl Configuration for RunningConfiguration {
             report.changed.push("who may call the admin API changed".into());
         }
         self.next = Some((config, ids, access, tls));
-        let Plan { topology, heartbeats, runtimes, .. } = plan;
-        Ok(ReloadPlan { topology, heartbeats, runtimes, report })
+        let Plan { topology, heartbeats, runtimes, acme, .. } = plan;
+        Ok(ReloadPlan { topology, heartbeats, runtimes, acme, report })
     }
 
     fn commit(&mut self) {

@@ -113,6 +113,8 @@ fn read(listener: &NamedListener, before: &CertificateSet, unix_seconds: u64) ->
         }
     }
     match CertificateSet::new(certificates, settings) {
+        // The ACME server has issued none yet.
+        Ok(set) if set.certificates.is_empty() => (None, faults),
         Ok(set) => (Some(set), faults),
         Err(fault) => {
             faults.push(fault + STAY);

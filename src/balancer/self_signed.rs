@@ -1,5 +1,5 @@
-//! A certificate of our own, for trying TLS out on this machine: made at the start, and gone with the process. Its private
-//! key is never written.
+//! Certificates of our own, for trying TLS out on this machine, and for names whose certificate is still to come: made at the
+//! start, and gone with the process. Their private keys are never written.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -29,19 +29,7 @@ pub struct SelfSigned {
 impl SelfSigned {
     /// `Err`: one line.
     pub fn new() -> Result<SelfSigned, String> {
-        let made = || -> Result<(String, String), rcgen::Error> {
-            let mut params = CertificateParams::new(NAMES.map(String::from))?;
-            params.distinguished_name = DistinguishedName::new();
-            params.distinguished_name.push(DnType::CommonName, "ringway self-signed");
-            let now = SystemTime::now();
-            (params.not_before, params.not_after) = ((now - DAY).into(), (now + DAYS * DAY).into());
-            let key = KeyPair::generate()?;
-            Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
-        };
-        let (pem, key) = made().map_err(|error| format!("--tls self-signed: no certificate can be made: {error}"))?;
-        let certificate = Certificate::from_pem(pem.as_bytes(), key.as_bytes());
-        let certificate = certificate.map_err(|fault| format!("--tls self-signed: {fault}"))?;
-        let certificate = Certificate { pair: "self-signed".into(), ..certificate };
+        let (certificate, pem) = make("self-signed", &NAMES.map(String::from))?;
         Ok(SelfSigned { certificate, ca_file: write(&pem).ok() })
     }
 
@@ -52,6 +40,28 @@ impl SelfSigned {
             None => "-k".into(),
         }
     }
+}
+
+/// For clients that come before an ACME server has issued a certificate for these names.
+pub fn placeholder(names: &[String]) -> Result<Certificate, String> {
+    make("placeholder", names).map(|(certificate, _)| certificate)
+}
+
+/// Also in PEM. `Err`: one line.
+fn make(pair: &str, names: &[String]) -> Result<(Certificate, String), String> {
+    let made = || -> Result<(String, String), rcgen::Error> {
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, format!("ringway {pair}"));
+        let now = SystemTime::now();
+        (params.not_before, params.not_after) = ((now - DAY).into(), (now + DAYS * DAY).into());
+        let key = KeyPair::generate()?;
+        Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
+    };
+    let (pem, key) = made().map_err(|error| format!("{pair}: no certificate can be made: {error}"))?;
+    let certificate = Certificate::from_pem(pem.as_bytes(), key.as_bytes());
+    let certificate = certificate.map_err(|fault| format!("{pair}: {fault}"))?;
+    Ok((Certificate { pair: pair.into(), ..certificate }, pem))
 }
 
 impl Drop for SelfSigned {

@@ -7,15 +7,16 @@ use std::sync::Arc;
 
 use super::expiry::date;
 use super::renewal::FileWatch;
-use super::self_signed::SelfSigned;
+use super::self_signed::{self, SelfSigned};
 use crate::config::certificates::{self, CertificateSet};
 use crate::config::named::NamedListener;
-use crate::config::{Config, client_auth_files, upstream_files};
+use crate::config::{Config, acme, client_auth_files, upstream_files};
 use crate::core::snapshot::Mode;
 use crate::core::tls::TlsFault;
 use crate::core::tls::certificate::Certificate;
 use crate::core::tls::client_auth::ClientAuth;
 use crate::core::tls::policy::{ALPN_HTTP, Policy, PolicySettings, Tickets};
+use crate::core::tls::roots::Roots;
 use crate::core::tls::upstream::UpstreamPolicy;
 
 /// Those of one configuration.
@@ -26,6 +27,8 @@ pub struct TlsPolicies {
     self_signed: Option<Arc<SelfSigned>>,
     /// TLS towards replicas, by service.
     upstream: BTreeMap<String, Arc<UpstreamPolicy>>,
+    /// The authorities that verify the ACME server. `None`: no certificate is asked for.
+    pub acme_roots: Option<Roots>,
 }
 
 #[derive(Clone, Debug)]
@@ -60,6 +63,10 @@ impl TlsPolicies {
                 Err(line) => faults.push(line),
             }
         }
+        match acme::roots(config) {
+            Ok(roots) => policies.acme_roots = roots,
+            Err(line) => faults.push(line),
+        }
         if faults.is_empty() { Ok(policies) } else { Err(faults.join("\n")) }
     }
 
@@ -80,7 +87,8 @@ impl TlsPolicies {
             true => self.self_signed_set(before).map_err(|fault| vec![fault])?,
             false => {
                 let certificates = former.map_or(&[][..], |former| &former.set.certificates);
-                certificates::of_listener(listener, certificates, unix_seconds)?
+                let set = certificates::of_listener(listener, certificates, unix_seconds)?;
+                with_stand_in(set, listener, certificates).map_err(|fault| vec![fault])?
             }
         };
         let client_auth = client_auth_files::of_listener(listener).map_err(|fault| vec![fault])?;
@@ -157,6 +165,24 @@ impl TlsPolicies {
     pub fn self_signed(&self) -> Option<&SelfSigned> {
         self.self_signed.as_deref()
     }
+}
+
+/// Until an ACME server has issued one: what was there before for one of its names, or one of our own. Clients that verify it
+/// refuse that too, but health checks and those that ask for other names are answered.
+fn with_stand_in(
+    mut set: CertificateSet,
+    listener: &NamedListener,
+    former: &[Certificate],
+) -> Result<CertificateSet, String> {
+    if set.certificates.is_empty() {
+        let names = &listener.settings.tls.acme;
+        let is_for_one = |one: &&Certificate| one.names.iter().any(|name| names.contains(name));
+        set.certificates.extend(former.iter().filter(is_for_one).cloned());
+        if set.certificates.is_empty() {
+            set.certificates.push(self_signed::placeholder(names)?);
+        }
+    }
+    Ok(set)
 }
 
 impl TlsListener {

@@ -6,11 +6,12 @@
 //! | file | holds |
 //! |---|---|
 //! | `mod.rs` | nothing but this text and the re-exports |
+//! | `acme` | certificates asked of an ACME server, kept in a folder |
 //! | `registry` | which replicas there are and what state they are in: a pure reducer of commands to effects |
 //! | `control_core` | publication, stops, worker ends and tickets around the registry: pure; the loop and the simulation drive it, and it returns `ControlAction`s (effects and log lines); level and words of log lines about signals and workers; the second signal; ready or not, and why in words; whether a successor may take over from its predecessor; how it ends (`End`) |
 //! | `control_loop` | the admin thread: turns of the loop, tasks that it spawns; reloads and upgrades carried out |
 //! | `heartbeats` | `HeartbeatTable`: which heartbeat an instance is asked for, by service and revision, while a rolling replacement changes it |
-//! | `operations` | `OperationCounters`: reloads taken in and refused, upgrades that failed, certificates that cannot be used, admin calls denied by reason; atomics, read by the metrics page |
+//! | `operations` | `OperationCounters`: reloads taken in and refused, upgrades that failed, certificates that cannot be used, orders of certificates, admin calls denied by reason; atomics, read by the metrics page |
 //! | `orphans` | waits for zombies that process 1 of a container inherits: waitpid without hanging, children of others than ours |
 //! | `signals` | which signals are handled (TERM, INT, QUIT; HUP, USR1, USR2), and what each asks for (`SignalRequest`); nothing is answered here |
 //! | `log_throttle` | workers' events as log lines: the first of a kind at once, then a count for each second; names of former replicas; pure; windows by kind; words for a fault, a cap, a shortage |
@@ -33,6 +34,7 @@
 //! | `page` | its live page and the stream of events |
 //! | `fuzz` | the body of the fuzz target for the admin API: bodies of `/add`, `/rm` and `PATCH` on a registry: predicts what a call does by a dry run and by its own model (which names a container may have), and compares; the text of a refusal |
 
+pub mod acme;
 pub mod admin;
 pub mod admin_access;
 pub mod admin_listener;

@@ -1,5 +1,5 @@
 //! Counters of the control plane's operations: reloads applied and refused, upgrades that failed, admin calls denied,
-//! certificates that cannot be used. Counted where it is decided, read by the metrics page.
+//! certificates that cannot be used, orders of certificates. Counted where it is decided, read by the metrics page.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -12,6 +12,8 @@ pub struct OperationCounters {
     last_reload_refused: AtomicBool,
     upgrades_failed: AtomicU64,
     certificates_refused: AtomicU64,
+    orders: AtomicU64,
+    orders_failed: AtomicU64,
     denied: [AtomicU64; Denial::ALL.len()],
 }
 
@@ -36,6 +38,20 @@ impl OperationCounters {
 
     pub fn refused_certificates(&self) -> u64 {
         self.certificates_refused.load(Ordering::Relaxed)
+    }
+
+    /// An ACME server issued a certificate.
+    pub fn count_order(&self) {
+        self.orders.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn count_failed_order(&self) {
+        self.orders_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Those that brought a certificate, and those that failed.
+    pub fn orders(&self) -> [u64; 2] {
+        [&self.orders, &self.orders_failed].map(|count| count.load(Ordering::Relaxed))
     }
 
     /// How many it were for this reason, with this one.

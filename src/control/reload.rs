@@ -9,6 +9,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
+use super::acme::AcmePlan;
 use super::heartbeats::Heartbeats;
 use super::registry::Topology;
 use super::runtime::service_runtime::RuntimeSettings;
@@ -44,6 +45,7 @@ pub struct ReloadPlan {
     pub topology: Topology,
     pub heartbeats: Heartbeats,
     pub runtimes: Vec<(ServiceId, RuntimeSettings)>,
+    pub acme: Option<AcmePlan>,
     pub report: ReloadReport,
 }
 
@@ -80,6 +82,7 @@ pub enum Requester {
 pub struct PendingReload {
     pub requester: Requester,
     pub report: ReloadReport,
+    pub acme: Option<AcmePlan>,
     /// Of the registry's answer, once it was asked.
     pub ticket: Option<u64>,
 }

@@ -4,7 +4,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `mod.rs` | `ControlInit`, `ControlLoop`, its `Turn`s: tokio's select over clock, channels, signals and requests; effects carried out: tasks for starts, stops and probes (a silent instance's process looked at), tickets answered; the runtime closed at the end; a signal during the start; SIGUSR1 passed on, or why it does nothing |
-//! | `reloads` | certificates renewed; turns of a reload: begun by SIGHUP or a call (or why not now), runtimes prepared in a task (`Prepared`), handed to the registry, heartbeats and configuration exchanged, answered; a dry run |
+//! | `reloads` | certificates renewed, challenges of ACME servers published; turns of a reload: begun by SIGHUP or a call (or why not now), runtimes prepared in a task (`Prepared`), handed to the registry, heartbeats and configuration exchanged, answered; a dry run |
 //! | `tasks` | runtime events forwarded as commands, the admin API served and its address named where it ends, worker threads joined |
 //! | `replacement` | turns of an upgrade, on either side: begun by SIGUSR2, held while it waits, the successor started, handed over or failed; `Announcer`: when the service manager is told what, watchdog pings |
 
@@ -25,6 +25,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::acme::{AcmePlan, AcmeTask, ChallengeUpdate};
 use super::admin::{AdminRequest, AdminState, DryRun};
 use super::admin_access::SharedAccess;
 use super::admin_listener::AdminListener;
@@ -81,6 +82,7 @@ pub struct ControlInit {
     pub access: SharedAccess,
     pub heartbeats: Heartbeats,
     pub configuration: Box<dyn Configuration>,
+    pub acme: Option<AcmePlan>,
     pub counters: Vec<Arc<Counters>>,
     pub workers: Vec<JoinHandle<()>>,
     pub access_log: Option<AccessLog>,
@@ -140,6 +142,10 @@ struct ControlLoop {
     reload: Option<PendingReload>,
     /// The next look at the files of certificates.
     certificates_due: Tick,
+    acme: AcmeTask,
+    /// Until this process takes connections.
+    first_acme: Option<AcmePlan>,
+    challenges: UnboundedReceiver<ChallengeUpdate>,
     prepared: UnboundedReceiver<Prepared>,
     prepared_in: UnboundedSender<Prepared>,
     wakeup: Wakeup,
@@ -173,6 +179,7 @@ enum Turn {
     Signal(SignalRequest),
     Prepared(Prepared),
     Certificates,
+    Challenges(ChallengeUpdate),
     Successor(SuccessorEvent),
     Ping,
 }
@@ -202,6 +209,7 @@ impl ControlLoop {
             operations: operations.clone(),
             started,
         };
+        let (acme, challenges) = AcmeTask::start(operations.clone());
         let admin = init.listener.map(|listener| spawn_local(serve_admin(listener, state)).abort_handle());
         let runtime = Rc::new(runtime);
         let children = runtime.clone();
@@ -211,6 +219,9 @@ impl ControlLoop {
             configuration: init.configuration,
             reload: None,
             certificates_due: Tick(0),
+            acme,
+            first_acme: init.acme,
+            challenges,
             prepared,
             prepared_in,
             core: init.core.with_stop_limit(runtime.stop_limit()),
@@ -277,6 +288,7 @@ impl ControlLoop {
             Some(command) = self.inbox.recv() => Turn::Apply(command),
             Some(request) = self.requests.recv() => Turn::Request(request),
             () = self.wakeup.0.notified() => Turn::Workers,
+            Some(update) = self.challenges.recv() => Turn::Challenges(update),
             Some(end) = self.worker_ends.recv() => Turn::WorkerEnded(end),
             event = self.upgrade.next() => Turn::Successor(event),
             () = sleep_until(certificates) => Turn::Certificates,
@@ -298,6 +310,7 @@ impl ControlLoop {
             }
             Turn::Signal(SignalRequest::Stop(name)) => {
                 self.announce_stop(name);
+                self.acme.stop();
                 self.end_upgrade();
                 let actions = self.core.signal(name, now);
                 self.carry_out(actions);
@@ -310,6 +323,7 @@ impl ControlLoop {
             Turn::Signal(SignalRequest::Upgrade) => self.upgrade(),
             Turn::Prepared(prepared) => self.take_in(prepared, now),
             Turn::Certificates => self.renew_certificates(now),
+            Turn::Challenges(update) => self.replace_challenges(update, now),
             Turn::Successor(event) => self.successor(event),
             Turn::Ping => self.ping(),
         }
@@ -320,6 +334,7 @@ impl ControlLoop {
             self.carry_out(actions);
         }
         self.advance_replacement();
+        self.begin_acme();
         self.announce();
     }
 

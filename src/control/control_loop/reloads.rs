@@ -4,6 +4,7 @@
 use tokio::task::spawn_local;
 
 use super::{ControlLoop, write};
+use crate::control::acme::ChallengeUpdate;
 use crate::control::heartbeats::Heartbeats;
 use crate::control::registry::{Answer, Command, Reconfiguration, ServiceSource, Topology};
 use crate::control::reload::{
@@ -33,12 +34,12 @@ impl ControlLoop {
             return requester.answer(Err(ReloadError::Unavailable(why.into())));
         }
         self.announce_reload();
-        let ReloadPlan { topology, heartbeats, runtimes, report } = match self.read() {
+        let ReloadPlan { topology, heartbeats, runtimes, acme, report } = match self.read() {
             Ok(plan) => plan,
             Err(lines) => return self.answer(requester, Err(ReloadError::Invalid(lines))),
         };
         let report = self.with_restarts(report, &runtimes);
-        self.reload = Some(PendingReload { requester, report, ticket: None });
+        self.reload = Some(PendingReload { requester, report, acme, ticket: None });
         let (runtime, prepared) = (self.runtime.clone(), self.prepared_in.clone());
         spawn_local(async move {
             let outcome = runtime.reconfigure(runtimes).await;
@@ -122,8 +123,9 @@ impl ControlLoop {
 
     /// Every worker acts on it, or it came too late for a balancer that stops.
     pub(super) fn end_reload(&mut self, answer: Answer) {
-        let Some(PendingReload { requester, report, .. }) = self.reload.take() else { return };
+        let Some(PendingReload { requester, report, acme, .. }) = self.reload.take() else { return };
         self.configuration.commit();
+        self.acme.follow(acme);
         let answer = match answer {
             Answer::Rejected(rejection) => Err(ReloadError::Unavailable(rejection.message)),
             Answer::Reconfigured | Answer::Replicas(_) | Answer::Replica(_) => Ok(report),
@@ -142,6 +144,21 @@ impl ControlLoop {
         self.operations.set_refused_certificates(refused);
         if !listeners.is_empty() {
             self.apply(Command::ReplaceListeners(listeners), now);
+        }
+    }
+
+    pub(super) fn replace_challenges(&mut self, ChallengeUpdate { challenges, reply }: ChallengeUpdate, now: Tick) {
+        let ticket = self.next_ticket();
+        self.replies.insert(ticket, reply);
+        self.apply(Command::ReplaceChallenges { ticket, challenges }, now);
+    }
+
+    /// After each turn: certificates are asked for once ACME servers reach this process.
+    pub(super) fn begin_acme(&mut self) {
+        if !self.core.is_standing_by()
+            && let Some(plan) = self.first_acme.take()
+        {
+            self.acme.follow(Some(plan));
         }
     }
 

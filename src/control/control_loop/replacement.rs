@@ -131,6 +131,7 @@ impl ControlLoop {
                 if let Some(admin) = self.admin.take() {
                     admin.abort();
                 }
+                self.acme.stop();
                 self.upgrade.release_admin();
                 let now = self.now();
                 let actions = self.core.hand_over(now);

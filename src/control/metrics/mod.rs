@@ -328,6 +328,10 @@ impl ScrapeSources<'_> {
         let help = "files of certificates and keys that cannot be used: those before are in force";
         let refused = self.operations.refused_certificates();
         page.value(MetricKind::Gauge, "ringway_tls_certificates_refused", help, refused);
+        let orders = ["issued", "failed"].into_iter().zip(self.operations.orders());
+        let orders = orders.map(|(result, count)| (Labels::new().with("result", result), count));
+        let help = "orders of certificates at an ACME server by result";
+        page.family(MetricKind::Counter, "ringway_acme_orders", help, orders);
     }
 
     fn dropped(&self, page: &mut Exposition) {
