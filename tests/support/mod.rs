@@ -2,6 +2,7 @@
 //! assertions about behaviour.
 #![allow(dead_code)] // each test binary uses its own part
 
+pub mod acme;
 pub mod balancer;
 pub mod exposition;
 pub mod lineage;
