@@ -103,7 +103,7 @@ impl Plan {
 }
 
 /// One certificate for each list of names. `None`: there is none.
-fn acme(config: &Config, tls: &TlsListeners) -> Option<AcmePlan> {
+fn acme(config: &Config, tls: &TlsPolicies) -> Option<AcmePlan> {
     let mut certificates: Vec<WantedCertificate> = Vec::new();
     for NamedListener { settings, .. } in &config.named.listeners {
         let wanted = WantedCertificate { names: settings.tls.acme.clone(), challenge: settings.tls.challenge };
