@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
+use ringway::settings::AcmeSettings;
 use support::acme::AcmeServer;
 use support::balancer::{Balancer, admin_address};
 use support::lineage::Lineage;
@@ -244,6 +245,24 @@ fn the_process_that_takes_over_asks_from_then_on_and_for_nothing_twice() {
 }
 
 #[test]
+fn of_two_processes_with_one_folder_the_second_asks_when_the_first_has_ended() {
+    let Some(mut acme) = AcmeServer::new("two") else { return };
+    acme.start(0);
+    let first = Served::start("two-first", &acme, &listener(&acme, &[SHOP], ""));
+    await_page(&acme, SHOP);
+    // Not where the server looks: its order fails.
+    let elsewhere =
+        "[listeners.secure]\nbind = [\"127.0.0.1:0\"]\n[listeners.secure.tls]\nacme = [\"www.example.com\"]\n";
+    let second = Served::start("two-second", &acme, elsewhere);
+    second.await_log("another process has it");
+    second.reload();
+    assert!(!second.log.read().contains("ACME: asking"), "{}", second.log.read());
+    first.stop();
+    second.await_log("ACME: certificate www.example.com: ");
+    assert_eq!(second.orders(), [0, 1]);
+}
+
+#[test]
 fn settings_that_contradict_are_named() {
     let folder = Folder::new("acme-settings");
     let check = |text: &str| {
@@ -288,6 +307,20 @@ fn settings_that_contradict_are_named() {
     }
     let said = check(&secure("acme = [\"a.example\"]"));
     assert!(said.contains(" is valid: ") && !said.contains("warning"), "{said}");
+    let acme = AcmeSettings {
+        directory: "https://ca.example/dir".into(),
+        email: None,
+        storage: Some(folder.file("storage")),
+        ca: None,
+    };
+    let broken = acme.folder().expect("a folder is set");
+    std::fs::create_dir_all(&broken).expect("a folder");
+    std::fs::write(broken.join("a.example.pem"), "").expect("written");
+    let storage = folder.file("storage").display().to_string();
+    let said = check(&format!(
+        "[acme]\nstorage = \"{storage}\"\ndirectory = \"https://ca.example/dir\"\n[tls]\nacme = [\"a.example\"]\n"
+    ));
+    assert!(said.contains("a.example.pem: no private key is in it; remove it, and another is asked for"), "{said}");
     for (text, why) in [
         (
             "[listeners.a]\nbind = [\"127.0.0.1:443\"]\n[listeners.a.tls]\nacme = [\"a.example\"]\n",

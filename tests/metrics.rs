@@ -16,7 +16,7 @@ use support::exposition::{self, Family, Format};
 use support::{TIMEOUT, connect, exchange, field, origin, read_head, read_response, try_exchange, until};
 
 /// Metrics that need a shortage or a setting, and the file whose test makes it.
-const ELSEWHERE: [(&str, &str); 17] = [
+const ELSEWHERE: [(&str, &str); 18] = [
     ("ringway_access_log_records_total", "tests/access_log.rs"),
     ("ringway_access_log_dropped_total", "tests/access_log.rs"),
     ("ringway_access_log_unwritten_total", "tests/access_log.rs"),
@@ -29,6 +29,7 @@ const ELSEWHERE: [(&str, &str); 17] = [
     ("ringway_tls_truncated_total", "src/worker/tests/tls.rs"),
     ("ringway_tls_certificate_expiry_timestamp_seconds", "tests/tls.rs"),
     ("ringway_tls_certificates_refused", "tests/tls.rs"),
+    ("ringway_acme_orders_total", "tests/acme.rs"),
     ("ringway_ejections_total", "src/control/registry/tests/verdicts.rs"),
     ("ringway_queued", "tests/pressure.rs"),
     ("ringway_outdated_replicas", "tests/reload.rs"),

@@ -96,8 +96,11 @@ pub fn located(listener: &NamedListener, faults: Vec<String>) -> Vec<String> {
 
 pub fn read(settings: &TlsSettings, unix_seconds: u64) -> CertificateFiles {
     let mut faults = Vec::new();
-    let read =
-        |files: PairFiles| CertificatePair { outcome: files.read(unix_seconds), name: files.name, cert: files.cert };
+    let read = |files: PairFiles| {
+        let remedy = if files.is_awaited { "; remove it, and another is asked for" } else { "" };
+        let outcome = files.read(unix_seconds).map_err(|fault| fault + remedy);
+        CertificatePair { outcome, name: files.name, cert: files.cert }
+    };
     let is_there = |files: &PairFiles| !files.is_awaited || files.cert.exists();
     let pairs: Vec<CertificatePair> = pairs(settings, &mut faults).into_iter().filter(is_there).map(read).collect();
     if pairs.is_empty() && faults.is_empty() && settings.acme.is_empty() {

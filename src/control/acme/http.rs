@@ -17,6 +17,7 @@ use hyper_util::rt::TokioExecutor;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use tokio::time::timeout;
 
+use super::unix_seconds;
 use crate::core::tls::TlsFault;
 use crate::core::tls::roots::Roots;
 
@@ -78,11 +79,9 @@ impl RetryAfter {
     /// Seconds from now on, or a date (RFC 9110 section 10.2.3).
     fn note(&self, field: Option<&HeaderValue>) {
         let Some(text) = field.and_then(|field| field.to_str().ok()) else { return };
-        let since_1970 =
-            |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let at = match text.trim().parse::<u64>() {
-            Ok(seconds) => since_1970(SystemTime::now()).saturating_add(seconds),
-            Err(_) => httpdate::parse_http_date(text).map_or(0, since_1970),
+            Ok(seconds) => unix_seconds(SystemTime::now()).saturating_add(seconds),
+            Err(_) => httpdate::parse_http_date(text).map_or(0, unix_seconds),
         };
         self.0.fetch_max(at, Ordering::Relaxed);
     }

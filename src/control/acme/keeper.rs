@@ -14,7 +14,7 @@ use super::http::RetryAfter;
 use super::order::{self, OrderError};
 use super::schedule::{self, Backoff};
 use super::storage::{Storage, StorageLock};
-use super::{AcmePlan, ChallengeUpdate, WantedCertificate};
+use super::{AcmePlan, ChallengeUpdate, WantedCertificate, unix_seconds};
 use crate::control::operations::OperationCounters;
 use crate::control::registry::readable;
 use crate::core::challenges::Challenges;
@@ -53,7 +53,7 @@ impl Keeper {
     pub async fn run(mut self) {
         loop {
             let plan = self.plans.borrow_and_update().clone();
-            self.backoff.clear();
+            self.backoff.values_mut().for_each(Backoff::forgive);
             if let Some(plan) = plan {
                 self.keep(&plan).await;
             }
@@ -68,7 +68,7 @@ impl Keeper {
         let storage = Storage::new(&plan.folder);
         let Some(_lock) = self.lock(&storage).await else { return };
         while !self.plans.has_changed().unwrap_or(true) {
-            let now = unix_seconds();
+            let now = unix_seconds(SystemTime::now());
             let due = plan.certificates.iter().map(|wanted| (self.due(wanted, &storage), wanted));
             let pause = match due.min_by_key(|(due, _)| *due) {
                 Some((due, wanted)) if due <= now => {
@@ -137,7 +137,8 @@ impl Keeper {
             }
             Err(why) => {
                 self.operations.count_failed_order();
-                let (now, backoff) = (unix_seconds(), self.backoff.entry(name.to_owned()).or_default());
+                let (now, backoff) =
+                    (unix_seconds(SystemTime::now()), self.backoff.entry(name.to_owned()).or_default());
                 backoff.fail(now, retry_after.unix_seconds(), &mut self.random);
                 let delay = readable((backoff.not_before - now) * 1_000);
                 log::error!(target: "ringway", "ACME: certificate {name}: {why}; the next attempt comes in {delay}");
@@ -186,8 +187,4 @@ impl Keeper {
 async fn save(storage: Storage, name: String, pair: String) -> Result<(), String> {
     let saved = tokio::task::spawn_blocking(move || storage.save_certificate(&name, &pair)).await;
     saved.map_err(|error| error.to_string())?.map_err(|error| format!("it cannot be stored: {error}"))
-}
-
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -18,6 +18,7 @@ mod storage;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{oneshot, watch};
@@ -63,6 +64,11 @@ pub struct ChallengeUpdate {
 pub struct AcmeTask {
     plan: watch::Sender<Option<Arc<AcmePlan>>>,
     task: AbortHandle,
+}
+
+/// Since 1970.
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 impl AcmeTask {

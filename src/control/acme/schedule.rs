@@ -7,30 +7,39 @@ const RETRY: u64 = 60;
 const RETRY_MAX: u64 = 6 * 3600;
 /// A server that asks for more patience is asked again after this all the same.
 const RETRY_AFTER_MAX: u64 = 24 * 3600;
-/// Of a delay or lifetime: so much is left to chance, so that many do not ask at once.
-const JITTER: f64 = 1.0 / 60.0;
+/// Of a lifetime, and of a delay: so much is left to chance, so that not all ask at once.
+const EARLY_MAX: f64 = 1.0 / 60.0;
+const LATE_MAX: f64 = 1.0 / 4.0;
 
 /// Failures in a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backoff {
     failures: u32,
     pub not_before: u64,
+    /// What the server asked for.
+    retry_after: u64,
 }
 
 /// After two thirds of its lifetime or a little earlier, always the same for one certificate.
 pub fn renewal(valid_from: u64, expires: u64) -> u64 {
     let lifetime = expires.saturating_sub(valid_from);
-    let early = lifetime as f64 * JITTER * Rng::with_seed(valid_from ^ expires).f64();
+    let early = lifetime as f64 * EARLY_MAX * Rng::with_seed(expires).f64();
     valid_from + (lifetime / 3 * 2).saturating_sub(early as u64)
 }
 
 impl Backoff {
-    /// The next attempt comes after twice the delay before. `retry_after` is what the server asked for.
+    /// The next attempt comes after twice the delay before, and not before `retry_after`, which the server asked for.
     pub fn fail(&mut self, now: u64, retry_after: u64, random: &mut Rng) {
         let delay = RETRY.saturating_mul(1 << self.failures.min(16)).min(RETRY_MAX);
-        let jitter = (delay as f64 * 15.0 * JITTER * random.f64()) as u64;
+        let jitter = (delay as f64 * LATE_MAX * random.f64()) as u64;
         self.failures += 1;
-        self.not_before = (now + delay + jitter).max(retry_after.min(now + RETRY_AFTER_MAX));
+        self.retry_after = retry_after.min(now + RETRY_AFTER_MAX);
+        self.not_before = self.retry_after.max(now + delay + jitter);
+    }
+
+    /// What was wrong may be mended. A server that asked for patience gets it all the same.
+    pub fn forgive(&mut self) {
+        *self = Backoff { failures: 0, not_before: self.retry_after, retry_after: self.retry_after };
     }
 }
 
@@ -73,5 +82,17 @@ mod tests {
         assert!((1_060..1_080).contains(&after(1_010)));
         assert_eq!(after(5_000), 5_000);
         assert_eq!(after(u64::MAX), 1_000 + RETRY_AFTER_MAX);
+    }
+
+    #[test]
+    fn what_is_forgiven_is_tried_at_once_unless_the_server_asked_for_patience() {
+        for (retry_after, expected) in [(0, 0), (5_000, 5_000)] {
+            let mut backoff = Backoff::default();
+            backoff.fail(1_000, retry_after, &mut Rng::with_seed(1));
+            backoff.forgive();
+            assert_eq!(backoff.not_before, expected);
+            backoff.fail(10_000, 0, &mut Rng::with_seed(1));
+            assert!((10_060..10_080).contains(&backoff.not_before), "the delays begin anew");
+        }
     }
 }
