@@ -34,6 +34,8 @@ pub fn read(bytes: &[u8]) -> Result<Option<ClientHello>, &'static str> {
     if bytes.first().is_some_and(|kind| *kind != HANDSHAKE) {
         return Err(NOT_TLS);
     }
+    // However many bytes came at once: those behind are not looked at.
+    let bytes = bytes.get(..HELLO_MAX).unwrap_or(bytes);
     let Some(message) = message(bytes)? else { return Ok(None) };
     let name = server_name(&message).ok_or(MALFORMED)?;
     Ok(Some(ClientHello { name }))

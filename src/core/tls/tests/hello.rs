@@ -44,6 +44,8 @@ fn the_name_is_read_when_the_message_is_whole_and_what_follows_does_not_matter()
 fn what_is_no_client_hello_is_refused_as_soon_as_that_is_known() {
     let whole = hello(NAME);
     let too_long = [&[22, 3, 1, 0x40, 0, 1, 0, 0x40, 0][..], &[0; HELLO_MAX]].concat();
+    // With the headers of its two records.
+    let a_little_too_long = split(&[&[0; 5][..], &[1, 0, 0x3f, 0xfc], &[0; HELLO_MAX - 4]].concat(), HELLO_MAX / 2);
     let other_message = [&[22, 3, 1, 0, 4, 2, 0, 0, 0][..]].concat();
     let rows = [
         ("GET / HTTP/1.1\r\n".into(), "this is not TLS"),
@@ -55,6 +57,7 @@ fn what_is_no_client_hello_is_refused_as_soon_as_that_is_known() {
         (split(&whole, 1), "the ClientHello comes in more than 16 records"),
         (too_long[..9].to_vec(), "the ClientHello is longer than 16 KiB"),
         (too_long, "the ClientHello is longer than 16 KiB"),
+        (a_little_too_long, "the ClientHello is longer than 16 KiB"),
     ];
     for (bytes, why) in rows {
         assert_eq!(read(&bytes), Err(why), "{bytes:?}");
