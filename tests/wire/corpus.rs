@@ -14,12 +14,13 @@ const MUTATIONS: u64 = 60;
 
 type Body = fn(&[u8]);
 
-const TARGETS: [(&str, Body); 7] = [
+const TARGETS: [(&str, Body); 8] = [
     ("request_head", fuzz::request_head),
     ("response_head", fuzz::response_head),
     ("chunked", fuzz::chunked),
     ("session", fuzz::session),
     ("tls_session", fuzz::tls_session),
+    ("client_hello", fuzz::client_hello),
     ("admin", control::fuzz::admin),
     ("config", config::fuzz::config),
 ];
@@ -57,10 +58,12 @@ fn mutated_sessions_pass() {
 
 #[test]
 fn mutated_tls_sessions_pass() {
-    mutate_all(
-        fuzz::tls_session,
-        kept("tls_session").iter().map(|path| std::fs::read(path).expect("it is there")).collect(),
-    );
+    mutate_all(fuzz::tls_session, kept_inputs("tls_session"));
+}
+
+#[test]
+fn mutated_client_hellos_pass() {
+    mutate_all(fuzz::client_hello, kept_inputs("client_hello"));
 }
 
 fn mutate_all(body: Body, seeds: Vec<Vec<u8>>) {
@@ -111,6 +114,10 @@ fn kept(target: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
     let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     entries.map(|entry| entry.expect("an entry").path()).collect()
+}
+
+fn kept_inputs(target: &str) -> Vec<Vec<u8>> {
+    kept(target).iter().map(|path| std::fs::read(path).expect("it is there")).collect()
 }
 
 struct Random(u64);

@@ -4,14 +4,17 @@
 //! | file | what it is |
 //! |---|---|
 //! | `mod.rs` | targets of one part: heads of requests and responses (found, parsed, rewritten, parsed again), chunked bodies dechunked in pieces; the widest limits |
+//! | `hello` | a ClientHello, cut anywhere; the name in it as rustls reads it |
 //! | `life` | a whole session from accept to close: the fuzzer's bytes are what arrives, from which leg, and how each step ends; asserts after each step: invariants, nothing held back or cut off, the end in a bounded number of steps |
 //! | `tls` | two ends of a TLS connection: what is said, cut and changed on the way; what is opened is what was sealed |
 //! | `sent` | what that session sent upstream, parsed again: exactly one request, and the same one when it is sent again |
 
+mod hello;
 mod life;
 mod sent;
 mod tls;
 
+pub use hello::client_hello;
 pub use life::session;
 pub use tls::tls_session;
 
