@@ -55,7 +55,7 @@ struct LayoutArgs {
     /// A ring of these replicas instead, each as NAME or NAME@WEIGHT; repeat it for several
     #[arg(long, value_name = "NAME@WEIGHT", num_args = 1.., value_delimiter = ',', value_parser = values::member)]
     replica: Vec<Member>,
-    /// How replicas are laid out: `ketama` or `exercise`
+    /// How replicas are laid out: `ketama`, `maglev` or `exercise`
     #[arg(long, value_name = "RING", default_value = "ketama", value_parser = values::ring)]
     ring: RingKind,
     /// Answer in JSON

@@ -1,5 +1,5 @@
-//! `hashes`: the exercise's hash functions, the same ring with better ones, and ketama: shares, slots that keys reach, and
-//! keys that move. Everything is computed exactly, each key once; nothing is measured.
+//! `hashes`: the exercise's hash functions, the same ring with better ones, ketama and maglev: shares, slots that keys reach,
+//! and keys that move. Everything is computed exactly, each key once; nothing is measured.
 
 use plotters::prelude::*;
 
@@ -12,17 +12,19 @@ use crate::core::ring::{Functions, Member, Ring, RingKind, SLOTS, THE_EXERCISE};
 #[derive(Clone, Copy)]
 struct Layout {
     name: &'static str,
-    /// `None`: ketama.
+    kind: RingKind,
+    /// Of the exercise.
     functions: Option<Functions>,
 }
 
 /// The exercise's ring with functions that reach every slot: an odd multiple, and a mix of all bits.
 const CHANGED: Functions = Functions { request: |i| i.wrapping_mul(167).wrapping_add(17), period: SLOTS, server: mix };
 
-const LAYOUTS: [Layout; 3] = [
-    Layout { name: "exercise", functions: Some(THE_EXERCISE) },
-    Layout { name: "changed", functions: Some(CHANGED) },
-    Layout { name: "ketama", functions: None },
+const LAYOUTS: [Layout; 4] = [
+    Layout { name: "exercise", kind: RingKind::Exercise, functions: Some(THE_EXERCISE) },
+    Layout { name: "changed", kind: RingKind::Exercise, functions: Some(CHANGED) },
+    Layout { name: "ketama", kind: RingKind::Ketama, functions: None },
+    Layout { name: "maglev", kind: RingKind::Maglev, functions: None },
 ];
 /// As many as the exercise starts with. Their shares are drawn.
 const REPLICAS: usize = 3;
@@ -52,10 +54,14 @@ struct Moved {
 
 pub fn run() -> Result<Report, String> {
     let found: Vec<LayoutResult> = (2..=REPLICAS_MAX).flat_map(|n| LAYOUTS.map(|layout| compute(layout, n))).collect();
+    report(&found)
+}
+
+fn report(found: &[LayoutResult]) -> Result<Report, String> {
     let of = |n: usize| -> Vec<&LayoutResult> { found.iter().filter(|finding| finding.replicas == n).collect() };
     let text = summary(&of(REPLICAS), &of(MOVING));
     let picture = picture::paint(&HashesFigure { shared: of(REPLICAS), moved: of(MOVING) })?;
-    Ok(Report { name: "hashes", picture, csv: csv(&found), text })
+    Ok(Report { name: "hashes", picture, csv: csv(found), text })
 }
 
 fn mix(i: u64, j: u64) -> u64 {
@@ -84,7 +90,7 @@ impl Layout {
     fn build(&self, members: &[Member]) -> Ring {
         match self.functions {
             Some(functions) => Ring::slotted(functions, members),
-            None => Ring::build(RingKind::Ketama, members),
+            None => Ring::build(self.kind, members),
         }
     }
 
@@ -105,9 +111,10 @@ impl Layout {
     }
 
     fn reach(&self) -> String {
-        match self.functions {
-            Some(functions) => format!("{} of {SLOTS} slots", reachable_slots(functions)),
-            None => "all of 2^32 places".into(),
+        match (self.functions, self.kind) {
+            (Some(functions), _) => format!("{} of {SLOTS} slots", reachable_slots(functions)),
+            (None, RingKind::Maglev) => "all of 65537 slots".into(),
+            (None, _) => "all of 2^32 places".into(),
         }
     }
 }
@@ -157,11 +164,12 @@ fn summary(shared: &[&LayoutResult], moved: &[&LayoutResult]) -> String {
         [shared.layout.name.into(), shared.layout.reach(), a, b, c, d]
     });
     format!(
-        "Three rings, computed exactly: every key counts once. Ideally each of three replicas has {}, and of seven {} of \
+        "Four rings, computed exactly: every key counts once. Ideally each of three replicas has {}, and of seven {} of \
          all keys move when one leaves, {} when an eighth joins. A key that moves between two replicas which are there \
          before and after is innocent: neither left or joined. The exercise's H(i) = i^2 + 2i + 17 is a square plus 16 \
          and reaches few slots; with functions that reach all of them the same 512 slots spread better, but servers still \
-         push each other out of slots; ketama has 160 points per replica on a circle of 2^32 and moves no innocent key.\n\n{}",
+         push each other out of slots; ketama has 160 points per replica on a circle of 2^32 and moves no innocent key; maglev \
+         has a table of equal slots that replicas take by turns: even shares, and a few innocent keys move.\n\n{}",
         percent(1.0 / REPLICAS as f64),
         percent(1.0 / MOVING as f64),
         percent(1.0 / (MOVING + 1) as f64),
@@ -181,7 +189,7 @@ impl Figure for HashesFigure<'_> {
 
     fn caption(&self) -> Caption {
         Caption {
-            title: "Which hash: the exercise's, the exercise's changed, ketama".into(),
+            title: "Which hash: the exercise's, the exercise's changed, ketama, maglev".into(),
             subtitle: "Above: how three replicas share all keys. Below: keys that move when one of seven leaves, or an eighth joins."
                 .into(),
             legend: vec![
@@ -262,25 +270,27 @@ fn bars<B: DrawingBackend>(area: &Area<B>, title: &str, y_max: f64, bars: &[Bar]
 mod tests {
     use super::*;
 
+    /// One test of both: what is computed takes seconds in a debug build.
     #[test]
-    fn ketama_moves_no_innocent_key_and_the_exercise_is_skewed() {
-        for n in 2..=REPLICAS_MAX {
-            let [exercise, changed, ketama] = LAYOUTS.map(|layout| compute(layout, n));
+    fn ketama_moves_no_innocent_key_maglev_few_and_the_report_says_so() {
+        let mut found = Vec::new();
+        for n in [2, REPLICAS, MOVING, REPLICAS_MAX] {
+            let [exercise, changed, ketama, maglev] = LAYOUTS.map(|layout| compute(layout, n));
             assert_eq!((ketama.leave.innocent, ketama.join.innocent), (0.0, 0.0));
+            assert!(maglev.leave.innocent.max(maglev.join.innocent) < 0.005, "{n}");
             let most = |finding: &LayoutResult| finding.shares.iter().copied().fold(0.0, f64::max);
             assert!(most(&changed) < most(&exercise), "{n}");
-            for finding in [exercise, changed, ketama] {
+            assert!(most(&maglev) < most(&ketama) && most(&maglev) * (n as f64) < 1.001, "{n}");
+            let all = [exercise, changed, ketama, maglev];
+            for finding in &all {
                 assert!((finding.shares.iter().sum::<f64>() - 1.0).abs() < 1e-9);
             }
+            found.extend(all);
         }
         assert_eq!(reachable_slots(CHANGED), 512);
-    }
-
-    #[test]
-    fn the_report_has_every_ring_and_every_number_of_replicas() {
-        let report = run().unwrap();
-        assert_eq!(report.csv.lines().count(), 1 + 3 * (2..=REPLICAS_MAX).sum::<usize>());
+        let report = report(&found).unwrap();
+        assert_eq!(report.csv.lines().count(), 1 + 4 * (2 + REPLICAS + MOVING + REPLICAS_MAX));
         assert!(report.text.contains("84.4 %") && report.text.contains("87 of 512"));
-        assert!(report.picture.svg.contains("ketama"));
+        assert!(report.picture.svg.contains("maglev"));
     }
 }

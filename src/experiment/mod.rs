@@ -10,7 +10,7 @@
 //! | `scale` | measures mean, deviation and maximum of requests for each replica over rising numbers of replicas, up to 64; expected deviation by the ring, panels of the figure |
 //! | `fault` | kills one replica under load: who served meanwhile, failed requests, time to detection and repair; timeline and bars; each replica's share before, during and after |
 //! | `fault_again` | kills or pauses replicas one after another, in several series: median and histogram of the repair times |
-//! | `hashes` | computes shares and moved keys of the exercise's hash functions, better ones and ketama; starts nothing; layouts, slots reached, ideal share, bars |
+//! | `hashes` | computes shares and moved keys of the exercise's hash functions, better ones, ketama and maglev; starts nothing; layouts, slots reached, ideal share, bars |
 //! | `endpoints` | calls every endpoint and error of the API, on the data port and the admin port, and compares status and body with the contract; the row of each call: expected and actual, verdict |
 //! | `testbed` | the balancer under test: its argv with lists of replicas, spawned, its log read and awaited line by line, admin calls, signals or engine calls to kill and pause a replica, `Recovery`; words in log lines, stderr, child processes found by parent |
 //! | `trial` | one run: load on a testbed while a given function injects faults; samples, recoveries, slowest request; moments since its beginning |

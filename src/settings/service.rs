@@ -36,7 +36,8 @@ pub struct HashSettings {
     /// A request without it is routed like `request`
     #[arg(id = "hash-key", long, value_name = "KEY", default_value = "request", value_parser = values::key)]
     pub key: KeyPolicy,
-    /// How replicas are laid out: `ketama` (160 points per weight, as nginx does), or `exercise` (512 slots)
+    /// How replicas are laid out: `ketama` (160 points per weight, as nginx does: a replica that leaves moves no other's keys),
+    /// `maglev` (a table of equal slots: shares differ by 1 % at most, and some keys of others move), or `exercise` (512 slots)
     #[arg(long, value_name = "RING", default_value = "ketama", value_parser = values::ring)]
     pub ring: RingKind,
 }

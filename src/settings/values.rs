@@ -299,8 +299,9 @@ pub fn proxy_version(text: &str) -> Result<Version, String> {
 pub fn ring(text: &str) -> Result<RingKind, String> {
     match text {
         "ketama" => Ok(RingKind::Ketama),
+        "maglev" => Ok(RingKind::Maglev),
         "exercise" => Ok(RingKind::Exercise),
-        _ => Err("want ketama or exercise".into()),
+        _ => Err("want ketama, maglev or exercise".into()),
     }
 }
 

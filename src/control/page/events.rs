@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::control::registry::{ReplicaStatus, Status};
+use crate::core::ring::Ring;
 use crate::core::snapshot::{Service, Snapshot, State};
 use crate::shared::counters::{Counter, Counters};
 use crate::shared::histogram::Durations;
@@ -14,7 +15,10 @@ use crate::shared::service_metrics::CLASSES;
 /// The place of 5xx in `CLASSES`.
 const CLASS_5XX: usize = 4;
 
-/// The ring to draw: each point with the index of its member.
+/// More points than these differ by less than a pixel.
+const DRAWN_MAX: u64 = 4096;
+
+/// The ring to draw: each point with the index of its member. Of very many points, those at so many even distances.
 #[derive(Serialize)]
 struct RingEvent<'a> {
     size: u64,
@@ -74,9 +78,17 @@ struct ReplicaEvent<'a> {
 pub fn ring(service: &Service) -> String {
     let kind = service.ring.kind();
     let members = service.replicas.iter().take(service.ring.members());
-    let points = service.ring.points().map(|(position, member)| (kind.place(position), member));
     let names = members.map(|replica| &*replica.name).collect();
-    event("ring", &RingEvent { size: kind.size(), names, points: points.collect() })
+    let exact = || service.ring.points().map(|(position, member)| (kind.place(position), member));
+    let is_drawn_exactly = exact().nth(DRAWN_MAX as usize).is_none();
+    let points = if is_drawn_exactly { exact().collect() } else { evenly(&service.ring).collect() };
+    event("ring", &RingEvent { size: kind.size(), names, points })
+}
+
+/// Of a ring on which a key is its position.
+fn evenly(ring: &Ring) -> impl Iterator<Item = (u32, usize)> {
+    let end = |part: u64| ((part + 1) * ring.kind().size() / DRAWN_MAX - 1) as u32;
+    (0..DRAWN_MAX).filter_map(move |part| Some((end(part), ring.walk(end(part)).next()?)))
 }
 
 /// A log line with its time in milliseconds since the Unix epoch.
@@ -192,6 +204,22 @@ mod tests {
         ]);
         assert_eq!(totals["services"], expected);
         assert_eq!(CLASSES[CLASS_5XX], "5xx");
+    }
+
+    /// 30 replicas have 4,800 points.
+    #[test]
+    fn of_very_many_points_those_at_even_distances_are_drawn() {
+        let names: Vec<String> = (1..=30).map(|n| format!("server{n}")).collect();
+        let service = |count| service("shop", &names[..count].iter().map(String::as_str).collect::<Vec<_>>());
+        let points = |count| data(&ring(&service(count)))["points"].as_array().expect("a list").clone();
+        assert_eq!(points(20).len(), 3_200);
+        let drawn = points(30);
+        assert_eq!(drawn.len(), DRAWN_MAX as usize);
+        let ring = &service(30).ring;
+        for (at, point) in (1..).zip(&drawn) {
+            let position = (at * (1u64 << 32) / DRAWN_MAX - 1) as u32;
+            assert_eq!(*point, serde_json::json!([position, ring.walk(position).next()]));
+        }
     }
 
     /// Replicas of two services may have one name.

@@ -60,7 +60,7 @@ pub fn reachable_slots(functions: super::Functions) -> usize {
 
 fn reach(kind: RingKind) -> Option<LintFinding> {
     let reached = match kind {
-        RingKind::Ketama => return None,
+        RingKind::Ketama | RingKind::Maglev => return None,
         RingKind::Exercise => reachable_slots(THE_EXERCISE),
     };
     let says = format!("requests reach {reached} of the {SLOTS} slots: i^2 + 2i + 17 is a square plus 16");
@@ -86,6 +86,7 @@ fn collisions(kind: RingKind, members: &[Member]) -> Option<LintFinding> {
             let says = format!("{shared} of {} points lie where another lies: the lesser name wins", positions.len());
             (shared > 0).then(|| note("collision", says))
         }
+        RingKind::Maglev => None,
         RingKind::Exercise => {
             let (displaced, copies) = exercise::displaced(THE_EXERCISE, members);
             let says = format!("{displaced} of {copies} server copies found their slot taken and went to another");

@@ -69,13 +69,6 @@ impl Points {
         })
     }
 
-    /// How many of `members` members own at least one point.
-    pub fn owners(&self, members: usize) -> usize {
-        let mut owns = vec![false; members];
-        self.iter().for_each(|(_, member)| owns[member] = true);
-        owns.into_iter().filter(|owns| *owns).count()
-    }
-
     #[inline]
     fn part(&self, at: u32) -> usize {
         (at >> (u32::BITS - self.bits)) as usize

@@ -129,6 +129,7 @@ pub fn hash(kind: RingKind, key: &str) -> u32 {
 pub fn name(kind: RingKind) -> &'static str {
     match kind {
         RingKind::Ketama => "ketama",
+        RingKind::Maglev => "maglev",
         RingKind::Exercise => "exercise",
     }
 }

@@ -59,7 +59,7 @@ impl Ring {
         let position = self.position(key);
         let mut walk = self.walk(key);
         let member = walk.next()?;
-        let point = self.points.at_or_after(position) % self.points.len();
+        let point = self.arcs.at(position) % self.arcs.len();
         let point = self.points().nth(point)?.0;
         Some(Explanation { key, position, point, member, fallbacks: walk.collect() })
     }

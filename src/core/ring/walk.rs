@@ -1,10 +1,12 @@
-//! The members in ring order from one point on, each once. The first choice does not allocate, a fallback does.
+//! The members in ring order from one arc on, each once. The first choice does not allocate, a fallback does.
 
 use super::Ring;
 
 pub struct Walk<'a> {
     ring: &'a Ring,
-    /// The current point.
+    /// Of the key.
+    position: u32,
+    /// The current arc.
     at: usize,
     /// Members that were not yielded yet.
     remaining: usize,
@@ -15,20 +17,22 @@ pub struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     #[inline]
-    pub(super) fn new(ring: &'a Ring, at: usize) -> Walk<'a> {
-        Walk { ring, at, remaining: ring.placed, seen: Vec::new(), first: usize::MAX }
+    pub(super) fn new(ring: &'a Ring, position: u32) -> Walk<'a> {
+        let at = ring.arcs.at(position);
+        Walk { ring, position, at, remaining: ring.placed, seen: Vec::new(), first: usize::MAX }
     }
 
-    /// The member of the next point whose member was not yielded yet.
+    /// The member of the next arc whose member was not yielded yet.
     #[cold]
     fn fallback(&mut self) -> usize {
         if self.seen.is_empty() {
             self.seen = vec![0; self.ring.members.div_ceil(u64::BITS as usize)];
             mark(&mut self.seen, self.first);
         }
+        let (step, len) = (self.ring.arcs.step(self.position), self.ring.arcs.len());
         loop {
-            self.at = if self.at + 1 < self.ring.points.len() { self.at + 1 } else { 0 };
-            let member = self.ring.points.member(self.at);
+            self.at = if self.at + step < len { self.at + step } else { self.at + step - len };
+            let member = self.ring.arcs.member(self.at);
             if mark(&mut self.seen, member) {
                 return member;
             }
@@ -43,7 +47,7 @@ impl Iterator for Walk<'_> {
     fn next(&mut self) -> Option<usize> {
         self.remaining = self.remaining.checked_sub(1)?;
         if self.first == usize::MAX {
-            self.first = self.ring.points.member(self.at);
+            self.first = self.ring.arcs.member(self.at);
             return Some(self.first);
         }
         Some(self.fallback())
