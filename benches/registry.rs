@@ -54,6 +54,7 @@ fn up(replicas: usize) -> Running {
     let service = ServiceConfig {
         name: "bench".into(),
         mode: Mode::Http,
+        policy: Default::default(),
         key: KeyPolicy::Request,
         ring: RingKind::Ketama,
         limits: Arc::new(Limits::default()),

@@ -112,6 +112,7 @@ fn snapshot() -> Snapshot {
     let service = Service {
         name: "bench".into(),
         mode: Mode::Http,
+        policy: Default::default(),
         key: KeyPolicy::Uri,
         limits: Arc::new(Limits::default()),
         send_proxy: None,

@@ -47,6 +47,7 @@
 //! | drain | `core/snapshot`: the state | `registry/drain`, `registry/leaving`: of a replica; `worker/drain`, `core/session`: of connections; `control_core`: of the balancer |
 //! | start and stop of an instance | `control/runtime`: the trait | `registry/instances`: decides; `control_loop`: spawns; `runtime/process`, `docker/driver`: carry out |
 //! | a request is sent again | `core/exchange`: the rule | `core/session/failure`: the redial; `worker/connect`: the next replica; `worker/pipeline`: those queued behind |
+//! | which replica a request goes to | `core/balance`: by the policy of its service | `settings/service`, `config/resolve`: set; `core/ring`: by hash; `worker/connect`: asked |
 //! | a connection to a replica | `core/step`: `Connect` | `worker/connect`: one session's; `worker/upstreams`: all; `worker/pool`: idle ones |
 //! | pressure on replicas | `core/limits`: how many requests, how many wait | `worker/queue`: who waits and whose turn it is; `core/queue_heads`: between workers; `worker/retry_budget`: retries |
 //! | a head field | `core/head`: syntax | `core/request`, `core/response`: meaning; `core/rewrite`: change |
@@ -74,8 +75,8 @@
 //! 3. `Recv`: bytes go into a buffer from the worker's pool. The request [head](core::head) is found, parsed by httparse,
 //!    checked for what httparse leaves open, and [rewritten in place](core::rewrite), so that it leaves in one write
 //!    with its body.
-//! 4. `Connect`: the session names a routing key. The worker asks the [ring](core::ring) for a live replica and takes the
-//!    most recently used idle connection from its own pool, or dials. A session never sees ring, pool or socket:
+//! 4. `Connect`: the session names a routing key. The worker asks its [balancer](core::balance) for a live replica, by
+//!    default the first on the [ring](core::ring), and takes the most recently used idle connection from its own pool, or dials. A session never sees ring, pool or socket:
 //!    the whole protocol can be driven by bytes and outcomes alone, in tests and in the simulation.
 //! 5. `Send`, `Recv`, `Send`: request out, response in, response out. Bodies of at least
 //!    [`SPLICE_MIN`](core::lane::SPLICE_MIN) bytes are spliced through a pipe. The upstream connection returns to the pool
@@ -165,6 +166,10 @@
 //! - **member**: a slot that is on its service's ring: `registry/service`. On a ring itself, a name and a weight:
 //!   [`ring::Member`](core::ring::Member). An `/add` under way and a successor have slots that are no members.
 //! - **weight**, **share**: points of a member relative to others; its part of all keys: [`core::ring::report`].
+//! - **balance policy**: how a service chooses among its replicas: hash, least-request, round-robin, random:
+//!   [`BalancePolicy`](core::balance::BalancePolicy). **Balance factor**: with hash, the bound of a replica's load as a
+//!   multiple of its share: [`BalanceFactor`](core::balance::BalanceFactor).
+//! - **table**: a ring of equal arcs, as Maglev has it: `core/ring/maglev`.
 //! - **key**, **key policy**: the 32-bit hash that a request is routed by, and what it is made of: [`core::key`].
 //! - **route**: which service a request's target belongs to: [`Routes`](core::routes::Routes).
 //! - **load**: requests in flight at a replica, and how often it sent something, counted by workers:

@@ -594,6 +594,7 @@ fn services_are_listed_with_what_leads_to_them() {
         hash = {{ key = "cookie:session" }}
         [services.blog]
         replica = ["theirs={}"]
+        policy = "least-request"
         hash = {{ ring = "exercise" }}
         [[routes]]
         host = "*.example.com"
@@ -615,9 +616,13 @@ fn services_are_listed_with_what_leads_to_them() {
     let keys = ["name", "mode", "runtime", "wanted", "drained", "listeners", "policy", "key", "ring"];
     let of = |at: usize| json!(keys.map(|key| services[at][key].clone()));
     assert_eq!(of(0), json!(["shop", "http", "process", 2, 0, ["web"], "hash", "cookie:session", "ketama"]));
-    assert_eq!(of(1), json!(["blog", "http", "fixed", 1, 0, [], "hash", "request", "exercise"]));
+    assert_eq!(of(1), json!(["blog", "http", "fixed", 1, 0, [], "least-request", "request", "exercise"]));
     let route = json!([{"host": "*.example.com", "path": "/blog", "methods": [], "listeners": [], "share": 0.25}]);
     assert_eq!(services[1]["routes"], route);
+    assert!(services[0]["balance_factor"].is_null());
+    let explained = ask(admin, "GET", "/explain?key=a&service=blog", "");
+    let why = "no key decides where requests go: service blog has the policy least-request";
+    assert!(explained.status == 400 && explained.text.contains(why), "{}", explained.text);
     until(Instant::now() + TIMEOUT, "the request to be counted", || {
         (ask(admin, "GET", "/services", "").json["message"][0]["requests"] == 1).then_some(())
     });

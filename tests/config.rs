@@ -499,3 +499,52 @@ fn limits_of_a_listener_that_contradict_are_named() {
     let (_, _, errors) = check(&File::new("limits", text));
     assert!(errors.iter().any(|line| line.contains(":3:33: listeners.web: --line-limit 4KiB is over")), "{errors:?}");
 }
+
+/// What `ringway check` says of a file with this text, a line for each mistake.
+#[test]
+fn a_policy_and_its_bound_are_judged_together() {
+    for (name, text, expected) in [
+        (
+            "policy",
+            "policy = \"fair\"",
+            ":1:1: policy: `fair` is not allowed: want hash, least-request, round-robin or random",
+        ),
+        (
+            "ring",
+            "[hash]\nring = \"rendezvous\"",
+            ":2:1: hash.ring: `rendezvous` is not allowed: want ketama, maglev or exercise",
+        ),
+        (
+            "below",
+            "[hash]\nbalance_factor = 0.9",
+            ":2:1: hash.balance_factor: `0.9` is not allowed: want a number from 1 to 1000",
+        ),
+        (
+            "word",
+            "[hash]\nbalance_factor = \"x\"",
+            ":2:1: hash.balance_factor: `x` is not allowed: want a number from 1 to 1000",
+        ),
+        (
+            "unbounded",
+            "policy = \"random\"\n[hash]\nbalance_factor = 1.5",
+            ":3:1: --balance-factor 1.5 needs --policy hash: it bounds the loads of the ring's choices",
+        ),
+        (
+            "named",
+            "[services.shop]\npolicy = \"round-robin\"\nhash = { balance_factor = 2 }",
+            ":3:10: services.shop: --balance-factor 2 needs --policy hash",
+        ),
+    ] {
+        let (status, _, errors) = check(&File::new(name, text));
+        assert_eq!((status, errors.len()), (Some(2), 1), "{errors:?}");
+        assert!(errors[0].contains(expected), "{} lacks {expected}", errors[0]);
+    }
+    let (status, printed, _) = check(&File::new("unused", "policy = \"random\"\n[hash]\nkey = \"uri\""));
+    assert!(status == Some(0) && printed.contains(":3:1: --hash-key has no effect without --policy hash"), "{printed}");
+    let bounded = "policy = \"hash\"\n[hash]\nring = \"maglev\"\nbalance_factor = 1.25";
+    let (status, _, lines) = check(&File::new("bounded", bounded));
+    assert_eq!((status, lines.len()), (Some(0), 0), "{lines:?}");
+    let printed = run(&["config", "-c", File::new("printed", bounded).path()]).stdout;
+    let printed = String::from_utf8(printed).expect("text");
+    assert!(printed.contains("\npolicy = \"hash\"\n") && printed.contains("\nbalance_factor = 1.25\n"), "{printed}");
+}

@@ -404,3 +404,49 @@ fn what_an_operator_drained_stays_so() {
     assert_eq!(patch(r#"{"state":"up"}"#).status, 200);
     assert_eq!(ask(web, "GET", "/home", "").status, 200);
 }
+
+/// The policies of one service follow each other, and no request fails.
+#[test]
+fn the_policy_of_a_service_changes_under_load() {
+    let web = free_address();
+    let with = |settings: &str| config(web, settings).replacen("replicas = 1", "replicas = 3", 1);
+    let balancer = Reloadable::start("policy", &with(""));
+    balancer.await_log("3 of 3 live");
+    let served = || {
+        let replicas = ask(balancer.admin, "GET", "/replicas", "").json["message"].clone();
+        [0, 1, 2].map(|at| replicas[at]["requests"].as_u64().expect("a number"))
+    };
+    let shown = || ask(balancer.admin, "GET", "/services", "").json["message"][0].clone();
+    let load = Trickle::start(web);
+    for (settings, policy, factor) in [
+        ("policy = \"round-robin\"", "round-robin", None),
+        ("policy = \"least-request\"", "least-request", None),
+        ("hash = { key = \"uri\", ring = \"maglev\", balance_factor = 1.25 }", "hash", Some(1.25)),
+        ("policy = \"random\"", "random", None),
+        ("hash = { key = \"uri\" }", "hash", None),
+        ("policy = \"round-robin\"", "round-robin", None),
+    ] {
+        balancer.write(&with(settings));
+        let (status, body) = balancer.reload("");
+        assert!(status == 200 && body.contains("service shop changed"), "{settings}: {body}");
+        assert_eq!((&shown()["policy"], shown()["balance_factor"].as_f64()), (&policy.into(), factor));
+        let before: u64 = served().iter().sum();
+        until(Instant::now() + TIMEOUT, "requests by it", || {
+            (served().iter().sum::<u64>() > before + 20).then_some(())
+        });
+    }
+    load.end();
+    let before = served();
+    let mut client = connect(web);
+    (0..30).for_each(|_| drop(answer(&mut client, "shop.test")));
+    let after = served();
+    assert_eq!(
+        [0, 1, 2].map(|at| after[at] - before[at]),
+        [10; 3],
+        "a connection has one worker, whose turns are exact"
+    );
+    balancer.write(&with("policy = \"random\"\nhash = { balance_factor = 2 }\n"));
+    let (status, body) = balancer.reload("");
+    assert!(status == 400 && body.contains("needs --policy hash"), "{body}");
+    assert_eq!(shown()["policy"], "round-robin");
+}

@@ -14,6 +14,7 @@ use crate::control::acme::{AcmePlan, WantedCertificate};
 use crate::control::probe::{Heartbeat, HttpHeartbeat};
 use crate::control::registry::{EjectionPolicy, HealthPolicy, ServiceConfig, ServiceSource, Topology, add_limit_ms};
 use crate::control::runtime::service_runtime::RuntimeSettings;
+use crate::core::balance::BalancePolicy;
 use crate::core::limits::Limits;
 use crate::core::ring::{Member, Ring, RingKind};
 use crate::core::routes::{HostPattern, Redirect, Route, RouteTarget, Routes, Split};
@@ -192,6 +193,7 @@ fn service_config(name: &str, config: &Config) -> ServiceConfig {
     ServiceConfig {
         name: name.into(),
         mode: config.mode.of_service(),
+        policy: config.policy(),
         key: config.hash.key.clone(),
         ring: config.hash.ring,
         limits: Arc::new(limits(config)),
@@ -286,6 +288,7 @@ fn admin_service(config: &Config, endpoint: &Endpoint) -> Service {
     Service {
         name: INTERNAL_SERVICE.into(),
         mode: Mode::Http,
+        policy: BalancePolicy::Hash,
         key: KeyPolicy::Request,
         limits: Arc::new(limits),
         send_proxy: None,

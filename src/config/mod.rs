@@ -4,7 +4,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `mod.rs` | [`Config`]: the settings outside of any table (`listen`, `mode`, `runtime`, `replicas`, `program`, `workers`, `pin`) and one field for each table; `RuntimeKind` |
+//! | `mod.rs` | [`Config`]: the settings outside of any table (`listen`, `mode`, `runtime`, `replicas`, `policy`, `program`, `workers`, `pin`) and one field for each table; `RuntimeKind` |
 //! | `acme` | names whose certificates an ACME server issues: what contradicts, ports that it cannot reach, where the pair is kept; authorities of the server itself |
 //! | `args` | clap's command line: the subcommands (`run`, `config`, `check`, `replica`, `exec`, `ring`, `experiment`, `completions`, `man`), `Cli`, [`RunArgs`](args::RunArgs), `ReplicaArgs`, texts of `--help` |
 //! | `ring_args` | clap's flags of `ringway ring`, made into a `RingQuery` of [`experiment`](crate::experiment); members, repeated `--remove` and `--add`, JSON |
@@ -50,6 +50,7 @@ use std::net::SocketAddr;
 
 use clap::builder::RangedU64ValueParser as Number;
 
+use crate::core::balance::BalancePolicy;
 use crate::core::snapshot::Mode;
 use crate::settings::{
     AccessLogSettings, AcmeSettings, AdminSettings, DockerSettings, EjectionSettings, FixedReplica, ForwardedSettings,
@@ -77,6 +78,10 @@ pub struct Config {
     /// How many replicas are kept alive; 0 with --runtime docker: only those that others start
     #[arg(long, value_name = "N", default_value = "3", value_parser = Number::<usize>::new().range(0..=10_000))]
     pub replicas: usize,
+    /// Which replica a request goes to: `hash` (by its key, on the ring), `least-request` (of two drawn at random the one with
+    /// fewer requests in flight for its weight), `round-robin` (each in its turn, by weight), or `random` (by weight)
+    #[arg(long, value_name = "POLICY", default_value = "hash", value_parser = values::policy)]
+    policy: BalancePolicy,
     /// A server that is running already: HOST:PORT, with a name and weight as NAME=HOST:PORT@WEIGHT. Give several
     /// after one flag, separated by spaces or commas, or repeat it. A host name is looked up again every 10 s and when
     /// the server fails; it is one replica, at the first of its addresses that accepts connections. One that cannot be

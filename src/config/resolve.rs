@@ -8,6 +8,7 @@ use super::sources::Sources;
 use super::tables::ListenerSettings;
 use super::{Config, RuntimeKind, acme, error, unused};
 
+use crate::core::balance::BalancePolicy;
 use crate::core::limits::{Limits, Unit};
 use crate::core::snapshot::{KeyPolicy, Mode};
 use crate::core::tls::client_auth::ClientAuthMode;
@@ -59,6 +60,7 @@ impl RunArgs {
         if flat == FlatService::Whole {
             check_replicas(&config)?;
             check_key(&config)?;
+            check_policy(&config)?;
             check_upstream(&config)?;
         }
         check_limits(&config.limits.service)?;
@@ -111,6 +113,17 @@ fn check_key(config: &Config) -> Result<(), String> {
         (Mode::Tcp | Mode::TlsPassthrough, _) => {
             Err("--hash-key needs --mode http here: a tcp connection has request, client-ip or sni only".into())
         }
+    }
+}
+
+fn check_policy(config: &Config) -> Result<(), String> {
+    match (config.policy(), config.hash.balance_factor) {
+        (BalancePolicy::Hash | BalancePolicy::BoundedHash(_), _) | (_, None) => Ok(()),
+        (other, Some(factor)) => Err(format!(
+            "--balance-factor {} needs --policy hash: it bounds the loads of the ring's choices, and --policy is {}",
+            factor.value(),
+            other.name()
+        )),
     }
 }
 
@@ -215,6 +228,14 @@ impl Config {
     pub fn runtime(&self) -> RuntimeKind {
         let default = if self.fixed_replicas.is_empty() { RuntimeKind::Process } else { RuntimeKind::Fixed };
         self.runtime.unwrap_or(default)
+    }
+
+    /// `--policy`, with its bound.
+    pub fn policy(&self) -> BalancePolicy {
+        match (self.policy, self.hash.balance_factor) {
+            (BalancePolicy::Hash, Some(factor)) => BalancePolicy::BoundedHash(factor),
+            (policy, _) => policy,
+        }
     }
 
     /// Our own program or image, which answers our heartbeat and has no admin paths of its own.

@@ -2,6 +2,7 @@
 
 use super::sources::{SourcedSetting, Sources};
 use super::{Config, RuntimeKind, error};
+use crate::core::balance::BalancePolicy;
 use crate::core::snapshot::Mode;
 use crate::settings::{AccessLogTarget, AdminListen, TlsSettings};
 
@@ -81,6 +82,8 @@ fn reason_in_service(config: &Config, SourcedSetting { long, table, .. }: &Sourc
         Some("without --runtime docker")
     } else if is_one_of(&STARTS) && runtime == RuntimeKind::Fixed {
         Some("with --replica: those servers are all there is")
+    } else if table == "Hash" && config.policy().name() != BalancePolicy::Hash.name() {
+        Some("without --policy hash")
     } else if is_tcp && (table == "Forwarded" || long == "tls-hsts" || is_one_of(&HTTP_LIMITS)) {
         Some("with --mode tcp")
     } else if is_tcp && is_one_of(&HTTP_HEARTBEAT) {

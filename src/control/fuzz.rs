@@ -120,6 +120,7 @@ fn running() -> Registry {
     let service = ServiceConfig {
         name: "fuzz".into(),
         mode: Mode::Http,
+        policy: Default::default(),
         key: KeyPolicy::Request,
         ring: RingKind::Exercise,
         limits: Arc::new(Limits::default()),

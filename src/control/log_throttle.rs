@@ -223,6 +223,7 @@ mod tests {
             let service = Service {
                 name: "test".into(),
                 mode: Mode::Http,
+                policy: Default::default(),
                 key: KeyPolicy::Request,
                 limits: Arc::new(Limits::DEFAULT),
                 send_proxy: None,

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::registry::Rejection;
 use super::wire;
+use crate::core::balance::BalancePolicy;
 use crate::core::ring::{Member, report};
 use crate::core::snapshot::Service;
 
@@ -25,6 +26,11 @@ pub fn explain(service: &Service, query: &Query) -> Result<String, Rejection> {
     known(query, &["key"]).map_err(Rejection::bad_request)?;
     let missing = || Rejection::bad_request("key is missing: ask /explain?key=KEY".into());
     let (_, key) = query.first().ok_or_else(missing)?;
+    if service.policy.name() != BalancePolicy::Hash.name() {
+        let (name, policy) = (&service.name, service.policy.name());
+        let why = format!("no key decides where requests go: service {name} has the policy {policy}");
+        return Err(Rejection::bad_request(why));
+    }
     let explained = report::explain(service.ring.kind(), &members(service), key);
     let empty = || Rejection::not_found("there is no replica on the ring: no key goes anywhere".into());
     Ok(to_json(&explained.ok_or_else(empty)?))

@@ -43,6 +43,9 @@ impl Challenges {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::limits::Limits;
+    use crate::core::routes::{Redirect, RouteKey};
+    use crate::core::snapshot::{Destination, Listener, ListenerId, Mode, ServiceId, Snapshot};
 
     #[test]
     fn a_pending_token_is_answered_and_no_other_path_and_method() {
@@ -59,5 +62,24 @@ mod tests {
         ] {
             assert_eq!(ask(method, target), None, "{method} {target}");
         }
+    }
+
+    /// It comes before a redirection, which is for all other paths.
+    #[test]
+    fn a_listener_that_redirects_answers_too() {
+        let listener = Listener::to(ServiceId(0), "plain".into(), Mode::Http, Arc::new(Limits::DEFAULT));
+        let redirect = Some(Redirect { status: 308, location: "https://{host}{uri}".into() });
+        let challenges = Challenges::http(BTreeMap::from([("abc".into(), "abc.key".into())]));
+        let snapshot = Snapshot {
+            listeners: vec![Arc::new(Listener { redirect, ..listener })],
+            challenges: Some(challenges.into()),
+            ..Snapshot::empty(1)
+        };
+        let ask = |target, told: fn(Option<Destination<'_>>) -> bool| {
+            let request = Request { method: "GET", target, minor: 1, fields: &[] };
+            told(snapshot.destination(&RouteKey { listener: ListenerId(0), request: &request }, || 0))
+        };
+        assert!(ask("/.well-known/acme-challenge/abc", |to| matches!(to, Some(Destination::Challenge("abc.key")))));
+        assert!(ask("/.well-known/acme-challenge/other", |to| matches!(to, Some(Destination::Redirect(_)))));
     }
 }

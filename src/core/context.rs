@@ -80,6 +80,11 @@ impl Prng {
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
     }
+
+    /// From 0 to `limit` - 1, each as likely as any other to `limit` / 2^32. 0, if there is none.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        ((u128::from(self.next_u32()) * u128::from(limit)) >> u32::BITS) as u64
+    }
 }
 
 #[cfg(test)]

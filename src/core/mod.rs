@@ -3,6 +3,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `mod.rs` | nothing but this text |
+//! | [`balance`] | the policies by which a replica of a service is picked: hash (with or without a bound of load), least requests, round-robin, random; candidates |
 //! | [`body`] | message framing: [`Body`](body::Body) by length, chunked, until close or tunnel; `ChunkDecoder` byte by byte (size digits, extensions, trailers), dechunked or forwarded, credit remaining, `FramingError` |
 //! | [`buffer`] | memory of the lanes: `Store` with headroom in front (heap, or mapped by memmap2 when large), [`BufferPool`](buffer::BufferPool) of one worker, stores lent, copies kept; no meaning of bytes |
 //! | [`challenges`] | [`Challenges`](challenges::Challenges): what an ACME server gets that checks our names: contents by token (http-01), certificates by name (tls-alpn-01) |
@@ -26,13 +27,14 @@
 //! | [`ring`] | consistent hashing: members with weights to points, key to members in order; reports on it |
 //! | [`routes`] | which service a request goes to: hosts, wildcards, path prefixes by segments, methods, listeners, weighted splits, redirects and their `Location`; hash tables built once; paths of the admin API go direct |
 //! | [`session`] | one client connection: the protocol engine over two lanes; steps out, outcomes in |
-//! | [`snapshot`] | what workers route by: [`Snapshot`](snapshot::Snapshot) with its listeners, services (mode, key policy, limits, PROXY header to send), replicas with [`State`](snapshot::State), [`Endpoint`](snapshot::Endpoint), weight and load (in flight, received: atomic cells of each worker), [`Lifecycle`](snapshot::Lifecycle); the pick of a live replica, the ring's walk past unfit ones |
+//! | [`snapshot`] | what workers route by: [`Snapshot`](snapshot::Snapshot) with its listeners, services (mode, key policy, limits, PROXY header to send), replicas with [`State`](snapshot::State), [`Endpoint`](snapshot::Endpoint), weight and load (in flight, received: atomic cells of each worker), [`Lifecycle`](snapshot::Lifecycle) |
 //! | [`step`] | the vocabulary between session and worker: legs, readiness, steps, their outcomes, `Pick`, `Notice` and the kinds of fault of a replica; a connection dialled or reused; how a session ends (`Ending`) |
 //! | [`tick`] | a point in time, in milliseconds |
 //! | [`tls`] | one TLS connection over bytes: records opened and sealed, certificates, tickets, bounds; rustls inside |
 //! | [`exchange_record`] | [`ExchangeRecord`](exchange_record::ExchangeRecord): who asked, which replica, time stamps of the phases and durations from them, status, retries and why, how it ended (`ExchangeEnd`, the first fault); `Recording` (off, numbers, all); `Records`: begins a record for a request, a tunnel or a refused head; those of one worker are used again |
 //! | [`request_text`] | copies of parts of a request's head for the access log (method, target, host, user agent, referer, id), each cut at its limit with a mark; kept before the head is rewritten |
 
+pub mod balance;
 pub mod body;
 pub mod buffer;
 pub mod challenges;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::balance::BalancePolicy;
 use super::challenges::Challenges;
 use super::failure_run::FailureRun;
 use super::limits::Limits;
@@ -234,6 +235,8 @@ pub enum KeyPolicy {
 pub struct Service {
     pub name: Arc<str>,
     pub mode: Mode,
+    pub policy: BalancePolicy,
+    /// Of policies that hash.
     pub key: KeyPolicy,
     pub limits: Arc<Limits>,
     /// New upstream connections begin with a PROXY header; such a connection serves one client only.
@@ -426,9 +429,6 @@ pub const DEFAULT_SERVICE: &str = "default";
 /// The name of a service that no configuration names: those begin with a letter or a digit.
 pub const INTERNAL_SERVICE: &str = "(admin)";
 
-/// Ring members that a pick considers at most.
-const WALK_LIMIT: usize = 4096;
-
 impl Service {
     /// It is the balancer's own: the admin API on a data port.
     pub fn is_internal(&self) -> bool {
@@ -440,19 +440,11 @@ impl Service {
         !self.is_internal() && !self.is_removed
     }
 
-    /// The first replica on the walk from `key` that is up and was not tried before; if there is none, the first that is
-    /// ejected. `None`, if there is no such replica either, is answered 503: a replica that is known to be down is not
-    /// connected to.
-    pub fn pick(&self, key: u32, is_unfit: impl Fn(&Replica) -> bool) -> Option<(usize, &Replica)> {
-        let is_fit = |state, replica: &Replica| replica.state == state && !is_unfit(replica);
-        self.first(key, |replica| is_fit(State::Up, replica))
-            .or_else(|| self.first(key, |replica| is_fit(State::Ejected, replica)))
-    }
-
+    /// It has as many requests as it may have.
     #[inline]
-    fn first(&self, key: u32, is_fit: impl Fn(&Replica) -> bool) -> Option<(usize, &Replica)> {
-        let walk = self.ring.walk(key).take(WALK_LIMIT);
-        walk.map(|member| (member, &self.replicas[member])).find(|(_, replica)| is_fit(replica))
+    pub fn is_full(&self, replica: &Replica) -> bool {
+        let limit = u64::from(self.limits.max_upstream_connections);
+        limit > 0 && replica.load.in_flight() >= limit
     }
 }
 

@@ -11,11 +11,11 @@
 //! | `docker` | `[docker]`, the engine and the replicas: `host`, `image`, `network`, `subnet`, `cluster`, `port`, `Reach` (address or published port), `OnExit`, `discover`, CPU share, environment, labels |
 //! | `health` | `[health]`, `[ejection]`: path, method, headers, status, interval, timeout, rise, fall, start timeout, replacement of a silent replica, the largest ejected share; parsers of these |
 //! | `limits` | `[limits]`: caps on connections and replicas, `AbortOn`, and clap arguments made from each of [`Limits`](crate::core::limits::Limits) |
-//! | `service` | `[hash]` (key, ring), `[proxy protocol]`, `[forwarded]` (trust, Via), and `--replica`: `FixedReplica`, `HostPort` |
+//! | `service` | `[hash]` (key, ring, bound of loads), `[proxy protocol]`, `[forwarded]` (trust, Via), and `--replica`: `FixedReplica`, `HostPort` |
 //! | `tls` | `[tls]`: `CertificateSource` (self-signed, a folder or file, a pair of files), names for ACME, the default pair, the oldest version, HSTS |
 //! | `units` | numbers with a unit, text to value and back: durations (ms, s, m, h), sizes (B, KiB, MiB, GiB), rates |
 //! | `upstream` | `[upstream]`: TLS towards replicas: name, authorities, our own certificate, whether it is verified |
-//! | `values` | clap's value parsers of the other files' fields, text to one value or `want ...`: address, path, admin, mode, net, trust, key, ring, replica, member, weight, host and port, subnet, CPUs, tmpfs, volume, secret |
+//! | `values` | clap's value parsers of the other files' fields, text to one value or `want ...`: address, path, admin, mode, net, trust, policy, key, ring, replica, member, weight, host and port, subnet, CPUs, tmpfs, volume, secret |
 //! | `access_log` | `[access_log]`: `AccessLogTarget` (off, stdout, a file), format (json, common, combined), the share of exchanges that is logged (`LoggedShare`) |
 
 mod access_log;

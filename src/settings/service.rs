@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use clap::Args;
 
 use super::values;
+use crate::core::balance::BalanceFactor;
 use crate::core::limits::{RequestIdPolicy, Trust, Via};
 use crate::core::net::Net;
 use crate::core::proxy::Version;
@@ -40,6 +41,11 @@ pub struct HashSettings {
     /// `maglev` (a table of equal slots: shares differ by 1 % at most, and some keys of others move), or `exercise` (512 slots)
     #[arg(long, value_name = "RING", default_value = "ketama", value_parser = values::ring)]
     pub ring: RingKind,
+    /// A replica gets no more requests than this multiple of its weighted share of those in flight, and others go on to the
+    /// next on the ring (consistent hashing with bounded loads): a number from 1 to 1000, like 1.25. Without it there is no
+    /// bound
+    #[arg(long, value_name = "FACTOR", value_parser = values::balance_factor)]
+    pub balance_factor: Option<BalanceFactor>,
 }
 
 #[derive(Args, Clone, Debug)]

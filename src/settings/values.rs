@@ -8,6 +8,7 @@ use super::{
     AccessLogFormat, AccessLogTarget, AdminListen, CertificateSource, ChallengeKind, FixedReplica, HostPort,
     LoggedShare, UpstreamTlsSetting,
 };
+use crate::core::balance::{BalanceFactor, BalancePolicy};
 use crate::core::head;
 use crate::core::limits::{AbortOn, RequestIdPolicy, Trust, Via};
 use crate::core::net::Net;
@@ -303,6 +304,17 @@ pub fn ring(text: &str) -> Result<RingKind, String> {
         "exercise" => Ok(RingKind::Exercise),
         _ => Err("want ketama, maglev or exercise".into()),
     }
+}
+
+pub fn policy(text: &str) -> Result<BalancePolicy, String> {
+    let policies = [BalancePolicy::Hash, BalancePolicy::LeastRequest, BalancePolicy::RoundRobin, BalancePolicy::Random];
+    let policy = policies.into_iter().find(|policy| policy.name() == text);
+    policy.ok_or_else(|| "want hash, least-request, round-robin or random".into())
+}
+
+pub fn balance_factor(text: &str) -> Result<BalanceFactor, String> {
+    let factor = text.parse().ok().and_then(BalanceFactor::new);
+    factor.ok_or_else(|| "want a number from 1 to 1000, like 1.25: a multiple of the mean load".into())
 }
 
 pub fn key(text: &str) -> Result<KeyPolicy, String> {

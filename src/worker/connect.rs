@@ -1,4 +1,4 @@
-//! Connects a session to a replica: the snapshot's ring picks it, the connection is pipelined, taken from the pool or
+//! Connects a session to a replica: the balancer picks it, the connection is pipelined, taken from the pool or
 //! opened; and what becomes of connections afterwards. Bytes are moved elsewhere.
 
 use std::io;
@@ -14,7 +14,6 @@ use crate::shared::events::{Resource, WorkerEvent};
 use super::Worker;
 use super::clients::UpstreamIo;
 use super::pool::PoolKey;
-use super::queue::is_full;
 use super::resources::exhausted;
 use super::secure::Secure;
 use super::slab::{SessionId, UpstreamId};
@@ -22,7 +21,7 @@ use super::transport::Transport;
 use super::upstreams::{Mux, Upstream};
 
 impl<K: Kernel> Worker<K> {
-    /// Connects `session` to a replica: this turn's snapshot picks one that was not tried before.
+    /// Connects `session` to a replica: one of this turn's snapshot that was not tried before.
     pub(super) fn connect(&mut self, session: SessionId, pick: &Pick) -> Connect {
         let used = self.clients.get(session).and_then(|client| client.upstream.id());
         let from = used.and_then(|id| self.upstreams.get(id)).map(|upstream| upstream.key.replica);
@@ -59,7 +58,7 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    /// The replica asked for again, or else the first on the walk that a connection can be had to.
+    /// The replica asked for again, or else the first pick that a connection can be had to.
     fn find(&mut self, session: SessionId, pick: &Pick, from: Option<ReplicaId>) -> Connect {
         let mut again = pick.again.and_then(|replica| self.live(pick.service, replica));
         // Replicas to which no local port is free.
@@ -85,13 +84,9 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    /// The first live replica on the walk that was neither tried nor passed over.
-    fn choose(&self, pick: &Pick, passed: &[ReplicaId]) -> Option<PoolKey> {
-        let service = self.cx.snapshot.service(pick.service)?;
-        let unfit = |replica: &Replica| {
-            pick.tried.contains(replica.id) || passed.contains(&replica.id) || is_full(service, replica)
-        };
-        let (member, replica) = service.pick(pick.key, unfit)?;
+    /// A live replica that was neither tried nor passed over.
+    fn choose(&mut self, pick: &Pick, passed: &[ReplicaId]) -> Option<PoolKey> {
+        let (member, replica) = self.balancer.pick(&self.cx.snapshot, pick, passed, &mut self.cx.prng)?;
         Some(PoolKey { service: pick.service, member, replica: replica.id })
     }
 
@@ -100,7 +95,7 @@ impl<K: Kernel> Worker<K> {
     fn has_full(&self, pick: &Pick) -> bool {
         self.cx.snapshot.service(pick.service).is_some_and(|service| {
             let waits_for = |replica: &&Replica| {
-                replica.state.may_take_requests() && !pick.tried.contains(replica.id) && is_full(service, replica)
+                replica.state.may_take_requests() && !pick.tried.contains(replica.id) && service.is_full(replica)
             };
             service.replicas.iter().any(|replica| waits_for(&replica))
         })
@@ -108,7 +103,7 @@ impl<K: Kernel> Worker<K> {
 
     fn live(&self, service: ServiceId, replica: ReplicaId) -> Option<PoolKey> {
         let of = self.cx.snapshot.service(service)?;
-        let is_live = |r: &Replica| r.id == replica && r.state.may_take_requests() && !is_full(of, r);
+        let is_live = |r: &Replica| r.id == replica && r.state.may_take_requests() && !of.is_full(r);
         let member = of.replicas.iter().position(is_live)?;
         Some(PoolKey { service, member, replica })
     }

@@ -12,7 +12,7 @@
 //! | `drive` | one session's loop: ask for a step, carry it out, spend the budget of steps and bytes; then its notices, timer, epoll registration and close; sessions resumed by others; a tunnel aborted when its peer failed; notices to worker events |
 //! | `drain` | `Drains`: connections that end, all at a stop, those of a removed listener at a reload; what is left at the drain timeout is reset; closes all listening sockets, whether the worker is done |
 //! | `transfer` | steps that move bytes: recv, send, splice in and out, shut down; which pipe and which transport; bytes counted |
-//! | `connect` | the step `Connect` of one session: picks the first live replica on the ring's walk that was neither tried nor passed over, joins a pipeline, reuses an idle connection (and makes its `Mux` exclusive) or dials; the `UpstreamIo` of the client; then releases, parks, closes upstream connections, sweeps stale ones; counts retries; passed replicas, no resource left, outcome of the step; an upstream connection left while its pipe holds bytes |
+//! | `connect` | the step `Connect` of one session: has the balancer pick a live replica that was neither tried nor passed over, joins a pipeline, reuses an idle connection (and makes its `Mux` exclusive) or dials; the `UpstreamIo` of the client; then releases, parks, closes upstream connections, sweeps stale ones; counts retries; passed replicas, no resource left, outcome of the step; an upstream connection left while its pipe holds bytes |
 //! | `upstreams` | the slab of all upstream connections: `Upstream` (transport, pool key, idle since, load) and the type `Mux` (idle, exclusive, pipelined), which `connect` and `pipeline` assign; recv, send and splice for the session that uses it; park, stale ones, spare pipelines |
 //! | `pipeline` | several requests in flight on one upstream connection: the queue of sessions, bytes read ahead for the next, one write for a turn; a session leaves and those behind it are sent again; a hang-up, readiness of the first, when pipelining to a replica is suspended |
 //! | `pool` | which idle connections, by id, each replica has: take, give, evict, expire, limit; which connection pipelines this turn, and until when pipelining is suspended; no socket |
@@ -58,6 +58,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::core::balance::Balancer;
 use crate::core::buffer::BufferPool;
 use crate::core::context::Context;
 use crate::core::exchange_record::Recording;
@@ -98,6 +99,7 @@ pub struct Worker<K: Kernel> {
     clients: Clients<K>,
     handshakes: StepBudget,
     upstreams: Upstreams<K>,
+    balancer: Balancer,
     pipes: PipePool<K::Pipe>,
     timers: SessionTimers,
     resources: ResourceLimits,
@@ -154,6 +156,7 @@ impl<K: Kernel> Worker<K> {
             clients: Clients::new(),
             handshakes: StepBudget::default(),
             upstreams: Upstreams::new(init.index),
+            balancer: Balancer::new(init.index),
             pipes: PipePool::new(),
             timers: SessionTimers::default(),
             resources: ResourceLimits::new(init.descriptors),

@@ -144,6 +144,7 @@ mod tests {
         let service = Service {
             name: "service".into(),
             mode: Mode::Http,
+            policy: Default::default(),
             key: KeyPolicy::Request,
             limits: Arc::new(Limits { pool_size, ..Limits::DEFAULT }),
             replicas: states.iter().enumerate().map(replica).collect(),

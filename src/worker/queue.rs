@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::core::snapshot::{Replica, Service, ServiceId, State};
+use crate::core::snapshot::{Service, ServiceId, State};
 use crate::core::step::Connect;
 use crate::core::tick::Tick;
 use crate::kernel::Kernel;
@@ -68,12 +68,6 @@ impl RequestQueues {
             self.len -= 1;
         }
     }
-}
-
-/// It takes no request more.
-pub fn is_full(service: &Service, replica: &Replica) -> bool {
-    let limit = u64::from(service.limits.max_upstream_connections);
-    limit > 0 && replica.load.in_flight() >= limit
 }
 
 /// Requests that its replicas have room for. Where none may take requests, those that wait are to hear of it.

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ringway::control::registry::{HealthPolicy, ServiceConfig, ServiceSource, Topology};
+use ringway::core::balance::{BalanceFactor, BalancePolicy};
 use ringway::core::limits::{AbortOn, Limits};
 use ringway::core::ring::{Member, Ring, RingKind};
 use ringway::core::routes::Routes;
@@ -15,6 +16,7 @@ use ringway::core::snapshot::{
 
 use super::kernel::listening_addresses;
 use super::net::Net;
+use super::random::Random;
 use super::tls::WorldTls;
 
 /// Replicas of the service that is bytes only: they are always there.
@@ -45,7 +47,10 @@ pub struct Configuration {
     pub second: Option<ServiceConfig>,
     pub routes: Arc<Routes>,
     pub instance_settings: InstanceSettings,
+    /// Services may balance by other policies than hash.
+    pub draws_policies: bool,
     workers: usize,
+    tcp_policy: BalancePolicy,
     tcp_limits: Arc<Limits>,
     listener_limits: Arc<Limits>,
     tls: Option<WorldTls>,
@@ -53,7 +58,7 @@ pub struct Configuration {
 
 impl Configuration {
     /// The first of a world. The network and the history learn what oracles need of it.
-    pub fn draw(net: &mut Net, workers: usize, tls: Option<WorldTls>) -> Configuration {
+    pub fn draw(net: &mut Net, workers: usize, tls: Option<WorldTls>, draws_policies: bool) -> Configuration {
         let tcp_limits = Arc::new(draw_limits(net));
         net.aborts_on_close = tcp_limits.abort_on == AbortOn::Close;
         net.upstream_pipelining = tcp_limits.upstream_pipelining > 1;
@@ -61,14 +66,31 @@ impl Configuration {
         net.history.max_connections = tcp_limits.max_upstream_connections;
         net.history.idle_ms = tcp_limits.idle_timeout_ms;
         let http = draw_http(net, tcp_limits.clone());
-        let http = with_slowness(http, net);
+        let mut http = with_slowness(http, net);
+        let mut tcp_policy = BalancePolicy::Hash;
+        if draws_policies {
+            let random = net.random.balance();
+            (http.policy, tcp_policy) = (draw_policy(random), draw_policy(random));
+            http.ring = if random.one_in(8) { RingKind::Maglev } else { http.ring };
+        }
         let mut listener_limits = Limits::clone(&http.limits);
         if let Some(tls) = &tls {
             listener_limits.handshake_timeout_ms = tls.handshake_timeout_ms;
         }
         let listener_limits = Arc::new(listener_limits);
         let (second, routes, instance_settings) = (None, Arc::default(), InstanceSettings::FIRST);
-        Configuration { http, second, routes, instance_settings, workers, tcp_limits, listener_limits, tls }
+        Configuration {
+            http,
+            second,
+            routes,
+            instance_settings,
+            draws_policies,
+            workers,
+            tcp_policy,
+            tcp_limits,
+            listener_limits,
+            tls,
+        }
     }
 
     /// A listener of HTTP and one of bytes, each with the addresses of all workers.
@@ -112,6 +134,7 @@ impl Configuration {
         Arc::new(Service {
             name: "tcp".into(),
             mode: Mode::Tcp,
+            policy: self.tcp_policy,
             key: KeyPolicy::ClientIp,
             limits: self.tcp_limits.clone(),
             send_proxy: None,
@@ -171,6 +194,17 @@ fn draw_limits(net: &mut Net) -> Limits {
     limits
 }
 
+/// Half of them are by hash without a bound, which oracles can follow.
+pub fn draw_policy(random: &mut Random) -> BalancePolicy {
+    match random.below(8) {
+        0 => BalanceFactor::new(random.pick(&[1.0, 1.25, 2.0])).map_or(BalancePolicy::Hash, BalancePolicy::BoundedHash),
+        1 => BalancePolicy::LeastRequest,
+        2 => BalancePolicy::RoundRobin,
+        3 => BalancePolicy::Random,
+        _ => BalancePolicy::Hash,
+    }
+}
+
 fn draw_http(net: &mut Net, limits: Arc<Limits>) -> ServiceConfig {
     let c = net.random.control();
     let key = match c.pick(&[0, 1, 2, 3, 4]) {
@@ -183,6 +217,7 @@ fn draw_http(net: &mut Net, limits: Arc<Limits>) -> ServiceConfig {
     ServiceConfig {
         name: HTTP_NAME.into(),
         mode: Mode::Http,
+        policy: BalancePolicy::Hash,
         key,
         ring: if c.one_in(6) { RingKind::Exercise } else { RingKind::Ketama },
         limits,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ringway::core::balance::BalancePolicy;
 use ringway::core::snapshot::{Endpoint, KeyPolicy, Lifecycle, Replica, Service, ServiceId, Snapshot, State};
 
 use super::configuration::{HTTP, SECOND};
@@ -243,8 +244,9 @@ impl History {
         chosen.map_err(|why| format!("request {id}: {why}"))
     }
 
-    /// Oracle: in some snapshot of the process since the request was sent, this replica was the first on the ring's walk of the
-    /// request's key that was up and had no fault, or one of those behind it where each may have so many requests.
+    /// Oracle: in some snapshot of the process since the request was sent, this replica was up and, where the policy is hash
+    /// without a bound, the first on the ring's walk of the request's key that was up and had no fault, or one behind it where each may
+    /// have so many requests; or it was ejected, and no replica was up that had no fault or no room.
     fn check_choice(
         &self,
         process: ProcessId,
@@ -275,8 +277,8 @@ impl History {
         let is_ejected = service.replicas[chosen].state == State::Ejected;
         let up = |member: &usize| service.replicas[*member].state == State::Up;
         let before: Vec<usize> = match key_of(request, service) {
-            // An ejected replica comes after all that are up.
-            Some(key) if is_ejected => service.ring.walk(key).filter(up).collect(),
+            // An ejected replica comes after all that are up, whatever the policy.
+            key if is_ejected => service.ring.walk(key.unwrap_or(0)).filter(up).collect(),
             Some(key) => service.ring.walk(key).take_while(|member| *member != chosen).filter(up).collect(),
             None => Vec::new(),
         };
@@ -317,6 +319,9 @@ fn may_take_at(replica: &Replica, address: SocketAddr) -> bool {
 
 /// The request's ring key, computed independently. `None`: any replica is right.
 fn key_of(request: &Request, service: &Service) -> Option<u32> {
+    if service.policy != BalancePolicy::Hash {
+        return None;
+    }
     let path = || request.target.split('?').next().unwrap_or_default();
     let text = match &service.key {
         KeyPolicy::Uri => request.target.clone(),

@@ -32,7 +32,8 @@
 //!   `History::head_arrived`
 //! - A non-idempotent request reaches replicas at most once, and no request twice because a replica is slow:
 //!   `History::head_arrived`
-//! - The replica is the first on the ring's walk that was up and had no fault: `History::check_choice`
+//! - The replica is the first on the ring's walk that was up and had no fault, where the policy is hash without a bound; an
+//!   ejected one is chosen only where none was up without a fault: `History::check_choice`
 //! - A body is its pattern: `Connection::receive_body`; it is complete only if its client sent all of it:
 //!   `Connection::on_body_end`
 //! - Chunked bodies have no extension, bare LF or malformed trailer: `http::Body::feed`

@@ -3,7 +3,7 @@
 
 use ringway::control::registry::{Call, Change};
 
-use super::configuration::{Configuration, HTTP};
+use super::configuration::{Configuration, HTTP, draw_policy};
 use super::net::{Net, ProcessId};
 use super::reloads::{Reload, Reloads};
 
@@ -45,7 +45,12 @@ impl Operator {
 
     /// Another configuration with its ticket, if the world has reloads and now is the time.
     pub fn reload(&mut self, net: &mut Net) -> Option<(u64, Reload)> {
-        let reload = self.reloads.as_ref()?.next(self.configuration.instance_settings, net.random.reloads())?;
+        let mut reload = self.reloads.as_ref()?.next(self.configuration.instance_settings, net.random.reloads())?;
+        if reload.configuration.draws_policies {
+            let policy = draw_policy(net.random.balance());
+            let Configuration { http, second, .. } = &mut reload.configuration;
+            [Some(http), second.as_mut()].into_iter().flatten().for_each(|service| service.policy = policy);
+        }
         self.configuration = reload.configuration.clone();
         self.ticket += 1;
         net.note("p.reload", self.ticket, 0, 0);

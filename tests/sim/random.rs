@@ -19,9 +19,10 @@ enum Concern {
     Reloads,
     Upgrades,
     Tls,
+    Balance,
 }
 
-const CONCERNS: u64 = 12;
+const CONCERNS: u64 = 13;
 
 impl Streams {
     pub fn new(seed: u64) -> Streams {
@@ -30,7 +31,7 @@ impl Streams {
 
     /// One stream for all concerns that there were before the streams were split, and one for those that came later.
     pub fn shared(seed: u64) -> Streams {
-        let later = [Concern::Health, Concern::Reloads, Concern::Upgrades, Concern::Tls];
+        let later = [Concern::Health, Concern::Reloads, Concern::Upgrades, Concern::Tls, Concern::Balance];
         let later = later.map(|concern| Random::new(mix(seed).wrapping_add(concern as u64)));
         Streams([Random::new(seed)].into_iter().chain(later).collect())
     }
@@ -95,6 +96,11 @@ impl Streams {
         self.of(Concern::Tls)
     }
 
+    /// By which policy services balance.
+    pub fn balance(&mut self) -> &mut Random {
+        self.of(Concern::Balance)
+    }
+
     fn of(&mut self, concern: Concern) -> &mut Random {
         let is_shared = self.0.len() < CONCERNS as usize;
         let index = match concern {
@@ -102,6 +108,7 @@ impl Streams {
             Concern::Reloads if is_shared => 2,
             Concern::Upgrades if is_shared => 3,
             Concern::Tls if is_shared => 4,
+            Concern::Balance if is_shared => 5,
             _ if is_shared => 0,
             concern => concern as usize,
         };

@@ -12,8 +12,10 @@ pub enum StreamKind {
     Shared,
     /// One for each concern, when no world had TLS.
     PerConcern,
-    /// One for each concern, that of TLS included.
+    /// One for each concern, that of TLS included, when all services balanced by hash.
     WithTls,
+    /// One for each concern, that of policies included.
+    WithPolicies,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +126,16 @@ const fn per_concern(seed: u64, caught: &'static str) -> Regression {
 
 /// It was kept when no world had TLS, and has none.
 pub fn predates_tls(seed: u64) -> bool {
-    ALL.iter().any(|regression| regression.seed == seed && regression.streams != StreamKind::WithTls)
+    streams_of(seed).is_some_and(|streams| matches!(streams, StreamKind::Shared | StreamKind::PerConcern))
+}
+
+/// It was kept when all services balanced by hash, and all do.
+pub fn predates_policies(seed: u64) -> bool {
+    streams_of(seed).is_some_and(|streams| streams != StreamKind::WithPolicies)
+}
+
+fn streams_of(seed: u64) -> Option<StreamKind> {
+    ALL.iter().find(|regression| regression.seed == seed).map(|regression| regression.streams)
 }
 
 const fn with_tls(seed: u64, caught: &'static str) -> Regression {
@@ -133,9 +144,8 @@ const fn with_tls(seed: u64, caught: &'static str) -> Regression {
 
 /// The random numbers of a seed's world.
 pub fn streams(seed: u64) -> Streams {
-    let regression = ALL.iter().find(|regression| regression.seed == seed);
-    match regression.map(|regression| regression.streams) {
+    match streams_of(seed) {
         Some(StreamKind::Shared) => Streams::shared(seed),
-        Some(StreamKind::PerConcern | StreamKind::WithTls) | None => Streams::new(seed),
+        Some(StreamKind::PerConcern | StreamKind::WithTls | StreamKind::WithPolicies) | None => Streams::new(seed),
     }
 }

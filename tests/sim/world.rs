@@ -65,10 +65,11 @@ fn run_with(seed: u64, trace: Trace) -> Outcome {
     if trace == Trace::Printed {
         println!("{faults:#?}, {tls:?}");
     }
+    let draws_policies = !regressions::predates_policies(seed);
     let workers = random.world().range(1, 3) as usize;
     let calm = faults.calm;
     let net = Rc::new(RefCell::new(Net::new(random, faults, trace)));
-    let mut world = World::new(net, workers, tls);
+    let mut world = World::new(net, workers, tls, draws_policies);
     world.run_until_clients_end();
     world.stop();
     let net = world.net.borrow();
@@ -76,10 +77,10 @@ fn run_with(seed: u64, trace: Trace) -> Outcome {
 }
 
 impl World {
-    fn new(shared: SharedNet, workers: usize, tls: Option<WorldTls>) -> World {
+    fn new(shared: SharedNet, workers: usize, tls: Option<WorldTls>, draws_policies: bool) -> World {
         let mut net = shared.borrow_mut();
         let client_count = net.random.world().range(1, 20) as usize;
-        let configuration = Configuration::draw(&mut net, workers, tls.clone());
+        let configuration = Configuration::draw(&mut net, workers, tls.clone(), draws_policies);
         let operator = Operator::new(&mut net, configuration);
         let upgrades = Upgrades::draw(&mut net);
         let mut control = Control::first(&mut net, &operator.configuration, workers, upgrades.hosting());

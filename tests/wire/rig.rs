@@ -141,6 +141,7 @@ impl Rig {
         let service = Service {
             name: "service".into(),
             mode: Mode::Http,
+            policy: Default::default(),
             key: KeyPolicy::Request,
             limits: Arc::new(limits),
             replicas: Vec::new(),

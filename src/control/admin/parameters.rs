@@ -106,6 +106,7 @@ mod tests {
         let service = |name: &&str| Service {
             name: (*name).into(),
             mode: Mode::Http,
+            policy: Default::default(),
             key: KeyPolicy::Request,
             limits: Arc::default(),
             send_proxy: None,

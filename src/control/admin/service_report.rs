@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use crate::control::metrics::rings::RingFacts;
 use crate::control::registry::{ServiceStatus, Status};
+use crate::core::balance::BalanceFactor;
 use crate::core::ring::report;
 use crate::core::routes::{HostPattern, Route, RouteTarget};
 use crate::core::snapshot::{KeyPolicy, ListenerId, Service, ServiceId, Snapshot};
@@ -29,7 +30,10 @@ pub struct ServiceReport {
     #[schema(value_type = Vec<String>)]
     pub listeners: Vec<Arc<str>>,
     pub routes: Vec<RouteReport>,
+    /// hash, least-request, round-robin or random.
     pub policy: &'static str,
+    /// The bound of a replica's load, as a multiple of its share. `null`: there is none.
+    pub balance_factor: Option<f64>,
     /// As it is configured: request, uri, path, client-ip, `header:NAME`, `cookie:NAME` or `query:NAME`.
     pub key: String,
     pub ring: &'static str,
@@ -100,7 +104,8 @@ fn report_of(
         drained: status.drained,
         listeners: default_of.map(|listener| listener.name.clone()).collect(),
         routes: snapshot.routes.all().iter().filter_map(|route| route_to(route, status.id, snapshot)).collect(),
-        policy: "hash",
+        policy: service.policy.name(),
+        balance_factor: service.policy.balance_factor().map(BalanceFactor::value),
         key: key(&service.key),
         ring: report::name(service.ring.kind()),
         ring_digest: format!("{digest:08x}"),

@@ -146,6 +146,7 @@ pub mod tests {
         Arc::new(Service {
             name: name.into(),
             mode: Mode::Http,
+            policy: Default::default(),
             key: KeyPolicy::Request,
             limits: Arc::new(Limits::default()),
             send_proxy: None,

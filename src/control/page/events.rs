@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::control::registry::{ReplicaStatus, Status};
+use crate::core::balance::BalanceFactor;
 use crate::core::ring::Ring;
 use crate::core::snapshot::{Service, Snapshot, State};
 use crate::shared::counters::{Counter, Counters};
@@ -44,6 +45,9 @@ struct TotalsEvent<'a> {
 struct ServiceEvent<'a> {
     name: &'a str,
     mode: &'static str,
+    policy: &'static str,
+    /// The bound of a replica's load, as a multiple of its share. `null`: there is none.
+    balance_factor: Option<f64>,
     up: usize,
     wanted: usize,
     /// Requests, or connections in TCP mode, that have ended; and those whose final status was 5xx.
@@ -115,6 +119,8 @@ pub fn totals(
         Some(ServiceEvent {
             name: &known.name,
             mode: service.mode.name(),
+            policy: service.policy.name(),
+            balance_factor: service.policy.balance_factor().map(BalanceFactor::value),
             up: members.filter(|replica| replica.state == State::Up).count(),
             wanted: service.ring.members(),
             ended: (0..CLASSES.len()).map(ended).sum(),
@@ -197,9 +203,9 @@ mod tests {
         let totals = data(&event);
         assert_eq!((&totals["t"], &totals["deaths"]), (&7.into(), &2.into()));
         let expected = serde_json::json!([
-            {"name": "shop", "mode": "http", "up": 2, "wanted": 2, "ended": 20, "errors": 2, "in_flight": 0,
+            {"name": "shop", "mode": "http", "policy": "hash", "balance_factor": null, "up": 2, "wanted": 2, "ended": 20, "errors": 2, "in_flight": 0,
              "p50_us": 100, "p99_us": 5_000},
-            {"name": "blog", "mode": "http", "up": 0, "wanted": 0, "ended": 0, "errors": 0, "in_flight": 0,
+            {"name": "blog", "mode": "http", "policy": "hash", "balance_factor": null, "up": 0, "wanted": 0, "ended": 0, "errors": 0, "in_flight": 0,
              "p50_us": null, "p99_us": null},
         ]);
         assert_eq!(totals["services"], expected);

@@ -10,6 +10,7 @@ use super::health::{HealthPolicy, ProbeFailure};
 use super::topology::{Reconfiguration, Topology};
 use crate::control::runtime::revisions::Revision;
 use crate::control::runtime::{Failure, InstanceId, RuntimeEvent, Spec, Started};
+use crate::core::balance::BalancePolicy;
 use crate::core::challenges::Challenges;
 use crate::core::limits::Limits;
 use crate::core::proxy::Version;
@@ -33,6 +34,7 @@ pub struct RegistryConfig {
 pub struct ServiceConfig {
     pub name: Arc<str>,
     pub mode: Mode,
+    pub policy: BalancePolicy,
     pub key: KeyPolicy,
     pub ring: RingKind,
     pub limits: Arc<Limits>,

@@ -244,9 +244,10 @@ impl ServiceState {
 
 /// What snapshots show of a service is not the same. Each setting stands here, with those that they do not show.
 fn shows_another(before: &ServiceConfig, now: &ServiceConfig) -> bool {
-    let ServiceConfig { mode, key, ring: _, limits, send_proxy, tls, health, .. } = before;
+    let ServiceConfig { mode, policy, key, ring: _, limits, send_proxy, tls, health, .. } = before;
     let ServiceConfig { name: _, replicas: _, max_replicas: _, can_start: _, keeps_on_exit: _, .. } = before;
     *mode != now.mode
+        || *policy != now.policy
         || *key != now.key
         || *limits != now.limits
         || *send_proxy != now.send_proxy
@@ -258,6 +259,7 @@ fn service(config: &ServiceConfig, replicas: Vec<Replica>, ring: Arc<Ring>, queu
     Service {
         name: config.name.clone(),
         mode: config.mode,
+        policy: config.policy,
         key: config.key.clone(),
         limits: config.limits.clone(),
         send_proxy: config.send_proxy,

@@ -126,6 +126,7 @@ fn service(mode: Mode, send_proxy: Option<Version>) -> Service {
     Service {
         name: "service".into(),
         mode,
+        policy: Default::default(),
         key: KeyPolicy::Uri,
         limits: Arc::new(Limits::DEFAULT),
         replicas: Vec::new(),

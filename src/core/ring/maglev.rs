@@ -23,12 +23,12 @@ const SLOTS_PER_MEMBER: usize = 100;
 /// `slots[i]` owns the keys from `i * 2^32 / size` on.
 #[derive(Debug)]
 pub struct MaglevTable {
-    slots: Slots,
+    slots: TableSlots,
 }
 
 /// The member of each slot. A table of two bytes a slot stays in a cache that one of four does not fit in.
 #[derive(Debug)]
-enum Slots {
+enum TableSlots {
     Narrow(Box<[u16]>),
     /// Of more than 65,536 members.
     Wide(Box<[u32]>),
@@ -37,36 +37,36 @@ enum Slots {
 pub fn table(members: &[Member]) -> MaglevTable {
     let placed = members.iter().filter(|member| member.weight > 0).count();
     let fits = SIZES.iter().find(|size| **size >= placed * SLOTS_PER_MEMBER);
-    MaglevTable { slots: Slots::new(&filled(members, *fits.unwrap_or(&SIZES[1])), members.len()) }
+    MaglevTable { slots: TableSlots::new(&filled(members, *fits.unwrap_or(&SIZES[1])), members.len()) }
 }
 
 impl MaglevTable {
     pub fn len(&self) -> usize {
         match &self.slots {
-            Slots::Narrow(slots) => slots.len(),
-            Slots::Wide(slots) => slots.len(),
+            TableSlots::Narrow(slots) => slots.len(),
+            TableSlots::Wide(slots) => slots.len(),
         }
     }
 
     /// The slot of a position.
     #[inline]
     pub fn at(&self, position: u32) -> usize {
-        (u64::from(position) * self.len() as u64 >> u32::BITS) as usize
+        ((u64::from(position) * self.len() as u64) >> u32::BITS) as usize
     }
 
     /// From a key's slot to its fallbacks: where in the slot the key lies decides, from one slot to all but one. The steps of a
     /// slot's keys reach all others alike, so that the keys of a member that is out go to the others evenly. Neighbours would
     /// not do: the slots of two members are in step with each other.
     pub fn step(&self, position: u32) -> usize {
-        let within = u64::from(position) * self.len() as u64 & u64::from(u32::MAX);
-        (within * (self.len() as u64 - 1) >> u32::BITS) as usize + 1
+        let within = (u64::from(position) * self.len() as u64) & u64::from(u32::MAX);
+        ((within * (self.len() as u64 - 1)) >> u32::BITS) as usize + 1
     }
 
     #[inline]
     pub fn member(&self, slot: usize) -> usize {
         match &self.slots {
-            Slots::Narrow(slots) => slots[slot].into(),
-            Slots::Wide(slots) => slots[slot] as usize,
+            TableSlots::Narrow(slots) => slots[slot].into(),
+            TableSlots::Wide(slots) => slots[slot] as usize,
         }
     }
 
@@ -78,11 +78,11 @@ impl MaglevTable {
     }
 }
 
-impl Slots {
-    fn new(slots: &[u32], members: usize) -> Slots {
+impl TableSlots {
+    fn new(slots: &[u32], members: usize) -> TableSlots {
         match u16::try_from(members.saturating_sub(1)) {
-            Ok(_) => Slots::Narrow(slots.iter().map(|member| *member as u16).collect()),
-            Err(_) => Slots::Wide(slots.into()),
+            Ok(_) => TableSlots::Narrow(slots.iter().map(|member| *member as u16).collect()),
+            Err(_) => TableSlots::Wide(slots.into()),
         }
     }
 }
@@ -99,7 +99,7 @@ fn filled(members: &[Member], size: usize) -> Vec<u32> {
         equals.entry(*weight).or_default().push(Preference::new(member, name, size));
     }
     equals.remove(&0);
-    let mut turns: BinaryHeap<_> = equals.keys().map(|weight| Reverse(Turn::first(*weight))).collect();
+    let mut turns: BinaryHeap<_> = equals.keys().map(|weight| Reverse(MemberTurn::first(*weight))).collect();
     let (mut slots, mut free) = (vec![FREE; size], size);
     while let Some(Reverse(turn)) = turns.pop() {
         for preference in equals.get_mut(&turn.weight.0).into_iter().flatten() {
@@ -116,21 +116,21 @@ fn filled(members: &[Member], size: usize) -> Vec<u32> {
 
 /// Of all members of one weight.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Turn {
+struct MemberTurn {
     /// `number / weight`, in 2^-32. Two times that differ do so by 1 / `WEIGHT_MAX`^2 at least, so rounding joins none.
     time: u64,
     weight: Reverse<u32>,
     number: u64,
 }
 
-impl Turn {
-    fn first(weight: u32) -> Turn {
-        Turn { time: 0, weight: Reverse(weight), number: 0 }
+impl MemberTurn {
+    fn first(weight: u32) -> MemberTurn {
+        MemberTurn { time: 0, weight: Reverse(weight), number: 0 }
     }
 
-    fn next(self) -> Turn {
+    fn next(self) -> MemberTurn {
         let number = self.number + 1;
-        Turn { time: (number << u32::BITS) / u64::from(self.weight.0), number, ..self }
+        MemberTurn { time: (number << u32::BITS) / u64::from(self.weight.0), number, ..self }
     }
 }
 

@@ -48,6 +48,7 @@ pub fn service_config() -> ServiceConfig {
     ServiceConfig {
         name: "test".into(),
         mode: Mode::Http,
+        policy: Default::default(),
         key: KeyPolicy::Request,
         ring: RingKind::Ketama,
         limits: Arc::new(Limits::default()),
