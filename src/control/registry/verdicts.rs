@@ -179,7 +179,11 @@ impl Registry {
         let Some(service) = self.service_of(id) else { return };
         let others = service.routable() - usize::from(is_routable);
         if others == 0 || service.ejected() >= service.max_ejected() {
-            let line = format!("{}: {why}; too few others could take its requests", slot.name);
+            let what = match reason {
+                EjectionReason::Slow => "heartbeat missed",
+                EjectionReason::Failing => "failing",
+            };
+            let line = format!("{}: {what}: {why}; too few others could take its requests", slot.name);
             return self.log(Level::Debug, line);
         }
         let Some(policy) = self.health_policy(id) else { return };
