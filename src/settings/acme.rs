@@ -20,7 +20,7 @@ pub enum ChallengeKind {
 #[command(next_help_heading = "ACME")]
 pub struct AcmeSettings {
     /// The ACME server that issues the certificates of --tls-acme: the URL of its directory. To use it is to agree to the terms
-    /// of service of its operator. Try things out with https://acme-staging-v02.api.letsencrypt.org/directory
+    /// of service of its operator. Try things out with the one of acme-staging-v02.api.letsencrypt.org
     #[arg(id = "acme-directory", long, value_name = "URL", default_value = "https://acme-v02.api.letsencrypt.org/directory",
         value_parser = values::acme_directory)]
     pub directory: String,
