@@ -35,6 +35,8 @@ pub struct Secure {
     aborted: bool,
     /// The stream ended without close_notify.
     truncated: bool,
+    /// A write took the socket's error: the read that would have met it does not.
+    failed: Option<ErrorKind>,
 }
 
 /// How far a connection is.
@@ -89,6 +91,7 @@ impl Secure {
             shutdown_due: false,
             aborted: false,
             truncated: false,
+            failed: None,
         }
     }
 
@@ -265,7 +268,7 @@ impl Secure {
                     Io::Blocked => return self.flush(kernel, socket, Flush::Now, pool).unwrap_or(Io::Blocked),
                     Io::Ended => {
                         self.truncated = true;
-                        return Io::Ended;
+                        return self.failed.map_or(Io::Ended, Io::Failed);
                     }
                     failed @ Io::Failed(_) => return failed,
                 },
@@ -435,7 +438,11 @@ impl Secure {
                 self.tls.sent(n as usize, pool);
             }
             Io::Blocked | Io::Ended => self.blocked = true,
-            failed @ Io::Failed(_) => return Some(failed),
+            failed @ Io::Failed(kind) => {
+                // A reset behind the end of the peer's stream leaves that an end.
+                self.failed = self.failed.or((kind != ErrorKind::BrokenPipe).then_some(kind));
+                return Some(failed);
+            }
         }
         None
     }
