@@ -172,6 +172,31 @@ fn the_last_response_is_followed_by_close_notify_and_then_fin() {
     assert!(rig.rig.kernel.is_shut(client.socket));
 }
 
+/// What is sealed and not taken by the socket is not sent: a connection that lingered for it, or was idle, would be closed
+/// under it.
+#[test]
+fn a_client_that_takes_the_last_record_late_gets_all_of_it() {
+    let body = "x".repeat(10_000);
+    let limits = Limits { idle_timeout_ms: 10_000, linger_timeout_ms: 5_000, ..Limits::DEFAULT };
+    for request in [CLOSING, GET] {
+        let mut rig = SecureRig::new(TlsVersion::Tls13);
+        rig.rig.publish(|snapshot| Arc::make_mut(&mut snapshot.listeners[0]).limits = Arc::new(limits.clone()));
+        rig.rig.set_limits(limits.clone());
+        let mut client = rig.established();
+        rig.says(&mut client, request);
+        rig.rig.kernel.takes(client.socket, 100);
+        rig.answers(&format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+        rig.rig.kernel.pass(limits.idle_timeout_ms + 1);
+        rig.rig.turn();
+        assert_eq!(rig.end(&client), None, "{request}");
+        rig.rig.kernel.takes(client.socket, usize::MAX);
+        rig.rig.run();
+        assert!(rig.received(&mut client).ends_with(&body), "{request}");
+        let closed = (request == CLOSING).then_some(Ok(Opened::Closed));
+        assert_eq!((&client.peer.end, rig.rig.kernel.is_shut(client.socket)), (&closed, closed.is_some()));
+    }
+}
+
 #[test]
 fn a_request_body_cut_by_fin_or_by_close_notify_is_never_complete() {
     for says_so in [true, false] {
