@@ -8,7 +8,7 @@ use ringway::control::registry::{HealthPolicy, ServiceConfig, ServiceSource, Top
 use ringway::core::balance::{BalanceFactor, BalancePolicy};
 use ringway::core::limits::{AbortOn, Limits};
 use ringway::core::ring::{Member, Ring, RingKind};
-use ringway::core::routes::Routes;
+use ringway::core::routes::{HostPattern, Route, RouteTarget, Routes};
 use ringway::core::snapshot::{
     Endpoint, KeyPolicy, Lifecycle, Listener, ListenerId, Mode, Replica as Entry, ReplicaId, ReplicaLoad, Service,
     ServiceId, State,
@@ -17,7 +17,7 @@ use ringway::core::snapshot::{
 use super::kernel::listening_addresses;
 use super::net::Net;
 use super::random::Random;
-use super::tls::WorldTls;
+use super::tls::{NAME, ReplicaTls, Spoken, WorldTls};
 
 /// Replicas of the service that is bytes only: they are always there.
 pub const TCP_REPLICAS: u64 = 2;
@@ -26,6 +26,10 @@ pub const TCP_REPLICAS: u64 = 2;
 pub const HTTP: ServiceId = ServiceId(0);
 pub const TCP: ServiceId = ServiceId(1);
 pub const SECOND: ServiceId = ServiceId(2);
+
+/// Listeners.
+pub const HTTP_LISTENER: ListenerId = ListenerId(0);
+pub const TCP_LISTENER: ListenerId = ListenerId(1);
 
 /// Of HTTP and of the second one. As long as the other: bytes are counted in the trace.
 pub const HTTP_NAME: &str = "http";
@@ -45,7 +49,8 @@ impl InstanceSettings {
 pub struct Configuration {
     pub http: ServiceConfig,
     pub second: Option<ServiceConfig>,
-    pub routes: Arc<Routes>,
+    /// Those of requests. TLS that passes through has one of its own.
+    pub routes: Vec<Route>,
     pub instance_settings: InstanceSettings,
     /// Services may balance by other policies than hash.
     pub draws_policies: bool,
@@ -54,19 +59,30 @@ pub struct Configuration {
     tcp_limits: Arc<Limits>,
     listener_limits: Arc<Limits>,
     tls: Option<WorldTls>,
+    replica_tls: Option<ReplicaTls>,
 }
 
 impl Configuration {
     /// The first of a world. The network and the history learn what oracles need of it.
-    pub fn draw(net: &mut Net, workers: usize, tls: Option<WorldTls>, draws_policies: bool) -> Configuration {
-        let tcp_limits = Arc::new(draw_limits(net));
+    pub fn draw(
+        net: &mut Net,
+        workers: usize,
+        tls: Option<WorldTls>,
+        replica_tls: Option<ReplicaTls>,
+        draws_policies: bool,
+    ) -> Configuration {
+        let tcp_limits = Arc::new(with_replica_tls(draw_limits(net), replica_tls.as_ref()));
         net.aborts_on_close = tcp_limits.abort_on == AbortOn::Close;
-        net.upstream_pipelining = tcp_limits.upstream_pipelining > 1;
+        let is_secure = replica_tls.as_ref().is_some_and(|replicas| replicas.http != Spoken::Plain);
+        net.upstream_pipelining = tcp_limits.upstream_pipelining > 1 && !is_secure;
+        net.cuts_bodies = is_secure && !net.faults.calm;
         net.history.drain_ms = tcp_limits.drain_timeout_ms;
         net.history.max_connections = tcp_limits.max_upstream_connections;
         net.history.idle_ms = tcp_limits.idle_timeout_ms;
         let http = draw_http(net, tcp_limits.clone());
-        let mut http = with_slowness(http, net);
+        let http = with_slowness(http, net);
+        let policy = replica_tls.as_ref().and_then(|replicas| replicas.policy(Mode::Http));
+        let mut http = ServiceConfig { tls: policy, ..http };
         let mut tcp_policy = BalancePolicy::Hash;
         if draws_policies {
             let random = net.random.balance();
@@ -78,7 +94,7 @@ impl Configuration {
             listener_limits.handshake_timeout_ms = tls.handshake_timeout_ms;
         }
         let listener_limits = Arc::new(listener_limits);
-        let (second, routes, instance_settings) = (None, Arc::default(), InstanceSettings::FIRST);
+        let (second, routes, instance_settings) = (None, Vec::new(), InstanceSettings::FIRST);
         Configuration {
             http,
             second,
@@ -90,7 +106,18 @@ impl Configuration {
             tcp_limits,
             listener_limits,
             tls,
+            replica_tls,
         }
+    }
+
+    /// Replicas of HTTP are connected to by TLS, made of the same certificates again.
+    pub fn renew_replica_tls(&mut self) {
+        self.replica_tls = self.replica_tls.take().map(ReplicaTls::renewed);
+        self.http.tls = self.replica_tls.as_ref().and_then(|replicas| replicas.policy(Mode::Http));
+    }
+
+    fn passes_tls(&self) -> bool {
+        self.replica_tls.as_ref().is_some_and(|replicas| replicas.tcp == Spoken::PassedThrough)
     }
 
     /// A listener of HTTP and one of bytes, each with the addresses of all workers.
@@ -98,11 +125,12 @@ impl Configuration {
         let runtime = |config: &ServiceConfig| ServiceSource::Runtime(config.clone());
         let second = self.second.as_ref().map(|second| (SECOND, runtime(second)));
         let services = [(HTTP, runtime(&self.http)), (TCP, ServiceSource::Static(tcp))].into_iter().chain(second);
-        let listeners = [Mode::Http, Mode::Tcp].into_iter().enumerate().map(|(at, mode)| self.listener(at, mode));
+        let of_bytes = if self.passes_tls() { Mode::TlsPassthrough } else { Mode::Tcp };
+        let listeners = [Mode::Http, of_bytes].into_iter().enumerate().map(|(at, mode)| self.listener(at, mode));
         Topology {
             listeners: (0..).map(ListenerId).zip(listeners.map(Arc::new)).collect(),
             services: services.collect(),
-            routes: self.routes.clone(),
+            routes: Routes::new(self.routes.iter().cloned().chain(self.passes_tls().then(passthrough))).into(),
         }
     }
 
@@ -112,7 +140,7 @@ impl Configuration {
             bind: (0..self.workers).map(|worker| listening_addresses(worker)[at]).collect(),
             lifecycle: Lifecycle::Serving,
             mode,
-            service: Some(ServiceId(at as u32)),
+            service: (mode != Mode::TlsPassthrough).then_some(ServiceId(at as u32)),
             redirect: None,
             proxies: Vec::new(),
             tls: self.tls.as_ref().and_then(|tls| tls.policy(mode)),
@@ -138,7 +166,7 @@ impl Configuration {
             key: KeyPolicy::ClientIp,
             limits: self.tcp_limits.clone(),
             send_proxy: None,
-            tls: None,
+            tls: self.replica_tls.as_ref().and_then(|replicas| replicas.policy(Mode::Tcp)),
             max_5xx_in_a_row: None,
             queue_heads: Arc::default(),
             is_removed: false,
@@ -158,6 +186,24 @@ pub fn tcp_instance(number: u64) -> u64 {
 
 pub fn tcp_address(number: u64) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::new(10, 2, 0, 1), number as u16 + 1))
+}
+
+/// The name of the ClientHello leads to the service of bytes.
+fn passthrough() -> Route {
+    Route {
+        host: HostPattern::Exact(NAME.into()),
+        path: String::new(),
+        methods: Vec::new(),
+        listeners: vec![TCP_LISTENER],
+        target: RouteTarget::Service(TCP),
+    }
+}
+
+/// A replica may have a certificate that is not taken: another one is tried.
+fn with_replica_tls(limits: Limits, tls: Option<&ReplicaTls>) -> Limits {
+    let Some(tls) = tls else { return limits };
+    let attempts = limits.attempts.max(2);
+    Limits { connect_timeout_ms: tls.connect_timeout_ms, attempts, ..limits }
 }
 
 fn draw_limits(net: &mut Net) -> Limits {

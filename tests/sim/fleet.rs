@@ -8,6 +8,7 @@ use ringway::core::snapshot::Mode;
 use super::configuration::{InstanceSettings, TCP_REPLICAS, tcp_address, tcp_instance, tcp_name};
 use super::net::{Actor, Net};
 use super::replica::Replica;
+use super::tls::ReplicaTls;
 
 /// One replica: its place among all that there ever were.
 pub type ReplicaNumber = usize;
@@ -18,13 +19,15 @@ pub struct Fleet {
     next_actor: Actor,
     next_port: u16,
     reuse_addresses: bool,
+    tls: Option<ReplicaTls>,
 }
 
 impl Fleet {
     /// With the replicas of the service of bytes.
-    pub fn new(net: &mut Net, first_actor: Actor) -> Fleet {
+    pub fn new(net: &mut Net, first_actor: Actor, tls: Option<ReplicaTls>) -> Fleet {
         let reuse_addresses = net.random.control().one_in(2);
-        let mut fleet = Fleet { replicas: Vec::new(), next_actor: first_actor, next_port: 1000, reuse_addresses };
+        let (replicas, next_port) = (Vec::new(), 1000);
+        let mut fleet = Fleet { replicas, next_actor: first_actor, next_port, reuse_addresses, tls };
         for number in 0..TCP_REPLICAS {
             let (name, instance) = (tcp_name(number), tcp_instance(number));
             fleet.spawn(net, name, instance, tcp_address(number), Mode::Tcp, InstanceSettings::FIRST);
@@ -43,7 +46,14 @@ impl Fleet {
     ) {
         let me = self.next_actor;
         self.next_actor += 1;
-        self.replicas.push(Replica::new(me, name, instance, address, mode, settings, net));
+        let mut replica = Replica::new(me, name, instance, address, mode, settings, net);
+        if let Some(tls) = &self.tls {
+            // In a calm world the other replica of bytes takes the place of this one.
+            let may_be_wrong = tls.may_be_wrong(mode, net.faults.calm);
+            let is_wrong = may_be_wrong && net.random.replica_tls().one_in(4) && instance != tcp_instance(1);
+            replica.speaks_tls(tls.clone(), is_wrong);
+        }
+        self.replicas.push(replica);
     }
 
     /// A new instance begins to listen, in some worlds at the address of one that has ended.

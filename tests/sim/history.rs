@@ -50,6 +50,8 @@ pub struct Totals {
     pub tunnels: u64,
     /// Heads that reached a replica for the second time or later.
     pub retried: u64,
+    /// Connections by TLS that replicas accepted, and whose handshake ended well.
+    pub handshakes: u64,
     /// Processes that took over from another, and attempts of which nothing came.
     pub upgrades: u64,
     pub failed_upgrades: u64,
@@ -62,6 +64,7 @@ impl Totals {
         self.cut += other.cut;
         self.tunnels += other.tunnels;
         self.retried += other.retried;
+        self.handshakes += other.handshakes;
         self.upgrades += other.upgrades;
         self.failed_upgrades += other.failed_upgrades;
     }
@@ -96,6 +99,8 @@ pub struct History {
     /// Nothing is wrong with replicas but that they are slow: no request is run twice. (A pipelined request that would wait
     /// behind a slow one is.)
     pub runs_once: bool,
+    /// Replicas are removed at times, by calls or reloads.
+    pub has_removals: bool,
     /// When a client's connection was closed at its idle timeout (us).
     pub idle_closed: BTreeMap<Actor, u64>,
     /// By the balancer's socket: when it moved bytes last (us).

@@ -15,8 +15,9 @@
 //! - [`configuration`], [`reloads`]: what a process is configured with, and how that changes
 //! - [`operator`]: admin calls and reloads, once a second
 //! - [`client`], [`replica`], [`tunnel`]: the scripted parties
+//! - [`stream`]: what their bytes pass through: a socket as it is, or TLS
 //! - [`fleet`]: all replicas, their addresses and deaths
-//! - [`tls`]: which listeners speak TLS, and what clients of those do
+//! - [`tls`]: which listeners and replicas speak TLS, and how
 //! - [`request`], [`plan`], [`pattern`]: what is sent: requests, planned responses, body bytes
 //! - [`http`]: the parser of the scripted parties
 //! - [`history`]: what was sent, answered, published and failed
@@ -37,6 +38,7 @@
 //! - A body is its pattern: `Connection::receive_body`; it is complete only if its client sent all of it:
 //!   `Connection::on_body_end`
 //! - Chunked bodies have no extension, bare LF or malformed trailer: `http::Body::feed`
+//! - A connection that carried bytes of no response gets no other request: `Connection::check_excess`
 //! - Without pipelining a request comes only after the response to the one before: `Connection::may_begin`
 //!
 //! Responses, at the client
@@ -58,8 +60,12 @@
 //! - What holds without TLS holds over it, for what the client's records contain
 //! - The balancer breaks no rule of TLS: `SecureStream::fill`
 //! - A stream that ends in order ends with close_notify: `Stream::read`
-//! - A request in plain text is refused: `Client::draw_request`; in a calm world a handshake ends well:
-//!   `Client::on_handshake_end`
+//! - A request in plain text is refused, and a name without a route: `Client::draw_request`; in a calm world a handshake ends
+//!   well: `Client::on_handshake_end`
+//! - A replica with the certificate of another name gets no request, and the next one does: `SecureStream::fill`,
+//!   `History::head_arrived`
+//! - A body that only a close ends is cut where the replica did not say close_notify: `Client::on_response_end`
+//! - TLS passes through as it is, to the service of its name: `SecureStream::fill`, and what holds for tunnels
 //!
 //! Workers
 //! - A worker dials only replicas that are up or ejected in its process's current snapshot: `History::check_dial`
@@ -112,6 +118,7 @@ mod reloads;
 mod replica;
 mod request;
 mod runtime;
+mod stream;
 mod tls;
 mod tunnel;
 mod upgrades;

@@ -18,6 +18,7 @@ pub struct Operator {
 impl Operator {
     pub fn new(net: &mut Net, configuration: Configuration) -> Operator {
         let reloads = Reloads::draw(&configuration, net.random.reloads()).filter(|_| !net.faults.serial);
+        net.history.has_removals = net.faults.calls > 0 || reloads.is_some();
         Operator { configuration, reloads, ticket: 0, names: 0 }
     }
 

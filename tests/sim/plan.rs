@@ -87,6 +87,11 @@ impl ResponsePlan {
             faulty_attempts: if c.one_in(3) { u32::MAX } else { 1 },
         }
     }
+
+    /// Its body has no other end than that of the connection, and no fault yet.
+    pub fn is_until_close(&self) -> bool {
+        self.framing == Framing::UntilClose && self.len > 0 && self.fault == ResponseFault::None
+    }
 }
 
 fn draw_fault(c: &mut Random) -> ResponseFault {

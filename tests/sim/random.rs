@@ -19,10 +19,11 @@ enum Concern {
     Reloads,
     Upgrades,
     Tls,
+    ReplicaTls,
     Balance,
 }
 
-const CONCERNS: u64 = 13;
+const CONCERNS: u64 = 14;
 
 impl Streams {
     pub fn new(seed: u64) -> Streams {
@@ -31,7 +32,8 @@ impl Streams {
 
     /// One stream for all concerns that there were before the streams were split, and one for those that came later.
     pub fn shared(seed: u64) -> Streams {
-        let later = [Concern::Health, Concern::Reloads, Concern::Upgrades, Concern::Tls, Concern::Balance];
+        let later = [Concern::Health, Concern::Reloads, Concern::Upgrades, Concern::Tls];
+        let later = later.into_iter().chain([Concern::ReplicaTls, Concern::Balance]);
         let later = later.map(|concern| Random::new(mix(seed).wrapping_add(concern as u64)));
         Streams([Random::new(seed)].into_iter().chain(later).collect())
     }
@@ -96,6 +98,11 @@ impl Streams {
         self.of(Concern::Tls)
     }
 
+    /// Which replicas speak TLS, and how.
+    pub fn replica_tls(&mut self) -> &mut Random {
+        self.of(Concern::ReplicaTls)
+    }
+
     /// By which policy services balance.
     pub fn balance(&mut self) -> &mut Random {
         self.of(Concern::Balance)
@@ -108,7 +115,8 @@ impl Streams {
             Concern::Reloads if is_shared => 2,
             Concern::Upgrades if is_shared => 3,
             Concern::Tls if is_shared => 4,
-            Concern::Balance if is_shared => 5,
+            Concern::ReplicaTls if is_shared => 5,
+            Concern::Balance if is_shared => 6,
             _ if is_shared => 0,
             concern => concern as usize,
         };

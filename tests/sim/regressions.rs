@@ -6,15 +6,17 @@
 
 use super::random::Streams;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StreamKind {
     /// One stream for all concerns, as all worlds had before the streams were split.
     Shared,
     /// One for each concern, when no world had TLS.
     PerConcern,
-    /// One for each concern, that of TLS included, when all services balanced by hash.
+    /// One for each concern, that of TLS included, when only clients spoke it.
     WithTls,
-    /// One for each concern, that of policies included.
+    /// That of replicas' TLS too.
+    WithReplicaTls,
+    /// That of policies too: before, all services balanced by hash.
     WithPolicies,
 }
 
@@ -97,6 +99,11 @@ pub const ALL: &[Regression] = &[
         989,
         "Ringway closed a connection whose socket had no room for close_notify: a body that a close ends looked cut",
     ),
+    with_replica_tls(
+        253,
+        "Ringway passed the reset of a tunnel's replica on as a FIN when the write of records that were pending met it",
+    ),
+    with_replica_tls(7272, "a response that outlasted the drain of a replica that a reload removed counted as lost"),
 ];
 
 /// The commit that brought the simulation (f142dba) lists the seed and says nothing about it.
@@ -124,28 +131,20 @@ const fn per_concern(seed: u64, caught: &'static str) -> Regression {
     Regression { seed, streams: StreamKind::PerConcern, caught }
 }
 
-/// It was kept when no world had TLS, and has none.
-pub fn predates_tls(seed: u64) -> bool {
-    streams_of(seed).is_some_and(|streams| matches!(streams, StreamKind::Shared | StreamKind::PerConcern))
-}
-
-/// It was kept when all services balanced by hash, and all do.
-pub fn predates_policies(seed: u64) -> bool {
-    streams_of(seed).is_some_and(|streams| streams != StreamKind::WithPolicies)
-}
-
-fn streams_of(seed: u64) -> Option<StreamKind> {
-    ALL.iter().find(|regression| regression.seed == seed).map(|regression| regression.streams)
+/// It was kept when no world had these streams, and has none.
+pub fn predates(seed: u64, streams: StreamKind) -> bool {
+    ALL.iter().any(|regression| regression.seed == seed && regression.streams < streams)
 }
 
 const fn with_tls(seed: u64, caught: &'static str) -> Regression {
     Regression { seed, streams: StreamKind::WithTls, caught }
 }
 
+const fn with_replica_tls(seed: u64, caught: &'static str) -> Regression {
+    Regression { seed, streams: StreamKind::WithReplicaTls, caught }
+}
+
 /// The random numbers of a seed's world.
 pub fn streams(seed: u64) -> Streams {
-    match streams_of(seed) {
-        Some(StreamKind::Shared) => Streams::shared(seed),
-        Some(StreamKind::PerConcern | StreamKind::WithTls | StreamKind::WithPolicies) | None => Streams::new(seed),
-    }
+    if predates(seed, StreamKind::PerConcern) { Streams::shared(seed) } else { Streams::new(seed) }
 }

@@ -2,15 +2,13 @@
 //! changes its number of replicas, ring and limits, and what they are started with, which does not always work; a second one
 //! comes and goes, and shares the requests by a route.
 
-use std::sync::Arc;
-
 use ringway::control::registry::ServiceConfig;
 use ringway::core::limits::Limits;
 use ringway::core::ring::RingKind;
-use ringway::core::routes::{HostPattern, Route, RouteTarget, Routes, Split};
+use ringway::core::routes::{HostPattern, Route, RouteTarget, Split};
 use ringway::core::snapshot::ServiceId;
 
-use super::configuration::{Configuration, HTTP, InstanceSettings, SECOND, SECOND_NAME};
+use super::configuration::{Configuration, HTTP, HTTP_LISTENER, InstanceSettings, SECOND, SECOND_NAME};
 use super::random::Random;
 
 /// What the next configuration is made from.
@@ -46,7 +44,11 @@ impl Reloads {
             let replicas = random.range(1, 2) as usize;
             let second = ServiceConfig { name: SECOND_NAME.into(), replicas, ..first.http.clone() };
             configuration.second = Some(second);
-            configuration.routes = Arc::new(shared_by(&[(HTTP, 1), (SECOND, 1)]));
+            configuration.routes = shared_by(&[(HTTP, 1), (SECOND, 1)]);
+        }
+        if configuration.http.tls.is_some() && random.one_in(2) {
+            configuration.renew_replica_tls();
+            configuration.second.iter_mut().for_each(|second| second.tls = configuration.http.tls.clone());
         }
         let is_rolled_out = random.one_in(2);
         let drawn = random.range(InstanceSettings::FIRST.0, InstanceSettings::BROKEN.0);
@@ -66,8 +68,9 @@ impl Reloads {
     }
 }
 
-fn shared_by(weights: &[(ServiceId, u32)]) -> Routes {
+fn shared_by(weights: &[(ServiceId, u32)]) -> Vec<Route> {
     let target = Split::new(weights).map(RouteTarget::Split);
-    let (methods, listeners) = Default::default();
-    Routes::new(target.map(|target| Route { host: HostPattern::Any, path: String::new(), methods, listeners, target }))
+    let (methods, listeners) = (Vec::new(), vec![HTTP_LISTENER]);
+    let route = target.map(|target| Route { host: HostPattern::Any, path: String::new(), methods, listeners, target });
+    route.into_iter().collect()
 }

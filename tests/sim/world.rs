@@ -16,8 +16,8 @@ use super::kernel::listening_addresses;
 use super::net::{Event, Net, Owner, SharedNet, SocketId, Trace};
 use super::operator::Operator;
 use super::processes::Processes;
-use super::regressions;
-use super::tls::WorldTls;
+use super::regressions::{self, StreamKind};
+use super::tls::{ReplicaTls, Spoken, WorldTls};
 use super::upgrades::Upgrades;
 use super::worker::WorkerSettings;
 
@@ -61,15 +61,19 @@ pub fn replay(seed: u64) -> Outcome {
 fn run_with(seed: u64, trace: Trace) -> Outcome {
     let mut random = regressions::streams(seed);
     let faults = Faults::draw(&mut random);
-    let tls = if regressions::predates_tls(seed) { None } else { WorldTls::draw(random.tls()) };
+    let tls = WorldTls::draw(random.tls()).filter(|_| !regressions::predates(seed, StreamKind::WithTls));
+    let replica_tls = ReplicaTls::draw(random.replica_tls(), faults.calm);
+    let replica_tls = replica_tls.filter(|_| !regressions::predates(seed, StreamKind::WithReplicaTls));
+    let passes = replica_tls.as_ref().is_some_and(|replicas| replicas.tcp == Spoken::PassedThrough);
+    let tls = if passes { tls.map(WorldTls::without_tcp) } else { tls };
     if trace == Trace::Printed {
-        println!("{faults:#?}, {tls:?}");
+        println!("{faults:#?}, {tls:?}, {replica_tls:?}");
     }
-    let draws_policies = !regressions::predates_policies(seed);
+    let draws_policies = !regressions::predates(seed, StreamKind::WithPolicies);
     let workers = random.world().range(1, 3) as usize;
     let calm = faults.calm;
     let net = Rc::new(RefCell::new(Net::new(random, faults, trace)));
-    let mut world = World::new(net, workers, tls, draws_policies);
+    let mut world = World::new(net, workers, tls, replica_tls, draws_policies);
     world.run_until_clients_end();
     world.stop();
     let net = world.net.borrow();
@@ -77,17 +81,23 @@ fn run_with(seed: u64, trace: Trace) -> Outcome {
 }
 
 impl World {
-    fn new(shared: SharedNet, workers: usize, tls: Option<WorldTls>, draws_policies: bool) -> World {
+    fn new(
+        shared: SharedNet,
+        workers: usize,
+        tls: Option<WorldTls>,
+        replica_tls: Option<ReplicaTls>,
+        draws_policies: bool,
+    ) -> World {
         let mut net = shared.borrow_mut();
         let client_count = net.random.world().range(1, 20) as usize;
-        let configuration = Configuration::draw(&mut net, workers, tls.clone(), draws_policies);
+        let configuration = Configuration::draw(&mut net, workers, tls.clone(), replica_tls.clone(), draws_policies);
         let operator = Operator::new(&mut net, configuration);
         let upgrades = Upgrades::draw(&mut net);
         let mut control = Control::first(&mut net, &operator.configuration, workers, upgrades.hosting());
-        let mut fleet = Fleet::new(&mut net, client_count);
+        let mut fleet = Fleet::new(&mut net, client_count, replica_tls.clone());
         control.attach(&mut net, &mut fleet, Vec::new());
         net.after(FATE_US, Event::Fate);
-        let clients = draw_clients(&mut net, workers, client_count, tls.as_ref());
+        let clients = draw_clients(&mut net, workers, client_count, tls.as_ref(), replica_tls.as_ref());
         let stop_us = if net.faults.early_stop { net.random.world().range(500_000, 5_000_000) } else { u64::MAX / 2 };
         let stop_at_us = net.now_us + stop_us;
         let (settings, seed) = draw_worker_settings(&mut net, workers);
@@ -258,7 +268,13 @@ fn clients_ended(net: &Net, clients: &[Client]) -> bool {
 }
 
 /// Each worker has a listener for HTTP and one for TCP. Half of the clients drawn for TCP use HTTP.
-fn draw_clients(net: &mut Net, workers: usize, count: usize, tls: Option<&WorldTls>) -> Vec<Client> {
+fn draw_clients(
+    net: &mut Net,
+    workers: usize,
+    count: usize,
+    tls: Option<&WorldTls>,
+    replica_tls: Option<&ReplicaTls>,
+) -> Vec<Client> {
     let mut addresses = Vec::new();
     for worker in 0..workers {
         for (address, mode) in listening_addresses(worker).into_iter().zip([Mode::Http, Mode::Tcp]) {
@@ -271,8 +287,10 @@ fn draw_clients(net: &mut Net, workers: usize, count: usize, tls: Option<&WorldT
             (_, Mode::Tcp) if net.random.clients().one_in(2) => addresses[0],
             other => other,
         };
-        let tls = tls.and_then(|tls| tls.draw_client(mode, net.random.tls()));
-        Client::draw(me, address, mode, tls, net)
+        let terminated = tls.and_then(|tls| tls.draw_client(mode, net.random.tls()));
+        let passed = replica_tls.filter(|_| mode == Mode::Tcp);
+        let passed = passed.and_then(|replicas| replicas.draw_client(net.random.replica_tls()));
+        Client::draw(me, address, mode, terminated.or(passed), net)
     };
     (0..count).map(draw).collect()
 }

@@ -50,8 +50,8 @@ fn is_late_request(net: &Net, request: &Request) -> bool {
     due_us.is_none_or(|due_us| net.now_us < due_us)
 }
 
-/// A replica that `/rm` removes ends at the drain timeout, whatever it still does.
+/// A replica that `/rm` or a reload removes ends at the drain timeout, whatever it still does.
 fn is_removed(net: &Net, request: &Request) -> bool {
     let timeout_us = net.history.drain_ms * 1000;
-    net.faults.calls > 0 && request.sent_at_us.is_some_and(|sent_us| net.now_us >= sent_us + timeout_us)
+    net.history.has_removals && request.sent_at_us.is_some_and(|sent_us| net.now_us >= sent_us + timeout_us)
 }

@@ -4,13 +4,11 @@
 //! - `mod.rs`: how a client is drawn, and the life of its connection
 //! - [`send`]: requests and tunnel data
 //! - [`receive`]: responses, byte by byte, and the oracles of their heads
-//! - [`stream`]: the socket as it is, or TLS over it
 //! - [`failure`]: the oracle of unanswered requests
 
 mod failure;
 mod receive;
 mod send;
-mod stream;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -19,10 +17,11 @@ use ringway::core::snapshot::Mode;
 
 use super::http::Body;
 use super::net::{Actor, Closing, Event, Net, Owner, ProcessId, SocketId};
+use super::plan::{CutPoint, ResponseFault};
 use super::request::{Malformed, Position, Request, RequestBuilder};
+use super::stream::{Handshake, Stream};
 use super::tls::ClientTls;
 use super::tunnel::ClientTunnel;
-use stream::{Handshake, Stream};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behavior {
@@ -62,6 +61,8 @@ pub struct Client {
     stream: Stream,
     /// Its listener speaks TLS, and it does not.
     misspeaks: bool,
+    /// Its request leads nowhere.
+    is_refused: bool,
     /// Requests that were not begun.
     script: VecDeque<ScriptedRequest>,
     pipeline_depth: usize,
@@ -127,6 +128,7 @@ impl Client {
             socket: None,
             stream: Stream::Plain,
             misspeaks: false,
+            is_refused: false,
             script: VecDeque::new(),
             pipeline_depth: if net.random.clients().one_in(3) { net.random.clients().range(2, 6) as usize } else { 1 },
             think_until_us: 0,
@@ -163,15 +165,19 @@ impl Client {
         match tls {
             None => {}
             Some(ClientTls::PlainText) => {
-                self.misspeaks = true;
+                (self.misspeaks, self.is_refused) = (true, true);
                 self.behavior.need_not_be_answered();
             }
-            Some(ClientTls::Speaks(settings)) => {
+            Some(ClientTls::Speaks(speech)) => {
+                if !speech.has_route() {
+                    self.is_refused = true;
+                    self.behavior.need_not_be_answered();
+                }
                 let limit = match self.behavior {
                     Behavior::Correct => u64::MAX,
                     Behavior::ClosesAfter { bytes, .. } | Behavior::StallsAfter { bytes } => bytes,
                 };
-                self.stream = Stream::secure(settings, limit);
+                self.stream = speech.stream(limit);
             }
         }
     }
@@ -206,7 +212,10 @@ impl Client {
         let mut builder =
             RequestBuilder { random: net.random.clients(), faults: &net.faults, client: self.me, scheme, service };
         let mut request = build(&mut builder, id);
-        if self.misspeaks {
+        if net.cuts_bodies && request.plan.is_until_close() && net.random.replica_tls().one_in(3) {
+            request.plan.fault = ResponseFault::Cut { at: CutPoint::Body, reset: false };
+        }
+        if self.is_refused {
             request.malformed = Malformed::Head;
         }
         net.history.requests.push(request);

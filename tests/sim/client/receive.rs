@@ -33,6 +33,10 @@ impl Client {
                     self.closing = true;
                     return;
                 }
+                if self.misspeaks && self.tunnel.is_some() {
+                    // In the place of a tunnel: 400 in plain text.
+                    return;
+                }
                 self.received.extend_from_slice(&buffer[..n]);
                 let result = self.parse(net);
                 self.expect_ok(result);

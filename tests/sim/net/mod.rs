@@ -114,6 +114,8 @@ pub struct Net {
     pub faults: Faults,
     /// Requests may be pipelined on a connection to a replica.
     pub upstream_pipelining: bool,
+    /// Replicas of HTTP speak TLS and cut bodies that only a close ends, without close_notify.
+    pub cuts_bodies: bool,
     /// A client that half-closes gives its request up.
     pub aborts_on_close: bool,
     pub history: History,
@@ -168,6 +170,7 @@ impl Net {
             random,
             faults,
             upstream_pipelining: false,
+            cuts_bodies: false,
             aborts_on_close: false,
             history: History::default(),
             resources: Vec::new(),

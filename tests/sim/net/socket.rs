@@ -27,6 +27,8 @@ pub struct Socket {
     /// Received and not read.
     pub(super) inbox: VecDeque<u8>,
     inbox_capacity: usize,
+    /// When the last byte that had been received was read (us).
+    emptied_at_us: u64,
     pub(super) fin_received: bool,
     /// Closed in both directions.
     pub(super) dead: bool,
@@ -69,6 +71,7 @@ impl Net {
             connecting: true,
             inbox: VecDeque::new(),
             inbox_capacity: window(self.random.network()),
+            emptied_at_us: 0,
             fin_received: false,
             dead: false,
             error: None,
@@ -197,6 +200,9 @@ impl Net {
     fn on_read(&mut self, id: SocketId, n: usize) {
         if n > 0 {
             self.progress += 1;
+            if self.sockets[id].inbox.is_empty() {
+                self.sockets[id].emptied_at_us = self.now_us;
+            }
             if let Some(peer) = self.sockets[id].peer {
                 self.schedule_delivery(peer);
             }
@@ -326,6 +332,12 @@ impl Net {
     /// No received byte is unread.
     pub fn is_empty(&self, id: SocketId) -> bool {
         self.unread_len(id) == 0
+    }
+
+    /// Since when the peer has read all that was written (us). `None`: it has not.
+    pub fn read_whole_since_us(&self, id: SocketId) -> Option<u64> {
+        let peer = &self.sockets[self.sockets[id].peer?];
+        (self.sockets[id].outbox.is_empty() && peer.inbox.is_empty()).then_some(peer.emptied_at_us)
     }
 
     pub fn owner(&self, id: SocketId) -> Owner {

@@ -6,14 +6,15 @@ use std::net::SocketAddr;
 
 use ringway::core::snapshot::Mode;
 
-use super::super::http::{self, Body, Head};
+use super::super::http::{self, Body, Framing, Head};
 use super::super::net::{Actor, Closing, Event, Net, SocketId};
 use super::super::pattern;
 use super::super::plan::ResponseFault;
 use super::super::request::{Malformed, Request};
+use super::super::stream::{Handshake, Stream};
 use super::super::tunnel::{Echo, LABEL_LEN};
 use super::request_check::check_head;
-use super::response::{self, AfterResponse};
+use super::response::{self, AfterResponse, EXCESS};
 
 /// After its FIN, a replica goes on reading for so long: bytes that arrive after a close would be answered with a
 /// reset.
@@ -30,6 +31,8 @@ const READ_GAP_US: u64 = 2_000;
 pub struct Connection {
     pub socket: SocketId,
     pub closed: bool,
+    stream: Stream,
+    is_handshaking: bool,
     actor: Actor,
     address: SocketAddr,
     mode: Mode,
@@ -53,6 +56,8 @@ pub struct Connection {
     fin_sent: bool,
     /// Bytes that belong to no response follow the last one.
     excess: bool,
+    /// They follow then, when the balancer uses the connection no more.
+    excess_at_us: Option<u64>,
 }
 
 /// A request whose head was read.
@@ -69,10 +74,19 @@ struct PendingResponse {
 }
 
 impl Connection {
-    pub fn new(socket: SocketId, actor: Actor, address: SocketAddr, mode: Mode, read_max: usize) -> Connection {
+    pub fn new(
+        socket: SocketId,
+        stream: Stream,
+        actor: Actor,
+        address: SocketAddr,
+        mode: Mode,
+        read_max: usize,
+    ) -> Connection {
         Connection {
             socket,
             closed: false,
+            is_handshaking: stream.is_secure(),
+            stream,
             actor,
             address,
             mode,
@@ -92,6 +106,7 @@ impl Connection {
             fin_received: false,
             fin_sent: false,
             excess: false,
+            excess_at_us: None,
         }
     }
 
@@ -111,6 +126,9 @@ impl Connection {
 
     pub fn close(&mut self, net: &mut Net, closing: Closing) {
         self.closed = true;
+        if closing == Closing::Fin && !net.is_dead(self.socket) {
+            self.stream.end(net, self.socket);
+        }
         net.close_by(self.socket, closing);
     }
 
@@ -123,7 +141,17 @@ impl Connection {
         if self.closed {
             return Ok(());
         }
-        self.receive(net);
+        match self.stream.advance(net, self.socket) {
+            Handshake::Done => {
+                net.history.totals.handshakes += u64::from(std::mem::take(&mut self.is_handshaking));
+                self.receive(net);
+            }
+            Handshake::Ended => self.close(net, Closing::Fin),
+            Handshake::UnderWay => {
+                self.cut_if_spent(net);
+                return Ok(());
+            }
+        }
         if !self.closed {
             self.parse(net)?;
         }
@@ -131,13 +159,19 @@ impl Connection {
             self.on_fin(net)?;
         }
         if !self.closed {
+            self.send_late_excess(net);
             let responding = self.is_responding();
             self.send(net);
-            if responding && !self.is_responding() && !self.received.is_empty() {
+            let has_responded = responding && !self.is_responding();
+            if has_responded && !self.received.is_empty() {
                 // The next pipelined request.
                 net.after(1, Event::Wake(self.actor));
             }
+            if has_responded && !self.closed && self.after == AfterResponse::NextRequest {
+                self.stream.rest(net, self.socket);
+            }
         }
+        self.cut_if_spent(net);
         if self.is_idle() && !self.closed && self.mode == Mode::Http {
             self.check_idle_time(net);
         } else {
@@ -164,6 +198,16 @@ impl Connection {
         }
     }
 
+    /// A fault of the replica. A FIN in a tunnel would be its regular end.
+    fn cut_if_spent(&mut self, net: &mut Net) {
+        if self.stream.is_spent() && !self.closed {
+            net.note("r.cuts", self.socket as u64, 0, 0);
+            net.history.replica_fault(self.address, net.now_us);
+            let resets = self.echo.is_some() || self.mode == Mode::Tcp || net.random.replica_tls().one_in(2);
+            self.close(net, if resets { Closing::Reset } else { Closing::Fin });
+        }
+    }
+
     // Receiving.
 
     fn receive(&mut self, net: &mut Net) {
@@ -171,13 +215,15 @@ impl Connection {
         let mut remaining = self.read_max;
         while remaining > 0 && !self.fin_received {
             let max = remaining.min(buffer.len());
-            match net.read(self.socket, &mut buffer[..max]) {
+            match self.stream.read(net, self.socket, &mut buffer[..max]) {
                 Ok(0) => self.fin_received = true,
                 Ok(n) => {
                     remaining -= n;
                     self.received.extend_from_slice(&buffer[..n]);
                 }
                 Err(ErrorKind::WouldBlock) => return,
+                // Without close_notify a tunnel has not ended in order, and does not at the other end.
+                Err(ErrorKind::UnexpectedEof) if self.echo.is_some() => return self.close(net, Closing::Reset),
                 Err(_) => return self.close(net, Closing::Fin),
             }
         }
@@ -302,6 +348,7 @@ impl Connection {
         net.note("r.asked", self.socket as u64, id, u64::from(self.address.port()));
         self.head_arrived(net, id)?;
         let request = net.history.requests[id as usize].clone();
+        self.check_excess(net, &request)?;
         let framing = check_head(&request, head)?;
         if request.fault() != ResponseFault::None {
             net.history.replica_fault(self.address, net.now_us);
@@ -316,6 +363,15 @@ impl Connection {
         }
         if !waits_for_body {
             net.at(starts_us, Event::Wake(self.actor));
+        }
+        Ok(())
+    }
+
+    /// Oracle: a connection on which the balancer has read bytes of no response gets no request that comes later.
+    fn check_excess(&self, net: &Net, request: &Request) -> Result<(), String> {
+        let read_us = net.read_whole_since_us(self.socket).filter(|_| self.excess);
+        if read_us.is_some_and(|read_us| request.sent_at_us > Some(read_us)) {
+            return Err(format!("request {} on a connection that carried bytes of no response", request.id));
         }
         Ok(())
     }
@@ -348,7 +404,7 @@ impl Connection {
         }
         while !self.all_sent() && self.write_at_us <= net.now_us {
             let end = self.send_buffer.len().min(self.sent + self.write_max);
-            match net.write(self.socket, &self.send_buffer[self.sent..end]) {
+            match self.stream.write(net, self.socket, &self.send_buffer[self.sent..end]) {
                 Ok(n) => {
                     self.sent += n;
                     if let Some(echo) = &mut self.echo {
@@ -377,7 +433,7 @@ impl Connection {
             AfterResponse::NextRequest | AfterResponse::Stall => {}
             AfterResponse::Reset => self.close(net, Closing::Reset),
             AfterResponse::Close if self.fin_sent => {
-                if self.write_at_us <= net.now_us {
+                if self.write_at_us <= net.now_us && self.stream.is_flushed() {
                     self.close(net, Closing::Fin);
                 }
             }
@@ -391,9 +447,18 @@ impl Connection {
         if let Some(echo) = &self.echo {
             echo.end_down(net);
         }
-        net.shutdown_write(self.socket);
+        self.stream.shutdown_write(net, self.socket);
         self.write_at_us = net.now_us + LINGER_US;
         net.at(self.write_at_us, Event::Wake(self.actor));
+    }
+
+    fn send_late_excess(&mut self, net: &mut Net) {
+        if self.excess_at_us.take_if(|at_us| *at_us <= net.now_us).is_some() && self.is_idle() {
+            net.note("r.exceeds", self.socket as u64, 0, 0);
+            net.history.replica_fault(self.address, net.now_us);
+            self.excess = true;
+            self.send_buffer.extend_from_slice(EXCESS);
+        }
     }
 
     fn compose(&mut self, net: &mut Net, id: u64) {
@@ -407,7 +472,20 @@ impl Connection {
         if request.upgrade && !prevents_upgrade(request.fault()) {
             return self.upgrade(net, &request);
         }
-        let composed = response::compose(&request, self.socket as u64, net);
+        let secure = self.stream.is_secure();
+        let mut composed = response::compose(&request, self.socket as u64, secure, net);
+        if composed.excess && secure && net.random.replica_tls().one_in(2) {
+            // In records of their own, for an idle connection.
+            composed.bytes.truncate(composed.bytes.len() - EXCESS.len());
+            composed.excess = false;
+            let at_us = net.now_us + net.random.replica_tls().range(1_000, 200_000);
+            self.excess_at_us = Some(at_us);
+            net.at(at_us, Event::Wake(self.actor));
+        }
+        if request.plan.framing == Framing::UntilClose {
+            // Its end, or what tells that it was cut.
+            self.stream.set_close_notify(!matches!(request.fault(), ResponseFault::Cut { .. }));
+        }
         self.send_buffer.extend_from_slice(&composed.bytes);
         self.after = composed.after;
         self.excess |= composed.excess;

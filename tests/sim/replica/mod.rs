@@ -15,7 +15,9 @@ use std::net::SocketAddr;
 use ringway::core::snapshot::Mode;
 
 use super::configuration::InstanceSettings;
-use super::net::{Actor, Bound, Closing, Event, Net};
+use super::net::{Actor, Bound, Closing, Event, Net, SocketId};
+use super::stream::Stream;
+use super::tls::ReplicaTls;
 use connection::Connection;
 
 /// Reads are not limited: the connection takes what has arrived.
@@ -33,6 +35,9 @@ pub struct Replica {
     mode: Mode,
     connections: Vec<Connection>,
     stopping: bool,
+    tls: Option<ReplicaTls>,
+    /// Its certificate is for another name.
+    is_wrong: bool,
 }
 
 impl Replica {
@@ -47,7 +52,12 @@ impl Replica {
     ) -> Replica {
         net.bound.insert(address, Bound::Replica { actor: me, hung: false });
         let connections = Vec::new();
-        Replica { me, name, instance, address, alive: true, hung: false, settings, mode, connections, stopping: false }
+        let (alive, hung, stopping, tls, is_wrong) = (true, false, false, None, false);
+        Replica { me, name, instance, address, alive, hung, settings, mode, connections, stopping, tls, is_wrong }
+    }
+
+    pub fn speaks_tls(&mut self, tls: ReplicaTls, is_wrong: bool) {
+        (self.tls, self.is_wrong) = (Some(tls), is_wrong);
     }
 
     /// Its process runs and takes part.
@@ -116,7 +126,8 @@ impl Replica {
             if read_max < READ_UNLIMITED {
                 net.set_receive_window(socket, read_max);
             }
-            self.connections.push(Connection::new(socket, self.me, self.address, self.mode, read_max));
+            let stream = self.accept(net, socket);
+            self.connections.push(Connection::new(socket, stream, self.me, self.address, self.mode, read_max));
         }
         for connection in &mut self.connections {
             if let Err(why) = connection.step(net) {
@@ -127,5 +138,15 @@ impl Replica {
             }
         }
         self.connections.retain(|connection| !connection.closed);
+    }
+
+    /// A wrong certificate is a fault of the replica: the balancer tries the next one.
+    fn accept(&self, net: &mut Net, socket: SocketId) -> Stream {
+        let Some(tls) = &self.tls else { return Stream::Plain };
+        if self.is_wrong {
+            net.note("r.is wrong", self.instance, socket as u64, 0);
+            net.history.replica_fault(self.address, net.now_us);
+        }
+        tls.draw_stream(self.mode, self.is_wrong, net.random.replica_tls())
     }
 }

@@ -10,6 +10,9 @@ use super::super::request::Request;
 /// A response that never ends: more bytes of interim responses at once than Ringway accepts.
 const INTERIM_FLOOD: usize = 2_000;
 
+/// Bytes that belong to no response.
+pub const EXCESS: &[u8] = b"AND ONE MORE THING\r\n";
+
 /// What follows once the bytes were written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterResponse {
@@ -27,8 +30,8 @@ pub struct Composed {
     pub excess: bool,
 }
 
-/// A final response with its interim responses. It is recorded in the history.
-pub fn compose(request: &Request, socket: u64, net: &mut Net) -> Composed {
+/// A final response with its interim responses. It is recorded in the history. `secure`: it goes out by TLS.
+pub fn compose(request: &Request, socket: u64, secure: bool, net: &mut Net) -> Composed {
     let (id, plan, fault) = (request.id, &request.plan, request.fault());
     let invalid = matches!(fault, ResponseFault::InvalidHead(_) | ResponseFault::UnaskedUpgrade);
     let response = Response { request: id, status: plan.status, framing: plan.framing, len: plan.len, invalid };
@@ -41,7 +44,7 @@ pub fn compose(request: &Request, socket: u64, net: &mut Net) -> Composed {
     bytes.extend_from_slice(&body(plan, number, fault, net));
     let after = if plan.close { AfterResponse::Close } else { AfterResponse::NextRequest };
     let mut composed = Composed { bytes, after, excess: false };
-    composed.apply_fault(fault, start, body_start, plan.framing, net);
+    composed.apply_fault(fault, start, body_start, (plan.framing, secure), net);
     composed
 }
 
@@ -56,7 +59,14 @@ pub fn compose_upgrade(request: &Request, socket: u64, net: &mut Net) -> Vec<u8>
 
 impl Composed {
     /// Cuts the response, or adds what does not belong to it.
-    fn apply_fault(&mut self, fault: ResponseFault, start: usize, body_start: usize, framing: Framing, net: &mut Net) {
+    fn apply_fault(
+        &mut self,
+        fault: ResponseFault,
+        start: usize,
+        body_start: usize,
+        (framing, secure): (Framing, bool),
+        net: &mut Net,
+    ) {
         let body_len = self.bytes.len() - body_start;
         let c = net.random.replicas();
         let mut offset = |at: CutPoint| match at {
@@ -67,8 +77,8 @@ impl Composed {
         match fault {
             ResponseFault::Cut { at, reset } => {
                 self.bytes.truncate(offset(at));
-                // A FIN would be the regular end of a body that only a close ends.
-                let reset = reset || (at == CutPoint::Body && framing == Framing::UntilClose);
+                // A FIN would be the regular end of a body that only a close ends. By TLS it is not without close_notify.
+                let reset = reset || (at == CutPoint::Body && framing == Framing::UntilClose && !secure);
                 self.after = if reset { AfterResponse::Reset } else { AfterResponse::Close };
             }
             ResponseFault::Stall { at } => {
@@ -77,7 +87,7 @@ impl Composed {
             }
             ResponseFault::ExcessBytes if framing != Framing::UntilClose => {
                 self.excess = true;
-                self.bytes.extend_from_slice(b"AND ONE MORE THING\r\n");
+                self.bytes.extend_from_slice(EXCESS);
             }
             ResponseFault::BothFramings | ResponseFault::InvalidChunk if framing != Framing::Chunked => {}
             ResponseFault::BothFramings

@@ -1,14 +1,13 @@
-//! What a client's bytes pass through: its socket as it is, or TLS over it. The TLS is rustls' own buffered connection,
-//! which shares no code with the balancer's beyond the library. What the bytes mean never enters.
+//! What the bytes of a client or a replica pass through: its socket as it is, or TLS over it. The TLS is rustls' own buffered
+//! connection, which shares no code with the balancer's beyond the library. What the bytes mean never enters.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 
-use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, ProtocolVersion};
+use rustls::{Connection, Error, ProtocolVersion};
 
-use super::super::net::{Net, SocketId};
-use super::super::tls::{NAME, SpokenTls};
+use super::net::{Net, SocketId};
+use super::tls::Speech;
 
 /// Ciphertext read at a time, in bytes.
 const READ_MAX: u64 = 16 * 1024;
@@ -28,8 +27,8 @@ pub enum Handshake {
 }
 
 pub struct SecureStream {
-    connection: ClientConnection,
-    settings: SpokenTls,
+    connection: Connection,
+    speech: Speech,
     /// Ciphertext that was read and not opened: what is opened is taken before more is.
     incoming: VecDeque<u8>,
     /// Ciphertext that the socket has not taken.
@@ -43,19 +42,10 @@ pub struct SecureStream {
 
 impl Stream {
     /// It moves `limit` bytes at most.
-    pub fn secure(settings: SpokenTls, limit: u64) -> Stream {
-        let name = ServerName::try_from(NAME).expect("a name");
-        let connection = ClientConnection::new(settings.config.clone(), name).expect("a connection");
-        let (incoming, outgoing, sealed) = Default::default();
-        Stream::Secure(Box::new(SecureStream {
-            connection,
-            settings,
-            incoming,
-            outgoing,
-            sealed,
-            shutdown_due: false,
-            left: limit,
-        }))
+    pub fn secure(connection: Connection, speech: Speech, limit: u64) -> Stream {
+        let (incoming, outgoing, sealed, shutdown_due) = Default::default();
+        let stream = SecureStream { connection, speech, incoming, outgoing, sealed, shutdown_due, left: limit };
+        Stream::Secure(Box::new(stream))
     }
 
     pub fn is_secure(&self) -> bool {
@@ -101,6 +91,30 @@ impl Stream {
         }
     }
 
+    /// Whether it says close_notify at its end from now on.
+    pub fn set_close_notify(&mut self, is_said: bool) {
+        if let Stream::Secure(tls) = self {
+            tls.speech.sends_close_notify = is_said;
+        }
+    }
+
+    /// Between two messages: other keys are in force at times.
+    pub fn rest(&mut self, net: &mut Net, socket: SocketId) {
+        if let Stream::Secure(tls) = self {
+            tls.update_keys(net);
+            tls.collect();
+            let _ = tls.flush(net, socket);
+        }
+    }
+
+    /// The socket took all that was written, and the end of it if that was said.
+    pub fn is_flushed(&self) -> bool {
+        match self {
+            Stream::Plain => true,
+            Stream::Secure(tls) => tls.outgoing.is_empty(),
+        }
+    }
+
     /// An orderly close follows.
     pub fn end(&mut self, net: &mut Net, socket: SocketId) {
         if let Stream::Secure(tls) = self {
@@ -135,7 +149,7 @@ impl SecureStream {
                 return Err(ErrorKind::WouldBlock);
             }
             self.update_keys(net);
-            let n = bytes.len().min(self.settings.record_max);
+            let n = bytes.len().min(self.speech.record_max);
             self.connection.writer().write_all(&bytes[..n]).expect("room for a record");
             self.collect();
             self.sealed = Some(n);
@@ -159,7 +173,7 @@ impl SecureStream {
 
     /// 0 is the end of the socket's stream.
     ///
-    /// Oracle: what the balancer sends is TLS without a fault.
+    /// Oracle: what comes is TLS without a fault, and no alert but for a certificate that is not to be taken.
     fn fill(&mut self, net: &mut Net, socket: SocketId, max: u64) -> Result<usize, ErrorKind> {
         if self.incoming.is_empty() {
             let max = max.min(READ_MAX).min(self.left);
@@ -172,21 +186,22 @@ impl SecureStream {
             self.incoming.extend(&buffer[..n]);
         }
         let n = self.connection.read_tls(&mut self.incoming).expect("room for a record");
-        if let Err(error) = self.connection.process_new_packets() {
-            panic!("socket {socket}: the balancer breaks TLS: {error}");
+        match self.connection.process_new_packets() {
+            Ok(_) => Ok(n),
+            Err(Error::AlertReceived(_)) if self.speech.is_refused => Err(ErrorKind::InvalidData),
+            Err(error) => panic!("socket {socket}: the balancer breaks TLS: {error}"),
         }
-        Ok(n)
     }
 
     fn update_keys(&mut self, net: &mut Net) {
         let is_new = self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
-        if is_new && net.random.tls().per_mille(self.settings.key_updates) {
+        if is_new && net.random.tls().per_mille(self.speech.key_updates) {
             self.connection.refresh_traffic_keys().expect("a handshake that is over");
         }
     }
 
     fn send_close_notify(&mut self, net: &mut Net, socket: SocketId) {
-        if self.settings.sends_close_notify && !self.connection.is_handshaking() {
+        if self.speech.sends_close_notify && !self.connection.is_handshaking() {
             self.connection.send_close_notify();
             self.collect();
         }
