@@ -4,20 +4,14 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use support::balancer::Balancer;
-use support::pki::{Authority, Folder, Kind};
+use support::pki::{self, Authority, Folder, Kind};
 use support::{Process, connect, read_response};
 
 const CLIENTS: u64 = 10_000;
-/// Fewer: a handshake takes milliseconds where code is not optimised.
-const SECURE_CLIENTS: u64 = 2_000;
 /// Descriptors that the test and the balancer need besides.
 const SPARE: u64 = 500;
 /// User memory of the balancer for each idle connection, in bytes.
@@ -29,35 +23,27 @@ const NAME: &str = "shop.example.com";
 fn ten_thousand_idle_clients_are_held_and_answered() {
     let replica = Process::replica("server1");
     let balancer = Process::balancer(&[replica.address], &["--workers", "1", "--idle-timeout", "10m"]);
-    hold(&balancer, CLIENTS, BYTES_EACH, || connect(balancer.address));
+    hold(&balancer, BYTES_EACH, || connect(balancer.address));
 }
 
 #[test]
-fn two_thousand_idle_clients_over_tls_are_held_and_answered() {
+fn ten_thousand_idle_clients_over_tls_are_held_and_answered() {
     let replica = Process::replica("server1");
     let (authority, certs) = (Authority::new(), Folder::new("idle"));
     certs.add("shop", &authority.issue(&[NAME], Kind::Ecdsa, 90));
     let flags = ["--workers", "1", "--idle-timeout", "10m", "--tls", certs.path(), "--replica"];
     let Balancer { process: balancer, .. } = Balancer::start(&[&flags[..], &[&replica.address.to_string()]].concat());
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("PEM")).expect("a root");
-    let builder = ClientConfig::builder_with_provider(ring::default_provider().into());
-    let builder = builder.with_safe_default_protocol_versions().expect("versions");
-    let config = Arc::new(builder.with_root_certificates(roots).with_no_client_auth());
-    hold(&balancer, SECURE_CLIENTS, SECURE_BYTES_EACH, || {
-        let name = ServerName::try_from(NAME).expect("a name");
-        let connection = ClientConnection::new(config.clone(), name).expect("a connection");
-        StreamOwned::new(connection, connect(balancer.address))
-    });
+    let config = authority.client_config();
+    hold(&balancer, SECURE_BYTES_EACH, || pki::connect(config.clone(), NAME, connect(balancer.address)));
 }
 
 /// Holds idle connections, one test at a time: descriptors are limited.
-fn hold<C: Read + Write>(balancer: &Process, wanted: u64, bytes_each: u64, connect: impl Fn() -> C) {
+fn hold<C: Read + Write>(balancer: &Process, bytes_each: u64, connect: impl Fn() -> C) {
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().expect("the other test has passed");
-    let clients = wanted.min(open_files().saturating_sub(SPARE));
-    if clients < wanted {
-        eprintln!("idle: this machine allows {clients} clients, not {wanted}: raise `ulimit -Hn`");
+    let clients = CLIENTS.min(open_files().saturating_sub(SPARE));
+    if clients < CLIENTS {
+        eprintln!("idle: this machine allows {clients} clients, not {CLIENTS}: raise `ulimit -Hn`");
     }
     // The first request of each makes it a connection that is idle between requests, not one just accepted.
     request(&mut connect());

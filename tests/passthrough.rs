@@ -5,14 +5,11 @@ mod support;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Instant;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConnection, StreamOwned};
 use support::balancer::{Balancer, admin_address};
-use support::pki::{Authority, Folder, Kind};
+use support::pki::{self, Authority, Folder, Kind};
 use support::{Log, Process, RINGWAY, TIMEOUT, connect, exchange, origin, until};
 
 /// A service of its own for each name, behind a listener that TLS passes through.
@@ -63,14 +60,10 @@ impl Sites {
     }
 
     /// A handshake with what the certificate must be for, over a connection of one's own.
-    fn shake_hands(&self, name: &'static str, mut stream: TcpStream) -> StreamOwned<ClientConnection, TcpStream> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.authority.pem.as_bytes()).expect("PEM")).expect("a root");
-        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        let name = ServerName::try_from(name).expect("a name");
-        let mut client = ClientConnection::new(Arc::new(config), name).expect("a connection");
-        client.complete_io(&mut stream).expect("a handshake");
-        StreamOwned::new(client, stream)
+    fn shake_hands(&self, name: &'static str, stream: TcpStream) -> StreamOwned<ClientConnection, TcpStream> {
+        let mut client = pki::connect(self.authority.client_config(), name, stream);
+        client.conn.complete_io(&mut client.sock).expect("a handshake");
+        client
     }
 
     /// Bytes to clients that were not copied.

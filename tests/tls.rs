@@ -7,17 +7,22 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use support::balancer::Balancer;
 use support::lineage::Lineage;
-use support::pki::{Authority, Folder, Issued, Kind};
-use support::{Log, Process, RINGWAY, TIMEOUT, exchange, origin, run, until};
+use support::pki::{self, Authority, Folder, Issued, Kind};
+use support::{Log, Process, RINGWAY, TIMEOUT, connect, exchange, origin, run, until, websocket};
+use tungstenite::Message;
 
 const SHOP: &str = "shop.example.com";
 const MIB: usize = 1024 * 1024;
 
-/// A balancer whose clients speak TLS, over one server that answers a request with its head and its content.
+/// A balancer whose clients speak TLS, over one server that answers a request with its head and its content, and echoes the
+/// messages of a WebSocket.
 struct Server {
     balancer: Balancer,
     authority: Authority,
@@ -107,6 +112,9 @@ fn subject(said: &str) -> String {
 }
 
 fn echo(head: &str, stream: &mut TcpStream) -> bool {
+    if support::field(head, "upgrade").is_some() {
+        return websocket::echo(head, stream);
+    }
     let own = if head.contains("/own-hsts ") { "strict-transport-security: max-age=0\r\n" } else { "" };
     origin::echo(head, own, stream)
 }
@@ -501,25 +509,63 @@ fn files_that_change_are_taken_in_pair_by_pair_without_a_reload() {
     assert_eq!(server.log.read().matches("shop.key: no private key").count(), 1, "it is said once");
 }
 
+/// Each message is echoed, until `ends`. Returns how many were.
+fn converse(server: &Server, ends: Arc<AtomicBool>) -> JoinHandle<usize> {
+    let stream = pki::connect(server.authority.client_config(), SHOP, connect(server.balancer.data));
+    let (mut socket, _) = tungstenite::client(format!("wss://{SHOP}/chat"), stream).expect("the upgrade is granted");
+    std::thread::spawn(move || {
+        assert_eq!(socket.read().expect("a greeting"), Message::text("hello from /chat"));
+        for sent in 0.. {
+            if ends.load(Ordering::Relaxed) {
+                socket.close(None).expect("sent");
+                assert!(matches!(socket.read(), Ok(Message::Close(_))), "the end is answered");
+                return sent;
+            }
+            socket.send(Message::text(format!("message {sent}"))).expect("sent");
+            assert_eq!(socket.read().expect("an echo"), Message::text(format!("message {sent}")));
+        }
+        unreachable!("it ends when it is told to")
+    })
+}
+
+/// A hundred times, by SIGHUP or because the files were looked at: the last certificate is the one that is served.
 #[test]
-fn reloads_under_load_disturb_no_request() {
+fn certificates_that_change_under_load_disturb_no_request_and_no_websocket() {
+    const ROUNDS: usize = 100;
+    const WEBSOCKETS: usize = 4;
+    // Files are looked at every two seconds.
+    const WATCHED: [usize; 2] = [ROUNDS / 2, ROUNDS - 1];
     let server = Server::start("load", &["--workers", "2"]);
     if !has("wrk", "-v") {
         return;
     }
+    let ends = Arc::new(AtomicBool::new(false));
+    let websockets: Vec<_> = (0..WEBSOCKETS).map(|_| converse(&server, ends.clone())).collect();
     let url = format!("https://{}/", server.balancer.data);
     let mut wrk = Command::new("wrk");
     let mut wrk = wrk.args(["-t1", "-c16", "-d10m", &url]).stdout(Stdio::piped()).spawn().expect("wrk");
-    let before = server.balancer.metric("ringway_requests_total");
-    for days in 40..60 {
-        server.certs.add("shop", &server.authority.issue(&[SHOP], Kind::Ecdsa, days));
-        let (status, body) = server.reload();
-        assert!(status == 200 && body.contains("certificate shop changed"), "{body}");
-        let seen = server.balancer.metric("ringway_requests_total");
-        until(Instant::now() + TIMEOUT, "requests", || {
-            (server.balancer.metric("ringway_requests_total") > seen.max(before)).then_some(())
+    let look = || {
+        let names =
+            ["ringway_tls_certificate_expiry_timestamp_seconds", "ringway_reloads_total", "ringway_requests_total"];
+        server.balancer.metrics(names)
+    };
+    let mut before = look();
+    for (round, days) in (0..ROUNDS).zip(100..) {
+        let name = format!("round-{round}.test");
+        server.certs.add("shop", &server.authority.issue(&[&name, SHOP], Kind::Ecdsa, days));
+        let is_reload = !WATCHED.contains(&round);
+        if is_reload {
+            server.balancer.process.signal("HUP");
+        }
+        before = until(Instant::now() + TIMEOUT, &format!("the certificate of round {round}, and requests"), || {
+            let [valid_until, reloads, requests] = look();
+            let is_in_force = valid_until > before[0] && reloads == before[1] + u64::from(is_reload);
+            (is_in_force && requests > before[2]).then_some([valid_until, reloads, requests])
         });
     }
+    ends.store(true, Ordering::Relaxed);
+    let echoed: Vec<usize> = websockets.into_iter().map(|one| one.join().expect("no message is lost")).collect();
+    assert!(echoed.iter().all(|echoed| *echoed > 0), "{echoed:?}");
     assert!(wrk.try_wait().expect("our child").is_none(), "the load ended before the reloads");
     // It ends with its report.
     let interrupted = Command::new("kill").args(["-INT", &wrk.id().to_string()]).status();
@@ -531,8 +577,9 @@ fn reloads_under_load_disturb_no_request() {
         "{report}"
     );
     let page = server.balancer.get("/metrics").text;
-    let handshakes = "ringway_tls_handshakes_total{result=\"full\"} 16\n";
-    assert!(page.contains(handshakes), "a connection ended: {page}");
+    let handshakes = format!("ringway_tls_handshakes_total{{result=\"full\"}} {}\n", 16 + WEBSOCKETS);
+    assert!(page.contains(&handshakes), "a connection ended: {page}");
+    assert_eq!(server.subject(&["-servername", SHOP]), format!("CN=round-{}.test", ROUNDS - 1));
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod support;
 use std::io::{Cursor, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
-use support::{Process, connect, origin};
+use support::{Process, connect, origin, websocket};
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tungstenite::{Message, WebSocket, client, handshake::derive_accept_key};
@@ -70,43 +70,7 @@ fn open(balancer: SocketAddr) -> WebSocket<TcpStream> {
 
 /// Greets with the request's target, then echoes.
 fn echo_server() -> SocketAddr {
-    origin::start(|head, stream| {
-        // The head was read already: the library reads it again, before what follows.
-        let replayed = Replay { head: Cursor::new(head.as_bytes().to_vec()), stream };
-        let target = head.split(' ').nth(1).unwrap_or_default();
-        let mut socket = tungstenite::accept(replayed).expect("a WebSocket client");
-        socket.send(Message::text(format!("hello from {target}"))).expect("it reads");
-        while let Ok(message) = socket.read() {
-            if matches!(message, Message::Text(_) | Message::Binary(_)) && socket.send(message).is_err() {
-                break;
-            }
-        }
-        false
-    })
-}
-
-struct Replay<'s> {
-    head: Cursor<Vec<u8>>,
-    stream: &'s mut TcpStream,
-}
-
-impl Read for Replay<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        match self.head.read(buffer)? {
-            0 => self.stream.read(buffer),
-            n => Ok(n),
-        }
-    }
-}
-
-impl Write for Replay<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.stream.write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.stream.flush()
-    }
+    origin::start(websocket::echo)
 }
 
 /// The client sends its first message in the same write as its upgrade.

@@ -58,11 +58,19 @@ impl Balancer {
 
     /// Over all its labels.
     pub fn metric(&self, name: &str) -> u64 {
+        let [value] = self.metrics([name]);
+        value
+    }
+
+    /// At one time.
+    pub fn metrics<const N: usize>(&self, names: [&str; N]) -> [u64; N] {
         let page = self.get("/metrics").text;
-        let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-        let values: Vec<&str> = page.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()).collect();
-        assert!(!values.is_empty(), "{name} is not exported");
-        values.into_iter().map(|value| value.parse::<u64>().expect("a whole number")).sum()
+        names.map(|name| {
+            let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+            let values: Vec<&str> = page.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()).collect();
+            assert!(!values.is_empty(), "{name} is not exported");
+            values.into_iter().map(|value| value.parse::<u64>().expect("a whole number")).sum()
+        })
     }
 
     pub fn await_replicas(&self) {

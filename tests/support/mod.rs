@@ -9,6 +9,7 @@ pub mod lineage;
 pub mod origin;
 pub mod pki;
 pub mod slow;
+pub mod websocket;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Lines, Read, Write};

@@ -1,15 +1,18 @@
 //! An authority of the test, and folders with certificates that it issued.
 
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
     RevokedCertParams, SerialNumber,
 };
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use x509_cert::der::Decode;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -62,6 +65,13 @@ impl Authority {
         Issued { cert: cert.pem(), key: key.serialize_pem() }
     }
 
+    /// Of clients that trust it.
+    pub fn client_config(&self) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).expect("PEM")).expect("a root");
+        ClientConfig::builder().with_root_certificates(roots).with_no_client_auth().into()
+    }
+
     /// The list of the certificates that it revoked, in PEM, good for so many days from now on.
     pub fn revocation_list(&self, revoked: &[&Issued], days: u32) -> String {
         let now = SystemTime::now();
@@ -92,6 +102,16 @@ impl Issued {
         let certificate = x509_cert::Certificate::from_der(&self.der()).expect("a certificate");
         certificate.tbs_certificate().serial_number().as_bytes().to_vec()
     }
+}
+
+/// A client of the server with this name. The handshake comes with the first bytes.
+pub fn connect(
+    config: Arc<ClientConfig>,
+    name: &'static str,
+    stream: TcpStream,
+) -> StreamOwned<ClientConnection, TcpStream> {
+    let name = ServerName::try_from(name).expect("a name");
+    StreamOwned::new(ClientConnection::new(config, name).expect("a connection"), stream)
 }
 
 /// No library of ours makes RSA keys.
