@@ -16,7 +16,7 @@ use support::exposition::{self, Family, Format};
 use support::{TIMEOUT, connect, exchange, field, origin, read_head, read_response, try_exchange, until};
 
 /// Metrics that need a shortage or a setting, and the file whose test makes it.
-const ELSEWHERE: [(&str, &str); 18] = [
+const ELSEWHERE: [(&str, &str); 19] = [
     ("ringway_access_log_records_total", "tests/access_log.rs"),
     ("ringway_access_log_dropped_total", "tests/access_log.rs"),
     ("ringway_access_log_unwritten_total", "tests/access_log.rs"),
@@ -26,6 +26,7 @@ const ELSEWHERE: [(&str, &str); 18] = [
     ("ringway_local_resets_total", "src/control/metrics/mod.rs"),
     ("ringway_replica_drained", "tests/admin.rs"),
     ("ringway_tls_handshakes_total", "src/worker/tests/tls.rs"),
+    ("ringway_tls_handshakes_under_way", "src/worker/tests/tls.rs"),
     ("ringway_tls_truncated_total", "src/worker/tests/tls.rs"),
     ("ringway_tls_certificate_expiry_timestamp_seconds", "tests/tls.rs"),
     ("ringway_tls_certificates_refused", "tests/tls.rs"),

@@ -204,6 +204,7 @@ fn worker_settings(config: &Config) -> WorkerSettings {
         pin: config.pin,
         max_connections: config.limits.max_connections,
         max_connections_per_client: config.limits.max_connections_per_client,
+        max_handshakes: config.limits.tls_max_handshakes,
         // Without an admin API there is no page of metrics to be read.
         recording: if config.admin.listen == AdminListen::Off { Recording::Off } else { Recording::Numbers },
     }

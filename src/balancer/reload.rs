@@ -168,6 +168,7 @@ fn needs_restart(before: &Config, after: &Config) -> Vec<String> {
             ("limits.upgrade_timeout", config.limits.upgrade_timeout_ms.to_string()),
             ("limits.max_connections", config.limits.max_connections.to_string()),
             ("limits.max_connections_per_client", config.limits.max_connections_per_client.to_string()),
+            ("limits.tls_max_handshakes", config.limits.tls_max_handshakes.to_string()),
         ]
     };
     let pairs = kept(before).into_iter().zip(kept(after));

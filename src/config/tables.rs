@@ -25,8 +25,8 @@ pub const LISTENER: &str = "listener";
 /// The setting that makes a listener speak TLS.
 pub const CERTIFICATES: &str = "tls";
 /// Limits of the whole balancer.
-const OF_THE_PROCESS: [&str; 4] =
-    ["max_connections", "max_connections_per_client", "shutdown_delay", "upgrade_timeout"];
+const OF_THE_PROCESS: [&str; 5] =
+    ["max_connections", "max_connections_per_client", "tls_max_handshakes", "shutdown_delay", "upgrade_timeout"];
 
 /// One table `[listeners.NAME]`.
 #[derive(Args, Clone, Debug)]

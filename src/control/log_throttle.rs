@@ -158,6 +158,7 @@ fn shortage(resource: Resource) -> String {
         Resource::Descriptors => "no file descriptor is left (see ulimit -n)".into(),
         Resource::Memory => "the system has no memory left for sockets".into(),
         Resource::Ports => "every local port to it is in use (see net.ipv4.ip_local_port_range)".into(),
+        Resource::Handshakes => "as many TLS handshakes are under way as may be (see --tls-max-handshakes)".into(),
         Resource::Other(why) => why.to_string(),
     }
 }

@@ -18,6 +18,10 @@ pub struct LimitSettings {
     /// --accept-proxy-from it is the client that the PROXY header names
     #[arg(long, value_name = "N", default_value = "0")]
     pub max_connections_per_client: usize,
+    /// TLS handshakes of clients that are under way in all, shared evenly by the workers; 0 is no cap. Other clients wait
+    /// in the backlog of the listener
+    #[arg(long, value_name = "N", default_value = "4096")]
+    pub tls_max_handshakes: usize,
     /// Replicas in all: /add does not go beyond
     #[arg(long, value_name = "N", default_value = "64", value_parser = Number::<usize>::new().range(1..=10_000))]
     pub max_replicas: usize,

@@ -47,6 +47,8 @@ impl Gauge {
 #[repr(align(128))]
 pub struct Gauges {
     pub clients: Gauge,
+    /// TLS handshakes of clients under way.
+    pub handshakes: Gauge,
     pub upstreams: Gauge,
     pub upstreams_in_use: Gauge,
     /// Requests that wait for a replica with room.

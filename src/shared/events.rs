@@ -77,6 +77,8 @@ pub enum Resource {
     Memory,
     /// Every local port is in use for connections to this one replica.
     Ports,
+    /// As many clients shake hands as may do so at a time.
+    Handshakes,
     Other(std::io::ErrorKind),
 }
 

@@ -13,7 +13,7 @@ use crate::shared::events::{Cap, Resource, WorkerEvent};
 use super::Worker;
 use super::clients::Client;
 use super::handshake::Handshake;
-use super::listeners::Pause;
+use super::listeners::{OpenListener, Pause};
 use super::resources::exhausted;
 use super::secure::Secure;
 use super::slab::SessionId;
@@ -40,8 +40,8 @@ impl<K: Kernel> Worker<K> {
         for _ in 0..BATCH {
             let ready = self.listeners.get(place).filter(|listener| listener.is_ready(self.cx.now));
             let Some(listener) = ready else { break };
-            if !self.has_room_for_client() {
-                self.pause(place, Resource::Descriptors);
+            if let Some(resource) = self.exhausted_for(listener) {
+                self.pause(place, resource);
                 break;
             }
             match self.kernel.accept(&listener.socket) {
@@ -53,6 +53,15 @@ impl<K: Kernel> Worker<K> {
                 Err(error) => self.accept_failed(place, &error),
             }
         }
+    }
+
+    /// What the next client of a listener would need and cannot have.
+    fn exhausted_for(&self, listener: &OpenListener<K::Listener>) -> Option<Resource> {
+        if !self.has_room_for_client() {
+            return Some(Resource::Descriptors);
+        }
+        let is_reached = self.handshake_cap.is_reached() && listener.speaks_tls(&self.cx.snapshot);
+        is_reached.then_some(Resource::Handshakes)
     }
 
     /// Opens the listening sockets that the snapshot names, and closes others once their queues are empty.
@@ -157,6 +166,7 @@ impl<K: Kernel> Worker<K> {
             self.kernel.close(socket);
             return None;
         };
+        self.handshake_cap.begin();
         let due = self.cx.now.after_ms(listener.limits.handshake_timeout_ms);
         let handshake = Handshake::new(due);
         let handshake = if arrival.proxied { handshake.behind_proxy_header() } else { handshake };

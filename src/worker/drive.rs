@@ -268,6 +268,9 @@ impl<K: Kernel> Worker<K> {
         self.close_upstream(id);
         let Some(mut client) = self.clients.remove(id) else { return };
         client.session.release_buffers(&mut self.cx);
+        if client.io.is_handshaking() {
+            self.handshake_cap.end();
+        }
         let ClientIo::Transport(mut transport) = client.io;
         if ending == Ending::Reset {
             transport.abort(&mut self.kernel);

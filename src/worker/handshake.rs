@@ -42,6 +42,13 @@ pub struct StepBudget {
     deferred: VecDeque<SessionId>,
 }
 
+/// Handshakes that have begun and not ended. Where they are as many as may be, the next clients wait in the listener's backlog.
+#[derive(Debug)]
+pub struct HandshakeCap {
+    under_way: usize,
+    max: usize,
+}
+
 /// Whether the session may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionStart {
@@ -56,6 +63,28 @@ impl Handshake {
 
     pub fn behind_proxy_header(self) -> Handshake {
         Handshake { awaits: Awaited::ProxyHeader, ..self }
+    }
+}
+
+impl HandshakeCap {
+    pub fn new(max: usize) -> HandshakeCap {
+        HandshakeCap { under_way: 0, max }
+    }
+
+    pub fn is_reached(&self) -> bool {
+        self.under_way >= self.max
+    }
+
+    pub fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    pub fn begin(&mut self) {
+        self.under_way += 1;
+    }
+
+    pub fn end(&mut self) {
+        self.under_way -= 1;
     }
 }
 
@@ -197,6 +226,7 @@ impl<K: Kernel> Worker<K> {
         }
         let certificate = info.map_or(ClientCertificate::NotRequested, |info| info.client_certificate);
         client.session.on_handshake(&certificate, &mut self.cx);
+        self.end_handshake();
         SessionStart::Begun
     }
 
@@ -211,7 +241,14 @@ impl<K: Kernel> Worker<K> {
         let ClientIo::Transport(transport) = &mut client.io;
         transport.drop_tls(&mut self.cx.pool);
         client.session.refuse_plain_http(bytes, &mut self.cx);
+        self.end_handshake();
         SessionStart::Begun
+    }
+
+    /// A listener may wait for that.
+    fn end_handshake(&mut self) {
+        self.handshake_cap.end();
+        self.on_freed();
     }
 
     fn await_handshake(&mut self, id: SessionId) -> SessionStart {

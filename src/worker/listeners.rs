@@ -50,9 +50,12 @@ impl<L> OpenListener<L> {
         let listener = snapshot.listener(self.id);
         let proxies = listener.map_or(&[][..], |listener| &listener.proxies);
         let proxied = proxies.iter().any(|net| net.contains(peer.ip()));
-        let is_tls = listener.is_some_and(|listener| listener.tls.is_some());
-        let scheme = if is_tls { Scheme::Https } else { Scheme::Http };
+        let scheme = if self.speaks_tls(snapshot) { Scheme::Https } else { Scheme::Http };
         Arrival { peer, local: self.local, proxied, listener: self.id, scheme }
+    }
+
+    pub fn speaks_tls(&self, snapshot: &Snapshot) -> bool {
+        snapshot.listener(self.id).is_some_and(|listener| listener.tls.is_some())
     }
 
     pub fn is_ready(&self, now: Tick) -> bool {

@@ -74,7 +74,7 @@ use crate::shared::publish::SnapshotReader;
 use crate::shared::service_metrics::ServiceMetrics;
 use clients::Clients;
 use drain::Drains;
-use handshake::StepBudget;
+use handshake::{HandshakeCap, StepBudget};
 use listeners::{Listeners, OpenListener};
 use pipes::PipePool;
 use queue::RequestQueues;
@@ -98,6 +98,7 @@ pub struct Worker<K: Kernel> {
     listeners: Listeners<K::Listener>,
     clients: Clients<K>,
     handshakes: StepBudget,
+    handshake_cap: HandshakeCap,
     upstreams: Upstreams<K>,
     balancer: Balancer,
     pipes: PipePool<K::Pipe>,
@@ -133,8 +134,10 @@ pub struct WorkerInit<K: Kernel> {
     pub counters: Arc<Counters>,
     pub events: EventSender,
     pub seed: u64,
-    /// Client connections at most. 0: no cap.
+    /// Client connections at most. 0: no cap, here and below.
     pub max_connections: usize,
+    /// TLS handshakes of clients at most.
+    pub max_handshakes: usize,
     /// Shared by all workers where the connections of each client address are capped.
     pub connection_limiter: Option<Arc<ConnectionLimiter>>,
     pub access_log: Option<AccessLogSender>,
@@ -155,6 +158,7 @@ impl<K: Kernel> Worker<K> {
             listeners: Listeners::new(),
             clients: Clients::new(),
             handshakes: StepBudget::default(),
+            handshake_cap: HandshakeCap::new(cap(init.max_handshakes)),
             upstreams: Upstreams::new(init.index),
             balancer: Balancer::new(init.index),
             pipes: PipePool::new(),
@@ -169,7 +173,7 @@ impl<K: Kernel> Worker<K> {
             counters,
             services: Arc::default(),
             events,
-            max_clients: if init.max_connections == 0 { usize::MAX } else { init.max_connections },
+            max_clients: cap(init.max_connections),
             connection_limiter: init.connection_limiter,
             access_log: init.access_log,
             swept: now,
@@ -229,6 +233,7 @@ impl<K: Kernel> Worker<K> {
         self.counters.turns.record(self.kernel.stamp().us_since(begun));
         let gauges = &self.counters.gauges;
         gauges.clients.set(self.clients.len());
+        gauges.handshakes.set(self.handshake_cap.under_way());
         gauges.upstreams.set(self.upstreams.len());
         gauges.upstreams_in_use.set(self.upstreams.in_use);
         gauges.queued.set(self.queues.len());
@@ -375,6 +380,10 @@ impl<K: Kernel> Worker<K> {
         }
         self.end_listener_drains();
     }
+}
+
+fn cap(max: usize) -> usize {
+    if max == 0 { usize::MAX } else { max }
 }
 
 impl<K: Kernel> Drop for Worker<K> {

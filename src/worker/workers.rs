@@ -22,6 +22,8 @@ pub struct WorkerSettings {
     pub pin: bool,
     /// Client connections in all, shared evenly over the workers. 0: no cap.
     pub max_connections: usize,
+    /// TLS handshakes of clients under way, shared likewise. 0: no cap.
+    pub max_handshakes: usize,
     /// Client connections of each client address. 0: no cap.
     pub max_connections_per_client: usize,
     /// What is recorded of each exchange where there is no access log.
@@ -66,6 +68,7 @@ pub fn start(
             events: events.clone(),
             seed: fastrand::u64(..),
             max_connections: settings.max_connections.div_ceil(count),
+            max_handshakes: settings.max_handshakes.div_ceil(count),
             connection_limiter: limiter.clone(),
             access_log: access_log.next(),
             descriptors: share,

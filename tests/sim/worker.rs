@@ -22,6 +22,7 @@ const IDLE_TURN_GAP_US: u64 = 2_000;
 pub struct WorkerSettings {
     pub count: usize,
     pub max_connections: usize,
+    pub max_handshakes: usize,
     pub descriptors: usize,
 }
 
@@ -63,6 +64,7 @@ impl SimWorker {
             events: control.events(),
             seed: seed + place as u64,
             max_connections: settings.max_connections,
+            max_handshakes: settings.max_handshakes,
             connection_limiter: None,
             access_log: None,
             recording: Recording::Numbers,

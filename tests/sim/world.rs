@@ -100,7 +100,7 @@ impl World {
         let clients = draw_clients(&mut net, workers, client_count, tls.as_ref(), replica_tls.as_ref());
         let stop_us = if net.faults.early_stop { net.random.world().range(500_000, 5_000_000) } else { u64::MAX / 2 };
         let stop_at_us = net.now_us + stop_us;
-        let (settings, seed) = draw_worker_settings(&mut net, workers);
+        let (settings, seed) = draw_worker_settings(&mut net, workers, tls.as_ref());
         drop(net);
         let processes = Processes::new(&shared, settings, control, seed);
         World { net: shared, processes, upgrades, fleet, operator, clients, stop_at_us }
@@ -240,14 +240,16 @@ impl World {
 }
 
 /// Also the seed of the first process's workers.
-fn draw_worker_settings(net: &mut Net, count: usize) -> (WorkerSettings, u64) {
+fn draw_worker_settings(net: &mut Net, count: usize, tls: Option<&WorldTls>) -> (WorkerSettings, u64) {
     let max_connections =
         if !net.faults.calm && net.random.world().one_in(6) { net.random.world().range(1, 10) as usize } else { 0 };
     let seed = net.random.world().draw();
     // Only half of the worlds with a descriptor limit announce it to the workers.
     let limited = net.faults.max_descriptors > 0 && seed.is_multiple_of(2);
     let descriptors = if limited { (net.faults.max_descriptors / count).max(16) } else { usize::MAX };
-    (WorkerSettings { count, max_connections, descriptors }, seed)
+    // Not drawn: what a seed draws after it stays what it was.
+    let max_handshakes = tls.map_or(0, |tls| (tls.handshake_timeout_ms % 4) as usize);
+    (WorkerSettings { count, max_connections, max_handshakes, descriptors }, seed)
 }
 
 /// Oracle: it is true before [`CLIENTS_END_US`].

@@ -107,6 +107,8 @@ impl ScrapeSources<'_> {
         let gauge =
             |gauge: fn(&Gauges) -> &Gauge| counters.iter().map(|worker| gauge(&worker.gauges).value()).sum::<u64>();
         page.value(MetricKind::Gauge, "ringway_connections", "client connections that are open", gauge(|g| &g.clients));
+        let help = "TLS handshakes of clients that are under way";
+        page.value(MetricKind::Gauge, "ringway_tls_handshakes_under_way", help, gauge(|g| &g.handshakes));
         let in_use = gauge(|g| &g.upstreams_in_use);
         let idle = gauge(|g| &g.upstreams).saturating_sub(in_use);
         let connections =

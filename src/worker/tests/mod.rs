@@ -33,6 +33,8 @@ use kernel::{LISTENING, ScriptedKernel, SocketEnd};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\nok";
+/// TLS handshakes under way at most.
+const HANDSHAKES: usize = 64;
 /// More turns than any test takes.
 const TURNS: usize = 1_000;
 
@@ -89,6 +91,7 @@ impl Rig {
             events,
             seed: 1,
             max_connections: 0,
+            max_handshakes: HANDSHAKES,
             connection_limiter: None,
             descriptors,
             access_log: None,

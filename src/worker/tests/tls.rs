@@ -6,6 +6,7 @@ use crate::core::proxy::{self, Ends, Version};
 use crate::core::tls::challenge::ALPN_ACME;
 use crate::core::tls::tests::{Peer, Rig as TlsRig, challenge};
 use crate::core::tls::{Opened, TlsVersion};
+use crate::shared::events::Resource;
 
 const CLOSING: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 /// Handshake steps of a turn.
@@ -310,6 +311,38 @@ fn a_turn_takes_so_many_handshakes_and_the_others_follow_in_their_order() {
         let expected: Vec<bool> = (0..clients.len()).map(|at| at < turn * STEPS).collect();
         assert_eq!(answered(&rig), expected, "turn {turn}");
     }
+}
+
+/// Nothing is refused: the client waits in the listener's backlog. Also `ringway_tls_handshakes_under_way`.
+#[test]
+fn a_handshake_beyond_the_cap_begins_when_another_one_ends() {
+    let mut rig = SecureRig::new(TlsVersion::Tls13);
+    let mut first = rig.hello();
+    let silent: Vec<usize> = (1..HANDSHAKES).map(|_| rig.rig.kernel.client("")).collect();
+    let mut waiting: Vec<Client> = (0..3).map(|_| rig.hello()).collect();
+    rig.rig.run();
+    let accepted = |rig: &mut SecureRig| {
+        rig.rig.turn();
+        rig.rig.run();
+        rig.rig.counters.accepted.value() as usize
+    };
+    assert_eq!(accepted(&mut rig), HANDSHAKES);
+    let paused = WorkerEvent::AcceptPaused { worker: 0, resource: Resource::Handshakes };
+    assert!(rig.rig.reports.events.try_iter().any(|event| event == paused));
+    while rig.exchange(&mut first) > 0 {}
+    assert_eq!(accepted(&mut rig), HANDSHAKES + 1, "one has ended well");
+    rig.rig.kernel.ends(silent[0]);
+    rig.rig.says(silent[1], GET);
+    assert_eq!(accepted(&mut rig), HANDSHAKES + 3, "one was given up, and one spoke plain text");
+    for client in &mut waiting {
+        while rig.exchange(client) > 0 {}
+        rig.says(client, GET);
+        rig.answers(OK);
+        assert!(rig.received(client).ends_with("ok"));
+    }
+    rig.rig.kernel.pass(Limits::DEFAULT.handshake_timeout_ms);
+    accepted(&mut rig);
+    assert_eq!(rig.rig.worker.handshake_cap.under_way(), 0, "the others came too late");
 }
 
 #[test]
