@@ -119,6 +119,25 @@ fn a_heartbeat_with_a_path_speaks_tls_too() {
     assert_eq!(balancer.up(), 1, "Balancer::start waits for it");
 }
 
+/// The replica reads who the client is, then TLS; so does its health check, which names no client.
+#[test]
+fn a_proxy_header_comes_before_the_handshake() {
+    let site = Site::new("proxy");
+    let origin = origin::start(echo).to_string();
+    let replica =
+        Balancer::start(&["--tls", &site.pair(NAME), "--replica", &origin, "--accept-proxy-from", "127.0.0.1"]);
+    let named = "PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\n";
+    for flags in [&["--send-proxy", "v1", "--health-path", "/ok"][..], &["--send-proxy", "v2", "--mode", "tcp"]] {
+        let flags = [flags, &["--accept-proxy-from", "127.0.0.1"]].concat();
+        let balancer = site.balancer(&[replica.data], &format!("name={NAME}"), &flags);
+        let page =
+            exchange(balancer.data, format!("{named}GET / HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n"));
+        let client = support::field(page.split_once("\r\n\r\n").expect("a head").1, "x-forwarded-for");
+        let is_named = client.is_some_and(|client| client.ends_with("192.0.2.7"));
+        assert!(is_named, "{flags:?}: {page} {}", site.log.read());
+    }
+}
+
 /// No connection of before is used where a reload changed what the certificate must be; one of an unchanged service is.
 #[test]
 fn a_reload_that_changes_the_name_is_for_idle_connections_too() {

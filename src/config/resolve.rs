@@ -61,7 +61,7 @@ impl RunArgs {
             check_replicas(&config)?;
             check_key(&config)?;
             check_policy(&config)?;
-            check_upstream(&config)?;
+            config.upstream.tls()?;
         }
         check_limits(&config.limits.service)?;
         check_tls(&config.tls, config.mode)?;
@@ -124,16 +124,6 @@ fn check_policy(config: &Config) -> Result<(), String> {
             factor.value(),
             other.name()
         )),
-    }
-}
-
-fn check_upstream(config: &Config) -> Result<(), String> {
-    let is_secure = config.upstream.tls()?.is_some();
-    match config.proxy.send_proxy {
-        Some(_) if is_secure => {
-            Err("--send-proxy and --upstream-tls do not go together yet: leave one of them out".into())
-        }
-        _ => Ok(()),
     }
 }
 

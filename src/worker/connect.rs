@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::core::exchange_record::Recording;
-use crate::core::snapshot::{Replica, ReplicaId, ServiceId};
+use crate::core::snapshot::{Replica, ReplicaId, Service, ServiceId};
 use crate::core::step::{Connect, Connection, Leg, Pick};
 use crate::core::tls::upstream::UpstreamPolicy;
 use crate::kernel::{Kernel, Token};
@@ -172,7 +172,7 @@ impl<K: Kernel> Worker<K> {
         let snapshot = Arc::clone(&self.cx.snapshot);
         let service = snapshot.service(key.service).ok_or(io::ErrorKind::NotFound)?;
         let replica = service.replicas.get(key.member).ok_or(io::ErrorKind::NotFound)?;
-        let transport = self.connect_transport(replica, service.tls.as_deref())?;
+        let transport = self.connect_transport(session, service, replica)?;
         let (index, generation) = self.upstreams.next_token();
         if let Err(error) = transport.watch(&mut self.kernel, Token::Upstream { index, generation }) {
             transport.close(&mut self.kernel, &mut self.cx.pool);
@@ -190,10 +190,20 @@ impl<K: Kernel> Worker<K> {
         Ok(Connect::Connected { replica: replica.id, connection: Connection::New })
     }
 
-    fn connect_transport(&mut self, replica: &Replica, tls: Option<&UpstreamPolicy>) -> io::Result<Transport<K>> {
-        let Some(policy) = tls else { return Ok(Transport::new(self.connect_socket(replica)?)) };
+    fn connect_transport(
+        &mut self,
+        session: SessionId,
+        service: &Service,
+        replica: &Replica,
+    ) -> io::Result<Transport<K>> {
+        let Some(policy) = &service.tls else { return Ok(Transport::new(self.connect_socket(replica)?)) };
         let tls = match policy.connect(&replica.endpoint, self.date_seconds, &mut self.cx.pool) {
-            Ok(tls) => Secure::of_replica(tls),
+            Ok(mut tls) => {
+                if let Some(client) = self.clients.get(session) {
+                    tls.introduce(&client.session.proxy_header(service), &mut self.cx.pool);
+                }
+                Secure::of_replica(tls)
+            }
             Err(fault) => {
                 let why = fault.to_string();
                 self.events.send(WorkerEvent::UpstreamHandshakeFailed { replica: replica.id, why });

@@ -6,7 +6,6 @@ use crate::core::context::Context;
 use crate::core::exchange::{REPLAY_LIMIT, RequestState, Retained};
 use crate::core::exchange_record::RetryReason;
 use crate::core::lane::Phase;
-use crate::core::proxy;
 use crate::core::snapshot::ReplicaId;
 use crate::core::step::{Connect, Connection, FaultKind, Flush, Io, Leg, Notice, ReplicaFault, SpliceIn};
 
@@ -152,9 +151,9 @@ impl Session {
         self.exchange.tried.add(replica);
         self.exchange.request = RequestState::Unsent;
         self.record_attempt(replica, cx);
-        if let Some(version) = cx.snapshot.service(self.exchange.service).and_then(|s| s.send_proxy).filter(|_| !reused)
-        {
-            self.upload.prepend(&proxy::write(version, self.ends));
+        // To a replica that speaks TLS it goes in front of the handshake, which is the transport's.
+        if let Some(service) = cx.snapshot.service(self.exchange.service).filter(|s| !reused && s.tls.is_none()) {
+            self.upload.prepend(&self.proxy_header(service));
         }
         if !self.exchange.is_tunnel() {
             self.download.restart(Phase::Head);

@@ -1,6 +1,7 @@
 //! Ends, errors and deadlines: what they mean for the request, and the local reply or the reset that the client gets.
 //! Nothing of the ordinary course of an exchange is here.
 
+use std::borrow::Cow;
 use std::io::ErrorKind;
 
 use super::opening::Opening;
@@ -183,8 +184,17 @@ impl Session {
             self.exchange.head.is_head = self.upload.unscanned().starts_with(b"HEAD ");
         }
         let refusal = if self.exchange.head.is_head { reply::refusal_head } else { reply::refusal };
-        self.answer_with(status, refusal(status, why, &cx.date_line));
+        self.answer_with(status, refusal(status, why, &self.own_fields(cx)));
         self.arm(cx.now, self.limits(&cx.snapshot).stall_timeout_ms);
+    }
+
+    /// The fields of each response of our own: `Date`, and HSTS (RFC 6797 section 7.1).
+    #[cold]
+    pub(super) fn own_fields<'c>(&self, cx: &'c Context) -> Cow<'c, str> {
+        match self.hsts_seconds(cx) {
+            None => Cow::Borrowed(&cx.date_line),
+            Some(seconds) => format!("{}Strict-Transport-Security: max-age={seconds}\r\n", cx.date_line).into(),
+        }
     }
 
     /// An interim response that was not sent yet goes first.

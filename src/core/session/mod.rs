@@ -39,9 +39,9 @@ use super::exchange_record::{ExchangeEnd, ExchangeRecord};
 use super::ip::IpText;
 use super::lane::{Lane, Phase};
 use super::limits::{AbortOn, Limits};
-use super::proxy::Ends;
+use super::proxy::{self, Ends};
 use super::request::Scheme;
-use super::snapshot::{Lifecycle, ListenerId, ReplicaId, Snapshot};
+use super::snapshot::{Lifecycle, ListenerId, ReplicaId, Service, Snapshot};
 use super::step::{Connection, Ending, Leg, Notice, Pick, Ready};
 use super::tick::{Stamp, Tick};
 
@@ -189,6 +189,17 @@ impl Session {
     /// As a PROXY header named it, where one did.
     pub fn client_address(&self) -> IpAddr {
         self.ends.source.ip()
+    }
+
+    /// How long a browser shall use TLS only. A response in plain text must not say so (RFC 6797 section 7.2).
+    #[inline]
+    fn hsts_seconds(&self, cx: &Context) -> Option<u64> {
+        if self.scheme == Scheme::Https { cx.snapshot.listener_limits(self.listener).hsts_seconds } else { None }
+    }
+
+    /// What tells a replica of `service` who the client is, first on a connection; empty where the service has none.
+    pub fn proxy_header(&self, service: &Service) -> Vec<u8> {
+        service.send_proxy.map(|version| proxy::write(version, self.ends)).unwrap_or_default()
     }
 
     /// Marks what the event loop learned. Nothing acts here.

@@ -1,6 +1,8 @@
 //! What comes on a connection before its protocol: a PROXY header, a TLS handshake below the session, the ClientHello of a
 //! connection that passes through. Requests and responses do not enter.
 
+use bytes::Bytes;
+
 use super::{Session, Stage, UpstreamState, Wait};
 use crate::core::client_cert::ClientCertField;
 use crate::core::context::Context;
@@ -9,6 +11,7 @@ use crate::core::head::{HeadScan, Request};
 use crate::core::ip::IpText;
 use crate::core::key::{self, HOST};
 use crate::core::proxy::{self, Ends};
+use crate::core::request::Scheme;
 use crate::core::routes::RouteKey;
 use crate::core::snapshot::{Mode, ServiceId};
 use crate::core::step::{Ending, Notice};
@@ -16,6 +19,10 @@ use crate::core::tls::{ClientCertificate, client_hello};
 
 const PLAIN_HTTP: &str = "this port speaks TLS: the URL begins with https";
 const NO_NAME: &str = "no route leads from the name in the ClientHello to a service";
+
+/// A fatal alert as a record of its own (RFC 8446 sections 5.1 and 6.2): unrecognized_name, or decode_error.
+const ALERT_NO_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
+const ALERT_MALFORMED: &[u8] = &[21, 3, 3, 0, 2, 2, 50];
 
 /// What comes on a connection before the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +58,7 @@ impl Session {
         }
         self.upload.commit_read(n);
         self.head_begun_at = cx.records.now;
+        self.scheme = Scheme::Http;
         self.begin_refused_record(cx);
         self.answer(400, PLAIN_HTTP, cx);
         self.advance(cx);
@@ -136,6 +144,13 @@ impl Session {
                 self.opening = Opening::Done;
                 self.begin_refused_record(cx);
                 self.answer(400, PLAIN_HTTP, cx);
+            }
+            Err(why) if self.opening == Opening::ClientHello && client_hello::is_handshake(self.upload.unscanned()) => {
+                self.opening = Opening::Done;
+                self.refusal = Some(Notice::Refused { status: 400, why });
+                let alert = if why == NO_NAME { ALERT_NO_NAME } else { ALERT_MALFORMED };
+                self.answer_with(400, Bytes::from_static(alert));
+                self.arm(cx.now, cx.snapshot.listener_limits(self.listener).stall_timeout_ms);
             }
             Err(why) => {
                 self.refusal = Some(Notice::Reset { status: 400, why });

@@ -12,7 +12,7 @@ use crate::core::exchange_record::RecordedHead;
 use crate::core::head::{self, HeadScan, Refusal};
 use crate::core::lane::Phase;
 use crate::core::limits::RequestIdPolicy;
-use crate::core::request::{self, LocalReply, RequestSource, Scheme};
+use crate::core::request::{self, LocalReply, RequestSource};
 use crate::core::response::{self, ResponseAnalysis};
 use crate::core::rewrite::canonicalize_response;
 use crate::core::routes::{Redirect, RouteKey};
@@ -135,9 +135,9 @@ impl Session {
             Destination::Service(_) => None,
             Destination::Redirect(redirect) => {
                 let Redirect { status, .. } = *redirect;
-                Some((status, reply::redirect(status, &redirect.location_of(&route), &cx.date_line)))
+                Some((status, reply::redirect(status, &redirect.location_of(&route), &self.own_fields(cx))))
             }
-            Destination::Challenge(content) => Some((200, reply::challenge(content, &cx.date_line))),
+            Destination::Challenge(content) => Some((200, reply::challenge(content, &self.own_fields(cx)))),
         };
         let pipelinable = analysis.safe && !analysis.upgrade && len <= PIPELINED_HEAD_MAX && analysis.body.is_done();
         let facts = RequestFacts {
@@ -173,8 +173,10 @@ impl Session {
         self.exchange.client_end = if analysis.keep_alive { ClientEnd::KeepAlive } else { ClientEnd::Close };
         self.exchange.retained = Retained::InBuffer(self.upload.mark());
         match (analysis.local_reply, own) {
-            (Some(LocalReply::Options), _) => self.answer_with(200, reply::options(&cx.date_line)),
-            (Some(LocalReply::Trace(request)), _) => self.answer_with(200, reply::trace(&request, &cx.date_line)),
+            (Some(LocalReply::Options), _) => self.answer_with(200, reply::options(&self.own_fields(cx))),
+            (Some(LocalReply::Trace(request)), _) => {
+                self.answer_with(200, reply::trace(&request, &self.own_fields(cx)))
+            }
             (None, Some((status, reply))) => self.answer_with(status, reply),
             (None, None) => self.link = UpstreamState::Wanted { again: None, waits: Wait::No },
         }
@@ -218,9 +220,7 @@ impl Session {
         let mut summary = self.exchange.asked();
         summary.keep_alive &=
             self.lifecycle(&cx.snapshot).keeps_alive() && self.upload.phase == Phase::Done && !self.upload.ended;
-        if self.scheme == Scheme::Https {
-            summary.hsts_seconds = cx.snapshot.listener_limits(self.listener).hsts_seconds;
-        }
+        summary.hsts_seconds = self.hsts_seconds(cx);
         if parsed.status == 101 {
             let offered = self.exchange.head.upgrade.as_deref().unwrap_or_default();
             if !head::is_among(head::value(parsed.fields, "upgrade"), offered) {

@@ -138,6 +138,19 @@ impl WriteBuffer {
         self.end += n.min(STORE - self.end);
     }
 
+    /// Puts `bytes` in front of what is pending, if they fit.
+    pub fn prepend(&mut self, bytes: &[u8], pool: &mut BufferPool) {
+        if bytes.is_empty() || self.room() < bytes.len() {
+            return;
+        }
+        let store = self.store.get_or_insert_with(|| pool.take());
+        store.copy_within(self.start..self.end, bytes.len());
+        if let Some(front) = store.get_mut(..bytes.len()) {
+            front.copy_from_slice(bytes);
+        }
+        (self.start, self.end) = (0, bytes.len() + self.end - self.start);
+    }
+
     /// The socket took `n` bytes.
     pub fn sent(&mut self, n: usize, pool: &mut BufferPool) {
         self.start += n.min(self.end - self.start);

@@ -29,9 +29,14 @@ pub struct ClientHello {
     pub name: Option<String>,
 }
 
+/// The peer began a handshake, well or not.
+pub fn is_handshake(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&HANDSHAKE)
+}
+
 /// `None`: it is not here whole. What stands behind it is not looked at.
 pub fn read(bytes: &[u8]) -> Result<Option<ClientHello>, &'static str> {
-    if bytes.first().is_some_and(|kind| *kind != HANDSHAKE) {
+    if !bytes.is_empty() && !is_handshake(bytes) {
         return Err(NOT_TLS);
     }
     // However many bytes came at once: those behind are not looked at.

@@ -192,6 +192,11 @@ impl Tls {
         }
     }
 
+    /// Sends `header` in plain text before the first message, as a PROXY header is.
+    pub fn introduce(&mut self, header: &[u8], pool: &mut BufferPool) {
+        self.output.prepend(header, pool);
+    }
+
     fn new(engine: RecordEngine) -> Tls {
         let (input, output, rest) = (ReadBuffer::default(), WriteBuffer::default(), Vec::new());
         Tls {
