@@ -9,7 +9,7 @@
 //! | `reload` | `RunningConfiguration`, the implementation of the trait `Configuration`: reads argv, environment and file again, binds new listeners and gives up others, compares old and new settings (`ReloadReport`: changed, needs a restart); the text of `GET /config` |
 //! | `tls` | `TlsPolicies`: certificates read, a policy for each listener with TLS and for each service talked to in TLS, tickets kept over reloads, what stands in for a certificate that an ACME server has not issued yet |
 //! | `renewal` | certificates, authorities and revocation lists whose files changed under a configuration in force (`FileWatch`): taken in pair by pair, those that cannot be used named |
-//! | `expiry` | log lines 30, 7 and 1 days before a certificate expires (`ExpiryLog`) |
+//! | `expiry` | log lines 30, 7 and 1 days before a certificate expires, and when a revocation list does (`ExpiryLog`) |
 //! | `self_signed` | `SelfSigned`: the certificate of `--tls self-signed`, and the file that curl is told of; the placeholder |
 //! | `plan` | `Plan`: a [`Config`] translated to `Topology`, `ServiceConfig`, `HealthPolicy`, `Heartbeat`, `RuntimeSettings`, `AcmePlan`, [`Limits`](crate::core::limits::Limits) and `Routes`; `Ids`: a number for each name, kept over reloads; the admin API as a service of the data port (`ADMIN_PATHS`) |
 

@@ -89,6 +89,11 @@ impl ClientAuth {
         self.verifier.clone()
     }
 
+    /// The issuer of each revocation list and when the next one is due, in seconds since 1970.
+    pub fn next_updates(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.revoked.iter().filter_map(|list| Some((list.issuer.as_str(), list.until?)))
+    }
+
     /// What an operator should know although it can be used.
     pub fn warnings(&self, unix_seconds: u64) -> Vec<String> {
         let is_late = |list: &&RevocationList| list.until.is_some_and(|until| until <= unix_seconds);

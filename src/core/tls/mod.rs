@@ -5,6 +5,11 @@
 //! did not fit of one record. At rest it holds neither. A handshake message that does not fit in the buffer, a handshake of
 //! [`HANDSHAKE_RECORDS`] records and [`EMPTY_RECORDS`] records in a row without plaintext end it.
 //!
+//! The cryptography is `ring`'s. Measured beside `aws-lc-rs` in one run (two builds in `scripts/bench`, four rounds of 2 s, CPU
+//! time per request): small answers 24.0 and 24.6 us (each varies by a quarter), 1 MiB 835 and 805 us, a full handshake 281
+//! and 267 us, a resumed one 340 and 321 us. 5 % of a handshake do not outweigh a program that is 2.6 MB (18 %) larger
+//! and a second library of cryptography to build and to watch: the ACME, Docker and certificate crates bring `ring`.
+//!
 //! | file | what it is |
 //! |---|---|
 //! | `mod.rs` | [`Tls`]: read, open, seal, close_notify; its bounds; what a handshake agreed on; [`TlsFault`] |
