@@ -272,6 +272,7 @@ impl Registry {
             RuntimeEvent::Stopping { instance, why } => self.stopping_outside(instance, &why, now),
             RuntimeEvent::Joined { spec, started, why } => self.joined(spec, started, &why, now),
             RuntimeEvent::Left { instance, why } => self.left(instance, &why),
+            RuntimeEvent::Delisted { instance, why } => self.delisted(instance, why, now),
         }
     }
 
@@ -328,16 +329,34 @@ impl Registry {
 
     fn joined(&mut self, spec: Spec, started: Started, why: &str, now: Tick) {
         let (name, handle) = (spec.name.clone(), started.handle.clone());
-        self.displace(&started.endpoint, spec.instance, now);
-        if self.is_of_another_service(&spec) {
-            return self.moving.push((spec, started));
+        if let Some(removed) = self.removed.get_mut(&name).filter(|(removed, _)| removed.service == spec.service) {
+            // It is put back as it is then.
+            *removed = (spec, started);
+            return;
         }
         let known = self.slots.named(&name).filter(|id| self.slots.slot(*id).is_some_and(Slot::is_member));
+        if let Some(id) = known.filter(|id| self.is_relisted(*id, &spec, &started)) {
+            return self.relist(id, spec.instance, started.weight);
+        }
+        // A list may give a server another name, and two lists may have the same one.
+        if self.services.get(&spec.service).is_none_or(|service| service.config.can_start) {
+            self.displace(&started.endpoint, spec.instance, now);
+        }
+        if self.is_of_another_service(&spec) {
+            self.log(Level::Info, format!("{name}: another service has it: it joins when that has it no more"));
+            self.moving.retain(|(known, _)| known.instance != spec.instance);
+            return self.moving.push((spec, started));
+        }
         match known.and_then(|id| Some((id, self.slots.slot(id)?))) {
             Some((id, slot)) if slot.origin == Origin::Foreign => {
+                let was_up = slot.is_up();
                 let replica = self.replica_id(spec.instance);
                 let Some(policy) = self.health_policy(id) else { return };
                 self.change(id, |slot| slot.fill(spec.instance, replica, started, &policy, now));
+                // Where no other takes requests, they go to the new address before its first answer.
+                if was_up && self.service_of(id).is_some_and(|service| service.routable() == 0) {
+                    self.mark_up(id, &policy, now);
+                }
             }
             None if !self.name_taken(&name) => self.insert_filled(spec, started, now),
             _ => return self.log(Level::Warn, format!("{name}: {handle} cannot join: that name is taken")),
@@ -348,9 +367,7 @@ impl Registry {
 
     fn left(&mut self, instance: InstanceId, why: &str) {
         self.moving.retain(|(spec, _)| spec.instance != instance);
-        let is_member = |slot: &&Slot| slot.origin == Origin::Foreign && slot.is_member();
-        let id = self.slots.of_instance(instance);
-        let Some(id) = id.filter(|id| self.slots.slot(*id).as_ref().is_some_and(is_member)) else { return };
+        let Some(id) = self.foreign_member(instance) else { return };
         let Some(slot) = self.remove(id) else { return };
         self.keep_decision(&slot);
         let tally = self.services.get(&slot.service).map_or_else(String::new, |service| service.tally());

@@ -24,6 +24,7 @@
 //! | `verdicts` | what a probe's result or a worker's fault does to the slot and the service: up, ejected if others can be spared, readmitted (slow, failing), a silent one replaced (stopped, its slot filled when it is gone), start timeouts, the `Probe` effect and log lines; a heal recorded with its duration; never more ejected than the share allows, one silent instance replaced at a time; the log lines about heartbeats: missed, busy, the last failure, skipped probes |
 //! | `operator` | `PATCH /replicas/NAME`: what an operator decided about a replica (drained, weight), also of those that are not here now; names near an unknown one; the warning when all are drained |
 //! | `removed` | servers of a fixed list that `/rm` took and `/add` puts back: `Spec` and endpoint remembered by name |
+//! | `delisted` | servers that a list or source has no more: each stays on the ring while its service has no other to take requests and one that is new has yet to answer, then drains |
 //! | `drain` | begins and ends the drain of a replica (to the stop of its instance); the stop of the whole balancer, until `Finished`; grace of a stop, instances kept on exit, leaving instances forgotten |
 //! | `publication` | `Publication`: whether workers can tell a difference, the next epoch, the snapshot built and its effect; unchanged services are shared with the one before |
 //! | `rollout` | `Rollout`: one service's rolling replacement as a pure rule: failures in a row, pause before the next attempt, which member is next |
@@ -37,6 +38,7 @@ mod answer;
 mod calls;
 mod command;
 mod deadlines;
+mod delisted;
 mod drain;
 mod ejection;
 mod health;
@@ -79,6 +81,7 @@ use crate::core::routes::Routes;
 use crate::core::snapshot::{Lifecycle, Listener, ListenerId, Service, ServiceId, Snapshot};
 use crate::core::tick::Tick;
 use calls::{Addition, DeferredReply, QueuedCall};
+use delisted::DelistedServers;
 use leaving::LeavingTable;
 use operator::Decisions;
 use publication::Publication;
@@ -107,6 +110,8 @@ pub struct Registry {
     slots: Slots,
     leaving: LeavingTable,
     removed: RemovedServers,
+    /// Servers of others that are listed no more and still take requests.
+    delisted: DelistedServers,
     /// Servers of others that another service has to give up before they join theirs.
     moving: Vec<(Spec, Started)>,
     /// The `/add` under way: its slots are no members until all of them answer.
@@ -168,6 +173,7 @@ impl Registry {
             slots: Slots::new(),
             leaving: LeavingTable::new(),
             removed: RemovedServers::new(),
+            delisted: DelistedServers::new(),
             moving: Vec::new(),
             addition: None,
             successions: Successions::default(),
@@ -246,7 +252,8 @@ impl Registry {
         let listeners = closing.copied().min().unwrap_or(Tick::NEVER);
         let waits = self.ending && self.leaving.is_empty() && self.predecessor_until > self.now;
         let end = if waits { self.predecessor_until } else { Tick::NEVER };
-        let other = [listeners, addition, deferred, self.leaving.due(), topology, self.rollouts_due(), end];
+        let delisted = self.delisted_due();
+        let other = [listeners, addition, deferred, self.leaving.due(), topology, self.rollouts_due(), end, delisted];
         other.into_iter().fold(slots, Tick::min)
     }
 
@@ -265,6 +272,7 @@ impl Registry {
             self.begin_succession(now);
         }
         self.stop_listeners(now);
+        self.end_delisted(now);
         self.insert_moved(now);
         self.expire_addition(now);
         self.expire_deferred_replies(now);

@@ -22,7 +22,7 @@ impl Registry {
     /// A call removed this slot. A server that the runtime cannot start again is kept in mind.
     pub(super) fn remember_removed(&mut self, slot: &Slot) {
         let (Some(instance), Some(service)) = (slot.instance(), self.services.get(&slot.service)) else { return };
-        if service.config.can_start {
+        if service.config.can_start || self.delisted.contains_key(&instance) {
             return;
         }
         let spec =
@@ -72,13 +72,13 @@ impl Registry {
         }
         if *n == 0 || hostnames.len() as u64 != *n {
             return Err(Rejection::bad_request(format!(
-                "n is {n}: the replicas are a fixed list (--replica), none can be started; name those that /rm removed"
+                "n is {n}: the replicas are listed (--replica or a source), none can be started; name those that /rm removed"
             )));
         }
         check_distinct(hostnames)?;
         for (at, name) in hostnames.iter().enumerate() {
             if !self.removed.contains_key(name.as_str()) {
-                return Err(wrong_name(at, name, "no server of that name was removed from the fixed list (--replica)"));
+                return Err(wrong_name(at, name, "no server of that name was removed from the list"));
             }
             if self.name_taken(name) {
                 return Err(wrong_name(at, name, "it still drains"));

@@ -212,12 +212,17 @@ impl Slot {
         self.last_instance = Some(instance);
         self.is_shared = false;
         self.handle = started.handle;
-        if self.configured_weight != started.weight {
-            self.configured_weight = started.weight;
-            self.decision.weight = None;
-        }
+        self.configure_weight(started.weight);
         let (health, deadline) = (Health::watched_from(now, now), now.after_ms(policy.start_timeout_ms));
         self.state = SlotState::Probing { instance, since: now, deadline, health, reported: false };
+    }
+
+    /// Another configured weight takes the place of an operator's.
+    pub fn configure_weight(&mut self, weight: u32) {
+        if self.configured_weight != weight {
+            self.configured_weight = weight;
+            self.decision.weight = None;
+        }
     }
 
     pub fn instance(&self) -> Option<InstanceId> {

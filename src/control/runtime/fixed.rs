@@ -206,7 +206,7 @@ impl ListedServer {
     fn left(&self) -> Option<RuntimeEvent> {
         self.address.get()?;
         let instance = InstanceId::Foreign(self.number.get() - 1);
-        Some(RuntimeEvent::Left { instance, why: "it is not listed any more".into() })
+        Some(RuntimeEvent::Delisted { instance, why: "it is not listed any more".into() })
     }
 
     /// What its host has now; empty if that is not known.

@@ -3,7 +3,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `mod.rs` | the trait [`Runtime`] (start, stop, attach, resume, suspension, close) and its values: [`InstanceId`], [`Origin`] (managed, foreign), [`Spec`] (service, name, revision, what it replaces), [`Started`] (endpoint, handle, weight), [`RuntimeEvent`] (exited, stopping, joined, left), [`Failure`] and its kind; defaults of the trait |
+//! | `mod.rs` | the trait [`Runtime`] (start, stop, attach, resume, suspension, close) and its values: [`InstanceId`], [`Origin`] (managed, foreign), [`Spec`] (service, name, revision, what it replaces), [`Started`] (endpoint, handle, weight), [`RuntimeEvent`] (exited, stopping, joined, left, delisted), [`Failure`] and its kind; defaults of the trait |
 //! | [`docker`] | containers, managed or foreign |
 //! | [`fixed`] | servers given by address or host name: never started; names looked up again and again, the replica moved to the first address that accepts; `ListedServer`, `NameWatch`, its triggers (refresh, failed probe) |
 //! | [`process`] | child processes: free loopback ports, environment (`PORT`, `SERVER_ID`), process groups, exit status in words, the child's output to the log; free port, program or our own binary, signals to the group, awaited until it listens, several tries |
@@ -111,6 +111,9 @@ pub enum RuntimeEvent {
     Joined { spec: Spec, started: Started, why: String },
     /// A server that we did not start has ended.
     Left { instance: InstanceId, why: String },
+    /// A server that we did not start is listed no more. It may still answer: it finishes its requests, and takes new ones
+    /// where no other can yet.
+    Delisted { instance: InstanceId, why: String },
 }
 
 /// What a runtime passes on to a successor of this process.

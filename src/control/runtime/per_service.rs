@@ -65,6 +65,9 @@ fn outward_event(service: ServiceId, event: RuntimeEvent) -> RuntimeEvent {
             RuntimeEvent::Joined { spec: outward_spec(service, spec), started, why }
         }
         RuntimeEvent::Left { instance, why } => RuntimeEvent::Left { instance: outward(service, instance), why },
+        RuntimeEvent::Delisted { instance, why } => {
+            RuntimeEvent::Delisted { instance: outward(service, instance), why }
+        }
     }
 }
 
