@@ -3,10 +3,9 @@
 mod support;
 
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use support::balancer::{Balancer, ask};
+use support::balancer::{Balancer, under_load};
 use support::{TIMEOUT, run, until};
 
 /// What the product promises: N live again so soon after a kill.
@@ -17,25 +16,6 @@ fn signal(name: &str, process: u32) {
     assert!(status.expect("kill").success());
 }
 
-/// Requests go on while `harm` happens: each must be answered 200.
-fn under_load(balancer: &Balancer, harm: impl FnOnce()) -> u64 {
-    let (over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    let said = ask(balancer.data, "GET", "/home", "");
-                    assert_eq!(said.status, 200, "{}", said.head);
-                    answered.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        harm();
-        over.store(true, Ordering::Relaxed);
-    });
-    answered.into_inner()
-}
-
 fn await_heals(balancer: &Balancer, heals: u64) {
     until(Instant::now() + TIMEOUT, "the heal", || (balancer.metric("ringway_heals_total") >= heals).then_some(()));
 }
@@ -43,7 +23,7 @@ fn await_heals(balancer: &Balancer, heals: u64) {
 #[test]
 fn a_killed_replica_is_replaced_within_a_second_and_no_get_fails() {
     let balancer = Balancer::start(&[]);
-    let answered = under_load(&balancer, || {
+    let answered = under_load(balancer.data, || {
         for round in 1..=5 {
             let victim = balancer.children()[0];
             let killed = Instant::now();
@@ -62,7 +42,7 @@ fn a_killed_replica_is_replaced_within_a_second_and_no_get_fails() {
 fn a_hung_replica_is_noticed_by_its_heartbeats_and_replaced() {
     let balancer = Balancer::start(&["--health-interval", "100ms"]);
     let hung = balancer.children()[1];
-    under_load(&balancer, || {
+    under_load(balancer.data, || {
         signal("STOP", hung);
         await_heals(&balancer, 1);
     });
@@ -72,7 +52,7 @@ fn a_hung_replica_is_noticed_by_its_heartbeats_and_replaced() {
 #[test]
 fn add_and_rm_in_a_loop_cost_no_request() {
     let balancer = Balancer::start(&[]);
-    let answered = under_load(&balancer, || {
+    let answered = under_load(balancer.data, || {
         for _ in 0..10 {
             assert_eq!(balancer.ask("POST", "/add", r#"{"n":2}"#).status, 200);
             assert_eq!(balancer.ask("DELETE", "/rm", r#"{"n":2}"#).status, 200);

@@ -16,7 +16,7 @@ use support::exposition::{self, Family, Format};
 use support::{TIMEOUT, connect, exchange, field, origin, read_head, read_response, try_exchange, until};
 
 /// Metrics that need a shortage or a setting, and the file whose test makes it.
-const ELSEWHERE: [(&str, &str); 19] = [
+const ELSEWHERE: [(&str, &str); 22] = [
     ("ringway_access_log_records_total", "tests/access_log.rs"),
     ("ringway_access_log_dropped_total", "tests/access_log.rs"),
     ("ringway_access_log_unwritten_total", "tests/access_log.rs"),
@@ -35,6 +35,9 @@ const ELSEWHERE: [(&str, &str); 19] = [
     ("ringway_queued", "tests/pressure.rs"),
     ("ringway_outdated_replicas", "tests/reload.rs"),
     ("ringway_settings_refused", "tests/reload.rs"),
+    ("ringway_source_age_seconds", "tests/sources.rs"),
+    ("ringway_source_errors_total", "tests/sources.rs"),
+    ("ringway_source_up", "tests/sources.rs"),
     ("ringway_upgrades_failed_total", "tests/upgrade.rs"),
 ];
 

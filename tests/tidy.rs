@@ -22,7 +22,7 @@ const LAYERS: [(&str, u8); 11] = [
 ];
 
 /// External crates that only some modules may use.
-const CRATES: [(&str, &[&str]); 22] = [
+const CRATES: [(&str, &[&str]); 23] = [
     ("mio", &["kernel", "replica"]),
     ("listenfd", &["kernel"]),
     ("command_fds", &["control"]),
@@ -38,6 +38,7 @@ const CRATES: [(&str, &[&str]); 22] = [
     ("signal_hook", &["replica", "balancer", "experiment"]),
     ("tokio", &["control"]),
     ("bollard", &["control"]),
+    ("hickory_resolver", &["control"]),
     ("axum", &["control"]),
     // In settings for the types of methods and headers.
     ("hyper", &["control", "settings"]),

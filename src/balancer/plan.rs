@@ -13,6 +13,7 @@ use crate::control::Heartbeats;
 use crate::control::acme::{AcmePlan, WantedCertificate};
 use crate::control::probe::{Heartbeat, HttpHeartbeat};
 use crate::control::registry::{EjectionPolicy, HealthPolicy, ServiceConfig, ServiceSource, Topology, add_limit_ms};
+use crate::control::runtime::discovery::DiscoverySettings;
 use crate::control::runtime::service_runtime::RuntimeSettings;
 use crate::core::balance::BalancePolicy;
 use crate::core::limits::Limits;
@@ -201,19 +202,24 @@ fn service_config(name: &str, config: &Config) -> ServiceConfig {
         tls: None,
         replicas: config.replicas,
         max_replicas: config.limits.max_replicas,
-        can_start: config.runtime() != RuntimeKind::Fixed,
+        can_start: config.runtime().starts_replicas(),
         keeps_on_exit: config.runtime() == RuntimeKind::Docker && config.docker.on_exit == OnExit::Keep,
         health: health_policy(config),
     }
 }
 
 fn runtime_settings(name: &str, config: &Config) -> RuntimeSettings {
-    match config.runtime() {
+    let runtime = config.runtime();
+    if let Some(kind) = runtime.source() {
+        let settings = DiscoverySettings { kind, source: config.source.clone() };
+        return RuntimeSettings::Discovery { settings: settings.into(), service: name.to_owned() };
+    }
+    match runtime {
         RuntimeKind::Process => RuntimeSettings::Process { program: config.program.clone() },
-        RuntimeKind::Fixed => RuntimeSettings::Fixed(config.fixed_replicas.clone()),
         RuntimeKind::Docker => {
             RuntimeSettings::Docker { settings: config.docker.clone().into(), service: name.to_owned() }
         }
+        _ => RuntimeSettings::Fixed(config.fixed_replicas.clone()),
     }
 }
 

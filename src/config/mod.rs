@@ -16,6 +16,7 @@
 //! | `renamed` | old spellings of settings, with their unit in the name: refused with the new spelling and an example |
 //! | `resolve` | checks settings against each other (names twice, ports, limits, key and mode, admin on the data port without a token) and fills in what depends on others: [`RunArgs`](args::RunArgs) to [`Config`]; its summary in one line |
 //! | `show` | `ringway config`: prints the effective settings as a TOML file with each flag's help as comments; literals, sections, lines commented out, wrapped text |
+//! | `source_files` | judges the files that list replicas, for `ringway check` |
 //! | `sources` | where each setting comes from (flag, environment variable, line of the file), so that an error or warning names that place |
 //! | `token_file` | reads the file of the admin API's token: regular, for its owner and group only, one line |
 //! | `unused` | warnings of settings that have no effect beside the others: HTTP limits in TCP mode, heartbeat settings without a path, settings of starts where nothing is started; variables of the environment that are no setting |
@@ -39,6 +40,7 @@ mod renamed;
 mod resolve;
 mod ring_args;
 mod show;
+mod source_files;
 mod sources;
 pub mod tables;
 pub mod token_file;
@@ -54,7 +56,8 @@ use crate::core::balance::BalancePolicy;
 use crate::core::snapshot::Mode;
 use crate::settings::{
     AccessLogSettings, AcmeSettings, AdminSettings, DockerSettings, EjectionSettings, FixedReplica, ForwardedSettings,
-    HashSettings, HealthSettings, LimitSettings, ProxySettings, TlsSettings, UpstreamSettings, values,
+    HashSettings, HealthSettings, LimitSettings, ProxySettings, SourceKind, SourceSettings, TlsSettings,
+    UpstreamSettings, values,
 };
 
 pub use man::write as write_man_pages;
@@ -71,8 +74,8 @@ pub struct Config {
     /// (`tls-passthrough`)
     #[arg(long, value_name = "MODE", default_value = "http", value_parser = values::mode)]
     pub mode: Mode,
-    /// What runs the replicas: `process`, `docker`, or `fixed` for those of --replica [default: process, or fixed
-    /// where --replica is given]
+    /// What runs the replicas: `process`, `docker`, a source that lists servers which others start (`file`, `dns`), or
+    /// `fixed` for those of --replica [default: process, or fixed where --replica is given]
     #[arg(long, value_enum, value_name = "RUNTIME", hide_possible_values = true)]
     runtime: Option<RuntimeKind>,
     /// How many replicas are kept alive; 0 with --runtime docker: only those that others start
@@ -128,6 +131,8 @@ pub struct Config {
     pub access_log: AccessLogSettings,
     #[command(flatten)]
     pub docker: DockerSettings,
+    #[command(flatten)]
+    pub source: SourceSettings,
     /// Settings that have no effect, one line each.
     #[arg(skip)]
     pub warnings: Vec<String>,
@@ -146,6 +151,25 @@ pub enum RuntimeKind {
     Docker,
     /// Servers that we do not start: `--replica HOST:PORT`.
     Fixed,
+    /// Servers that a file lists.
+    File,
+    /// Servers that a name in DNS has.
+    Dns,
+}
+
+impl RuntimeKind {
+    /// It is a source, which lists servers that others start.
+    pub fn source(self) -> Option<SourceKind> {
+        match self {
+            RuntimeKind::Process | RuntimeKind::Docker | RuntimeKind::Fixed => None,
+            RuntimeKind::File => Some(SourceKind::File),
+            RuntimeKind::Dns => Some(SourceKind::Dns),
+        }
+    }
+
+    pub fn starts_replicas(self) -> bool {
+        matches!(self, RuntimeKind::Process | RuntimeKind::Docker)
+    }
 }
 
 impl Config {

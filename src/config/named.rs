@@ -261,6 +261,7 @@ impl Named {
         faults.extend(self.addresses_given_twice());
         faults.extend(self.names_given_otherwise());
         faults.extend(self.replicas_given_twice());
+        faults.extend(self.sources_given_twice());
         let listeners: BTreeMap<&str, Mode> =
             self.listeners.iter().map(|listener| (listener.name.as_str(), listener.settings.mode)).collect();
         let check = |route: &NamedRoute| {
@@ -336,6 +337,24 @@ impl Named {
             }
         }
         faults
+    }
+}
+
+impl Named {
+    /// Two services with one list would have replicas of the same names.
+    fn sources_given_twice(&self) -> Vec<NamedFault> {
+        let found = self.services.iter().filter(|service| service.config.runtime().source().is_some());
+        let found: Vec<&NamedService> = found.collect();
+        let question = |service: &NamedService| (service.config.runtime(), service.config.source.clone());
+        let repeats = found.iter().enumerate().filter_map(|(at, service)| {
+            let earlier = found.iter().take(at).find(|earlier| question(earlier) == question(service))?;
+            let why = format!(
+                "services.{}: its source lists the replicas of services.{} too: give one of them source.name_prefix",
+                service.name, earlier.name
+            );
+            Some((service.place, why))
+        });
+        repeats.collect()
     }
 }
 

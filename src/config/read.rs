@@ -13,7 +13,7 @@ use super::named::NamedResolver;
 use super::resolve::FlatService;
 use super::show::Audience;
 use super::sources::Sources;
-use super::{Config, Named, acme, certificates, error, man, renamed, show, unused, upstream_files};
+use super::{Config, Named, acme, certificates, error, man, renamed, show, source_files, unused, upstream_files};
 use crate::experiment::{ExperimentSettings, RingQuery};
 use crate::replica::{ReplicaSettings, host_name};
 
@@ -84,7 +84,8 @@ fn check(path: &Path) -> Result<String, EarlyExit> {
     let of_certificates = certificates::check(&config).map_err(EarlyExit::Usage)?;
     upstream_files::check(&config).map_err(EarlyExit::Usage)?;
     acme::roots(&config).map_err(EarlyExit::Usage)?;
-    let warnings = config.warnings.iter().chain(&of_certificates);
+    let of_sources = source_files::check(&config).map_err(EarlyExit::Usage)?;
+    let warnings = config.warnings.iter().chain(&of_certificates).chain(&of_sources);
     let warnings: String = warnings.map(|warning| format!("\nwarning: {warning}")).collect();
     Ok(format!("{} is valid: {}{warnings}", path.display(), config.summary()))
 }

@@ -80,16 +80,18 @@ fn check_replicas(config: &Config) -> Result<(), String> {
     if !config.program.is_empty() && config.runtime() != RuntimeKind::Process {
         return Err("a program after `--` runs as processes: leave out --replica, or --runtime docker".into());
     }
-    match (config.runtime(), fixed.is_empty()) {
+    let runtime = config.runtime();
+    if let (Some(source), true) = (runtime.source(), fixed.is_empty()) {
+        return config.source.check(source);
+    }
+    match (runtime, fixed.is_empty()) {
         (RuntimeKind::Process, true) if replicas == 0 => {
             Err("--replicas 0 needs --runtime docker, where containers of others can join".into())
         }
-        (RuntimeKind::Process | RuntimeKind::Docker, true) => Ok(()),
+        (_, true) if runtime != RuntimeKind::Fixed => Ok(()),
         (RuntimeKind::Fixed, false) => check_names(fixed),
-        (RuntimeKind::Fixed, true) => Err("--runtime fixed needs at least one --replica HOST:PORT".into()),
-        (RuntimeKind::Process | RuntimeKind::Docker, false) => {
-            Err("--replica names servers that run already: leave --runtime out, or say fixed".into())
-        }
+        (_, true) => Err("--runtime fixed needs at least one --replica HOST:PORT".into()),
+        (_, false) => Err("--replica names servers that run already: leave --runtime out, or say fixed".into()),
     }
 }
 
@@ -230,7 +232,7 @@ impl Config {
 
     /// Our own program or image, which answers our heartbeat and has no admin paths of its own.
     pub fn replicas_are_ours(&self) -> bool {
-        self.runtime() != RuntimeKind::Fixed && self.program.is_empty()
+        self.runtime().starts_replicas() && self.program.is_empty()
     }
 
     /// Listener, replicas and admin API, in one line.
@@ -242,6 +244,11 @@ impl Config {
             },
             RuntimeKind::Docker => format!("{} replicas of image {}", self.replicas, self.docker.image),
             RuntimeKind::Fixed => format!("{} fixed replicas", self.fixed_replicas.len()),
+            RuntimeKind::File => {
+                let path = self.source.path.as_ref().map(|path| path.display().to_string());
+                format!("replicas listed in {}", path.unwrap_or_default())
+            }
+            RuntimeKind::Dns => format!("replicas of {} in DNS", self.source.name.clone().unwrap_or_default()),
         };
         let admin = match &self.admin.listen {
             AdminListen::Tcp(address) => format!("admin on {address}"),

@@ -80,8 +80,14 @@ fn reason_in_service(config: &Config, SourcedSetting { long, table, .. }: &Sourc
     let is_one_of = |longs: &[&str]| longs.contains(&long.as_str());
     if table == "Docker" && runtime != RuntimeKind::Docker {
         Some("without --runtime docker")
+    } else if table == "Source" && runtime.source().is_none() {
+        Some("without a --runtime that is a source: file or dns")
+    } else if table == "Source" && !runtime.source().is_some_and(|source| source.has(long)) {
+        Some("with this --runtime: another source has it")
     } else if is_one_of(&STARTS) && runtime == RuntimeKind::Fixed {
         Some("with --replica: those servers are all there is")
+    } else if is_one_of(&STARTS) && !runtime.starts_replicas() {
+        Some("with this --runtime: the servers that it lists are all there is")
     } else if table == "Hash" && config.policy().name() != BalancePolicy::Hash.name() {
         Some("without --policy hash")
     } else if is_tcp && (table == "Forwarded" || long == "tls-hsts" || is_one_of(&HTTP_LIMITS)) {

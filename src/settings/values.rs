@@ -119,6 +119,19 @@ pub fn path_prefix(text: &str) -> Result<String, String> {
     }
 }
 
+/// The name of a replica that a source found, or what stands before it: a place on the ring, a label, a part of a path.
+pub fn found_name(text: &str) -> Result<String, String> {
+    const NAME_MAX: usize = 253;
+    match (1..=NAME_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(text.into()),
+        false => Err(format!("a name has 1 to {NAME_MAX} visible characters of ASCII, and no space")),
+    }
+}
+
+pub fn name_prefix(text: &str) -> Result<String, String> {
+    if text.is_empty() { Ok(String::new()) } else { found_name(text) }
+}
+
 pub fn method_name(text: &str) -> Result<String, String> {
     match head::is_token(text.as_bytes()) && text.bytes().all(|byte| !byte.is_ascii_lowercase()) {
         true => Ok(text.into()),

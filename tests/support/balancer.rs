@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -31,10 +32,13 @@ impl Balancer {
     /// The same, of a `command` that runs our binary, with its environment and descriptors.
     pub fn start_as(mut command: Command, more: &[&str]) -> Balancer {
         command.args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(more);
-        let process = Process::spawn(command);
-        let balancer = Balancer { data: process.address, admin: admin_address(&process), process };
+        let balancer = Balancer::of(Process::spawn(command));
         balancer.await_replicas();
         balancer
+    }
+
+    pub fn of(process: Process) -> Balancer {
+        Balancer { data: process.address, admin: admin_address(&process), process }
     }
 
     pub fn ask(&self, method: &str, path: &str, body: &str) -> Response {
@@ -84,6 +88,27 @@ impl Balancer {
         let children = std::fs::read_to_string(path).expect("the balancer runs");
         children.split_whitespace().map(|id| id.parse().expect("a process id")).collect()
     }
+}
+
+/// Requests go on while `harm` happens: each must be answered 200. How many were.
+pub fn under_load(data: SocketAddr, harm: impl FnOnce()) -> u64 {
+    let (over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let said = ask(data, "GET", "/home", "");
+                    assert_eq!(said.status, 200, "{}", said.head);
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        // A `harm` that fails ends the requests too.
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(harm));
+        over.store(true, Ordering::Relaxed);
+        ended.unwrap_or_else(|why| std::panic::resume_unwind(why));
+    });
+    answered.into_inner()
 }
 
 pub fn admin_address(process: &Process) -> SocketAddr {

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use crate::control::metrics::rings::RingFacts;
 use crate::control::registry::{ServiceStatus, Status};
+use crate::control::runtime::discovery::follow::SourceStatus;
 use crate::core::balance::BalanceFactor;
 use crate::core::ring::report;
 use crate::core::routes::{HostPattern, Route, RouteTarget};
@@ -20,8 +21,10 @@ pub struct ServiceReport {
     pub name: Arc<str>,
     /// http or tcp.
     pub mode: &'static str,
-    /// process, docker or fixed.
+    /// process, docker, fixed, or the source that lists its replicas: file, dns.
     pub runtime: &'static str,
+    /// `null`: no source lists its replicas.
+    pub source: Option<SourceStatus>,
     /// How many replicas it has by `/rep`, how many of them answer, and how many of those an operator drained.
     pub wanted: usize,
     pub up: usize,
@@ -99,6 +102,7 @@ fn report_of(
         name: status.name.clone(),
         mode: service.mode.name(),
         runtime: status.runtime,
+        source: status.source.clone(),
         wanted: status.replicas,
         up: status.up,
         drained: status.drained,

@@ -352,7 +352,10 @@ impl ControlLoop {
             }
             AdminRequest::Status { reply } => {
                 let mut status = self.core.status(now);
-                status.services.iter_mut().for_each(|service| service.runtime = self.runtime.word(service.id));
+                for service in &mut status.services {
+                    (service.runtime, service.source) =
+                        (self.runtime.word(service.id), self.runtime.source(service.id));
+                }
                 let _ = reply.send(status);
             }
             AdminRequest::Readiness { reply } => {

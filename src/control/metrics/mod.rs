@@ -170,7 +170,22 @@ impl ScrapeSources<'_> {
         let heals = self.listed().map(|service| (of_service(&service.name), service.heals.clone()));
         let help = "from the loss of a replica until its replacement answered";
         page.histogram("ringway_heal_duration_seconds", help, heals);
+        self.sources(page);
         self.exchanges(page);
+    }
+
+    fn sources(&self, page: &mut Exposition) {
+        let sources =
+            || self.listed().filter_map(|service| Some((of_service(&service.name), service.source.as_ref()?)));
+        let up = sources().map(|(labels, source)| (labels, u64::from(source.state != "lost")));
+        let help = "0 while the source that lists a service's replicas fails";
+        page.family(MetricKind::Gauge, "ringway_source_up", help, up);
+        let ages = sources().filter_map(|(labels, source)| Some((labels, source.age_ms? as f64 / 1_000.0)));
+        let help = "age of the last answer that was believed of the source that lists a service's replicas";
+        page.family(MetricKind::Gauge, "ringway_source_age_seconds", help, ages);
+        let errors = sources().map(|(labels, source)| (labels, source.errors));
+        let help = "questions to the source that lists a service's replicas that failed";
+        page.family(MetricKind::Counter, "ringway_source_errors", help, errors);
     }
 
     /// What the workers measured of each service.

@@ -10,6 +10,7 @@ use super::instances::address;
 use super::leaving::Leaving;
 use super::service::ServiceState;
 use super::slot::{Condition, Slot};
+use crate::control::runtime::discovery::follow::SourceStatus;
 use crate::core::snapshot::ServiceId;
 use crate::core::tick::Tick;
 use crate::shared::histogram::Durations;
@@ -41,6 +42,8 @@ pub struct ServiceStatus {
     pub refused: Option<Arc<str>>,
     /// What runs its replicas, in one word. The registry does not know.
     pub runtime: &'static str,
+    /// What lists its replicas, where a source does. The registry does not know.
+    pub source: Option<SourceStatus>,
     /// No configuration names it any more.
     pub is_removed: bool,
     /// How many replicas it is to have, how many of them have answered, and how many of those an operator drained.
@@ -155,6 +158,7 @@ impl Registry {
             outdated: if self.is_rolling(id) { self.outdated(id).len() } else { 0 },
             refused: service.refused.clone(),
             runtime: "",
+            source: None,
             is_removed: service.is_removed,
             replicas: service.members().len(),
             up: service.up(),

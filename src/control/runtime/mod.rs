@@ -4,15 +4,17 @@
 //! | file | holds |
 //! |---|---|
 //! | `mod.rs` | the trait [`Runtime`] (start, stop, attach, resume, suspension, close) and its values: [`InstanceId`], [`Origin`] (managed, foreign), [`Spec`] (service, name, revision, what it replaces), [`Started`] (endpoint, handle, weight), [`RuntimeEvent`] (exited, stopping, joined, left, delisted), [`Failure`] and its kind; defaults of the trait |
+//! | [`discovery`] | servers that a source lists (file, DNS): followed, never started |
 //! | [`docker`] | containers, managed or foreign |
 //! | [`fixed`] | servers given by address or host name: never started; names looked up again and again, the replica moved to the first address that accepts; `ListedServer`, `NameWatch`, its triggers (refresh, failed probe) |
 //! | [`process`] | child processes: free loopback ports, environment (`PORT`, `SERVER_ID`), process groups, exit status in words, the child's output to the log; free port, program or our own binary, signals to the group, awaited until it listens, several tries |
 //! | `process_state` | `/proc/PID/stat`: whether a process is stopped (SIGSTOP), whether it runs in a given container; cgroups of a process |
 //! | [`per_service`] | `PerService`: the runtimes of all services as one, each call passed on by the instance's service; opened, changed and closed at a reload; numbers of foreign instances made unique (inward, outward) |
-//! | [`service_runtime`] | `ServiceRuntime` (process, docker, fixed), `RuntimeSettings`: what it is opened from; `SettingsChange`: which settings a running one takes in, whether instances have others |
+//! | [`service_runtime`] | `ServiceRuntime` (process, docker, fixed, discovery), `RuntimeSettings`: what it is opened from; `SettingsChange`: which settings a running one takes in, whether instances have others |
 //! | [`revisions`] | `Revision`, `Revisions`: the settings that instances are started with, of each configuration that is still needed; numbered, settled when a rolling replacement has ended |
 //! | [`resolver`] | host names to addresses by getaddrinfo on threads, with a timeout |
 
+pub mod discovery;
 pub mod docker;
 pub mod fixed;
 pub mod per_service;
@@ -141,7 +143,7 @@ pub enum FailureKind {
     NameTaken,
 }
 
-/// Implemented by `process`, `docker` and `fixed` (servers given by address). All calls come from the admin thread.
+/// Implemented by `process`, `docker`, `fixed` (servers given by address) and `discovery` (servers that a source lists). All calls come from the admin thread.
 /// Several may be under way at once; none is cancelled.
 pub trait Runtime {
     /// Starts one instance and returns when it has an address; it need not answer yet. What the instance that it replaces

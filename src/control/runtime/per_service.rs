@@ -12,6 +12,7 @@ use rustix::process::Pid;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::spawn_local;
 
+use super::discovery::follow::SourceStatus;
 use super::revisions::Revision;
 use super::service_runtime::{DockerPredecessors, RuntimeSettings, ServiceRuntime};
 use super::{Failure, FailureKind, InstanceId, Lent, Runtime, RuntimeEvent, Spec, Started};
@@ -86,6 +87,11 @@ impl PerService {
         self.get(service).map_or("", |runtime| runtime.word())
     }
 
+    /// What lists this service's replicas, where a source does.
+    pub fn source(&self, service: ServiceId) -> Option<SourceStatus> {
+        self.get(service)?.source()
+    }
+
     /// Takes in the settings of another configuration: runtimes of new services are opened first, since that may fail; then
     /// those that run change. A service that is not among them runs on until it is given up.
     pub async fn reconfigure(&self, settings: Vec<(ServiceId, RuntimeSettings)>) -> Result<Reconfigured, Failure> {
@@ -123,9 +129,10 @@ impl PerService {
         &self,
         settings: &[(ServiceId, RuntimeSettings)],
     ) -> Option<(ServiceId, &'static str, &'static str)> {
-        let mut kinds =
-            settings.iter().filter_map(|(id, settings)| Some((*id, self.get(*id)?.word(), settings.word())));
-        kinds.find(|(_, has, wanted)| has != wanted)
+        settings.iter().find_map(|(id, settings)| {
+            let has = self.get(*id)?;
+            (!has.takes(settings)).then(|| (*id, has.word(), settings.word()))
+        })
     }
 
     /// Settings of services that run, with the revision that they have, if they are known.

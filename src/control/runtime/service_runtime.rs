@@ -9,6 +9,8 @@ use std::time::Duration;
 use rustix::process::Pid;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::discovery::follow::SourceStatus;
+use super::discovery::{Discovery, DiscoverySettings};
 use super::docker::{Docker, DockerPredecessor, Launch};
 use super::fixed::Fixed;
 use super::process::{self, Processes};
@@ -26,6 +28,7 @@ pub enum ServiceRuntime {
     Process(Processes),
     Docker(Docker),
     Fixed(Fixed),
+    Discovery(Discovery),
 }
 
 /// What a service's runtime is made from.
@@ -40,6 +43,10 @@ pub enum RuntimeSettings {
         service: String,
     },
     Fixed(Vec<FixedReplica>),
+    Discovery {
+        settings: Box<DiscoverySettings>,
+        service: String,
+    },
 }
 
 /// By the name of the service.
@@ -52,6 +59,7 @@ impl RuntimeSettings {
             RuntimeSettings::Process { .. } => PROCESS,
             RuntimeSettings::Docker { .. } => DOCKER,
             RuntimeSettings::Fixed(_) => FIXED,
+            RuntimeSettings::Discovery { settings, .. } => settings.kind.word(),
         }
     }
 
@@ -64,6 +72,9 @@ impl RuntimeSettings {
                 ServiceRuntime::Docker(Docker::open(*settings, &service, predecessor).await?)
             }
             RuntimeSettings::Fixed(replicas) => ServiceRuntime::Fixed(Fixed::new(replicas)),
+            RuntimeSettings::Discovery { settings, service } => {
+                ServiceRuntime::Discovery(Discovery::new(*settings, service)?)
+            }
         })
     }
 }
@@ -73,6 +84,7 @@ pub enum SettingsChange {
     Process(Vec<OsString>),
     Docker(Arc<Launch>),
     Fixed(Vec<FixedReplica>),
+    Discovery(Box<DiscoverySettings>),
 }
 
 impl ServiceRuntime {
@@ -82,6 +94,25 @@ impl ServiceRuntime {
             ServiceRuntime::Process(_) => PROCESS,
             ServiceRuntime::Docker(_) => DOCKER,
             ServiceRuntime::Fixed(_) => FIXED,
+            ServiceRuntime::Discovery(discovery) => discovery.kind().word(),
+        }
+    }
+
+    /// Whether a reload can give it these settings. One source may become another.
+    pub fn takes(&self, settings: &RuntimeSettings) -> bool {
+        matches!(
+            (self, settings),
+            (ServiceRuntime::Process(_), RuntimeSettings::Process { .. })
+                | (ServiceRuntime::Docker(_), RuntimeSettings::Docker { .. })
+                | (ServiceRuntime::Fixed(_), RuntimeSettings::Fixed(_))
+                | (ServiceRuntime::Discovery(_), RuntimeSettings::Discovery { .. })
+        )
+    }
+
+    pub fn source(&self) -> Option<SourceStatus> {
+        match self {
+            ServiceRuntime::Discovery(discovery) => Some(discovery.status()),
+            _ => None,
         }
     }
 
@@ -96,6 +127,10 @@ impl ServiceRuntime {
                 Ok(SettingsChange::Docker(docker.prepare(*settings).await?))
             }
             (ServiceRuntime::Fixed(_), RuntimeSettings::Fixed(replicas)) => Ok(SettingsChange::Fixed(replicas)),
+            (ServiceRuntime::Discovery(_), RuntimeSettings::Discovery { settings, .. }) => {
+                Discovery::check(&settings)?;
+                Ok(SettingsChange::Discovery(settings))
+            }
             _ => Err(Failure {
                 kind: FailureKind::Refused,
                 message: "a service is to have another runtime: give it another name, or upgrade or restart".into(),
@@ -112,6 +147,10 @@ impl ServiceRuntime {
             (ServiceRuntime::Docker(docker), SettingsChange::Docker(launch)) => Some(docker.add(launch)),
             (ServiceRuntime::Fixed(fixed), SettingsChange::Fixed(replicas)) => {
                 fixed.set_servers(replicas);
+                None
+            }
+            (ServiceRuntime::Discovery(discovery), SettingsChange::Discovery(settings)) => {
+                discovery.set_settings(*settings);
                 None
             }
             _ => None,
@@ -140,8 +179,10 @@ impl ServiceRuntime {
 
     /// Its service is removed.
     pub fn give_up(&self) {
-        if let ServiceRuntime::Fixed(fixed) = self {
-            fixed.set_servers(Vec::new());
+        match self {
+            ServiceRuntime::Fixed(fixed) => fixed.set_servers(Vec::new()),
+            ServiceRuntime::Discovery(discovery) => discovery.give_up(),
+            ServiceRuntime::Process(_) | ServiceRuntime::Docker(_) => {}
         }
     }
 }
@@ -153,6 +194,7 @@ impl Runtime for ServiceRuntime {
             ServiceRuntime::Process(processes) => processes.start(spec).await,
             ServiceRuntime::Docker(docker) => docker.start(spec).await,
             ServiceRuntime::Fixed(fixed) => fixed.start(spec).await,
+            ServiceRuntime::Discovery(discovery) => discovery.start(spec).await,
         }
     }
 
@@ -161,6 +203,7 @@ impl Runtime for ServiceRuntime {
             ServiceRuntime::Process(processes) => processes.stop(instance, grace).await,
             ServiceRuntime::Docker(docker) => docker.stop(instance, grace).await,
             ServiceRuntime::Fixed(fixed) => fixed.stop(instance, grace).await,
+            ServiceRuntime::Discovery(discovery) => discovery.stop(instance, grace).await,
         }
     }
 
@@ -169,12 +212,15 @@ impl Runtime for ServiceRuntime {
             ServiceRuntime::Process(processes) => processes.attach(events).await,
             ServiceRuntime::Docker(docker) => docker.attach(events).await,
             ServiceRuntime::Fixed(fixed) => fixed.attach(events).await,
+            ServiceRuntime::Discovery(discovery) => discovery.attach(events).await,
         }
     }
 
     fn resume(&self, instance: InstanceId) {
-        if let ServiceRuntime::Fixed(fixed) = self {
-            fixed.resume(instance);
+        match self {
+            ServiceRuntime::Fixed(fixed) => fixed.resume(instance),
+            ServiceRuntime::Discovery(discovery) => discovery.resume(instance),
+            ServiceRuntime::Process(_) | ServiceRuntime::Docker(_) => {}
         }
     }
 
@@ -182,7 +228,7 @@ impl Runtime for ServiceRuntime {
         match self {
             ServiceRuntime::Process(processes) => processes.suspension(instance).await,
             ServiceRuntime::Docker(docker) => docker.suspension(instance).await,
-            ServiceRuntime::Fixed(_) => None,
+            ServiceRuntime::Fixed(_) | ServiceRuntime::Discovery(_) => None,
         }
     }
 
@@ -196,14 +242,14 @@ impl Runtime for ServiceRuntime {
         match self {
             ServiceRuntime::Process(processes) => processes.settle(service, revision),
             ServiceRuntime::Docker(docker) => docker.settle(service, revision),
-            ServiceRuntime::Fixed(_) => {}
+            ServiceRuntime::Fixed(_) | ServiceRuntime::Discovery(_) => {}
         }
     }
 
     fn stop_limit(&self) -> Duration {
         match self {
             ServiceRuntime::Docker(docker) => docker.stop_limit(),
-            ServiceRuntime::Process(_) | ServiceRuntime::Fixed(_) => Duration::ZERO,
+            ServiceRuntime::Process(_) | ServiceRuntime::Fixed(_) | ServiceRuntime::Discovery(_) => Duration::ZERO,
         }
     }
 
@@ -212,6 +258,7 @@ impl Runtime for ServiceRuntime {
             ServiceRuntime::Process(processes) => processes.lend(),
             ServiceRuntime::Docker(docker) => docker.lend(),
             ServiceRuntime::Fixed(fixed) => fixed.lend(),
+            ServiceRuntime::Discovery(discovery) => discovery.lend(),
         }
     }
 
@@ -220,6 +267,7 @@ impl Runtime for ServiceRuntime {
             ServiceRuntime::Process(processes) => processes.take_back(),
             ServiceRuntime::Docker(docker) => docker.take_back(),
             ServiceRuntime::Fixed(fixed) => fixed.take_back(),
+            ServiceRuntime::Discovery(discovery) => discovery.take_back(),
         }
     }
 
@@ -236,7 +284,7 @@ impl Runtime for ServiceRuntime {
     fn left_behind(&self) -> Vec<String> {
         match self {
             ServiceRuntime::Docker(docker) => docker.left_behind(),
-            ServiceRuntime::Process(_) | ServiceRuntime::Fixed(_) => Vec::new(),
+            ServiceRuntime::Process(_) | ServiceRuntime::Fixed(_) | ServiceRuntime::Discovery(_) => Vec::new(),
         }
     }
 }
