@@ -71,7 +71,7 @@ struct FoundInstance {
 /// What is asked for a list.
 enum SourceClient {
     File(FileSource),
-    Dns(DnsSource),
+    Dns(Box<DnsSource>),
 }
 
 impl SourceClient {
@@ -79,7 +79,7 @@ impl SourceClient {
         let source = &settings.source;
         match settings.kind {
             SourceKind::File => Ok(SourceClient::File(FileSource::new(source.path.clone().unwrap_or_default()))),
-            SourceKind::Dns => DnsSource::open(source).map(SourceClient::Dns),
+            SourceKind::Dns => DnsSource::open(source).map(|dns| SourceClient::Dns(Box::new(dns))),
         }
     }
 
