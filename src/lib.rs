@@ -46,6 +46,7 @@
 //! | health of a replica | `settings/health`: flags | `control/probe`: one answer; `registry/health`: one instance; `registry/verdicts`: what follows |
 //! | drain | `core/snapshot`: the state | `registry/drain`, `registry/leaving`: of a replica; `worker/drain`, `core/session`: of connections; `control_core`: of the balancer |
 //! | start and stop of an instance | `control/runtime`: the trait | `registry/instances`: decides; `control_loop`: spawns; `runtime/process`, `docker/driver`: carry out |
+//! | replicas that others start | `settings/source`: what is asked; `config/source_files`: its files | `runtime/discovery`: asked and believed; `registry/delisted`: those that are listed no more |
 //! | a request is sent again | `core/exchange`: the rule | `core/session/failure`: the redial; `worker/connect`: the next replica; `worker/pipeline`: those queued behind |
 //! | which replica a request goes to | `core/balance`: by the policy of its service | `settings/service`, `config/resolve`: set; `core/ring`: by hash; `worker/connect`: asked |
 //! | a connection to a replica | `core/step`: `Connect` | `worker/connect`: one session's; `worker/upstreams`: all; `worker/pool`: idle ones |
@@ -178,7 +179,9 @@
 //! - **instance**: one run of a replica (a process, a container). A replacement is a new instance under the same name;
 //!   its number is the [`ReplicaId`](core::snapshot::ReplicaId).
 //! - **managed**, **foreign**: an instance that we start and stop, or one that others do: [`control::runtime`]. Foreign
-//!   ones are listed, or found by **discovery**. A managed one of an earlier run is **adopted**.
+//!   ones are listed, or found by **discovery**: by their labels, or by a **source** (a file, DNS, Consul, Kubernetes, Docker
+//!   Swarm), of which one answer may be **believed** and another doubted: `discovery/follow`. One that a list has no more is
+//!   **delisted**. A managed one of an earlier run is **adopted**.
 //! - **ring**: the map from routing keys to replicas: [`core::ring`].
 //! - **snapshot**: the immutable state that workers act on: [`Snapshot`](core::snapshot::Snapshot).
 //! - **epoch**: the number of a snapshot, one more each time: `Snapshot::epoch`.
@@ -190,7 +193,7 @@
 //!   `registry/operator`.
 //! - **effect**: what the registry asks for; **action**: an effect or a log line that the control core asks its driver for.
 //! - **slot**: a replica's name in the registry and the instance that fills it: `control::registry::slot`.
-//! - **runtime**: what starts and stops instances (process, docker, fixed): [`control::runtime`].
+//! - **runtime**: what starts and stops instances (process, docker), or lists them (fixed, a source): [`control::runtime`].
 //! - **fixed**: the runtime of servers given by address or name (`--replica`); it starts nothing: `runtime/fixed`.
 //! - **spec**, **started**: what the registry asks a runtime to start, and what came of it: [`control::runtime`].
 //! - **cluster**: the name that the containers of one Ringway are labelled with, locked for one process:

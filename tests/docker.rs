@@ -23,3 +23,5 @@ mod rolling;
 mod runtime;
 #[path = "docker/slow_engine.rs"]
 mod slow_engine;
+#[path = "docker/swarm.rs"]
+mod swarm;

@@ -4,122 +4,13 @@
 mod support;
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
 
-use support::balancer::{Balancer, ask, under_load};
-use support::{Log, Process, RINGWAY, TIMEOUT, run, until};
-
-/// Long enough for many questions, short enough for a test.
-const CONFIRM: &str = "1s";
-
-/// A balancer whose replicas a source lists, and what it logs.
-struct Followed {
-    balancer: Balancer,
-    log: Log,
-}
-
-impl Followed {
-    fn start(name: &str, flags: &[&str]) -> Followed {
-        let log = Log::new(name);
-        let mut command = Command::new(RINGWAY);
-        command.args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).stderr(log.file());
-        command.args(["--source-confirm-empty", CONFIRM, "--health-interval", "100ms"]).args(flags);
-        Followed { balancer: Balancer::of(Process::spawn(command)), log }
-    }
-
-    fn await_log(&self, line: &str) {
-        until(Instant::now() + TIMEOUT, line, || self.log.read().contains(line).then_some(()));
-    }
-
-    /// Exactly these replicas are up.
-    fn await_replicas(&self, replicas: &[&Replica]) {
-        let mut names: Vec<String> = replicas.iter().map(|replica| replica.address().to_string()).collect();
-        names.sort();
-        self.await_names(&names);
-    }
-
-    fn await_names(&self, names: &[String]) {
-        until(Instant::now() + TIMEOUT, &format!("{names:?} to be up"), || {
-            let mut listed = self.balancer.replicas();
-            listed.sort();
-            (listed == names && self.balancer.up() == names.len()).then_some(())
-        });
-    }
-
-    /// What `GET /services` says of the source.
-    fn source(&self) -> serde_json::Value {
-        let services = self.balancer.get("/services").json;
-        services["message"][0]["source"].clone()
-    }
-
-    /// What `GET /replicas` says of a replica; null where it is not listed.
-    fn replica(&self, name: &str) -> serde_json::Value {
-        let replicas = self.balancer.get("/replicas").json;
-        let all = replicas["message"].as_array().expect("a list");
-        all.iter().find(|replica| replica["name"] == name).cloned().unwrap_or_default()
-    }
-
-    fn await_state(&self, state: &str) {
-        until(Instant::now() + TIMEOUT, state, || (self.source()["state"] == state).then_some(()));
-    }
-
-    fn under_load(&self, harm: impl FnOnce()) {
-        assert!(under_load(self.balancer.data, harm) > 0);
-    }
-}
-
-/// A replica that others start.
-struct Replica(Process);
-
-impl Replica {
-    fn start() -> Replica {
-        Replica::at("127.0.0.1:0".parse().expect("an address"))
-    }
-
-    fn at(address: SocketAddr) -> Replica {
-        let (ip, port) = (address.ip().to_string(), address.port().to_string());
-        Replica(Process::start(&["replica", "--bind", &ip, "--port", &port], &[]))
-    }
-
-    fn address(&self) -> SocketAddr {
-        self.0.address
-    }
-}
-
-/// A file of this test, removed at its end.
-struct TestFile(PathBuf);
-
-impl TestFile {
-    fn new(name: &str) -> TestFile {
-        let name = format!("source-{}-{name}", std::process::id());
-        TestFile(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name))
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().expect("a path in UTF-8")
-    }
-
-    /// Written where it is.
-    fn write(&self, text: &str) {
-        std::fs::write(&self.0, text).expect("the folder of this test can be written");
-    }
-
-    /// Another file in its place.
-    fn replace(&self, text: &str) {
-        let new = self.0.with_extension("new");
-        std::fs::write(&new, text).expect("the folder of this test can be written");
-        std::fs::rename(&new, &self.0).expect("renamed");
-    }
-}
-
-impl Drop for TestFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
+use support::balancer::ask;
+use support::followed::{CONFIRM, Followed, Replica, TestFile};
+use support::{TIMEOUT, run, until};
 
 fn lines(replicas: &[&Replica]) -> String {
     replicas.iter().map(|replica| format!("{}\n", replica.address())).collect()
@@ -146,7 +37,7 @@ fn a_file_is_followed_and_its_faults_cost_no_request() {
         followed.await_replicas(&[&b, &c]);
         // Everything at once: those before serve until the new one answers.
         file.replace(&format!("[{{\"address\": \"{}\", \"name\": \"web\", \"weight\": 3}}]", a.address()));
-        followed.await_names(&["web".into()]);
+        followed.await_names(&["web"]);
         followed.await_log("it answers again, after");
     });
     let log = followed.log.read();
@@ -197,7 +88,7 @@ fn a_removed_replica_stays_away_until_it_is_put_back() {
     assert_eq!(answer.status, 200, "{}", answer.text);
     followed.await_replicas(&[&a, &b, &c]);
     until(Instant::now() + TIMEOUT, "its weight as it is listed", || {
-        (followed.replica(&a.address().to_string())["weight"] == 2).then_some(())
+        (followed.replica(&a.name())["weight"] == 2).then_some(())
     });
 }
 
@@ -324,7 +215,7 @@ fn srv_records_bring_port_weight_and_priority() {
     let source = ["--runtime", "dns", "--source-name", "_http._tcp.shop.internal"];
     let followed = Followed::start("source-srv", &[&source[..], &["--source-resolver", &resolver]].concat());
     followed.await_replicas(&[&a, &b]);
-    let weight = |replica: &Replica| followed.replica(&replica.address().to_string())["weight"].as_u64();
+    let weight = |replica: &Replica| followed.replica(&replica.name())["weight"].as_u64();
     assert_eq!((weight(&a), weight(&b)), (Some(3), Some(1)));
 }
 
@@ -338,7 +229,7 @@ fn a_reload_changes_the_source_and_keeps_what_both_list() {
     config.write(&text(one.path()));
     let followed = Followed::start("source-reload", &["-c", config.path()]);
     followed.await_replicas(&[&a, &b]);
-    let requests = || followed.replica(&b.address().to_string())["requests"].as_u64().unwrap_or_default();
+    let requests = || followed.replica(&b.name())["requests"].as_u64().unwrap_or_default();
     followed.under_load(|| {
         until(Instant::now() + TIMEOUT, "requests", || (requests() > 0).then_some(()));
         let before = requests();

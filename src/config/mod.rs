@@ -16,7 +16,7 @@
 //! | `renamed` | old spellings of settings, with their unit in the name: refused with the new spelling and an example |
 //! | `resolve` | checks settings against each other (names twice, ports, limits, key and mode, admin on the data port without a token) and fills in what depends on others: [`RunArgs`](args::RunArgs) to [`Config`]; its summary in one line |
 //! | `show` | `ringway config`: prints the effective settings as a TOML file with each flag's help as comments; literals, sections, lines commented out, wrapped text |
-//! | `source_files` | judges the files that list replicas, for `ringway check` |
+//! | `source_files` | judges the files of sources for `ringway check`: lists of replicas, tokens, authorities |
 //! | `sources` | where each setting comes from (flag, environment variable, line of the file), so that an error or warning names that place |
 //! | `token_file` | reads the file of the admin API's token: regular, for its owner and group only, one line |
 //! | `unused` | warnings of settings that have no effect beside the others: HTTP limits in TCP mode, heartbeat settings without a path, settings of starts where nothing is started; variables of the environment that are no setting |
@@ -74,8 +74,8 @@ pub struct Config {
     /// (`tls-passthrough`)
     #[arg(long, value_name = "MODE", default_value = "http", value_parser = values::mode)]
     pub mode: Mode,
-    /// What runs the replicas: `process`, `docker`, a source that lists servers which others start (`file`, `dns`), or
-    /// `fixed` for those of --replica [default: process, or fixed where --replica is given]
+    /// What runs the replicas: `process`, `docker`, a source that lists servers which others start (`file`, `dns`, `consul`,
+    /// `kubernetes`, `swarm`), or `fixed` for those of --replica [default: process, or fixed where --replica is given]
     #[arg(long, value_enum, value_name = "RUNTIME", hide_possible_values = true)]
     runtime: Option<RuntimeKind>,
     /// How many replicas are kept alive; 0 with --runtime docker: only those that others start
@@ -155,6 +155,12 @@ pub enum RuntimeKind {
     File,
     /// Servers that a name in DNS has.
     Dns,
+    /// Instances that Consul lists.
+    Consul,
+    /// Endpoints of a Service of Kubernetes.
+    Kubernetes,
+    /// Tasks of a service of Docker Swarm.
+    Swarm,
 }
 
 impl RuntimeKind {
@@ -164,6 +170,9 @@ impl RuntimeKind {
             RuntimeKind::Process | RuntimeKind::Docker | RuntimeKind::Fixed => None,
             RuntimeKind::File => Some(SourceKind::File),
             RuntimeKind::Dns => Some(SourceKind::Dns),
+            RuntimeKind::Consul => Some(SourceKind::Consul),
+            RuntimeKind::Kubernetes => Some(SourceKind::Kubernetes),
+            RuntimeKind::Swarm => Some(SourceKind::Swarm),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::core::balance::BalancePolicy;
 use crate::core::limits::{Limits, Unit};
 use crate::core::snapshot::{KeyPolicy, Mode};
 use crate::core::tls::client_auth::ClientAuthMode;
-use crate::settings::{AdminListen, AdminSettings, FixedReplica, LimitSettings, TlsSettings, units};
+use crate::settings::{AdminListen, AdminSettings, FixedReplica, LimitSettings, SourceKind, TlsSettings, units};
 
 /// A service listens nowhere itself.
 const SERVICE_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
@@ -248,7 +248,10 @@ impl Config {
                 let path = self.source.path.as_ref().map(|path| path.display().to_string());
                 format!("replicas listed in {}", path.unwrap_or_default())
             }
-            RuntimeKind::Dns => format!("replicas of {} in DNS", self.source.name.clone().unwrap_or_default()),
+            RuntimeKind::Dns | RuntimeKind::Consul | RuntimeKind::Kubernetes | RuntimeKind::Swarm => {
+                let word = self.runtime().source().map_or("", SourceKind::word);
+                format!("replicas of {} in {word}", self.source.name.clone().unwrap_or_default())
+            }
         };
         let admin = match &self.admin.listen {
             AdminListen::Tcp(address) => format!("admin on {address}"),

@@ -81,7 +81,7 @@ fn reason_in_service(config: &Config, SourcedSetting { long, table, .. }: &Sourc
     if table == "Docker" && runtime != RuntimeKind::Docker {
         Some("without --runtime docker")
     } else if table == "Source" && runtime.source().is_none() {
-        Some("without a --runtime that is a source: file or dns")
+        Some("without a --runtime that is a source: file, dns, consul, kubernetes or swarm")
     } else if table == "Source" && !runtime.source().is_some_and(|source| source.has(long)) {
         Some("with this --runtime: another source has it")
     } else if is_one_of(&STARTS) && runtime == RuntimeKind::Fixed {

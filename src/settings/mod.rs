@@ -12,7 +12,7 @@
 //! | `health` | `[health]`, `[ejection]`: path, method, headers, status, interval, timeout, rise, fall, start timeout, replacement of a silent replica, the largest ejected share; parsers of these |
 //! | `limits` | `[limits]`: caps on connections and replicas, `AbortOn`, and clap arguments made from each of [`Limits`](crate::core::limits::Limits) |
 //! | `service` | `[hash]` (key, ring, bound of loads), `[proxy protocol]`, `[forwarded]` (trust, Via), and `--replica`: `FixedReplica`, `HostPort` |
-//! | `source` | `[source]`: `SourceKind` (file, dns), what is asked: path, name, port, resolvers, family, times to live, how long emptiness is doubted, the prefix of names; which key belongs to which |
+//! | `source` | `[source]`: `SourceKind` (file, dns, consul, kubernetes, swarm), what is asked: path, name, `SourcePort`, resolvers, family, times to live, `SourceApi` (URL or socket), authorities, token, namespace, tag, network, how long emptiness is doubted, the prefix of names; which key belongs to which |
 //! | `tls` | `[tls]`: `CertificateSource` (self-signed, a folder or file, a pair of files), names for ACME, the default pair, the oldest version, HSTS |
 //! | `units` | numbers with a unit, text to value and back: durations (ms, s, m, h), sizes (B, KiB, MiB, GiB), rates |
 //! | `upstream` | `[upstream]`: TLS towards replicas: name, authorities, our own certificate, whether it is verified |
@@ -41,7 +41,7 @@ pub use docker::{DockerSettings, OnExit, Reach};
 pub use health::{EjectionSettings, HealthSettings};
 pub use limits::LimitSettings;
 pub use service::{FixedReplica, ForwardedSettings, HashSettings, HostPort, ProxySettings};
-pub use source::{AddressFamily, SourceKind, SourceSettings};
+pub use source::{AddressFamily, SourceApi, SourceKind, SourcePort, SourceSettings};
 pub use tls::{CertificateSource, TlsSettings};
 pub use upstream::{UpstreamSettings, UpstreamTls, UpstreamTlsSetting};
 

@@ -1,8 +1,10 @@
 //! The table `[source]`: where the replicas of a service are found that others start. Which of its keys a source has is stated
 //! here; no file is opened and nothing is asked.
 
-use std::net::SocketAddr;
+use std::fmt::{self, Display};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 
@@ -14,6 +16,33 @@ use crate::core::limits::Unit;
 pub enum SourceKind {
     File,
     Dns,
+    Consul,
+    Kubernetes,
+    Swarm,
+}
+
+/// Where the API of a source is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceApi {
+    Unix(PathBuf),
+    /// `base` stands before each path.
+    Http {
+        host: String,
+        port: u16,
+        base: String,
+    },
+    Https {
+        host: String,
+        port: u16,
+        base: String,
+    },
+}
+
+/// The port of the replicas: a number, or what a source calls it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourcePort {
+    Number(u16),
+    Name(String),
 }
 
 /// The addresses that are taken of a server that has both.
@@ -33,13 +62,35 @@ pub struct SourceSettings {
     /// Write another file and rename it over this one
     #[arg(id = "source-path", long, value_name = "FILE")]
     pub path: Option<PathBuf>,
-    /// What the source calls the service. --runtime dns: a name that has addresses, or one of SRV records, as
-    /// _http._tcp.shop.internal
+    /// What the source calls the service: a service of Consul, Kubernetes or Swarm. --runtime dns: a name that has addresses,
+    /// or one of SRV records, as _http._tcp.shop.internal
     #[arg(id = "source-name", long, value_name = "NAME")]
     pub name: Option<String>,
-    /// The port of each replica, where the source does not tell it
-    #[arg(id = "source-port", long, value_name = "PORT")]
-    pub port: Option<String>,
+    /// The port of each replica, where the source does not tell it (dns, swarm); its name or number, where there are several
+    /// (kubernetes)
+    #[arg(id = "source-port", long, value_name = "PORT", value_parser = values::source_port)]
+    pub port: Option<SourcePort>,
+    /// Where the source is asked: http://HOST:PORT, https://HOST:PORT or unix:/PATH [default: the Consul agent at
+    /// http://127.0.0.1:8500; the API server of the Kubernetes cluster that Ringway runs in; unix:/var/run/docker.sock]
+    #[arg(id = "source-api", long, value_name = "URL", value_parser = values::source_api)]
+    pub api: Option<SourceApi>,
+    /// A file with the authorities that issued the certificate of an API over https [default: that of the service account in
+    /// a Kubernetes cluster]
+    #[arg(id = "source-ca", long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// A file with the token that is sent to the source (consul, kubernetes), read for each question [default: that of the
+    /// service account in a Kubernetes cluster]
+    #[arg(id = "source-token-file", long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// The namespace of a service of Kubernetes [default: that of the service account, else default]
+    #[arg(id = "source-namespace", long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// A tag that instances in Consul must have
+    #[arg(id = "source-tag", long, value_name = "TAG")]
+    pub tag: Option<String>,
+    /// The network of a Swarm service on which its tasks are dialled [default: the first that is not ingress]
+    #[arg(id = "source-network", long, value_name = "NAME")]
+    pub network: Option<String>,
     /// The DNS servers that are asked. Repeat it, or give several separated by commas [default: those of /etc/resolv.conf]
     #[arg(id = "source-resolver", long, value_name = "IP:PORT", value_delimiter = ',', value_parser = values::address)]
     pub resolvers: Vec<SocketAddr>,
@@ -81,6 +132,9 @@ impl SourceKind {
         match self {
             SourceKind::File => "file",
             SourceKind::Dns => "dns",
+            SourceKind::Consul => "consul",
+            SourceKind::Kubernetes => "kubernetes",
+            SourceKind::Swarm => "swarm",
         }
     }
 
@@ -91,6 +145,19 @@ impl SourceKind {
             SourceKind::Dns => {
                 &["source-name", "source-port", "source-resolver", "source-family", "source-ttl-min", "source-ttl-max"]
             }
+            SourceKind::Consul => {
+                &["source-name", "source-api", "source-ca", "source-token-file", "source-tag", "source-family"]
+            }
+            SourceKind::Kubernetes => &[
+                "source-name",
+                "source-port",
+                "source-api",
+                "source-ca",
+                "source-token-file",
+                "source-namespace",
+                "source-family",
+            ],
+            SourceKind::Swarm => &["source-name", "source-port", "source-api", "source-network"],
         };
         OF_ALL.contains(&long) || own.contains(&long)
     }
@@ -105,6 +172,7 @@ impl SourceSettings {
             }
             SourceKind::File => Ok(()),
             SourceKind::Dns => self.check_dns(),
+            SourceKind::Consul | SourceKind::Kubernetes | SourceKind::Swarm => self.check_api(kind),
         }
     }
 
@@ -125,12 +193,38 @@ impl SourceSettings {
             (true, Some(port)) => Err(format!(
                 "--source-port {port} has no place beside --source-name {name}: SRV records have the ports"
             )),
-            (true, None) => Ok(()),
+            (true, None) | (false, Some(SourcePort::Number(_))) => Ok(()),
             (false, None) => Err(format!("--source-name {name} needs --source-port PORT: its addresses have none")),
-            (false, Some(port)) if number(port).is_none() => {
-                Err(format!("--source-port {port}: want a number from 1 to 65535"))
+            (false, Some(port)) => {
+                Err(format!("--source-port {port}: want a number from 1 to 65535 with --runtime dns"))
             }
-            (false, Some(_)) => Ok(()),
+        }
+    }
+
+    /// The name becomes a part of a URL.
+    fn check_api(&self, kind: SourceKind) -> Result<(), String> {
+        let word = kind.word();
+        match &self.name {
+            None => return Err(format!("--runtime {word} needs --source-name NAME: what {word} calls the service")),
+            Some(name) if !is_plain(name) => {
+                return Err(format!("--source-name {name}: want the name of a service in {word}, like shop"));
+            }
+            Some(_) => {}
+        }
+        if let Some(namespace) = self.namespace.as_ref().filter(|namespace| !is_plain(namespace)) {
+            return Err(format!("--source-namespace {namespace}: want the name of a namespace, like default"));
+        }
+        match (kind, &self.port, &self.api) {
+            (SourceKind::Swarm, None, _) => {
+                Err("--runtime swarm needs --source-port PORT: the port of each task".into())
+            }
+            (SourceKind::Swarm, Some(SourcePort::Name(port)), _) => {
+                Err(format!("--source-port {port}: want a number from 1 to 65535 with --runtime swarm"))
+            }
+            (_, _, Some(SourceApi::Https { .. })) if self.ca.is_none() => {
+                Err("--source-api https needs --source-ca FILE: the authorities that issued its certificate".into())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -140,12 +234,84 @@ impl SourceSettings {
     }
 
     pub fn port_number(&self) -> Option<u16> {
-        number(self.port.as_ref()?)
+        match &self.port {
+            Some(SourcePort::Number(number)) => Some(*number),
+            _ => None,
+        }
     }
 }
 
-fn number(port: &str) -> Option<u16> {
-    port.parse().ok().filter(|port| *port != 0)
+impl AddressFamily {
+    pub fn takes(self, ip: IpAddr) -> bool {
+        match self {
+            AddressFamily::Any => true,
+            AddressFamily::Ipv4 => ip.is_ipv4(),
+            AddressFamily::Ipv6 => ip.is_ipv6(),
+        }
+    }
+}
+
+impl Display for SourcePort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SourcePort::Number(number) => number.fmt(f),
+            SourcePort::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+impl Display for SourceApi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SourceApi::Unix(path) => write!(f, "unix:{}", path.display()),
+            SourceApi::Http { host, port, base } => write!(f, "http://{host}:{port}{base}"),
+            SourceApi::Https { host, port, base } => write!(f, "https://{host}:{port}{base}"),
+        }
+    }
+}
+
+impl FromStr for SourceApi {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<SourceApi, ()> {
+        match text.split_once(':').ok_or(())? {
+            ("unix", path) if path.starts_with('/') => Ok(SourceApi::Unix(path.into())),
+            (scheme @ ("http" | "https"), rest) => {
+                let rest = rest.strip_prefix("//").ok_or(())?;
+                let (authority, base) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+                let default = if scheme == "http" { 80 } else { 443 };
+                let bracket = authority.rfind(']').map_or(0, |at| at + 1);
+                let (host, port) = match authority[bracket..].rsplit_once(':') {
+                    Some((_, port)) => (&authority[..authority.len() - port.len() - 1], port.parse().map_err(drop)?),
+                    None => (authority, default),
+                };
+                let (host, base) = (host.to_owned(), base.trim_end_matches('/').to_owned());
+                let is_base = base.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte));
+                if !is_host(&host) || !is_base || port == 0 {
+                    return Err(());
+                }
+                Ok(if scheme == "http" {
+                    SourceApi::Http { host, port, base }
+                } else {
+                    SourceApi::Https { host, port, base }
+                })
+            }
+            _ => Err(()),
+        }
+    }
+}
+
+fn is_host(host: &str) -> bool {
+    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(ip) => ip.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => values::host_name(host).is_ok(),
+    }
+}
+
+/// Letters, digits, '-', '_' and '.', and not only those.
+fn is_plain(name: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (1..=253).contains(&name.len()) && name.bytes().all(is_allowed) && name.starts_with(|c: char| c.is_alphanumeric())
 }
 
 fn is_dns_name(name: &str) -> bool {
@@ -154,7 +320,7 @@ fn is_dns_name(name: &str) -> bool {
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
         (1..=63).contains(&label.len()) && label.bytes().all(is_allowed)
     };
-    bare.len() <= 253 && bare.split('.').all(is_label) && bare.parse::<std::net::IpAddr>().is_err()
+    bare.len() <= 253 && bare.split('.').all(is_label) && bare.parse::<IpAddr>().is_err()
 }
 
 impl Default for SourceSettings {
@@ -173,18 +339,58 @@ mod tests {
         let default = SourceSettings::default;
         assert!(checked(SourceKind::File, default()).contains("--source-path"));
         assert_eq!(checked(SourceKind::File, SourceSettings { path: Some("/a".into()), ..default() }), "");
-        let dns = |name: &str, port: Option<&str>| {
-            let settings = SourceSettings { name: Some(name.into()), port: port.map(Into::into), ..default() };
-            checked(SourceKind::Dns, settings)
+        let dns = |name: &str, port: Option<SourcePort>| {
+            checked(SourceKind::Dns, SourceSettings { name: Some(name.into()), port, ..default() })
         };
+        let number = || Some(SourcePort::Number(80));
         assert!(checked(SourceKind::Dns, default()).contains("--source-name"));
-        assert_eq!((dns("shop.internal", Some("80")), dns("_http._tcp.shop", None)), (String::new(), String::new()));
+        assert_eq!((dns("shop.internal", number()), dns("_http._tcp.shop", None)), (String::new(), String::new()));
         assert!(dns("shop.internal", None).contains("--source-port"));
-        assert!(dns("_http._tcp.shop", Some("80")).contains("SRV records have the ports"));
-        for (name, port) in
-            [("shop..internal", "80"), ("10.0.0.1", "80"), ("a b", "80"), ("shop", "0"), ("shop", "http")]
-        {
-            assert_ne!(dns(name, Some(port)), "", "{name} {port}");
+        assert!(dns("shop.internal", Some(SourcePort::Name("http".into()))).contains("want a number"));
+        assert!(dns("_http._tcp.shop", number()).contains("SRV records have the ports"));
+        for name in ["shop..internal", "10.0.0.1", "a b", ""] {
+            assert_ne!(dns(name, number()), "", "{name}");
+        }
+    }
+
+    #[test]
+    fn an_api_is_asked_for_a_service_by_name() {
+        for kind in [SourceKind::Consul, SourceKind::Kubernetes, SourceKind::Swarm] {
+            let with = |name: &str, api: &str| {
+                let port = Some(SourcePort::Number(80));
+                let api = api.parse().ok();
+                SourceSettings { name: Some(name.into()), port, api, ..SourceSettings::default() }.check(kind)
+            };
+            assert!(SourceSettings::default().check(kind).is_err_and(|why| why.contains("--source-name")));
+            assert_eq!(with("shop", "http://127.0.0.1:8500"), Ok(()));
+            assert!(with("../shop", "http://127.0.0.1:8500").is_err() && with("a/b?c", "").is_err());
+            assert!(with("shop", "https://consul.internal").is_err_and(|why| why.contains("--source-ca")));
+        }
+    }
+
+    #[test]
+    fn an_api_is_a_url_or_a_socket() {
+        for (text, read) in [
+            ("http://127.0.0.1:8500", "http://127.0.0.1:8500"),
+            ("https://consul.internal/base/", "https://consul.internal:443/base"),
+            ("http://[::1]", "http://[::1]:80"),
+            ("http://[::1]:8001", "http://[::1]:8001"),
+            ("unix:/run/docker.sock", "unix:/run/docker.sock"),
+        ] {
+            assert_eq!(text.parse::<SourceApi>().map(|api| api.to_string()), Ok(read.into()));
+        }
+        for wrong in [
+            "",
+            "127.0.0.1:8500",
+            "http:/x",
+            "http://",
+            "http://a:x",
+            "http://a:0",
+            "unix:run",
+            "ftp://a",
+            "http://a/?b",
+        ] {
+            assert!(wrong.parse::<SourceApi>().is_err(), "{wrong}");
         }
     }
 }

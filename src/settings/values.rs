@@ -6,7 +6,7 @@ use hyper::Uri;
 
 use super::{
     AccessLogFormat, AccessLogTarget, AdminListen, CertificateSource, ChallengeKind, FixedReplica, HostPort,
-    LoggedShare, UpstreamTlsSetting,
+    LoggedShare, SourceApi, SourcePort, UpstreamTlsSetting,
 };
 use crate::core::balance::{BalanceFactor, BalancePolicy};
 use crate::core::head;
@@ -130,6 +130,22 @@ pub fn found_name(text: &str) -> Result<String, String> {
 
 pub fn name_prefix(text: &str) -> Result<String, String> {
     if text.is_empty() { Ok(String::new()) } else { found_name(text) }
+}
+
+pub fn source_api(text: &str) -> Result<SourceApi, String> {
+    text.parse().map_err(|()| "want http://HOST:PORT, https://HOST:PORT or unix:/PATH".into())
+}
+
+pub fn source_port(text: &str) -> Result<SourcePort, String> {
+    let is_name = || {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        !text.is_empty() && text.bytes().all(is_allowed) && text.bytes().any(|byte| byte.is_ascii_alphabetic())
+    };
+    match text.parse::<u16>() {
+        Ok(number @ 1..) => Ok(SourcePort::Number(number)),
+        Err(_) if is_name() => Ok(SourcePort::Name(text.into())),
+        _ => Err("want a number from 1 to 65535, or the name of a port".into()),
+    }
 }
 
 pub fn method_name(text: &str) -> Result<String, String> {

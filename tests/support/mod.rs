@@ -5,6 +5,7 @@
 pub mod acme;
 pub mod balancer;
 pub mod exposition;
+pub mod followed;
 pub mod lineage;
 pub mod origin;
 pub mod pki;

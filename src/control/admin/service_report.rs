@@ -21,7 +21,7 @@ pub struct ServiceReport {
     pub name: Arc<str>,
     /// http or tcp.
     pub mode: &'static str,
-    /// process, docker, fixed, or the source that lists its replicas: file, dns.
+    /// process, docker, fixed, or the source that lists its replicas: file, dns, consul, kubernetes, swarm.
     pub runtime: &'static str,
     /// `null`: no source lists its replicas.
     pub source: Option<SourceStatus>,

@@ -217,10 +217,8 @@ impl Runtime for ServiceRuntime {
     }
 
     fn resume(&self, instance: InstanceId) {
-        match self {
-            ServiceRuntime::Fixed(fixed) => fixed.resume(instance),
-            ServiceRuntime::Discovery(discovery) => discovery.resume(instance),
-            ServiceRuntime::Process(_) | ServiceRuntime::Docker(_) => {}
+        if let ServiceRuntime::Fixed(fixed) = self {
+            fixed.resume(instance);
         }
     }
 

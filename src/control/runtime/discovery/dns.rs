@@ -36,8 +36,8 @@ pub struct DnsSource {
     ttl_max_ms: u64,
 }
 
-/// Records, and how long they may be kept, in seconds.
-struct Records<T> {
+/// FoundRecords, and how long they may be kept, in seconds.
+struct FoundRecords<T> {
     found: Vec<T>,
     ttl_s: u32,
 }
@@ -65,7 +65,7 @@ impl DnsSource {
     }
 
     pub async fn ask(&mut self) -> Result<SourceAnswer, String> {
-        let Records { found, ttl_s } = match self.port {
+        let FoundRecords { found, ttl_s } = match self.port {
             Some(port) => self.servers_of_addresses(port).await?,
             None => self.servers_of_services().await?,
         };
@@ -73,13 +73,13 @@ impl DnsSource {
         Ok(SourceAnswer::whole(found, ttl_ms.clamp(self.ttl_min_ms, self.ttl_max_ms)))
     }
 
-    async fn servers_of_addresses(&self, port: u16) -> Result<Records<FoundServer>, String> {
-        let Records { found, ttl_s } = self.addresses(&self.name).await?;
-        let found = found.into_iter().map(|ip| server(SocketAddr::new(ip, port), 1)).collect();
-        Ok(Records { found, ttl_s })
+    async fn servers_of_addresses(&self, port: u16) -> Result<FoundRecords<FoundServer>, String> {
+        let FoundRecords { found, ttl_s } = self.addresses(&self.name).await?;
+        let found = found.into_iter().map(|ip| FoundServer::at(SocketAddr::new(ip, port), 1)).collect();
+        Ok(FoundRecords { found, ttl_s })
     }
 
-    async fn servers_of_services(&self) -> Result<Records<FoundServer>, String> {
+    async fn servers_of_services(&self) -> Result<FoundRecords<FoundServer>, String> {
         let records = self.look_up(&self.name, RecordType::SRV, |data| match data {
             RData::SRV(srv) => Some(ServiceRecord {
                 priority: srv.priority,
@@ -89,19 +89,21 @@ impl DnsSource {
             }),
             _ => None,
         });
-        let Records { found, mut ttl_s } = records.await?;
+        let FoundRecords { found, mut ttl_s } = records.await?;
         let mut servers = Vec::new();
         let records = preferred(found);
         let weights: Vec<u64> = records.iter().map(|record| record.weight.into()).collect();
         for (record, weight) in records.iter().zip(weights::on_ring(&weights)) {
             let addresses = self.addresses(&record.target).await?;
             ttl_s = ttl_s.min(addresses.ttl_s);
-            servers.extend(addresses.found.into_iter().map(|ip| server(SocketAddr::new(ip, record.port), weight)));
+            servers.extend(
+                addresses.found.into_iter().map(|ip| FoundServer::at(SocketAddr::new(ip, record.port), weight)),
+            );
         }
-        Ok(Records { found: servers, ttl_s })
+        Ok(FoundRecords { found: servers, ttl_s })
     }
 
-    async fn addresses(&self, name: &str) -> Result<Records<IpAddr>, String> {
+    async fn addresses(&self, name: &str) -> Result<FoundRecords<IpAddr>, String> {
         let v4 = self.look_up(name, RecordType::A, |data| match data {
             RData::A(ip) => Some(IpAddr::V4(ip.0)),
             _ => None,
@@ -117,7 +119,7 @@ impl DnsSource {
                 let (v4, v6) = tokio::join!(v4, v6);
                 let (mut v4, v6) = (v4?, v6?);
                 v4.found.extend(v6.found);
-                Ok(Records { ttl_s: v4.ttl_s.min(v6.ttl_s), ..v4 })
+                Ok(FoundRecords { ttl_s: v4.ttl_s.min(v6.ttl_s), ..v4 })
             }
         }
     }
@@ -127,15 +129,15 @@ impl DnsSource {
         name: &str,
         kind: RecordType,
         read: impl Fn(&RData) -> Option<T>,
-    ) -> Result<Records<T>, String> {
+    ) -> Result<FoundRecords<T>, String> {
         match self.resolver.lookup(name, kind).await {
             Ok(answer) => {
                 let records = answer.answers();
                 let found = records.iter().filter_map(|record| read(&record.data)).collect();
-                Ok(Records { found, ttl_s: records.iter().map(|record| record.ttl).min().unwrap_or(u32::MAX) })
+                Ok(FoundRecords { found, ttl_s: records.iter().map(|record| record.ttl).min().unwrap_or(u32::MAX) })
             }
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-                Ok(Records { found: Vec::new(), ttl_s: none.negative_ttl.unwrap_or(u32::MAX) })
+                Ok(FoundRecords { found: Vec::new(), ttl_s: none.negative_ttl.unwrap_or(u32::MAX) })
             }
             Err(error) => Err(format!("no {kind} records of {name}: {}", reason(&error))),
         }
@@ -172,11 +174,6 @@ fn resolver(servers: &[SocketAddr]) -> Result<TokioResolver, Failure> {
     let options = builder.options_mut();
     (options.cache_size, options.timeout, options.attempts) = (0, TIMEOUT, ATTEMPTS);
     builder.build().map_err(failure)
-}
-
-/// An address is a place on the ring: it stays where it is when others join and leave.
-fn server(address: SocketAddr, weight: u32) -> FoundServer {
-    FoundServer { name: address.to_string().into(), address, weight }
 }
 
 /// The records of the lowest priority (RFC 2782). The others are for when those cannot be reached, which heartbeats find out.

@@ -37,7 +37,8 @@ impl FileSource {
         let is_settled = self.seen.replace(stamp.clone()).is_none_or(|seen| seen == stamp);
         let known = cursor.filter(|cursor| cursor.0 == stamp || !is_settled);
         if let Some(cursor) = known.cloned() {
-            return Ok(SourceAnswer { content: AnswerContent::Unchanged, cursor: Some(cursor), again_ms: LOOK_MS });
+            let content = AnswerContent::Unchanged;
+            return Ok(SourceAnswer { content, cursor: Some(cursor), again_ms: LOOK_MS, note: None });
         }
         let path = self.path.clone();
         let servers = spawn_blocking(move || read(&path)).await.map_err(|error| error.to_string())??;

@@ -64,6 +64,8 @@ pub struct SourceAnswer {
     pub cursor: Option<Cursor>,
     /// When it may be asked again.
     pub again_ms: u64,
+    /// What of the answer cannot be used, for the operator.
+    pub note: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +118,8 @@ pub struct Follow {
     answered_at: Option<Tick>,
     errors: u64,
     last_error: Option<Arc<str>>,
+    /// What was told last of an answer that cannot be used whole.
+    note: Option<String>,
     random: fastrand::Rng,
 }
 
@@ -136,11 +140,18 @@ pub struct SourceStatus {
     pub last_error: Option<Arc<str>>,
 }
 
+impl FoundServer {
+    /// Its address is its name: it stays where it is on the ring when others join and leave.
+    pub fn at(address: SocketAddr, weight: u32) -> FoundServer {
+        FoundServer { name: address.to_string().into(), address, weight }
+    }
+}
+
 impl SourceAnswer {
     /// A whole list without parts.
     pub fn whole(servers: Vec<FoundServer>, again_ms: u64) -> SourceAnswer {
         let content = AnswerContent::Whole(BTreeMap::from([("".into(), servers)]));
-        SourceAnswer { content, cursor: None, again_ms }
+        SourceAnswer { content, cursor: None, again_ms, note: None }
     }
 }
 
@@ -157,6 +168,7 @@ impl Follow {
             answered_at: None,
             errors: 0,
             last_error: None,
+            note: None,
             random: fastrand::Rng::with_seed(seed),
         }
     }
@@ -172,6 +184,7 @@ impl Follow {
         self.members.clear();
         self.parts.clear();
         (self.state, self.doubt, self.due) = (FollowState::Listing, None, Tick::NEVER);
+        self.answered_at = None;
     }
 
     /// Where the next question goes on. `None`: it asks for the whole list.
@@ -192,7 +205,8 @@ impl Follow {
     }
 
     pub fn answered(&mut self, answer: SourceAnswer, now: Tick) -> Vec<FollowEvent> {
-        let SourceAnswer { content, cursor, again_ms } = answer;
+        let SourceAnswer { content, cursor, again_ms, note } = answer;
+        let is_unchanged = content == AnswerContent::Unchanged;
         let mut parts = std::mem::take(&mut self.parts);
         match content {
             AnswerContent::Whole(whole) => parts = whole,
@@ -209,6 +223,10 @@ impl Follow {
         }
         self.failures_in_a_row = 0;
         self.due = now.after_ms(again_ms);
+        if !is_unchanged && self.note != note {
+            self.note = note;
+            events.extend(self.note.iter().map(|note| FollowEvent::Log(Level::Warn, note.clone())));
+        }
         if listed.is_empty() && !self.members.is_empty() && !self.is_confirmed(now, &mut events) {
             self.state = FollowState::Listing;
             let step_ms = self.policy.confirm_empty_ms.div_ceil(u64::from(CONFIRMATIONS - 1));
@@ -345,8 +363,7 @@ mod tests {
     const POLICY: FollowPolicy = FollowPolicy { confirm_empty_ms: CONFIRM_MS, backoff_max_ms: 10_000 };
 
     fn server(number: u8) -> FoundServer {
-        let address = SocketAddr::from(([10, 0, 0, number], 80));
-        FoundServer { name: address.to_string().into(), address, weight: 1 }
+        FoundServer::at(SocketAddr::from(([10, 0, 0, number], 80)), 1)
     }
 
     fn servers(numbers: &[u8]) -> Vec<FoundServer> {
@@ -359,7 +376,7 @@ mod tests {
 
     fn part(name: &str, numbers: &[u8]) -> SourceAnswer {
         let content = AnswerContent::Part(name.into(), servers(numbers));
-        SourceAnswer { content, cursor: Some(Cursor("2".into())), again_ms: 0 }
+        SourceAnswer { content, cursor: Some(Cursor("2".into())), again_ms: 0, note: None }
     }
 
     fn follow() -> Follow {
@@ -402,7 +419,7 @@ mod tests {
         let mut follow = following(&[1, 2]);
         assert_eq!(follow.answered(whole(&[2, 1, 1, 2]), Tick(100)), []);
         assert_eq!(follow.due(), Tick(200));
-        let unchanged = SourceAnswer { content: AnswerContent::Unchanged, cursor: None, again_ms: 50 };
+        let unchanged = SourceAnswer { content: AnswerContent::Unchanged, cursor: None, again_ms: 50, note: None };
         assert_eq!(follow.answered(unchanged, Tick(200)), []);
         assert!(has(&follow, &[1, 2]));
     }
@@ -527,7 +544,8 @@ mod tests {
         let mut follow = follow();
         let parts = ListParts::from([("a".into(), servers(&[1])), ("b".into(), servers(&[1, 2]))]);
         let cursor = Some(Cursor("1".into()));
-        follow.answered(SourceAnswer { content: AnswerContent::Whole(parts), cursor, again_ms: 0 }, Tick(0));
+        follow
+            .answered(SourceAnswer { content: AnswerContent::Whole(parts), cursor, again_ms: 0, note: None }, Tick(0));
         assert!(has(&follow, &[1, 2]));
         assert_eq!(follow.cursor(), Some(&Cursor("1".into())));
         follow.answered(part("b", &[3]), Tick(1));

@@ -1,33 +1,45 @@
-//! The runtime of servers that others start and a source lists: a file, DNS. They are probed like listed servers, and never
+//! The runtime of servers that others start and a source lists: a file, DNS, Consul, Kubernetes, Docker Swarm. They are probed like listed servers, and never
 //! started or stopped. What an answer means for the members is decided in [`follow`]; here a source is asked when that says
 //! so, and instances get their numbers.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `mod.rs` | `Discovery`, the implementation of the trait `Runtime`: the first answer awaited, the task that asks, another source taken in, servers that `/rm` took; `SourceClient`: each source's question |
+//! | `mod.rs` | `Discovery`, the implementation of the trait `Runtime`: the first answer awaited, the task that asks, another source taken in; `SourceClient`: each source's question |
 //! | `dns` | A, AAAA and SRV records of a name: asked for when their time to live ends, the lowest priority, weights on the ring |
 //! | `follow` | `Follow`: listing, following, lost; which answers are believed, emptiness doubted, backoff, `SourceStatus`; pure |
+//! | `consul` | instances of a service that pass their checks: blocking queries, the rules of the index |
+//! | `kubernetes` | ready endpoints of a Service's EndpointSlices: list and watch, an expired version, ports by name, the service account |
+//! | `swarm` | running tasks of a Swarm service at their addresses on a network |
+//! | `http` | `ApiClient` of those three: TCP, TLS or a Unix socket, a token from a file, whole answers and lines |
 //! | `weights` | weights of a source made small, in proportion |
 //! | `file` | a list as JSON or lines: parsed, wrong lines named, looked at for changes |
 
+mod consul;
 mod dns;
 pub mod file;
 pub mod follow;
+pub mod http;
+mod kubernetes;
+mod swarm;
 mod weights;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::task::{AbortHandle, spawn_local};
+use tokio::task::{AbortHandle, JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use self::consul::ConsulSource;
 use self::dns::DnsSource;
 use self::file::FileSource;
 use self::follow::{AnswerContent, Cursor, Follow, FollowEvent, FollowPolicy, FoundServer, SourceAnswer, SourceStatus};
+use self::kubernetes::KubernetesSource;
+use self::swarm::SwarmSource;
 use super::revisions::Revision;
 use super::{Failure, FailureKind, InstanceId, Runtime, RuntimeEvent, Spec, Started};
 use crate::core::snapshot::{Endpoint, ServiceId};
@@ -47,8 +59,13 @@ pub struct DiscoverySettings {
 /// Follows the source of one service.
 pub struct Discovery {
     found: Rc<FoundServers>,
+    /// The first question, which is asked while other runtimes are opened.
+    first: RefCell<Option<JoinHandle<(SourceClient, Outcome)>>>,
     task: RefCell<Option<AbortHandle>>,
 }
+
+/// What a source answered, or why it did not.
+type Outcome = Result<SourceAnswer, String>;
 
 /// What the runtime and its task share.
 struct FoundServers {
@@ -63,15 +80,16 @@ struct FoundServers {
 
 struct FoundInstance {
     number: u64,
-    server: FoundServer,
-    /// A call took this instance off the ring; the server stays off until it is put back, wherever it is listed meanwhile.
-    removed: Option<u64>,
+    address: SocketAddr,
 }
 
 /// What is asked for a list.
 enum SourceClient {
     File(FileSource),
     Dns(Box<DnsSource>),
+    Consul(ConsulSource),
+    Kubernetes(KubernetesSource),
+    Swarm(SwarmSource),
 }
 
 impl SourceClient {
@@ -80,15 +98,21 @@ impl SourceClient {
         match settings.kind {
             SourceKind::File => Ok(SourceClient::File(FileSource::new(source.path.clone().unwrap_or_default()))),
             SourceKind::Dns => DnsSource::open(source).map(|dns| SourceClient::Dns(Box::new(dns))),
+            SourceKind::Consul => ConsulSource::open(source).map(SourceClient::Consul),
+            SourceKind::Kubernetes => KubernetesSource::open(source).map(SourceClient::Kubernetes),
+            SourceKind::Swarm => SwarmSource::open(source).map(SourceClient::Swarm),
         }
     }
 
     /// The answer to the next question: a change from the cursor on, or the whole list. It may take as long as nothing
     /// changes. Dropped before its end, it leaves nothing undone.
-    async fn ask(&mut self, cursor: Option<&Cursor>) -> Result<SourceAnswer, String> {
+    async fn ask(&mut self, cursor: Option<&Cursor>) -> Outcome {
         match self {
             SourceClient::File(file) => file.ask(cursor).await,
             SourceClient::Dns(dns) => dns.ask().await,
+            SourceClient::Consul(consul) => consul.ask(cursor).await,
+            SourceClient::Kubernetes(kubernetes) => kubernetes.ask(cursor).await,
+            SourceClient::Swarm(swarm) => swarm.ask().await,
         }
     }
 }
@@ -99,24 +123,31 @@ impl DiscoverySettings {
         let backoff_max_ms = match self.kind {
             SourceKind::File => 1_000,
             SourceKind::Dns => 10_000,
+            SourceKind::Consul | SourceKind::Kubernetes | SourceKind::Swarm => 30_000,
         };
         FollowPolicy { confirm_empty_ms: self.source.confirm_empty_ms, backoff_max_ms }
     }
 
     /// What is asked, for the operator.
     fn from(&self) -> String {
-        let SourceSettings { path, name, .. } = &self.source;
+        let SourceSettings { path, name, api, .. } = &self.source;
         let what = match self.kind {
             SourceKind::File => path.as_ref().map(|path| path.display().to_string()),
-            SourceKind::Dns => name.clone(),
+            _ => name.clone(),
         };
-        format!("{} {}", self.kind.word(), what.unwrap_or_default())
+        let at = api.as_ref().map_or_else(String::new, |api| format!(" at {api}"));
+        format!("{} {}{at}", self.kind.word(), what.unwrap_or_default())
     }
 }
 
 impl Discovery {
     pub fn new(settings: DiscoverySettings, service: String) -> Result<Discovery, Failure> {
-        SourceClient::open(&settings)?;
+        let mut source = SourceClient::open(&settings)?;
+        let first = spawn_local(async move {
+            let first = timeout(FIRST_ANSWER, source.ask(None)).await;
+            let late = |_| Err(format!("no answer within {} s", FIRST_ANSWER.as_secs()));
+            (source, first.unwrap_or_else(late))
+        });
         let follow = Follow::new(settings.policy(), fastrand::u64(..), Tick::ZERO);
         let found = FoundServers {
             service,
@@ -127,7 +158,7 @@ impl Discovery {
             events: OnceCell::new(),
             began: Instant::now(),
         };
-        Ok(Discovery { found: Rc::new(found), task: RefCell::default() })
+        Ok(Discovery { found: Rc::new(found), first: RefCell::new(Some(first)), task: RefCell::default() })
     }
 
     pub fn kind(&self) -> SourceKind {
@@ -202,7 +233,7 @@ impl FoundServers {
     }
 
     /// What the answer changes.
-    fn take(&self, outcome: Result<SourceAnswer, String>) -> Vec<RuntimeEvent> {
+    fn take(&self, outcome: Outcome) -> Vec<RuntimeEvent> {
         let now = self.now();
         let mut follow = self.follow.borrow_mut();
         let events = match outcome {
@@ -233,27 +264,22 @@ impl FoundServers {
                 self.log(level, &line);
                 None
             }
-            FollowEvent::Joined(server) => {
-                let (number, is_removed) = self.instance_of(&server);
-                (!is_removed).then(|| self.joined(number, &server))
-            }
+            FollowEvent::Joined(server) => Some(self.joined(self.number_of(&server), &server)),
             FollowEvent::Left(server) => {
-                let left = self.instances.borrow_mut().remove(&server.name)?;
-                let instance = InstanceId::Foreign(left.removed.unwrap_or(left.number));
+                let instance = InstanceId::Foreign(self.instances.borrow_mut().remove(&server.name)?.number);
                 Some(RuntimeEvent::Delisted { instance, why: "its source does not list it any more".into() })
             }
         }
     }
 
-    /// The number of its instance, which is another one at another address; and whether a call took it off the ring.
-    fn instance_of(&self, server: &FoundServer) -> (u64, bool) {
+    /// Of its instance, which is another one at another address.
+    fn number_of(&self, server: &FoundServer) -> u64 {
         let mut instances = self.instances.borrow_mut();
-        let known = instances.get(&server.name);
-        let same = known.filter(|known| known.server.address == server.address).map(|known| known.number);
-        let number = same.unwrap_or_else(|| self.next_number.replace(self.next_number.get() + 1));
-        let removed = known.and_then(|known| known.removed);
-        instances.insert(server.name.clone(), FoundInstance { number, server: server.clone(), removed });
-        (number, removed.is_some())
+        let known = instances.get(&server.name).filter(|known| known.address == server.address);
+        let number = known.map(|known| known.number);
+        let number = number.unwrap_or_else(|| self.next_number.replace(self.next_number.get() + 1));
+        instances.insert(server.name.clone(), FoundInstance { number, address: server.address });
+        number
     }
 
     fn joined(&self, number: u64, server: &FoundServer) -> RuntimeEvent {
@@ -278,43 +304,27 @@ impl Runtime for Discovery {
         Err(Failure { kind: FailureKind::Refused, message })
     }
 
-    /// A call took it off the ring, or it is not listed any more.
-    async fn stop(&self, instance: InstanceId, _grace: Duration) -> Result<(), Failure> {
-        let mut instances = self.found.instances.borrow_mut();
-        let removed = instances.values_mut().find(|known| InstanceId::Foreign(known.number) == instance);
-        if let Some(known) = removed {
-            known.removed = Some(known.number);
-        }
+    async fn stop(&self, _instance: InstanceId, _grace: Duration) -> Result<(), Failure> {
         Ok(())
     }
 
     async fn attach(&self, events: UnboundedSender<RuntimeEvent>) -> Result<Vec<(Spec, Started)>, Failure> {
         let _ = self.found.events.set(events);
-        let settings = self.found.settings.borrow().clone();
-        let mut source = SourceClient::open(&settings)?;
-        let first = timeout(FIRST_ANSWER, source.ask(None)).await;
-        let first = first.unwrap_or_else(|_| Err(format!("no answer within {} s", FIRST_ANSWER.as_secs())));
+        let Some(first) = self.first.take() else { return Ok(Vec::new()) };
+        let Ok((source, first)) = first.await else { return Ok(Vec::new()) };
         let joined =
             |event| if let RuntimeEvent::Joined { spec, started, .. } = event { Some((spec, started)) } else { None };
         let found = self.found.take(first).into_iter().filter_map(joined).collect();
         self.follow(source);
         Ok(found)
     }
-
-    /// As it is listed now.
-    fn resume(&self, instance: InstanceId) {
-        let InstanceId::Foreign(number) = instance else { return };
-        let mut instances = self.found.instances.borrow_mut();
-        let Some(known) = instances.values_mut().find(|known| known.removed == Some(number)) else { return };
-        known.removed = None;
-        if let Some(events) = self.found.events.get() {
-            let _ = events.send(self.found.joined(known.number, &known.server));
-        }
-    }
 }
 
 impl Drop for Discovery {
     fn drop(&mut self) {
+        if let Some(first) = self.first.take() {
+            first.abort();
+        }
         if let Some(task) = self.task.take() {
             task.abort();
         }
