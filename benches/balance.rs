@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use ringway::core::balance::{BalanceFactor, BalancePolicy, Balancer};
+use ringway::core::balance::{BalanceFactor, BalancePolicy, Balancer, Ramp};
 use ringway::core::context::Prng;
 use ringway::core::exchange::Attempts;
 use ringway::core::limits::Limits;
@@ -67,6 +67,7 @@ fn snapshot(args: &Args) -> Snapshot {
             endpoint: Endpoint::Tcp(([127, 0, 0, 1], 1).into()),
             weight: 1,
             state: State::Up,
+            ramp: Ramp::WHOLE,
             load: Arc::new(load),
         }
     };

@@ -15,7 +15,7 @@ use crate::control::probe::{Heartbeat, HttpHeartbeat};
 use crate::control::registry::{EjectionPolicy, HealthPolicy, ServiceConfig, ServiceSource, Topology, add_limit_ms};
 use crate::control::runtime::discovery::DiscoverySettings;
 use crate::control::runtime::service_runtime::RuntimeSettings;
-use crate::core::balance::BalancePolicy;
+use crate::core::balance::{BalancePolicy, Ramp};
 use crate::core::limits::Limits;
 use crate::core::ring::{Member, Ring, RingKind};
 use crate::core::routes::{HostPattern, Redirect, Route, RouteTarget, Routes, Split};
@@ -233,11 +233,15 @@ fn health_policy(config: &Config) -> HealthPolicy {
         fall: health.fall,
         start_timeout_ms: health.start_timeout_ms,
         replace_after_ms: health.replace_after_ms,
+        slow_start_ms: config.slow_start_ms,
         ejection: EjectionPolicy {
             consecutive_failures: ejection.consecutive_failures,
             counts_5xx: ejection.count_5xx,
             base_ms: ejection.base_ms,
             max_ms: ejection.max_ms,
+            error_rate: ejection.error_rate,
+            interval_ms: ejection.interval_ms,
+            min_requests: ejection.min_requests,
             max_share: ejection.max_share,
         },
     }
@@ -289,6 +293,7 @@ fn admin_service(config: &Config, endpoint: &Endpoint) -> Service {
         endpoint: endpoint.clone(),
         weight: 1,
         state: State::Up,
+        ramp: Ramp::WHOLE,
         load: Arc::new(ReplicaLoad::new(config.workers)),
     };
     Service {

@@ -4,7 +4,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `mod.rs` | [`Config`]: the settings outside of any table (`listen`, `mode`, `runtime`, `replicas`, `policy`, `program`, `workers`, `pin`) and one field for each table; `RuntimeKind` |
+//! | `mod.rs` | [`Config`]: the settings outside of any table (`listen`, `mode`, `runtime`, `replicas`, `policy`, `slow_start`, `program`, `workers`, `pin`) and one field for each table; `RuntimeKind` |
 //! | `acme` | names whose certificates an ACME server issues: what contradicts, ports that it cannot reach, where the pair is kept; authorities of the server itself |
 //! | `args` | clap's command line: the subcommands (`run`, `config`, `check`, `replica`, `exec`, `ring`, `experiment`, `completions`, `man`), `Cli`, [`RunArgs`](args::RunArgs), `ReplicaArgs`, texts of `--help` |
 //! | `ring_args` | clap's flags of `ringway ring`, made into a `RingQuery` of [`experiment`](crate::experiment); members, repeated `--remove` and `--add`, JSON |
@@ -53,11 +53,13 @@ use std::net::SocketAddr;
 use clap::builder::RangedU64ValueParser as Number;
 
 use crate::core::balance::BalancePolicy;
+use crate::core::limits::Unit;
 use crate::core::snapshot::Mode;
+
 use crate::settings::{
     AccessLogSettings, AcmeSettings, AdminSettings, DockerSettings, EjectionSettings, FixedReplica, ForwardedSettings,
     HashSettings, HealthSettings, LimitSettings, ProxySettings, SourceKind, SourceSettings, TlsSettings,
-    UpstreamSettings, values,
+    UpstreamSettings, units, values,
 };
 
 pub use man::write as write_man_pages;
@@ -85,6 +87,11 @@ pub struct Config {
     /// fewer requests in flight for its weight), `round-robin` (each in its turn, by weight), or `random` (by weight)
     #[arg(long, value_name = "POLICY", default_value = "hash", value_parser = values::policy)]
     policy: BalancePolicy,
+    /// A replica that is back (healed, readmitted, added beside others) takes a tenth of its share of the requests at first,
+    /// and the whole so long after; 0s: at once. At the start of a service all are at their whole share
+    #[arg(id = "slow-start", long, value_name = "DURATION", default_value = "0s",
+        value_parser = units::parser(Unit::Duration, 0..=3_600_000))]
+    pub slow_start_ms: u64,
     /// A server that is running already: HOST:PORT, with a name and weight as NAME=HOST:PORT@WEIGHT. Give several
     /// after one flag, separated by spaces or commas, or repeat it. A host name is looked up again every 10 s and when
     /// the server fails; it is one replica, at the first of its addresses that accepts connections. One that cannot be

@@ -192,6 +192,7 @@ fn kind_of(event: &WorkerEvent) -> (Kind, Level) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::balance::Ramp;
     use crate::core::limits::Limits;
     use crate::core::ring::{Ring, RingKind};
     use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Replica, ReplicaLoad, Service, State};
@@ -215,6 +216,7 @@ mod tests {
             endpoint: Endpoint::Tcp(([127, 0, 0, 1], 80).into()),
             weight: 1,
             state: State::Up,
+            ramp: Ramp::WHOLE,
             load: Arc::new(ReplicaLoad::new(1)),
         };
         let mut log_throttle = LogThrottle::default();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::balance::BalancePolicy;
+use super::balance::{BalancePolicy, Ramp};
 use super::challenges::Challenges;
 use super::failure_run::FailureRun;
 use super::limits::Limits;
@@ -67,6 +67,8 @@ pub struct Replica {
     pub endpoint: Endpoint,
     pub weight: u32,
     pub state: State,
+    /// The part of its weight that it takes: less than the whole while it starts slowly.
+    pub ramp: Ramp,
     pub load: Arc<ReplicaLoad>,
 }
 

@@ -77,6 +77,18 @@ pub struct EjectionSettings {
     #[arg(id = "ejection-count-5xx", long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", default_value = "false")]
     pub count_5xx: bool,
+    /// By how much the share of failed requests at a replica may exceed that at the others together, in one
+    /// --ejection-interval, from 0 to 1; with more, new ones go to others as after failures in a row. 0: never
+    #[arg(id = "ejection-error-rate", long, value_name = "SHARE", default_value = "0.5", value_parser = share)]
+    pub error_rate: f64,
+    /// How often the shares of failed requests are compared
+    #[arg(id = "ejection-interval", long, value_name = "DURATION", default_value = "10s",
+        value_parser = units::parser(Unit::Duration, 100..=3_600_000))]
+    pub interval_ms: u64,
+    /// A replica with fewer requests in an interval is not compared
+    #[arg(id = "ejection-min-requests", long, value_name = "N", default_value = "100",
+        value_parser = Number::<u64>::new().range(1..=1_000_000_000))]
+    pub min_requests: u64,
     /// How long failed requests take a replica out of new picks; twice as long each time that it fails again soon after
     #[arg(id = "ejection-base", long, value_name = "DURATION", default_value = "10s",
         value_parser = units::parser(Unit::Duration, 100..=86_400_000))]

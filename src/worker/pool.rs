@@ -126,6 +126,7 @@ mod tests {
 
     use super::super::slab::Key;
     use super::*;
+    use crate::core::balance::Ramp;
     use crate::core::limits::Limits;
     use crate::core::ring::{Ring, RingKind};
     use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Replica, ReplicaLoad, Service, State};
@@ -139,6 +140,7 @@ mod tests {
             endpoint: Endpoint::Tcp(SocketAddr::from(([10, 0, 0, 2], 80))),
             weight: 1,
             state: *state,
+            ramp: Ramp::WHOLE,
             load: Arc::new(ReplicaLoad::new(1)),
         };
         let service = Service {

@@ -4,8 +4,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use ringway::control::registry::{HealthPolicy, ServiceConfig, ServiceSource, Topology};
-use ringway::core::balance::{BalanceFactor, BalancePolicy};
+use ringway::control::registry::{EjectionPolicy, HealthPolicy, ServiceConfig, ServiceSource, Topology};
+use ringway::core::balance::{BalanceFactor, BalancePolicy, Ramp};
 use ringway::core::limits::{AbortOn, Limits};
 use ringway::core::ring::{Member, Ring, RingKind};
 use ringway::core::routes::{HostPattern, Route, RouteTarget, Routes};
@@ -88,6 +88,8 @@ impl Configuration {
             let random = net.random.balance();
             (http.policy, tcp_policy) = (draw_policy(random), draw_policy(random));
             http.ring = if random.one_in(8) { RingKind::Maglev } else { http.ring };
+            // Of a copy: what is drawn later stays as it was.
+            http.health = with_ramps_and_rates(http.health, &mut random.clone());
         }
         let mut listener_limits = Limits::clone(&http.limits);
         if let Some(tls) = &tls {
@@ -157,6 +159,7 @@ impl Configuration {
             endpoint: Endpoint::Tcp(tcp_address(n)),
             weight: 1,
             state: State::Up,
+            ramp: Ramp::WHOLE,
             load: Arc::new(ReplicaLoad::new(self.workers)),
         };
         Arc::new(Service {
@@ -279,6 +282,18 @@ fn draw_http(net: &mut Net, limits: Arc<Limits>) -> ServiceConfig {
             ..HealthPolicy::default()
         },
     }
+}
+
+/// Replicas that are back start slowly, and those that fail more than others are ejected.
+fn with_ramps_and_rates(health: HealthPolicy, random: &mut Random) -> HealthPolicy {
+    let slow_start_ms = if random.one_in(3) { random.range(1, 5_000) } else { 0 };
+    let ejection = EjectionPolicy {
+        error_rate: random.pick(&[0.0, 0.2, 0.5]),
+        interval_ms: random.range(100, 5_000),
+        min_requests: random.range(1, 20),
+        ..health.ejection
+    };
+    HealthPolicy { slow_start_ms, ejection, ..health }
 }
 
 /// A service of slow replicas leaves requests as long as they take. The rest is how silence is judged.

@@ -173,7 +173,7 @@ impl SecureStream {
 
     /// 0 is the end of the socket's stream.
     ///
-    /// Oracle: what comes is TLS without a fault, and no alert but for a certificate that is not to be taken.
+    /// Oracle: what comes is TLS without a fault, and no alert but for a certificate that is not to be taken or a name without a route.
     fn fill(&mut self, net: &mut Net, socket: SocketId, max: u64) -> Result<usize, ErrorKind> {
         if self.incoming.is_empty() {
             let max = max.min(READ_MAX).min(self.left);

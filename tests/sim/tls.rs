@@ -64,7 +64,7 @@ pub struct Speech {
     pub key_updates: u32,
     /// It says close_notify before its FIN.
     pub sends_close_notify: bool,
-    /// The other end does not take its certificate.
+    /// The other end does not take its certificate, or knows no route for its name.
     pub is_refused: bool,
 }
 
@@ -240,9 +240,9 @@ impl ReplicaTls {
             return Some(ClientTls::PlainText);
         }
         let drawn = ClientSpeech::draw(&self.clients, random);
-        // No balancer ends it for them: without it, a tunnel does not end in order.
-        let speech = Speech { sends_close_notify: true, ..drawn.speech };
         let name = if random.one_in(16) { OTHER_NAME } else { NAME };
+        // No balancer ends it for them: without close_notify a tunnel does not end in order.
+        let speech = Speech { sends_close_notify: true, is_refused: name != NAME, ..drawn.speech };
         Some(ClientTls::Speaks(ClientSpeech { name, speech, ..drawn }))
     }
 

@@ -270,6 +270,9 @@ impl ScrapeSources<'_> {
         page.family(MetricKind::Gauge, "ringway_replica_requests_in_flight", help, self.in_flight());
         let help = "1 if the replica takes requests";
         page.family(MetricKind::Gauge, "ringway_replica_up", help, each(|r| u64::from(r.state == State::Up)));
+        let help = "the part of its weight that the replica takes: less than 1 while it starts slowly";
+        let ramps = self.each_replica().map(|(labels, r)| (labels, f64::from(r.ramp.per_mille()) / 1000.0));
+        page.family(MetricKind::Gauge, "ringway_replica_ramp_ratio", help, ramps);
         let help = "1 if an operator drained the replica";
         page.family(MetricKind::Gauge, "ringway_replica_drained", help, self.drained());
         let responses = self.each_replica().flat_map(|(labels, replica)| {

@@ -129,6 +129,7 @@ fn digest(service: &Service) -> u32 {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::core::balance::Ramp;
     use crate::core::limits::Limits;
     use crate::core::ring::{Member, RingKind};
     use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Replica, ReplicaId, ReplicaLoad, Service, State};
@@ -140,6 +141,7 @@ pub mod tests {
             endpoint: Endpoint::Tcp(([127, 0, 0, 1], 1).into()),
             weight: 1,
             state: State::Up,
+            ramp: Ramp::WHOLE,
             load: Arc::new(ReplicaLoad::new(1)),
         };
         let members: Vec<Member> = replicas.iter().map(|name| Member::new(*name, 1)).collect();

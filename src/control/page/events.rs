@@ -237,6 +237,7 @@ mod tests {
             address: None,
             weight: 1,
             state,
+            weight_percent: 100,
             drained: false,
             why: None,
             state_ms: 0,

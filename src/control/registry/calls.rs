@@ -200,7 +200,8 @@ impl Registry {
         let slots: Vec<Slot> = addition.slots.into_iter().filter_map(|id| self.remove(id)).collect();
         let names: Vec<Arc<str>> = slots.iter().map(|slot| slot.name.clone()).collect();
         for slot in slots {
-            self.insert(slot.joined());
+            let id = self.insert(slot.joined());
+            self.begin_slow_start(id, now);
         }
         let tally = self.services.get(&addition.service).map_or_else(String::new, ServiceState::tally);
         let line = format!("add: {} joined in {}; {tally}", join(&names), since(now, addition.since));

@@ -1,4 +1,4 @@
-//! Passive ejection: a replica that fails requests in a row takes no new ones for a time, which grows with each ejection that
+//! Passive ejection: a replica that fails requests, in a row or more of them than others, takes no new ones for a time, which grows with each ejection that
 //! follows the one before. How requests fail, and what a service can spare, is decided elsewhere.
 
 use crate::core::tick::Tick;
@@ -13,13 +13,27 @@ pub struct EjectionPolicy {
     /// The first ejection, and the longest one.
     pub base_ms: u64,
     pub max_ms: u64,
+    /// A replica whose share of failed requests in an interval is that of the others and so much more is ejected; 0: none is.
+    pub error_rate: f64,
+    pub interval_ms: u64,
+    /// With fewer requests in an interval nothing is said of a replica.
+    pub min_requests: u64,
     /// The share of a service's members that may be ejected, from 0 to 1.
     pub max_share: f64,
 }
 
 impl Default for EjectionPolicy {
     fn default() -> EjectionPolicy {
-        EjectionPolicy { consecutive_failures: 5, counts_5xx: false, base_ms: 10_000, max_ms: 300_000, max_share: 0.5 }
+        EjectionPolicy {
+            consecutive_failures: 5,
+            counts_5xx: false,
+            base_ms: 10_000,
+            max_ms: 300_000,
+            error_rate: 0.5,
+            interval_ms: 10_000,
+            min_requests: 100,
+            max_share: 0.5,
+        }
     }
 }
 

@@ -31,6 +31,8 @@ pub struct HealthPolicy {
     pub start_timeout_ms: u64,
     /// A managed instance that sent nothing for so long is replaced.
     pub replace_after_ms: u64,
+    /// One that is back takes its whole weight so long after; 0: at once.
+    pub slow_start_ms: u64,
     pub ejection: EjectionPolicy,
 }
 
@@ -44,6 +46,7 @@ impl Default for HealthPolicy {
             fall: 2,
             start_timeout_ms: 60_000,
             replace_after_ms: 30_000,
+            slow_start_ms: 0,
             ejection: EjectionPolicy::default(),
         }
     }
@@ -79,7 +82,7 @@ pub enum Exclusion {
     Slow,
     /// It answers that it is not healthy.
     Unhealthy,
-    /// It failed requests in a row.
+    /// It failed requests, in a row or more than others.
     Failing,
 }
 

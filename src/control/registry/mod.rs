@@ -14,14 +14,17 @@
 //! | `answer` | values of an admin call: [`Call`], [`Change`] (n, hostnames, dry run), [`Answer`], [`Rejection`] with its HTTP status; which runtime failure is which status |
 //! | `service` | `ServiceState`: one service's members in ring order, counts (managed, routable, ejected, at most ejected), what changed since the last publication, its ring built anew |
 //! | `slot` | `Slot`: one name and its state machine (`SlotState`: vacant, starting, probing, up, draining, down), its standing (member, joining, successor), backoff before the next start, its requests and failures, what snapshot and operator see of it (`Condition`), its last failure, when an instance that never answered is told to the operator; no effect, no log line, no other slot |
+//! | `condition` | `Condition`: starting, up, slow, unhealthy, failing, draining, drained, down, in one word each; `Standing`: member, joining, successor |
 //! | `health` | `Health` of one instance as a pure rule: `HealthPolicy`, `ProbeFault`, rise and fall counts, misses in a row, when the next probe is due, suspicion, `Exclusion` (unreachable, slow, unhealthy, failing), `Verdict` and its variants; decides nothing for the service; probes in flight, answers in a row, what was received meanwhile, how long silent |
+//! | `error_rate` | requests and failures of a replica in one interval (`ErrorWindow`), and which replicas fail a larger share of them than the others (`Outlier`) |
+//! | `slow_start` | `SlowStart` of one replica that is back: its ramp from a tenth of its weight to the whole, when the next step is due |
 //! | `ejection` | `PassiveEjection` of one instance that failed requests in a row: until when, twice as long where it follows the one before; `EjectionPolicy` |
 //! | `slots` | `Slots`: the collection, indexed by name, instance, replica, endpoint and deadline (`Keys`), and `View`, what its service counts of a slot; decides nothing; reindexing before and after a change |
 //! | `leaving` | `LeavingTable`: instances without a slot that drain (awaits the epoch's ack, then polls the requests in flight) or stop, whether their name is free; indices by epoch and deadline; stage of each (`LeavingState`), polled every 10 ms |
 //! | `deadlines` | an ordered set of one deadline for each key; generic: rescheduled, next, due now |
 //! | `calls` | `/rep`, `/add`, `/rm`: the queue of calls, checks names and counts, generates free names, picks which members to remove, waits for all to come up or undoes it; workers' acknowledgements of an epoch (`acked`), replies deferred until then |
 //! | `instances` | starts and deaths: found, started, start failed, runtime events (exited, stopping, joined, left), stopped; numbers of instances, heartbeat resumed, marking down, an address that another got; slots filled up, the joining of an `/add`'s slots, deaths counted, deaths and heals logged with the service's tally; the name of a slot, also of one that is no member yet |
-//! | `verdicts` | what a probe's result or a worker's fault does to the slot and the service: up, ejected if others can be spared, readmitted (slow, failing), a silent one replaced (stopped, its slot filled when it is gone), start timeouts, the `Probe` effect and log lines; a heal recorded with its duration; never more ejected than the share allows, one silent instance replaced at a time; the log lines about heartbeats: missed, busy, the last failure, skipped probes |
+//! | `verdicts` | what a probe's result or a worker's fault does to the slot and the service: up, ejected if others can be spared, readmitted (slow, failing), a slow start begun and advanced, shares of failed requests compared, a silent one replaced (stopped, its slot filled when it is gone), start timeouts, the `Probe` effect and log lines; a heal recorded with its duration; never more ejected than the share allows, one silent instance replaced at a time; the log lines about heartbeats: missed, busy, the last failure, skipped probes |
 //! | `operator` | `PATCH /replicas/NAME`: what an operator decided about a replica (drained, weight), also of those that are not here now; names near an unknown one; the warning when all are drained |
 //! | `removed` | servers of a fixed list that `/rm` took and `/add` puts back: `Spec` and endpoint remembered by name |
 //! | `delisted` | servers that a list or source has no more: each stays on the ring while its service has no other to take requests and one that is new has yet to answer, then drains |
@@ -37,10 +40,12 @@
 mod answer;
 mod calls;
 mod command;
+mod condition;
 mod deadlines;
 mod delisted;
 mod drain;
 mod ejection;
+mod error_rate;
 mod health;
 mod instances;
 mod leaving;
@@ -52,6 +57,7 @@ mod rollout;
 mod service;
 mod slot;
 mod slots;
+mod slow_start;
 mod status;
 mod succession;
 #[cfg(test)]
@@ -268,6 +274,7 @@ impl Registry {
             self.start_due(&due, now);
             self.expire_starts(&due, now);
             self.end_ejections(&due, now);
+            self.advance_slow_starts(&due, now);
             self.probe_due(&due, now);
             self.begin_succession(now);
         }

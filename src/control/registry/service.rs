@@ -11,6 +11,7 @@ use crate::control::runtime::revisions::Revision;
 use crate::core::queue_heads::QueueHeads;
 use crate::core::ring::{Member, Ring};
 use crate::core::snapshot::{DEFAULT_SERVICE, Replica, Service, State};
+use crate::core::tick::Tick;
 use crate::shared::histogram::Durations;
 
 #[derive(Debug)]
@@ -32,8 +33,10 @@ pub struct ServiceState {
     pub heals: Durations,
     /// Why the newest settings of its instances are not used: two in a row did not come up with them.
     pub refused: Option<Arc<str>>,
-    /// Times that a replica was ejected for being slow.
+    /// Times that a replica was ejected.
     pub ejections: u64,
+    /// When shares of failed requests were compared last.
+    pub errors_compared: Tick,
     /// No replica takes requests, and an operator drained some: it was said.
     is_all_drained: bool,
     /// No configuration names it any more.
@@ -69,6 +72,7 @@ impl ServiceState {
             deaths: 0,
             heals: Durations::default(),
             ejections: 0,
+            errors_compared: Tick::ZERO,
             refused: None,
             is_all_drained: false,
             is_removed: false,
@@ -162,7 +166,7 @@ impl ServiceState {
         self.count(after);
         if before.weight != after.weight {
             self.mark_ring_changed();
-        } else if before.shown != after.shown {
+        } else if (before.shown, before.ramp) != (after.shown, after.ramp) {
             self.mark_replicas_changed();
         }
     }

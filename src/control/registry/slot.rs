@@ -4,11 +4,15 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use super::condition::{Condition, Standing};
 use super::ejection::EjectionPolicy;
+use super::error_rate::{ErrorWindow, RequestCount};
 use super::health::{Exclusion, Health, HealthPolicy, Improvement, ProbeFailure, Verdict};
 use super::operator::Decision;
+use super::slow_start::SlowStart;
 use crate::control::runtime::revisions::Revision;
 use crate::control::runtime::{InstanceId, Origin, Started};
+use crate::core::balance::Ramp;
 use crate::core::snapshot::{Endpoint, Replica, ReplicaId, ReplicaLoad, ServiceId, State};
 use crate::core::tick::Tick;
 
@@ -52,6 +56,9 @@ pub struct Slot {
     /// Why it last failed to start, to answer or to live, for the operator; and how often it did.
     pub last_failure: Option<Arc<str>>,
     pub failures: u64,
+    errors: ErrorWindow,
+    /// Only where it takes requests.
+    slow_start: Option<SlowStart>,
     /// Since when it is in the condition that it is in.
     pub condition_since: Tick,
 }
@@ -64,51 +71,6 @@ pub struct Vacated {
     /// What it was started with, and whether it was up for long enough to say that this works.
     pub revision: Revision,
     pub has_proven: bool,
-}
-
-/// Whether the slot is on the ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
-    Member,
-    /// Part of an `/add` under way.
-    Joining,
-    /// It is to fill the slot of a member, which has the name.
-    Successor,
-}
-
-/// What an operator is shown of a slot's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
-    /// It has no instance that has answered.
-    Starting,
-    Up,
-    /// It gets new requests only where no other replica can.
-    Slow,
-    /// It answers that it is not healthy, and gets no new requests.
-    Unhealthy,
-    /// It failed requests in a row: for a time it gets new ones only where no other replica can.
-    Failing,
-    /// It is asked to stop, or left the ring: it finishes its requests.
-    Draining,
-    /// An operator drained it: it finishes its requests, and stays.
-    Drained,
-    Down,
-}
-
-impl Condition {
-    /// One word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Condition::Starting => "starting",
-            Condition::Up => "up",
-            Condition::Slow => "slow",
-            Condition::Unhealthy => "unhealthy",
-            Condition::Failing => "failing",
-            Condition::Draining => "draining",
-            Condition::Drained => "drained",
-            Condition::Down => "down",
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -171,6 +133,8 @@ impl Slot {
             lost_at: None,
             last_failure: None,
             failures: 0,
+            errors: ErrorWindow::default(),
+            slow_start: None,
             condition_since: now,
         }
     }
@@ -317,7 +281,8 @@ impl Slot {
     pub fn replica(&self) -> Replica {
         let state = self.shown().1;
         let (id, endpoint) = self.replica.clone();
-        Replica { id, name: self.name.clone(), endpoint, weight: self.weight(), state, load: self.load.clone() }
+        let (name, weight, ramp) = (self.name.clone(), self.weight(), self.ramp());
+        Replica { id, name, endpoint, weight, state, ramp, load: self.load.clone() }
     }
 
     pub fn due(&self) -> Tick {
@@ -325,7 +290,10 @@ impl Slot {
             SlotState::Vacant { .. } if self.name_held => Tick::NEVER,
             SlotState::Vacant { start_at } => *start_at,
             SlotState::Probing { health, deadline, .. } => health.due().min(*deadline),
-            SlotState::Up { health, .. } | SlotState::Down { health, .. } => health.due(),
+            SlotState::Up { health, .. } => {
+                self.slow_start.as_ref().map_or(Tick::NEVER, SlowStart::due).min(health.due())
+            }
+            SlotState::Down { health, .. } => health.due(),
             SlotState::Starting { .. } | SlotState::Draining { .. } => Tick::NEVER,
         }
     }
@@ -456,6 +424,34 @@ impl Slot {
         }
     }
 
+    /// The part of its weight that it takes.
+    pub fn ramp(&self) -> Ramp {
+        let takes_requests = self.shown().1 == State::Up;
+        self.slow_start.as_ref().filter(|_| takes_requests).map_or(Ramp::WHOLE, SlowStart::ramp)
+    }
+
+    pub fn begin_slow_start(&mut self, takes_ms: u64, now: Tick) {
+        self.slow_start = Some(SlowStart::new(takes_ms, now));
+    }
+
+    /// True if it takes its whole weight from now on.
+    pub fn advance_slow_start(&mut self, now: Tick) -> bool {
+        let Some(due) = self.slow_start.filter(|start| start.due() <= now) else { return false };
+        self.slow_start = due.at(now);
+        self.slow_start.is_none()
+    }
+
+    /// A request failed at it.
+    pub fn count_failed_request(&mut self) {
+        self.errors.report();
+        self.load.failures.fail();
+    }
+
+    /// Requests since the last call.
+    pub fn take_errors(&mut self, counts_5xx: bool) -> RequestCount {
+        self.errors.take(&self.load, counts_5xx)
+    }
+
     /// A worker reported a fault: the next probe comes sooner.
     pub fn suspect(&mut self, now: Tick) {
         if let SlotState::Up { health, .. } = &mut self.state {
@@ -482,6 +478,7 @@ impl Slot {
 
     /// It is up no more: remembers when, and whether it was up long enough to reset the backoff.
     pub fn note_loss(&mut self, now: Tick) {
+        self.slow_start = None;
         if let SlotState::Up { since, .. } = self.state {
             self.lost_at = Some(now);
             if now.ms_since(since) >= STABLE_FACTOR * self.backoff_ms() {

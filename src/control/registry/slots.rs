@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::deadlines::Deadlines;
 use super::slot::Slot;
 use crate::control::runtime::InstanceId;
+use crate::core::balance::Ramp;
 use crate::core::snapshot::{Endpoint, ReplicaId, State};
 use crate::core::tick::Tick;
 
@@ -51,12 +52,14 @@ pub struct View {
     pub is_up: bool,
     pub is_drained: bool,
     pub weight: u32,
+    pub ramp: Ramp,
     pub shown: (ReplicaId, State),
 }
 
 impl View {
     pub fn of(slot: &Slot) -> View {
-        View { is_up: slot.is_up(), is_drained: slot.is_drained(), weight: slot.weight(), shown: slot.shown() }
+        let (is_up, is_drained) = (slot.is_up(), slot.is_drained());
+        View { is_up, is_drained, weight: slot.weight(), ramp: slot.ramp(), shown: slot.shown() }
     }
 }
 

@@ -6,10 +6,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Registry;
+use super::condition::Condition;
 use super::instances::address;
 use super::leaving::Leaving;
 use super::service::ServiceState;
-use super::slot::{Condition, Slot};
+use super::slot::Slot;
 use crate::control::runtime::discovery::follow::SourceStatus;
 use crate::core::snapshot::ServiceId;
 use crate::core::tick::Tick;
@@ -64,6 +65,8 @@ pub struct ReplicaStatus {
     pub weight: u32,
     /// One word: starting, up, slow, unhealthy, draining, drained (by an operator), down.
     pub state: &'static str,
+    /// The percentage of its weight that it takes: less than 100 while it starts slowly.
+    pub weight_percent: u16,
     /// An operator drained it, whatever its state.
     pub drained: bool,
     /// Why it is not up: its last failure, or that an operator drained it. Of one that is up: that a rolling replacement is
@@ -110,6 +113,7 @@ impl Registry {
             address: slot.last_instance.map(|_| address(slot)),
             weight: slot.weight(),
             state: condition.as_str(),
+            weight_percent: slot.ramp().per_mille() / 10,
             drained: slot.decision.is_drained,
             why: why(slot, condition).or_else(|| self.why_replaced(slot)),
             state_ms: now.ms_since(slot.condition_since),
@@ -138,6 +142,7 @@ impl Registry {
             address: None,
             weight: 0,
             state: Condition::Draining.as_str(),
+            weight_percent: 100,
             drained: false,
             why: None,
             state_ms: now.ms_since(leaving.since),

@@ -224,6 +224,7 @@ impl Registry {
             std::mem::replace(slot, joined)
         });
         let Some(before) = before else { return };
+        self.begin_slow_start(current.member, now);
         let replaced = self.successions.rollouts.get_mut(&current.service).map_or(0, |rollout| {
             rollout.succeeded(name.clone());
             rollout.replaced.len()

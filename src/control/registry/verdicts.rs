@@ -5,9 +5,11 @@ use log::Level;
 
 use super::Registry;
 use super::command::{Effect, readable, since};
+use super::error_rate::{self, Outlier};
 use super::health::{Exclusion, Health, HealthPolicy, Improvement, ProbeFailure, Verdict};
 use super::instances::address;
 use super::leaving::Leaving;
+use super::service::ServiceState;
 use super::slot::{Slot, SlotState};
 use super::slots::SlotId;
 use crate::control::runtime::{InstanceId, Origin};
@@ -63,11 +65,15 @@ impl Registry {
         let Some(id) = self.slots.of_instance(instance) else { return };
         let Some(policy) = self.health_policy(id) else { return };
         self.eject_failing(id, now);
+        self.eject_outliers(id, now);
         match self.change(id, |slot| slot.probe_ok(&policy, now)) {
             Some(Improvement::Risen) => self.mark_up(id, &policy, now),
             Some(Improvement::Readmitted) => {
                 let is_drained = self.slots.slot(id).is_some_and(Slot::is_drained);
-                let then = if is_drained { "it stays drained by an operator" } else { "it takes requests" };
+                let then = match self.begin_slow_start(id, now) {
+                    _ if is_drained => "it stays drained by an operator".to_owned(),
+                    slowly => format!("it takes requests{slowly}"),
+                };
                 let line = format!("{}: answers again; {then}", self.name_of(id));
                 self.log(Level::Info, line);
             }
@@ -85,6 +91,8 @@ impl Registry {
                 return None;
             };
             slot.state = SlotState::Up { instance, since: now, health: Health::watched_from(now, next_probe) };
+            // What the instance before failed is not its fault.
+            slot.take_errors(policy.ejection.counts_5xx);
             let title = format!("{}: {} at {}", slot.name, slot.handle, address(slot));
             Some((title, slot.lost_at.take(), begun))
         });
@@ -92,12 +100,14 @@ impl Registry {
         if self.slots.slot(id).is_some_and(|slot| !slot.is_member()) {
             return self.joining_is_up(id, now);
         }
+        // The replicas of a service that starts are all at their whole weight.
+        let slowly = if lost_at.is_some() { self.begin_slow_start(id, now) } else { String::new() };
         let Some(service) = self.service_of_mut(id) else { return };
         let tally = service.tally();
         let line = match lost_at {
             Some(lost_at) => {
                 service.heals.record(now.ms_since(lost_at).saturating_mul(1_000));
-                format!("{title} healed it in {}; {tally}", since(now, lost_at))
+                format!("{title} healed it in {}{slowly}; {tally}", since(now, lost_at))
             }
             None => format!("{title} is up after {}; {tally}", since(now, begun)),
         };
@@ -108,6 +118,7 @@ impl Registry {
         let Some(id) = self.slots.of_instance(instance) else { return };
         let Some(policy) = self.health_policy(id) else { return };
         self.eject_failing(id, now);
+        self.eject_outliers(id, now);
         let verdict = self.change(id, |slot| slot.probe_failed(failure, &policy, now)).flatten();
         let (name, why) = (self.name_of(id), &failure.why);
         match verdict {
@@ -165,9 +176,53 @@ impl Registry {
             // Most are due for a probe alone.
             let is_over = self.slots.slot(*id).is_some_and(|slot| slot.is_ejection_over(now));
             if is_over && self.change(*id, |slot| slot.end_ejection(now)) == Some(true) {
-                let line = format!("{}: its ejection is over; it takes requests", self.name_of(*id));
+                let slowly = self.begin_slow_start(*id, now);
+                let line = format!("{}: its ejection is over; it takes requests{slowly}", self.name_of(*id));
                 self.log(Level::Info, line);
             }
+        }
+    }
+
+    /// It takes a growing part of its weight, where others take the rest. Returns what is to be said of that.
+    pub(super) fn begin_slow_start(&mut self, id: SlotId, now: Tick) -> String {
+        let takes_ms = self.health_policy(id).map_or(0, |policy| policy.slow_start_ms);
+        let others = self.service_of(id).map_or(0, ServiceState::routable).saturating_sub(1);
+        let is_routable = self.slots.slot(id).is_some_and(|slot| slot.is_member() && slot.shown().1 == State::Up);
+        if takes_ms == 0 || others == 0 || !is_routable {
+            return String::new();
+        }
+        self.change(id, |slot| slot.begin_slow_start(takes_ms, now));
+        format!(", its share of them grows for {}", readable(takes_ms))
+    }
+
+    pub(super) fn advance_slow_starts(&mut self, due: &[SlotId], now: Tick) {
+        for id in due {
+            if self.change(*id, |slot| slot.advance_slow_start(now)) == Some(true) {
+                let line = format!("{}: its slow start is over; it takes its whole share", self.name_of(*id));
+                self.log(Level::Info, line);
+            }
+        }
+    }
+
+    /// Compares the shares of failed requests of a service's replicas, once in an interval.
+    fn eject_outliers(&mut self, of: SlotId, now: Tick) {
+        let Some(service) = self.service_of_mut(of) else { return };
+        let policy = service.config.health.ejection;
+        if policy.error_rate <= 0.0 || now.ms_since(service.errors_compared) < policy.interval_ms {
+            return;
+        }
+        service.errors_compared = now;
+        let members = service.members().to_vec();
+        let counts = members.into_iter().filter_map(|id| {
+            let count = self.change(id, |slot| slot.take_errors(policy.counts_5xx))?;
+            let is_up = self.slots.slot(id).is_some_and(|slot| slot.shown().1 == State::Up);
+            is_up.then_some((id, count))
+        });
+        let counts: Vec<_> = counts.collect();
+        for Outlier { key: id, count, share, others } in error_rate::outliers(&policy, &counts) {
+            let (share, others) = (share * 100.0, others * 100.0);
+            let why = format!("{share:.0} % of {} requests failed, {others:.0} % at the others", count.requests);
+            self.eject_if_spare(id, EjectionReason::Failing, &why, now);
         }
     }
 
@@ -263,7 +318,7 @@ impl Registry {
             if let WorkerEvent::Fault(fault) = event
                 && fault.kind.ends_request()
             {
-                slot.load.failures.fail();
+                slot.count_failed_request();
             }
             slot.suspect(now);
         });

@@ -27,7 +27,8 @@ impl BalanceFactor {
 /// or that other workers send to meanwhile, the first.
 pub fn pick<'s>(candidates: &Candidates<'s, '_>, key: u32, factor: BalanceFactor) -> Option<(usize, &'s Replica)> {
     let bounds = Bounds::new(candidates, factor);
-    candidates.from(key).find(|(_, replica)| bounds.has_room(replica)).or_else(|| candidates.first(key))
+    let takes = |replica: &Replica| bounds.has_room(replica) && replica.ramp.takes(key, replica.id);
+    candidates.from(key).find(|(_, replica)| takes(replica)).or_else(|| candidates.first(key))
 }
 
 struct Bounds {

@@ -17,10 +17,16 @@ pub struct Candidates<'s, 'p> {
 }
 
 impl<'s> Candidates<'s, '_> {
-    /// Whose key it is.
+    /// Whose key it is. One that starts slowly takes some of its keys; if none of the others is left, all.
     #[inline]
     pub fn first(&self, key: u32) -> Option<(usize, &'s Replica)> {
-        self.from(key).next()
+        let first = self.from(key).next()?;
+        if first.1.ramp.is_whole() { Some(first) } else { self.first_that_takes(key).or(Some(first)) }
+    }
+
+    #[cold]
+    fn first_that_takes(&self, key: u32) -> Option<(usize, &'s Replica)> {
+        self.from(key).find(|(_, replica)| replica.ramp.takes(key, replica.id))
     }
 
     /// In ring order from a key on.

@@ -7,17 +7,24 @@
 //! | `candidates` | the replicas that a request may go to (state, not tried, a weight), in ring order from a key on or as listed |
 //! | `bounded` | by the ring, past replicas whose load is at a multiple of the mean: [`BalanceFactor`], consistent hashing with bounded loads |
 //! | `drawn` | at random by weight; the less loaded of two random ones (least requests, power of two choices) |
+//! | `ramp` | [`Ramp`] of a replica that starts slowly: which keys it takes already, what its weight counts |
 //! | `rotation` | smooth weighted round-robin, whose turns outlive the snapshot |
 //! | `tests` | all policies over one service: which states they pick by, their spread, their bounds |
+//!
+//! There is no panic threshold, below which Envoy sends requests to hosts that it holds unhealthy. A replica that is ejected
+//! still answers something, so at most `max_share` of a service is ejected at a time, half by default, and where no other is
+//! up those get the requests. What is left are replicas with evidence of death, where a request could only fail.
 
 mod bounded;
 mod candidates;
 mod drawn;
+mod ramp;
 mod rotation;
 #[cfg(test)]
 mod tests;
 
 pub use bounded::BalanceFactor;
+pub use ramp::Ramp;
 
 use super::context::Prng;
 use super::snapshot::{Replica, ReplicaId, Service, Snapshot, State};

@@ -54,8 +54,9 @@ impl Rotation {
         let (mut largest, mut total) = (None::<(i64, usize, &Replica)>, 0);
         for (member, replica) in candidates {
             let current = self.weights.get_mut(member)?;
-            current.value += i64::from(replica.weight);
-            total += i64::from(replica.weight);
+            let weight = replica.ramp.of(replica.weight) as i64;
+            current.value += weight;
+            total += weight;
             if largest.is_none_or(|(value, ..)| current.value > value) {
                 largest = Some((current.value, member, replica));
             }

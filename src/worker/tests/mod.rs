@@ -24,6 +24,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::*;
+use crate::core::balance::Ramp;
 use crate::core::limits::Limits;
 use crate::core::ring::{Member, Ring, RingKind};
 use crate::core::snapshot::{Endpoint, KeyPolicy, Mode, Replica, ReplicaId, ReplicaLoad, Service};
@@ -60,6 +61,7 @@ impl Rig {
             endpoint: Endpoint::Tcp(SocketAddr::from(([10, 0, 0, 2], 80))),
             weight: 1,
             state: State::Up,
+            ramp: Ramp::WHOLE,
             load: Arc::new(ReplicaLoad::new(1)),
         };
         let service = Service {

@@ -5,6 +5,7 @@
 //! | `mod.rs` | `World`: the registry with scripted starts, stops and probes, and helpers that make specs, calls and configurations |
 //! | `calls` | `/rep`, `/add`, `/rm`: names, undo, replies after acks, drains before stops, dry runs, bad calls |
 //! | `delisted` | servers that a list has no more: drained, kept while they are needed, listed again; weights; shared addresses |
+//! | `ejections` | requests that fail: in a row, more than at others; slow starts |
 //! | `healing` | dead and failing instances replaced, backoff, start timeouts, fixed, foreign and adopted instances, the stop of all |
 //! | `operator` | `PATCH /replicas/NAME`: drains and weights, and what they outlast |
 //! | `reconfiguration` | other services, listeners and routes: shared, changed, new, resized, removed and come back |
@@ -12,10 +13,11 @@
 //! | `storm` | random faults, calls and stuck workers from seeds, then everything is up again |
 //! | `successions` | outdated instances and their successors |
 //! | `takeover` | a process that replaces another: adopted instances, and the end of the process before |
-//! | `verdicts` | probes and worker faults: down, ejection, suspicion, silence, rise and fall, skipped probes |
+//! | `verdicts` | probes and worker faults: down, slowness, suspicion, silence, rise and fall, skipped probes |
 
 mod calls;
 mod delisted;
+mod ejections;
 mod healing;
 mod operator;
 mod reconfiguration;

@@ -6,14 +6,14 @@ use crate::core::snapshot::ReplicaId;
 use crate::core::step::{FaultKind, ReplicaFault};
 use crate::shared::events::WorkerEvent;
 
-const ALL: [&str; 3] = ["server1", "server2", "server3"];
+pub const ALL: [&str; 3] = ["server1", "server2", "server3"];
 
-fn suspected(instance: InstanceId) -> Command {
+pub fn suspected(instance: InstanceId) -> Command {
     let kind = FaultKind::Slow { after_ms: 250 };
     Command::WorkerEvent(WorkerEvent::Fault(ReplicaFault { replica: ReplicaId(instance.number()), kind }))
 }
 
-fn load(world: &World, name: &str) -> Arc<ReplicaLoad> {
+pub fn load(world: &World, name: &str) -> Arc<ReplicaLoad> {
     world.service().replicas.iter().find(|replica| *replica.name == *name).expect("a member").load.clone()
 }
 
@@ -301,90 +301,6 @@ fn skipped_probes_count_neither_for_nor_against_a_replica() {
     world.alive.remove(&dead);
     world.pass(1_000);
     assert_ne!(world.instance("server1"), dead, "and then they are again");
-}
-
-fn failed(instance: InstanceId) -> Command {
-    let kind = FaultKind::ConnectionClosed;
-    Command::WorkerEvent(WorkerEvent::Fault(ReplicaFault { replica: ReplicaId(instance.number()), kind }))
-}
-
-fn fail(world: &mut World, name: &str, times: usize) {
-    let instance = world.instance(name);
-    (0..times).for_each(|_| world.tell(failed(instance)));
-}
-
-#[test]
-fn requests_failed_in_a_row_eject_for_a_time_that_grows() {
-    let mut world = World::up();
-    fail(&mut world, "server1", 4);
-    world.pass(1_000);
-    assert_eq!(world.state("server1"), Some(State::Up));
-    fail(&mut world, "server1", 1);
-    assert_eq!(world.state("server1"), Some(State::Ejected));
-    assert!(world.logged(&["server1: failing: 5 requests in a row failed; new requests go to others for 10.0 s"]));
-    let status = world.registry.status(world.now);
-    assert_eq!((status.services[0].ejections, status.replicas[0].state), (1, "failing"));
-    world.pass(9_999);
-    assert_eq!(world.state("server1"), Some(State::Ejected), "heartbeats that are answered change nothing");
-    world.pass(1);
-    assert_eq!(world.up_names(), ALL);
-    assert!(world.logged(&["server1: its ejection is over; it takes requests"]));
-    fail(&mut world, "server1", 5);
-    world.pass(19_999);
-    assert_eq!(world.state("server1"), Some(State::Ejected), "twice as long");
-    world.pass(1);
-    assert_eq!(world.up_names(), ALL);
-    assert!(world.stops.is_empty(), "none is replaced");
-}
-
-#[test]
-fn a_request_that_succeeds_ends_the_run_and_one_that_waits_is_no_failure() {
-    let mut world = World::up();
-    (0..9).for_each(|_| world.tell(suspected(world.instance("server1"))));
-    fail(&mut world, "server1", 4);
-    load(&world, "server1").failures.end();
-    fail(&mut world, "server1", 4);
-    world.pass(1_000);
-    assert_eq!(world.up_names(), ALL);
-}
-
-#[test]
-fn replicas_that_fail_are_ejected_as_far_as_others_can_be_spared_and_later_than_that_with_a_heartbeat() {
-    let mut world = World::up();
-    ALL.into_iter().for_each(|name| fail(&mut world, name, 9));
-    assert_eq!(world.up_names(), ["server2", "server3"], "half of 3, rounded down");
-    world.pass(11_000);
-    let ejected: Vec<&str> = ALL.into_iter().filter(|name| world.state(name) == Some(State::Ejected)).collect();
-    assert_eq!(ejected.len(), 1, "the next one");
-    assert_ne!(ejected, ["server1"]);
-}
-
-#[test]
-fn without_a_limit_no_failure_ejects() {
-    let mut world = World::empty(config_with(|service| service.health.ejection.consecutive_failures = 0));
-    world.tell(Command::Found(Vec::new()));
-    world.pass(100);
-    fail(&mut world, "server1", 100);
-    world.pass(1_000);
-    assert_eq!(world.up_names(), ALL);
-}
-
-/// A reload that changes nothing else, too.
-#[test]
-fn responses_with_a_5xx_status_are_reported_where_they_count() {
-    let mut world = World::up();
-    assert_eq!(world.service().max_5xx_in_a_row, None);
-    let mut changed = service_config();
-    changed.health.ejection.counts_5xx = true;
-    let topology = Topology::of_services([changed]);
-    let change = Reconfiguration { ticket: 1, topology, found: Vec::new(), revisions: BTreeMap::new() };
-    world.tell(Command::Reconfigure(change.into()));
-    assert_eq!(world.service().max_5xx_in_a_row, Some(5));
-    let replica = ReplicaId(world.instance("server2").number());
-    let run: Vec<u32> = (0..5).map(|_| load(&world, "server2").failures.fail()).collect();
-    assert_eq!(run, [1, 2, 3, 4, 5]);
-    world.tell(Command::WorkerEvent(WorkerEvent::FailuresInARow { replica, failures: 5 }));
-    assert_eq!(world.state("server2"), Some(State::Ejected));
 }
 
 #[test]

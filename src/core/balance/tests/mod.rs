@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{BalanceFactor, BalancePolicy, Balancer};
+use super::{BalanceFactor, BalancePolicy, Balancer, Ramp};
 use crate::core::context::Prng;
 use crate::core::exchange::Attempts;
 use crate::core::limits::Limits;
@@ -36,6 +36,7 @@ fn replica(member: usize, weight: u32) -> Replica {
         endpoint: Endpoint::Tcp(([127, 0, 0, 1], 1).into()),
         weight,
         state: State::Up,
+        ramp: Ramp::WHOLE,
         load: Arc::new(ReplicaLoad::new(1)),
     }
 }
@@ -314,5 +315,56 @@ fn a_factor_is_a_number_from_1_to_1000_in_thousandths() {
     assert!(BalanceFactor::new(1000.0).is_some());
     for wrong in [0.999, 0.0, -1.0, 1000.1, f64::NAN, f64::INFINITY] {
         assert_eq!(BalanceFactor::new(wrong), None, "{wrong}");
+    }
+}
+
+/// The world, with replica `a` at this ramp.
+fn with_ramp(policy: BalancePolicy, weights: &[u32], per_mille: u16) -> World {
+    let mut world = World::new(policy, weights);
+    let mut replicas = world.replicas().to_vec();
+    replicas[0].ramp = Ramp::new(per_mille);
+    world.publish(replicas);
+    world
+}
+
+/// Each step of a slow start: `a` takes that part of what it takes at the end.
+#[test]
+fn a_replica_that_starts_slowly_takes_a_part_of_its_share() {
+    const PICKS: u32 = 40_000;
+    for policy in POLICIES {
+        let whole = f64::from(World::new(policy, &[1; 4]).counts(PICKS)[0]);
+        for per_mille in [100, 190, 550, 910] {
+            let part = f64::from(per_mille) / 1000.0;
+            let expected = match policy {
+                BalancePolicy::RoundRobin | BalancePolicy::Random => f64::from(PICKS) * part / (3.0 + part),
+                _ => whole * part,
+            };
+            let counts = with_ramp(policy, &[1; 4], per_mille).counts(PICKS);
+            let off = (f64::from(counts[0]) - expected).abs();
+            assert!(off <= 5.0 * expected.sqrt() + 1.0, "{policy:?} at {per_mille}: {counts:?}, expected {expected}");
+        }
+    }
+}
+
+#[test]
+fn by_hash_the_keys_of_others_stay_and_those_that_came_back_stay_too() {
+    let before = World::new(BalancePolicy::Hash, &[1; 4]).picks(5_000);
+    let mut last = vec![false; before.len()];
+    for per_mille in [100, 500, 1000] {
+        let picked = with_ramp(BalancePolicy::Hash, &[1; 4], per_mille).picks(5_000);
+        for (key, (picked, before)) in picked.iter().zip(&before).enumerate() {
+            assert!(*before == 0 || picked == before, "key {key} of {before} moved to {picked}");
+            assert!(!last[key] || *picked == 0, "key {key} went away again");
+            last[key] = *picked == 0;
+        }
+    }
+}
+
+#[test]
+fn where_no_other_is_left_it_takes_all() {
+    for policy in POLICIES {
+        let mut world = with_ramp(policy, &[1, 1], 1);
+        world.set_states(&[State::Up, State::Down]);
+        assert_eq!(world.counts(100), [100, 0], "{policy:?}");
     }
 }
