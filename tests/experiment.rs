@@ -36,6 +36,10 @@ fn experiment(name: &str, time: &str) -> Report {
     report
 }
 
+fn number(row: &Row, column: &str) -> f64 {
+    row[column].parse().unwrap_or_else(|why| panic!("{column} of {row:?}: {why}"))
+}
+
 #[test]
 fn a_replica_that_fails_is_ejected_and_comes_back_and_half_stay() {
     let report = experiment("ejection", "1s");
@@ -47,4 +51,28 @@ fn a_replica_that_fails_is_ejected_and_comes_back_and_half_stay() {
     // One that never failed is never ejected, and has no failures.
     assert!(report.rows.iter().all(|row| row["replica"] != "server4"), "{:?}", report.rows);
     assert!(report.text.contains("At most 2 of 4 were out at a time (goal: 2)"), "{}", report.text);
+}
+
+#[test]
+fn each_policy_is_measured_under_each_load_beside_its_prediction() {
+    let report = experiment("policies", "1s");
+    let of = |series: &str| report.rows.iter().filter(|row| row["series"] == series).collect::<Vec<_>>();
+    let policies = ["hash", "bounded hash", "least-request", "round-robin", "random"];
+    for series in ["slow replica", "heavy tail"] {
+        assert_eq!(of(series).iter().map(|row| row["policy"].as_str()).collect::<Vec<_>>(), policies);
+    }
+    for row in &report.rows {
+        assert!(number(row, "failed") <= number(row, "requests") && number(row, "served_p50_ms") > 0.0, "{row:?}");
+        assert!(number(row, "goodput") > 0.0, "{row:?}");
+    }
+    let overload = of("overload");
+    assert_eq!(overload.iter().map(|row| row["load"].as_str()).collect::<Vec<_>>(), ["0.50", "1.00", "1.50", "2.00"]);
+    // What is refused never reaches a replica, and nothing is sent twice.
+    for row in &overload {
+        let reached = number(row, "requests") - number(row, "refused");
+        assert!(number(row, "received_by_replicas") <= reached, "{row:?}");
+    }
+    // The servers cannot do more: the rest must have been refused.
+    assert!(number(overload[3], "refused") > 0.0 && number(overload[3], "predicted_goodput") == 1.0, "{overload:?}");
+    assert_eq!(report.text.matches(": met)").count() + report.text.matches(": missed)").count(), 3, "{}", report.text);
 }

@@ -11,10 +11,12 @@
 //! | `fault` | kills one replica under load: who served meanwhile, failed requests, time to detection and repair; timeline and bars; each replica's share before, during and after |
 //! | `fault_again` | kills or pauses replicas one after another, in several series: median and histogram of the repair times |
 //! | `ejection` | servers answer 500 under load: when each was ejected, after how many failures, when it came back; how many were out at a time; timeline of requests, failures and ejections |
+//! | `policies` (folder) | the balancing policies over servers of known capacity, one slow, of heavy-tailed service times, or overloaded: quantiles, failures, goodput beside what queueing theory predicts |
 //! | `hashes` | computes shares and moved keys of the exercise's hash functions, better ones, ketama and maglev; starts nothing; layouts, slots reached, ideal share, bars |
 //! | `endpoints` | calls every endpoint and error of the API, on the data port and the admin port, and compares status and body with the contract; the row of each call: expected and actual, verdict |
 //! | `testbed` | the balancer under test: its argv with lists of replicas, spawned, its log read and awaited line by line, admin calls, signals or engine calls to kill and pause a replica, `Recovery`; words in log lines, stderr, child processes found by parent |
 //! | `servers` | `TimedServer`: a server in this process that works on one request at a time for a drawn time (exponential, log-normal), or answers 500 |
+//! | `queueing` | the model: time in the system by the mean-field equations of one and two choices, of unequal replicas, from empty queues on; the mean of M/G/1; distributions, quantiles, tails |
 //! | `trial` | one run: load on a testbed while a given function injects faults; samples, recoveries, slowest request; moments since its beginning |
 //! | `load` | requests on many connections and threads by a plan (number, time), in a closed loop or an open one (even, Poisson): `Sample`, outcome, counts for each server; scoped threads, when a request began and was answered, failures named |
 //! | `client` | one blocking HTTP/1.1 connection over any stream: request, head, length or chunked body, timeouts |
@@ -32,7 +34,9 @@ mod hashes;
 mod load;
 mod output;
 mod picture;
+mod policies;
 mod progress;
+mod queueing;
 mod ring;
 mod scale;
 mod servers;
@@ -64,6 +68,7 @@ pub enum ExperimentName {
     Fault,
     FaultAgain,
     Ejection,
+    Policies,
     Hashes,
     Endpoints,
     All,
@@ -79,7 +84,7 @@ pub enum ExperimentRuntime {
 /// The flags of `ringway experiment`.
 #[derive(Args, Clone, Debug)]
 pub struct ExperimentSettings {
-    /// Which one: spread, scale, fault, fault-again, ejection, hashes, endpoints, or all of them
+    /// Which one: spread, scale, fault, fault-again, ejection, policies, hashes, endpoints, or all of them
     #[arg(value_name = "NAME", value_enum, hide_possible_values = true)]
     name: ExperimentName,
     /// The folder for the pictures, tables and texts
@@ -98,7 +103,8 @@ pub struct ExperimentSettings {
     /// The largest number of replicas in scale
     #[arg(long = "to", value_name = "N", default_value = "6", value_parser = Number::<usize>::new().range(2..=64))]
     replicas_max: usize,
-    /// How long a replica fails in ejection [default: 10s]
+    /// How long each load of policies lasts, of which there are 14, and how long a replica fails in ejection
+    /// [default: 4s, and 10s in ejection]
     #[arg(long = "time", value_name = "DURATION", value_parser = units::parser(Unit::Duration, 500..=600_000))]
     time_ms: Option<u64>,
 }
@@ -145,6 +151,7 @@ fn chosen(name: ExperimentName) -> Vec<ExperimentName> {
             ExperimentName::Fault,
             ExperimentName::FaultAgain,
             ExperimentName::Ejection,
+            ExperimentName::Policies,
             ExperimentName::Hashes,
             ExperimentName::Endpoints,
         ],
@@ -159,6 +166,7 @@ fn perform(name: ExperimentName, settings: &ExperimentSettings, progress: &Progr
         ExperimentName::Fault => fault::run(settings, progress),
         ExperimentName::FaultAgain => fault_again::run(settings, progress),
         ExperimentName::Ejection => ejection::run(settings, progress),
+        ExperimentName::Policies => policies::run(settings, progress),
         ExperimentName::Endpoints => endpoints::run(settings, progress),
         ExperimentName::Hashes | ExperimentName::All => hashes::run(),
     }
