@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// Longer than any deadline of the balancer that an experiment waits for.
-const IO_TIMEOUT: Duration = Duration::from_secs(60);
+pub const IO_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const FIELDS_MAX: usize = 64;
 /// No response in an experiment is larger, in bytes.
@@ -40,6 +40,11 @@ impl HttpClient<TcpStream> {
         stream.set_read_timeout(Some(IO_TIMEOUT))?;
         stream.set_write_timeout(Some(IO_TIMEOUT))?;
         Ok(HttpClient::over(stream, address.to_string()))
+    }
+
+    /// Of each wait from now on.
+    pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(timeout))
     }
 }
 

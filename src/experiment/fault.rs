@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use plotters::prelude::*;
 
-use super::load::{self, LoadPlan, Sample};
+use super::load::{self, LoadPlan, PATIENT, Pace, Sample};
 use super::output::{self, Report, percent};
-use super::picture::{self, Area, Axes, Caption, Drawn, Figure, LegendMark, RED, TEXT_COLOUR, grouped, replica_colour};
+use super::picture::{
+    self, Area, Axes, Bar, Caption, Drawn, Figure, LegendMark, RED, TEXT_COLOUR, grouped, replica_colour,
+};
 use super::progress::Progress;
 use super::testbed::{InjectedFault, Recovery};
 use super::timeline::{Timeline, ms, since};
@@ -46,7 +48,13 @@ pub fn run(settings: &ExperimentSettings, progress: &Progress) -> Result<Report,
 
 impl KillRun {
     fn perform(settings: &ExperimentSettings, progress: &Progress) -> Result<KillRun, String> {
-        let plan = LoadPlan { connections: CONNECTIONS, requests: REQUESTS, rate: None, target: |_| "/home".into() };
+        let plan = LoadPlan {
+            connections: CONNECTIONS,
+            requests: REQUESTS,
+            pace: Pace::Closed,
+            patience: PATIENT,
+            target: |_| "/home".into(),
+        };
         let trial = Trial::run(settings, REPLICAS, plan, |testbed, names| {
             progress.step();
             sleep(QUIET_TIME)?;
@@ -228,14 +236,12 @@ fn shares<B: DrawingBackend>(area: &Area<B>, title: &str, bars: &[(String, f64, 
         y_label: &|y| format!("{:.0} %", y * 100.0),
         x_labels: 0,
     };
-    let mut chart = axes.chart(area)?;
-    for (i, (name, measured, predicted)) in bars.iter().enumerate() {
-        let at = |offset: f64| i as f64 + offset;
-        chart.draw_series([Rectangle::new([(at(0.2), 0.0), (at(0.8), *measured)], replica_colour(i).filled())])?;
-        let line = [(at(0.1), *predicted), (at(0.9), *predicted)];
-        chart.draw_series([PathElement::new(line, TEXT_COLOUR.stroke_width(4))])?;
-        picture::label_above(area, &chart, (at(0.5), measured.max(*predicted)), &percent(*measured))?;
-        picture::label_below(area, &chart, at(0.5), name)?;
-    }
-    Ok(())
+    let bar = |(i, (name, measured, predicted)): (usize, &(String, f64, f64))| Bar {
+        name: name.clone(),
+        value: *measured,
+        label: percent(*measured),
+        colour: replica_colour(i),
+        predicted: Some(*predicted),
+    };
+    picture::bars(area, &axes, &bars.iter().enumerate().map(bar).collect::<Vec<_>>())
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use plotters::prelude::*;
 
-use super::load::LoadPlan;
+use super::load::{LoadPlan, PATIENT, Pace};
 use super::output::{self, Report};
 use super::picture::{self, Area, Axes, BLUE, Caption, Drawn, Figure, LegendMark, RED, grouped, replica_colour};
 use super::progress::Progress;
@@ -76,7 +76,8 @@ fn perform(series: Series, settings: &ExperimentSettings, progress: &Progress) -
     let plan = LoadPlan {
         connections: CONNECTIONS,
         requests: REQUESTS,
-        rate: Some(RATE),
+        pace: Pace::Even(RATE),
+        patience: PATIENT,
         target: |i| format!("/home?request={i}"),
     };
     let trial = Trial::run(settings, series.replicas, plan, |testbed, names| {

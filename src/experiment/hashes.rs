@@ -208,35 +208,37 @@ impl Figure for HashesFigure<'_> {
         let cells = area.split_evenly((2, self.shared.len()));
         let (top, bottom) = cells.split_at(self.shared.len());
         for (cell, finding) in top.iter().zip(&self.shared) {
-            let shares: Vec<Bar> = finding.shares.iter().enumerate().map(|(i, share)| Bar::share(i, *share)).collect();
+            let shares: Vec<KeysBar> =
+                finding.shares.iter().enumerate().map(|(i, share)| KeysBar::share(i, *share)).collect();
             bars(cell, &format!("{}: {}", finding.layout.name, finding.layout.reach()), 1.0, &shares)?;
         }
         for (cell, LayoutResult { leave, join, .. }) in bottom.iter().zip(&self.moved) {
-            let moves = [Bar::moved("server4 leaves", *leave), Bar::moved("server8 joins", *join)];
-            bars(cell, "keys that move", 0.3, &moves)?;
+            let moves = [KeysBar::moved("one leaves", *leave), KeysBar::moved("one joins", *join)];
+            let innocent = [leave, join].map(|moved| percent(moved.innocent)).join(" and ");
+            bars(cell, &format!("innocent: {innocent}"), 0.3, &moves)?;
         }
         Ok(())
     }
 }
 
-struct Bar {
+struct KeysBar {
     label: String,
     value: f64,
     innocent: f64,
     ideal: f64,
 }
 
-impl Bar {
-    fn share(i: usize, value: f64) -> Bar {
-        Bar { label: format!("server{}", i + 1), value, innocent: 0.0, ideal: 1.0 / REPLICAS as f64 }
+impl KeysBar {
+    fn share(i: usize, value: f64) -> KeysBar {
+        KeysBar { label: format!("server{}", i + 1), value, innocent: 0.0, ideal: 1.0 / REPLICAS as f64 }
     }
 
-    fn moved(label: &str, moved: Moved) -> Bar {
-        Bar { label: label.into(), value: moved.all, innocent: moved.innocent, ideal: moved.ideal }
+    fn moved(label: &str, moved: Moved) -> KeysBar {
+        KeysBar { label: label.into(), value: moved.all, innocent: moved.innocent, ideal: moved.ideal }
     }
 }
 
-fn bars<B: DrawingBackend>(area: &Area<B>, title: &str, y_max: f64, bars: &[Bar]) -> Drawn<B> {
+fn bars<B: DrawingBackend>(area: &Area<B>, title: &str, y_max: f64, bars: &[KeysBar]) -> Drawn<B> {
     let percent_label = |y: &f64| format!("{:.0} %", y * 100.0);
     let axes = Axes {
         title,

@@ -1,20 +1,26 @@
 //! A load: requests on many connections, bounded in number, rate and time, and the outcome of each.
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use super::client::HttpClient;
+use super::client::{HttpClient, IO_TIMEOUT};
+
+/// Longer than any deadline of the balancer that an experiment waits for.
+pub const PATIENT: Duration = IO_TIMEOUT;
+/// Of the times between requests: each run has the same.
+const SEED: u64 = 20;
 
 /// One request and its outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// Its number in the load.
     pub number: u32,
-    /// When it was sent, from the start of the load.
+    /// When it was sent, from the start of the load; in an open loop, when it was due.
     pub sent: Duration,
-    /// Until its response was read whole, or it failed.
+    /// From then until its response was read whole, or it failed.
     pub took: Duration,
     pub outcome: SampleOutcome,
 }
@@ -23,8 +29,8 @@ pub struct Sample {
 pub enum SampleOutcome {
     /// A 2xx response of this replica.
     Served(String),
-    /// Another status.
-    Status(u16),
+    /// Another status, of this replica or of the balancer itself.
+    Status(u16, Option<String>),
     /// No whole response: refused, reset, truncated.
     Broken(String),
 }
@@ -37,22 +43,52 @@ impl Sample {
         }
     }
 
+    /// The replica that answered it with another status than 2xx.
+    pub fn failed_at(&self) -> Option<&str> {
+        match &self.outcome {
+            SampleOutcome::Status(_, server) => server.as_deref(),
+            _ => None,
+        }
+    }
+
     /// When its response had been read, from the start of the load.
     pub fn answered(&self) -> Duration {
         self.sent + self.took
     }
 }
 
-/// How many requests are sent, how fast and to which targets.
+/// How many requests are sent, when and to which targets.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadPlan {
+    /// Requests under way at a time at most.
     pub connections: u32,
     /// The load ends after this many requests at the latest.
     pub requests: u32,
-    /// Requests per second, all connections together. `None`: each connection sends as soon as it has its response.
-    pub rate: Option<f64>,
+    pub pace: Pace,
+    /// The longest wait for a response.
+    pub patience: Duration,
     /// The target of request number i.
     pub target: fn(u32) -> String,
+}
+
+/// When requests are sent. In an open loop (all but the first) a slow response delays no other request, and the time of one
+/// that finds all connections in use counts from when it was due: waiting is not left out of the measurement.
+#[derive(Clone, Copy, Debug)]
+pub enum Pace {
+    /// Each connection sends as soon as it has its response.
+    Closed,
+    /// So many per second, at equal distances.
+    Even(f64),
+    /// So many per second on average, each independent of the others (a Poisson process).
+    Poisson(f64),
+}
+
+/// Which request is sent next.
+struct Schedule {
+    next: u32,
+    /// When it is due, from the start of the load.
+    due: Duration,
+    random: fastrand::Rng,
 }
 
 /// One thread per connection, each request sent once; `on_sample` is called for each as it ends. Ends early when `stop` is
@@ -65,9 +101,10 @@ pub fn run(
     stop: &AtomicBool,
     on_sample: impl Fn(&Sample) + Sync,
 ) -> Result<Vec<Sample>, String> {
-    let next = AtomicU32::new(0);
+    let schedule = Mutex::new(Schedule { next: 0, due: Duration::ZERO, random: fastrand::Rng::with_seed(SEED) });
+    let idle = Mutex::new(Vec::new());
     let mut samples: Vec<Sample> = thread::scope(|scope| {
-        let run_connection = || connection(address, plan, begin, &next, stop, &on_sample);
+        let run_connection = || connection(address, plan, begin, &schedule, &idle, stop, &on_sample);
         let threads: Result<Vec<_>, String> = (0..plan.connections).map(|_| thread(scope, run_connection)).collect();
         if threads.is_err() {
             stop.store(true, Ordering::Relaxed);
@@ -86,52 +123,75 @@ fn thread<'scope, T: Send + 'scope>(
     thread.map_err(|why| format!("the load cannot start a thread: {why}; allow this user more processes (ulimit -u)"))
 }
 
+/// Connections that no request uses: the one used last is taken first.
+type IdleClients = Mutex<Vec<HttpClient<TcpStream>>>;
+
 fn connection(
     address: SocketAddr,
     plan: LoadPlan,
     begin: Instant,
-    next: &AtomicU32,
+    schedule: &Mutex<Schedule>,
+    idle: &IdleClients,
     stop: &AtomicBool,
     on_sample: &(impl Fn(&Sample) + Sync),
 ) -> Vec<Sample> {
     let mut samples = Vec::new();
-    let mut client = None;
     loop {
-        let number = next.fetch_add(1, Ordering::Relaxed);
-        if number >= plan.requests || stop.load(Ordering::Relaxed) {
+        let (number, due) = schedule.lock().unwrap_or_else(PoisonError::into_inner).take(plan.pace);
+        if number >= plan.requests {
             return samples;
         }
-        if let Some(rate) = plan.rate {
-            let due = begin + Duration::from_secs_f64(f64::from(number) / rate);
-            thread::sleep(due.saturating_duration_since(Instant::now()));
+        if let Some(due) = due {
+            thread::sleep((begin + due).saturating_duration_since(Instant::now()));
         }
-        let sent = Instant::now();
-        let outcome = request(address, &mut client, &(plan.target)(number));
-        let sample = Sample { number, sent: sent - begin, took: sent.elapsed(), outcome };
+        if stop.load(Ordering::Relaxed) {
+            return samples;
+        }
+        let sent = due.unwrap_or_else(|| begin.elapsed());
+        let outcome = request(address, idle, plan.patience, &(plan.target)(number));
+        let sample = Sample { number, sent, took: begin.elapsed().saturating_sub(sent), outcome };
         on_sample(&sample);
         samples.push(sample);
     }
 }
 
-fn request(address: SocketAddr, client: &mut Option<HttpClient<std::net::TcpStream>>, target: &str) -> SampleOutcome {
-    let mut open = match client.take() {
-        Some(open) => open,
-        None => match HttpClient::connect(address) {
-            Ok(open) => open,
-            Err(why) => return SampleOutcome::Broken(why.to_string()),
-        },
-    };
-    match open.get(target) {
-        Ok(response) => {
-            if open.is_open() {
-                *client = Some(open);
+impl Schedule {
+    /// The next request, and when it is due in an open loop.
+    fn take(&mut self, pace: Pace) -> (u32, Option<Duration>) {
+        let number = self.next;
+        self.next = number.saturating_add(1);
+        let due = match pace {
+            Pace::Closed => return (number, None),
+            Pace::Even(rate) => Duration::from_secs_f64(f64::from(number) / rate),
+            Pace::Poisson(rate) => {
+                self.due += Duration::from_secs_f64(exponential(&mut self.random) / rate);
+                self.due
             }
-            match (response.status, response.server) {
-                (200..=299, Some(server)) => SampleOutcome::Served(server),
-                (200..=299, None) => SampleOutcome::Broken("a response without X-Server-ID".into()),
-                (status, _) => SampleOutcome::Status(status),
-            }
+        };
+        (number, Some(due))
+    }
+}
+
+/// Exponentially distributed, of mean 1.
+pub fn exponential(random: &mut fastrand::Rng) -> f64 {
+    -(1.0 - random.f64()).ln()
+}
+
+fn request(address: SocketAddr, idle: &IdleClients, patience: Duration, target: &str) -> SampleOutcome {
+    let open = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let open = open.map_or_else(|| HttpClient::connect(address), Ok);
+    let response = open.and_then(|mut open| {
+        open.set_timeout(patience)?;
+        let response = open.get(target)?;
+        if open.is_open() {
+            idle.lock().unwrap_or_else(PoisonError::into_inner).push(open);
         }
+        Ok(response)
+    });
+    match response.map(|response| (response.status, response.server)) {
+        Ok((200..=299, Some(server))) => SampleOutcome::Served(server),
+        Ok((200..=299, None)) => SampleOutcome::Broken("a response without X-Server-ID".into()),
+        Ok((status, server)) => SampleOutcome::Status(status, server),
         Err(why) => SampleOutcome::Broken(why.to_string()),
     }
 }

@@ -10,11 +10,15 @@
 //! | `scale` | measures mean, deviation and maximum of requests for each replica over rising numbers of replicas, up to 64; expected deviation by the ring, panels of the figure |
 //! | `fault` | kills one replica under load: who served meanwhile, failed requests, time to detection and repair; timeline and bars; each replica's share before, during and after |
 //! | `fault_again` | kills or pauses replicas one after another, in several series: median and histogram of the repair times |
+//! | `ejection` | servers answer 500 under load: when each was ejected, after how many failures, when it came back; how many were out at a time; timeline of requests, failures and ejections |
+//! | `policies` (folder) | the balancing policies over servers of known capacity, one slow, of heavy-tailed service times, or overloaded: quantiles, failures, goodput beside what queueing theory predicts |
 //! | `hashes` | computes shares and moved keys of the exercise's hash functions, better ones, ketama and maglev; starts nothing; layouts, slots reached, ideal share, bars |
 //! | `endpoints` | calls every endpoint and error of the API, on the data port and the admin port, and compares status and body with the contract; the row of each call: expected and actual, verdict |
 //! | `testbed` | the balancer under test: its argv with lists of replicas, spawned, its log read and awaited line by line, admin calls, signals or engine calls to kill and pause a replica, `Recovery`; words in log lines, stderr, child processes found by parent |
+//! | `servers` | `TimedServer`: a server in this process that works on one request at a time for a drawn time (exponential, log-normal), or answers 500 |
+//! | `queueing` | the model: time in the system by the mean-field equations of one and two choices, of unequal replicas, from empty queues on; the mean of M/G/1; distributions, quantiles, tails |
 //! | `trial` | one run: load on a testbed while a given function injects faults; samples, recoveries, slowest request; moments since its beginning |
-//! | `load` | requests on many connections and threads by a plan (number, rate, time): `Sample`, outcome, counts for each server; scoped threads, when a request began and was answered, failures named |
+//! | `load` | requests on many connections and threads by a plan (number, time), in a closed loop or an open one (even, Poisson): `Sample`, outcome, counts for each server; scoped threads, when a request began and was answered, failures named |
 //! | `client` | one blocking HTTP/1.1 connection over any stream: request, head, length or chunked body, timeouts |
 //! | `picture` | drawing with plotters: `Figure`, caption, legend, axes, labels, colours, sizes, font; SVG and PNG |
 //! | `timeline` | requests per second of each replica in bins, and failures, drawn over time |
@@ -22,6 +26,7 @@
 //! | `progress` | the progress bar of an experiment |
 
 mod client;
+mod ejection;
 mod endpoints;
 mod fault;
 mod fault_again;
@@ -29,9 +34,12 @@ mod hashes;
 mod load;
 mod output;
 mod picture;
+mod policies;
 mod progress;
+mod queueing;
 mod ring;
 mod scale;
+mod servers;
 mod spread;
 mod testbed;
 mod timeline;
@@ -48,6 +56,9 @@ use clap::{Args, ValueEnum};
 use output::Report;
 use progress::Progress;
 
+use crate::core::limits::Unit;
+use crate::settings::units;
+
 pub use ring::{OutputFormat, QueryKind, RingOutput, RingQuery, run_query};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -56,6 +67,8 @@ pub enum ExperimentName {
     Scale,
     Fault,
     FaultAgain,
+    Ejection,
+    Policies,
     Hashes,
     Endpoints,
     All,
@@ -71,7 +84,7 @@ pub enum ExperimentRuntime {
 /// The flags of `ringway experiment`.
 #[derive(Args, Clone, Debug)]
 pub struct ExperimentSettings {
-    /// Which one: spread, scale, fault, fault-again, hashes, endpoints, or all of them
+    /// Which one: spread, scale, fault, fault-again, ejection, policies, hashes, endpoints, or all of them
     #[arg(value_name = "NAME", value_enum, hide_possible_values = true)]
     name: ExperimentName,
     /// The folder for the pictures, tables and texts
@@ -90,6 +103,17 @@ pub struct ExperimentSettings {
     /// The largest number of replicas in scale
     #[arg(long = "to", value_name = "N", default_value = "6", value_parser = Number::<usize>::new().range(2..=64))]
     replicas_max: usize,
+    /// How long each load of policies lasts, of which there are 14, and how long a replica fails in ejection
+    /// [default: 4s, and 10s in ejection]
+    #[arg(long = "time", value_name = "DURATION", value_parser = units::parser(Unit::Duration, 500..=600_000))]
+    time_ms: Option<u64>,
+}
+
+impl ExperimentSettings {
+    /// `--time`, or else this.
+    fn time_or(&self, default: Duration) -> Duration {
+        self.time_ms.map_or(default, Duration::from_millis)
+    }
 }
 
 /// Why an experiment ended early. Those that finished before it have left their files.
@@ -126,6 +150,8 @@ fn chosen(name: ExperimentName) -> Vec<ExperimentName> {
             ExperimentName::Scale,
             ExperimentName::Fault,
             ExperimentName::FaultAgain,
+            ExperimentName::Ejection,
+            ExperimentName::Policies,
             ExperimentName::Hashes,
             ExperimentName::Endpoints,
         ],
@@ -139,6 +165,8 @@ fn perform(name: ExperimentName, settings: &ExperimentSettings, progress: &Progr
         ExperimentName::Scale => scale::run(settings, progress),
         ExperimentName::Fault => fault::run(settings, progress),
         ExperimentName::FaultAgain => fault_again::run(settings, progress),
+        ExperimentName::Ejection => ejection::run(settings, progress),
+        ExperimentName::Policies => policies::run(settings, progress),
         ExperimentName::Endpoints => endpoints::run(settings, progress),
         ExperimentName::Hashes | ExperimentName::All => hashes::run(),
     }

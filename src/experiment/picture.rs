@@ -203,6 +203,32 @@ pub fn label_above<B: DrawingBackend>(area: &Area<B>, chart: &Chart<B>, point: (
     draw_text(area, (x, y - 6), label, text(&TEXT_COLOUR).pos(Pos::new(HPos::Center, VPos::Bottom)))
 }
 
+/// A measured value, and what was predicted.
+pub struct Bar {
+    pub name: String,
+    pub value: f64,
+    /// Written above it.
+    pub label: String,
+    pub colour: RGBColor,
+    pub predicted: Option<f64>,
+}
+
+/// Bars on axes that have room for one on each unit of x.
+pub fn bars<B: DrawingBackend>(area: &Area<B>, axes: &Axes, bars: &[Bar]) -> Drawn<B> {
+    let mut chart = axes.chart(area)?;
+    for (i, bar) in bars.iter().enumerate() {
+        let at = |offset: f64| i as f64 + offset;
+        chart.draw_series([Rectangle::new([(at(0.2), 0.0), (at(0.8), bar.value)], bar.colour.filled())])?;
+        if let Some(predicted) = bar.predicted {
+            let line = [(at(0.1), predicted), (at(0.9), predicted)];
+            chart.draw_series([PathElement::new(line, TEXT_COLOUR.stroke_width(4))])?;
+        }
+        label_above(area, &chart, (at(0.5), bar.value.max(bar.predicted.unwrap_or(0.0))), &bar.label)?;
+        label_below(area, &chart, at(0.5), &bar.name)?;
+    }
+    Ok(())
+}
+
 /// A line from top to bottom at `x`, with a label beside it, on row `row` from the top.
 pub fn event_line<B: DrawingBackend>(area: &Area<B>, chart: &mut Chart<B>, x: f64, row: i32, label: &str) -> Drawn<B> {
     let range = chart.y_range();
@@ -220,6 +246,12 @@ pub fn event_line<B: DrawingBackend>(area: &Area<B>, chart: &mut Chart<B>, x: f6
 pub fn label_below<B: DrawingBackend>(area: &Area<B>, chart: &Chart<B>, x: f64, label: &str) -> Drawn<B> {
     let (x, y) = chart.backend_coord(&(x, chart.y_range().start));
     draw_text(area, (x, y + 10), label, text(&TEXT_COLOUR).pos(Pos::new(HPos::Center, VPos::Top)))
+}
+
+/// A name left of the y axis.
+pub fn label_left<B: DrawingBackend>(area: &Area<B>, chart: &Chart<B>, y: f64, label: &str) -> Drawn<B> {
+    let (x, y) = chart.backend_coord(&(chart.x_range().start, y));
+    draw_text(area, (x - 14, y), label, text(&TEXT_COLOUR).pos(Pos::new(HPos::Right, VPos::Center)))
 }
 
 /// Text at a pixel of the draw_on picture.

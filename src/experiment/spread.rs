@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use plotters::prelude::*;
 
-use super::load::{self, LoadPlan};
+use super::load::{self, LoadPlan, PATIENT, Pace};
 use super::output::{self, Report, percent};
 use super::picture::{
     self, Area, Axes, Caption, Drawn, Figure, LegendMark, MUTED, TEXT_COLOUR, grouped, replica_colour,
@@ -43,8 +43,13 @@ pub fn count(settings: &ExperimentSettings, replicas: usize, progress: &Progress
     progress.expect(settings.requests.into(), "requests");
     let testbed = Testbed::start(settings, replicas, &[])?;
     let names = testbed.names()?;
-    let plan =
-        LoadPlan { connections: CONNECTIONS, requests: settings.requests, rate: None, target: |_| "/home".into() };
+    let plan = LoadPlan {
+        connections: CONNECTIONS,
+        requests: settings.requests,
+        pace: Pace::Closed,
+        patience: PATIENT,
+        target: |_| "/home".into(),
+    };
     let samples = load::run(testbed.data, plan, Instant::now(), stop(), |_| progress.step())?;
     check_interrupted()?;
     let shares =

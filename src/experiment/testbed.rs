@@ -63,7 +63,21 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 impl Testbed {
     /// A balancer with all its replicas up. `flags` are added to those of `ringway run`.
     pub fn start(settings: &ExperimentSettings, replicas: usize, flags: &[&str]) -> Result<Testbed, String> {
-        let mut balancer = spawn(settings, replicas, flags)?;
+        Testbed::over(settings, replicas, &[own_replicas(settings, replicas), owned(flags)].concat())
+    }
+
+    /// A balancer in front of servers that run already, with all of them up.
+    pub fn in_front_of(
+        settings: &ExperimentSettings,
+        servers: &[SocketAddr],
+        flags: &[&str],
+    ) -> Result<Testbed, String> {
+        let listed = servers.iter().map(|server| format!("--replica={server}"));
+        Testbed::over(settings, servers.len(), &[listed.collect(), owned(flags)].concat())
+    }
+
+    fn over(settings: &ExperimentSettings, replicas: usize, flags: &[String]) -> Result<Testbed, String> {
+        let mut balancer = spawn(flags)?;
         let log = Arc::new(BalancerLog::default());
         if let Some(stderr) = balancer.stderr.take() {
             let log = log.clone();
@@ -91,6 +105,11 @@ impl Testbed {
         let body: serde_json::Value = serde_json::from_slice(&response.body).map_err(|why| format!("/rep: {why}"))?;
         let names = body["message"]["replicas"].as_array().ok_or("/rep names no replicas")?;
         Ok(names.iter().filter_map(|name| name.as_str().map(String::from)).collect())
+    }
+
+    /// Every line that the balancer logged so far, and when each came.
+    pub fn logged(&self) -> Vec<(Instant, String)> {
+        self.log.lines().clone()
     }
 
     /// Injects a fault into a replica and waits until it is replaced.
@@ -164,23 +183,32 @@ fn stop(child: &mut Child) {
 }
 
 /// In a process group of its own: Ctrl-C signals this process alone, which then stops the balancer in order.
-fn spawn(settings: &ExperimentSettings, replicas: usize, flags: &[&str]) -> Result<Child, String> {
+fn spawn(flags: &[String]) -> Result<Child, String> {
     let binary = std::env::current_exe().map_err(|why| format!("cannot find my own binary: {why}"))?;
     let mut command = Command::new(binary);
-    command.args(["run", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", "--admin-on-data-port=true"]);
-    command.arg(format!("--replicas={replicas}")).args(flags);
-    if settings.runtime == ExperimentRuntime::Docker {
-        let own = format!("ringway-experiment-{}", std::process::id());
-        command.args(["--runtime=docker", "--on-exit=remove", "--docker-discover=false"]);
-        command.args([format!("--docker-image={}", settings.docker_image), format!("--docker-network={own}")]);
-        command.arg(format!("--docker-cluster={own}"));
-    }
+    command.args(["run", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", "--admin-on-data-port=true"]).args(flags);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RINGWAY_")) {
         command.env_remove(name);
     }
     command.env(PARENT, std::process::id().to_string()).env("RUST_LOG", "info");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     command.spawn().map_err(|why| format!("cannot start a balancer: {why}"))
+}
+
+/// The flags by which a balancer starts its replicas itself.
+fn own_replicas(settings: &ExperimentSettings, replicas: usize) -> Vec<String> {
+    let mut flags = vec![format!("--replicas={replicas}")];
+    if settings.runtime == ExperimentRuntime::Docker {
+        let own = format!("ringway-experiment-{}", std::process::id());
+        flags.extend(owned(&["--runtime=docker", "--on-exit=remove", "--docker-discover=false"]));
+        flags.push(format!("--docker-image={}", settings.docker_image));
+        flags.extend([format!("--docker-network={own}"), format!("--docker-cluster={own}")]);
+    }
+    flags
+}
+
+fn owned(flags: &[&str]) -> Vec<String> {
+    flags.iter().map(|flag| flag.to_string()).collect()
 }
 
 /// The data and admin addresses of the balancer's first line, or `None` if it does not come in time.

@@ -101,7 +101,7 @@ mod tests {
             sample(90, served("a")),
             sample(100, served("a")),
             sample(108, served("b")),
-            sample(110, SampleOutcome::Status(502)),
+            sample(110, SampleOutcome::Status(502, None)),
             sample(500, served("a")),
         ];
         let names = ["a".to_string(), "b".to_string()];
