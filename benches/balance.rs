@@ -45,7 +45,14 @@ fn args() -> impl Iterator<Item = Args> {
 #[divan::bench(args = args())]
 fn pick(bencher: Bencher, args: &Args) {
     let (snapshot, mut balancer, mut prng) = (snapshot(args), Balancer::new(0), Prng::new(7));
-    let pick = |key| Pick { service: ServiceId(0), key, tried: Attempts::default(), again: None, pipelinable: false };
+    let pick = |key| Pick {
+        service: ServiceId(0),
+        key,
+        tried: Attempts::default(),
+        again: None,
+        preferred: None,
+        pipelinable: false,
+    };
     bencher.counter(ItemsCount::new(PICKS)).bench_local(|| {
         let mut one = |key: u32| {
             let key = key.wrapping_mul(2_654_435_761);
@@ -68,6 +75,7 @@ fn snapshot(args: &Args) -> Snapshot {
             weight: 1,
             state: State::Up,
             ramp: Ramp::WHOLE,
+            sticky: None,
             load: Arc::new(load),
         }
     };

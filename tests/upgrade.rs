@@ -96,6 +96,30 @@ fn children(process: u32) -> Vec<u32> {
 }
 
 #[test]
+fn sessions_stay_where_they_began_over_an_upgrade() {
+    let mut lineage = Lineage::start("upgrade-sticky", Path::new(RINGWAY), &["--sticky-cookie", "sid"]);
+    let address = lineage.first.data;
+    let get = |cookie: &str| {
+        let request = format!("GET /home HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n");
+        let mut stream = connect(address);
+        stream.write_all(request.as_bytes()).expect("the connection is open");
+        read_response(&mut stream).0
+    };
+    let sessions: Vec<(String, String)> = (0..10)
+        .map(|_| {
+            let head = get("");
+            let cookie = field(&head, "set-cookie").and_then(|set| set.split(';').next()).expect("a new session");
+            (cookie.to_owned(), field(&head, "x-server-id").expect("its replica").to_owned())
+        })
+        .collect();
+    lineage.upgrade();
+    for (cookie, replica) in sessions {
+        let head = get(&cookie);
+        assert_eq!((field(&head, "x-server-id"), field(&head, "set-cookie")), (Some(&*replica), None), "{head}");
+    }
+}
+
+#[test]
 fn what_an_operator_drained_and_weighted_is_so_after_an_upgrade() {
     let mut lineage = Lineage::start("upgrade-drained", Path::new(RINGWAY), &[]);
     let admin = lineage.first.admin;

@@ -43,6 +43,7 @@ use crate::control::runtime::service_runtime::{DockerPredecessors, RuntimeSettin
 use crate::control::{self, ControlCore, ControlInit, End, PredecessorLink, Upgrade, Wakeup};
 use crate::core::exchange_record::Recording;
 use crate::core::snapshot::{Endpoint, Mode, ServiceId};
+use crate::core::sticky::StickyKey;
 use crate::kernel::inherited::Inherited;
 use crate::kernel::listening::{BindError, ListeningSockets};
 use crate::settings::AdminListen;
@@ -66,7 +67,9 @@ pub fn run(config: Config, read: Reader, mut inherited: Inherited) -> Result<End
     let mut listener = AdminListener::bind(&config.admin.listen, &mut inherited)?;
     let wakeup = Wakeup::default();
     let (events, worker_events) = events::channel(wakeup.wake());
-    let (mut ids, admin) = (Ids::default(), listener.as_ref().map(AdminListener::endpoint).cloned());
+    let handed_on = predecessor.as_ref().and_then(|link| StickyKey::from_text(&link.introduction.sticky_key));
+    let sticky_key = handed_on.map_or_else(StickyKey::random, Ok)?;
+    let (mut ids, admin) = (Ids::with_key(sticky_key), listener.as_ref().map(AdminListener::endpoint).cloned());
     let tls = TlsPolicies::read(&config, &TlsPolicies::default(), certificates::unix_seconds())?;
     tls.summary().iter().for_each(|line| log::info!("{line}"));
     tls.warnings(&config).iter().for_each(|warning| log::warn!("{warning}"));

@@ -23,6 +23,7 @@ use crate::core::snapshot::{
     Endpoint, INTERNAL_SERVICE, KeyPolicy, Lifecycle, Listener, ListenerId, Mode, Replica, ReplicaId, ReplicaLoad,
     Service, ServiceId, State,
 };
+use crate::core::sticky::{StickyKey, StickyPolicy};
 use crate::core::tls::upstream::UpstreamPolicy;
 use crate::kernel::linux::SendsFirst;
 use crate::kernel::listening::Listen;
@@ -39,9 +40,11 @@ const ADMIN_INSTANCE: ReplicaId = ReplicaId(u64::MAX);
 /// What an admin call gets beyond the limit of an `/add`, the slowest.
 const ADMIN_SLACK_MS: u64 = 10_000;
 
-/// Names and their ids, by position. A name keeps its id, whatever configurations do without it.
+/// What all configurations of a process share: names and their ids, by position, and the key of sticky cookies. A name keeps
+/// its id, whatever configurations do without it.
 #[derive(Clone, Debug, Default)]
 pub struct Ids {
+    pub sticky_key: StickyKey,
     services: Vec<Arc<str>>,
     listeners: Vec<Arc<str>>,
 }
@@ -56,6 +59,10 @@ pub struct Plan {
 }
 
 impl Ids {
+    pub fn with_key(sticky_key: StickyKey) -> Ids {
+        Ids { sticky_key, ..Ids::default() }
+    }
+
     fn service(&mut self, name: &str) -> ServiceId {
         ServiceId(id(&mut self.services, name))
     }
@@ -81,7 +88,8 @@ impl Plan {
         for service in &config.named.services {
             let id = ids.service(&service.name);
             let tls = tls.upstream(&service.name);
-            let settings = ServiceConfig { tls: tls.clone(), ..service_config(&service.name, &service.config) };
+            let settings =
+                ServiceConfig { tls: tls.clone(), ..service_config(&service.name, &service.config, ids.sticky_key) };
             topology.services.insert(id, ServiceSource::Runtime(settings));
             heartbeats.insert(id, Arc::new(heartbeat(&service.config, tls.as_deref())));
             runtimes.push((id, runtime_settings(&service.name, &service.config)));
@@ -190,14 +198,15 @@ fn route(all: &Named, named: &NamedRoute, ids: &mut Ids) -> Option<Route> {
     })
 }
 
-fn service_config(name: &str, config: &Config) -> ServiceConfig {
+fn service_config(name: &str, config: &Config, key: StickyKey) -> ServiceConfig {
+    let sticky = config.sticky_cookie.clone().map(|cookie| StickyPolicy { cookie, key }.into());
     ServiceConfig {
         name: name.into(),
         mode: config.mode.of_service(),
         policy: config.policy(),
         key: config.hash.key.clone(),
         ring: config.hash.ring,
-        limits: Arc::new(limits(config)),
+        limits: Arc::new(Limits { sticky, ..limits(config) }),
         send_proxy: config.proxy.send_proxy,
         tls: None,
         replicas: config.replicas,
@@ -294,6 +303,7 @@ fn admin_service(config: &Config, endpoint: &Endpoint) -> Service {
         weight: 1,
         state: State::Up,
         ramp: Ramp::WHOLE,
+        sticky: None,
         load: Arc::new(ReplicaLoad::new(config.workers)),
     };
     Service {

@@ -17,6 +17,7 @@ use crate::config::{self, Config, EarlyExit, Invocation};
 use crate::control::admin_access::{AdminAccess, SharedAccess};
 use crate::control::reload::{CertificateRenewal, Configuration, ReloadPlan, ReloadReport};
 use crate::core::snapshot::Endpoint;
+use crate::core::sticky::StickyKey;
 use crate::kernel::listening::{BindError, ListeningSockets};
 
 /// How the configuration is read.
@@ -114,6 +115,10 @@ impl Configuration for RunningConfiguration {
         lines.extend(self.expiry.lines(&self.tls, now));
         let refused = self.tls.each().map(|(_, listener)| listener.watch.faults()).sum();
         CertificateRenewal { listeners, lines, refused }
+    }
+
+    fn sticky_key(&self) -> StickyKey {
+        self.ids.sticky_key
     }
 
     fn text(&self) -> String {

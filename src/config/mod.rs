@@ -4,7 +4,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `mod.rs` | [`Config`]: the settings outside of any table (`listen`, `mode`, `runtime`, `replicas`, `policy`, `slow_start`, `program`, `workers`, `pin`) and one field for each table; `RuntimeKind` |
+//! | `mod.rs` | [`Config`]: the settings outside of any table (`listen`, `mode`, `runtime`, `replicas`, `policy`, `slow_start`, `sticky_cookie`, `program`, `workers`, `pin`) and one field for each table; `RuntimeKind` |
 //! | `acme` | names whose certificates an ACME server issues: what contradicts, ports that it cannot reach, where the pair is kept; authorities of the server itself |
 //! | `args` | clap's command line: the subcommands (`run`, `config`, `check`, `replica`, `exec`, `ring`, `experiment`, `completions`, `man`), `Cli`, [`RunArgs`](args::RunArgs), `ReplicaArgs`, texts of `--help` |
 //! | `ring_args` | clap's flags of `ringway ring`, made into a `RingQuery` of [`experiment`](crate::experiment); members, repeated `--remove` and `--add`, JSON |
@@ -92,6 +92,10 @@ pub struct Config {
     #[arg(id = "slow-start", long, value_name = "DURATION", default_value = "0s",
         value_parser = units::parser(Unit::Duration, 0..=3_600_000))]
     pub slow_start_ms: u64,
+    /// A cookie of this name, made by the balancer, leads a client back to the replica where its session began, as long as
+    /// that is up. Its value tells nothing of the replica, and cannot be made up
+    #[arg(long, value_name = "NAME", value_parser = values::cookie_name)]
+    pub sticky_cookie: Option<String>,
     /// A server that is running already: HOST:PORT, with a name and weight as NAME=HOST:PORT@WEIGHT. Give several
     /// after one flag, separated by spaces or commas, or repeat it. A host name is looked up again every 10 s and when
     /// the server fails; it is one replica, at the first of its addresses that accepts connections. One that cannot be

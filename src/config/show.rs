@@ -133,7 +133,7 @@ const LISTENERS: &str = "A listener. Without any, --listen is the only one. [lis
 without certificates there a listener speaks in plain text, whatever [tls] says. What it does not set otherwise of [tls], of \
 [forwarded] and of the limits of heads, handshakes and idle clients is as above.";
 const SERVICES: &str = "A service, as [services.NAME]. Without any, the settings above describe the only one, called default. \
-It may hold mode, runtime, replicas, policy, slow_start, replica, program and send_proxy, and the tables hash, health, ejection, limits, \
+It may hold mode, runtime, replicas, policy, slow_start, sticky_cookie, replica, program and send_proxy, and the tables hash, health, ejection, limits, \
 docker and source (as [services.NAME.hash]). What it does not set is as above.";
 const ROUTES: &str = "A route. The most specific one that is for a request decides: an exact host before a wildcard before \
 none, then the longer path, then the order here. A request that no route is for goes to the listener's service, or is \

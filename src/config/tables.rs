@@ -145,7 +145,9 @@ impl RouteSettings {
 pub fn is_of_service(arg: &Arg) -> bool {
     let id = arg.get_id().as_str();
     match arg.get_help_heading() {
-        None => ["mode", "runtime", "replicas", "policy", "slow-start", "replica", "program"].contains(&id),
+        None => {
+            ["mode", "runtime", "replicas", "policy", "slow-start", "sticky_cookie", "replica", "program"].contains(&id)
+        }
         Some("Upstream" | "Hash" | "Health" | "Ejection" | "Docker" | "Source") => true,
         Some("Limits") => !OF_THE_PROCESS.contains(&id),
         Some("Proxy protocol") => id == "send_proxy",

@@ -90,7 +90,7 @@ fn reason_in_service(config: &Config, SourcedSetting { long, table, .. }: &Sourc
         Some("with this --runtime: the servers that it lists are all there is")
     } else if table == "Hash" && config.policy().name() != BalancePolicy::Hash.name() {
         Some("without --policy hash")
-    } else if is_tcp && (table == "Forwarded" || long == "tls-hsts" || is_one_of(&HTTP_LIMITS)) {
+    } else if is_tcp && (table == "Forwarded" || is_one_of(&["tls-hsts", "sticky-cookie"]) || is_one_of(&HTTP_LIMITS)) {
         Some("with --mode tcp")
     } else if is_tcp && is_one_of(&HTTP_HEARTBEAT) {
         Some("with --mode tcp: a heartbeat is a connection that is accepted")

@@ -217,6 +217,7 @@ mod tests {
             weight: 1,
             state: State::Up,
             ramp: Ramp::WHOLE,
+            sticky: None,
             load: Arc::new(ReplicaLoad::new(1)),
         };
         let mut log_throttle = LogThrottle::default();

@@ -26,6 +26,8 @@ pub struct Introduction {
     pub replicas: Predecessor,
     /// Of the Docker runtimes, by service: their containers and locks carry it.
     pub docker_run_ids: BTreeMap<String, String>,
+    /// Of sticky cookies.
+    pub sticky_key: String,
 }
 
 /// The process that this one replaces.

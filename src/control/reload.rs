@@ -14,6 +14,7 @@ use super::heartbeats::Heartbeats;
 use super::registry::Topology;
 use super::runtime::service_runtime::RuntimeSettings;
 use crate::core::snapshot::{Listener, ListenerId, ServiceId};
+use crate::core::sticky::StickyKey;
 
 /// Where the configuration comes from. All calls come from the admin thread.
 pub trait Configuration {
@@ -25,6 +26,8 @@ pub trait Configuration {
     fn discard(&mut self);
     /// Looks for certificates that changed in their files, and takes them in. Cheap where none did.
     fn renew_certificates(&mut self) -> CertificateRenewal;
+    /// What a process that takes over needs to know the sessions of this one.
+    fn sticky_key(&self) -> StickyKey;
     /// The configuration in force, as a file, without secrets.
     fn text(&self) -> String;
 }

@@ -35,6 +35,8 @@ pub struct Exchange {
     /// The control plane knows that the response is slow.
     pub slow_reported: bool,
     pub tried: Attempts,
+    /// The replica that the request's cookie names.
+    pub sticky: Option<ReplicaId>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

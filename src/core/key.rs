@@ -30,7 +30,7 @@ fn field<'b>(fields: Fields<'b>, name: &str) -> Option<&'b [u8]> {
 }
 
 /// The first cookie of that name in all `Cookie` fields (RFC 6265 section 4.2.1).
-fn cookie<'b>(fields: Fields<'b>, name: &str) -> Option<&'b [u8]> {
+pub fn cookie<'b>(fields: Fields<'b>, name: &str) -> Option<&'b [u8]> {
     fields
         .iter()
         .filter(|f| f.name.eq_ignore_ascii_case("cookie"))

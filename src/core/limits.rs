@@ -5,8 +5,10 @@
 //! reads or prints them. Nothing here is parsed or enforced.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use super::head;
+use super::sticky::StickyPolicy;
 
 /// What is done with the `X-Forwarded-*` and `Forwarded` fields of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +101,8 @@ macro_rules! limits {
             /// Requests that may be sent again to another replica, in percent of all requests.
             pub retry_budget: u32,
             pub request_id: RequestIdPolicy,
+            /// A cookie leads clients back to the replica where their session began.
+            pub sticky: Option<Arc<StickyPolicy>>,
             /// What of a client ends its request at the replica.
             pub abort_on: AbortOn,
         }
@@ -114,6 +118,7 @@ macro_rules! limits {
                 queue_timeout_ms: 1_000,
                 retry_budget: 20,
                 request_id: RequestIdPolicy::Pass,
+                sticky: None,
                 abort_on: AbortOn::Reset,
             };
 

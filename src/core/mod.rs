@@ -29,6 +29,7 @@
 //! | [`session`] | one client connection: the protocol engine over two lanes; steps out, outcomes in |
 //! | [`snapshot`] | what workers route by: [`Snapshot`](snapshot::Snapshot) with its listeners, services (mode, key policy, limits, PROXY header to send), replicas with [`State`](snapshot::State), [`Endpoint`](snapshot::Endpoint), weight and load (in flight, received: atomic cells of each worker), [`Lifecycle`](snapshot::Lifecycle) |
 //! | [`step`] | the vocabulary between session and worker: legs, readiness, steps, their outcomes, `Pick`, `Notice` and the kinds of fault of a replica; a connection dialled or reused; how a session ends (`Ending`) |
+//! | [`sticky`] | sticky sessions: the cookie that names a replica by a MAC, read and set; the key of the MAC |
 //! | [`tick`] | a point in time, in milliseconds |
 //! | [`tls`] | one TLS connection over bytes: records opened and sealed, certificates, tickets, bounds; rustls inside |
 //! | [`exchange_record`] | [`ExchangeRecord`](exchange_record::ExchangeRecord): who asked, which replica, time stamps of the phases and durations from them, status, retries and why, how it ended (`ExchangeEnd`, the first fault); `Recording` (off, numbers, all); `Records`: begins a record for a request, a tunnel or a refused head; those of one worker are used again |
@@ -62,5 +63,6 @@ pub mod routes;
 pub mod session;
 pub mod snapshot;
 pub mod step;
+pub mod sticky;
 pub mod tick;
 pub mod tls;

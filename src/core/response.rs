@@ -18,6 +18,15 @@ pub struct RequestSummary {
     pub hsts_seconds: Option<u64>,
 }
 
+/// Lines that a final response gets.
+#[derive(Clone, Copy, Debug)]
+pub struct AddedFields<'a> {
+    /// Where the replica left it out.
+    pub date_line: &'a str,
+    /// Empty where the client is told of no replica.
+    pub cookie_line: &'a str,
+}
+
 /// What an exchange keeps of a response head. The head itself is rewritten in place and sent.
 #[derive(Debug)]
 pub struct ResponseAnalysis {
@@ -53,7 +62,7 @@ pub fn analyze(
     head: &[u8],
     response: &Response,
     request: RequestSummary,
-    date_line: &str,
+    added: AddedFields,
     edits: &mut Edits,
 ) -> Result<ResponseAnalysis, &'static str> {
     let rewriter = Rewriter::new(head, response.fields, response.minor, edits);
@@ -69,7 +78,7 @@ pub fn analyze(
     analyzer.rewriter.cut_nominated(is_exempt);
     analyzer.status_line(head);
     if status >= 200 || status == SWITCHING_PROTOCOLS {
-        analyzer.added_fields(date_line);
+        analyzer.added_fields(added);
     }
     // RFC 9112 sections 6.1 and 6.3: a coding beside a length, or in HTTP/1.0, is read, and its connection closed.
     let ambiguous = analyzer.rewriter.is_chunked() && (analyzer.rewriter.has_length() || response.minor == 0);
@@ -180,7 +189,7 @@ impl ResponseAnalyzer<'_, '_> {
     }
 
     /// `Date`, where a replica left it out (RFC 9110 section 6.6.1), and `Connection`.
-    fn added_fields(&mut self, date_line: &str) {
+    fn added_fields(&mut self, AddedFields { date_line, cookie_line }: AddedFields) {
         let status = self.response.status;
         let upgrade_required = status == UPGRADE_REQUIRED && self.rewriter.has_upgrade();
         let connection: &[u8] = match (self.request.minor, self.request.keep_alive) {
@@ -195,6 +204,9 @@ impl ResponseAnalyzer<'_, '_> {
             let mut digits = itoa::Buffer::new();
             let seconds = digits.format(seconds).as_bytes();
             self.rewriter.append(&[b"Strict-Transport-Security: max-age=", seconds, b"\r\n"]);
+        }
+        if !cookie_line.is_empty() {
+            self.rewriter.append(&[cookie_line.as_bytes()]);
         }
         if !self.has_date && status != SWITCHING_PROTOCOLS {
             self.rewriter.append(&[date_line.as_bytes(), connection]);

@@ -69,6 +69,8 @@ pub struct Replica {
     pub state: State,
     /// The part of its weight that it takes: less than the whole while it starts slowly.
     pub ramp: Ramp,
+    /// What the cookie of its service says of it.
+    pub sticky: Option<Arc<str>>,
     pub load: Arc<ReplicaLoad>,
 }
 

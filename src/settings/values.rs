@@ -335,6 +335,13 @@ pub fn ring(text: &str) -> Result<RingKind, String> {
     }
 }
 
+/// A token (RFC 6265 section 4.1.1), and not long: each response of a session's start holds it.
+pub fn cookie_name(text: &str) -> Result<String, String> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let is_name = (1..=64).contains(&text.len()) && text.bytes().all(is_token);
+    if is_name { Ok(text.into()) } else { Err("want a cookie's name: 1 to 64 letters, digits and -._~".into()) }
+}
+
 pub fn policy(text: &str) -> Result<BalancePolicy, String> {
     let policies = [BalancePolicy::Hash, BalancePolicy::LeastRequest, BalancePolicy::RoundRobin, BalancePolicy::Random];
     let policy = policies.into_iter().find(|policy| policy.name() == text);

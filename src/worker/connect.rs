@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::core::exchange_record::Recording;
-use crate::core::snapshot::{Replica, ReplicaId, Service, ServiceId};
+use crate::core::snapshot::{Replica, ReplicaId, Service, ServiceId, State};
 use crate::core::step::{Connect, Connection, Leg, Pick};
 use crate::core::tls::upstream::UpstreamPolicy;
 use crate::kernel::{Kernel, Token};
@@ -86,6 +86,12 @@ impl<K: Kernel> Worker<K> {
 
     /// A live replica that was neither tried nor passed over.
     fn choose(&mut self, pick: &Pick, passed: &[ReplicaId]) -> Option<PoolKey> {
+        if let Some(preferred) = pick.preferred.filter(|id| !pick.tried.contains(*id) && !passed.contains(id))
+            && let Some((member, is_full)) = self.member_that_is_up(pick.service, preferred)
+        {
+            // A session waits for room at its replica.
+            return (!is_full).then_some(PoolKey { service: pick.service, member, replica: preferred });
+        }
         let (member, replica) = self.balancer.pick(&self.cx.snapshot, pick, passed, &mut self.cx.prng)?;
         Some(PoolKey { service: pick.service, member, replica: replica.id })
     }
@@ -99,6 +105,15 @@ impl<K: Kernel> Worker<K> {
             };
             service.replicas.iter().any(|replica| waits_for(&replica))
         })
+    }
+
+    /// Its place, and whether it has no room.
+    #[cold]
+    fn member_that_is_up(&self, service: ServiceId, replica: ReplicaId) -> Option<(usize, bool)> {
+        let of = self.cx.snapshot.service(service)?;
+        let is_up = |one: &(usize, &Replica)| one.1.id == replica && one.1.state == State::Up;
+        let (member, replica) = of.replicas.iter().enumerate().find(is_up)?;
+        Some((member, of.is_full(replica)))
     }
 
     fn live(&self, service: ServiceId, replica: ReplicaId) -> Option<PoolKey> {

@@ -141,6 +141,7 @@ mod tests {
             weight: 1,
             state: *state,
             ramp: Ramp::WHOLE,
+            sticky: None,
             load: Arc::new(ReplicaLoad::new(1)),
         };
         let service = Service {

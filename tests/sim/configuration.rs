@@ -160,6 +160,7 @@ impl Configuration {
             weight: 1,
             state: State::Up,
             ramp: Ramp::WHOLE,
+            sticky: None,
             load: Arc::new(ReplicaLoad::new(self.workers)),
         };
         Arc::new(Service {

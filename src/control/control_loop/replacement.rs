@@ -87,8 +87,12 @@ impl ControlLoop {
 
     fn start_successor(&mut self) {
         let (docker_run_ids, locks) = self.runtime.lend_all();
-        let introduction =
-            Introduction { process: std::process::id(), replicas: self.core.for_successor(), docker_run_ids };
+        let introduction = Introduction {
+            process: std::process::id(),
+            replicas: self.core.for_successor(),
+            docker_run_ids,
+            sticky_key: self.configuration.sticky_key().to_text(),
+        };
         match self.upgrade.start(&introduction, locks) {
             Ok(process) => write(Level::Info, &format!("SIGUSR2: process {process} starts, to replace this one")),
             Err(why) => self.upgrade_failed(&format!("it cannot be started: {why}")),

@@ -142,6 +142,7 @@ pub mod tests {
             weight: 1,
             state: State::Up,
             ramp: Ramp::WHOLE,
+            sticky: None,
             load: Arc::new(ReplicaLoad::new(1)),
         };
         let members: Vec<Member> = replicas.iter().map(|name| Member::new(*name, 1)).collect();

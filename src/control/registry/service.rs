@@ -205,7 +205,7 @@ impl ServiceState {
                 Changes::Ring => self.build_ring(slots),
                 _ => self.published.ring.clone(),
             };
-            let members = self.members.iter().filter_map(|id| slots.slot(*id)).map(Slot::replica);
+            let members = self.members.iter().filter_map(|id| slots.slot(*id)).map(|slot| self.replica(slot));
             let replicas = members.chain(draining.cloned()).collect();
             let shown = Service {
                 is_removed: self.is_removed,
@@ -214,6 +214,11 @@ impl ServiceState {
             self.published = Arc::new(shown);
         }
         self.published.clone()
+    }
+
+    fn replica(&self, slot: &Slot) -> Replica {
+        let sticky = self.config.limits.sticky.as_ref().map(|policy| policy.value(&self.config.name, &slot.name));
+        Replica { sticky, ..slot.replica() }
     }
 
     fn build_ring(&self, slots: &Slots) -> Arc<Ring> {

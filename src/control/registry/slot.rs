@@ -282,7 +282,7 @@ impl Slot {
         let state = self.shown().1;
         let (id, endpoint) = self.replica.clone();
         let (name, weight, ramp) = (self.name.clone(), self.weight(), self.ramp());
-        Replica { id, name, endpoint, weight, state, ramp, load: self.load.clone() }
+        Replica { id, name, endpoint, weight, state, ramp, sticky: None, load: self.load.clone() }
     }
 
     pub fn due(&self) -> Tick {

@@ -22,7 +22,7 @@ use super::body::Body;
 use super::head::{self, HeadScan, Refusal};
 use super::limits::Limits;
 use super::request::{self, RequestSource, Scheme};
-use super::response::{self, RequestSummary};
+use super::response::{self, AddedFields, RequestSummary};
 use super::rewrite::{Edits, canonicalize_response};
 
 const DATE_LINE: &str = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
@@ -109,7 +109,8 @@ fn answered(head: &[u8], asked: RequestSummary) -> Option<Vec<u8>> {
     let mut room = head::field_storage();
     let response = head::parse_response(head, &mut room, &Limits::DEFAULT).ok()?;
     let mut edits = Edits::default();
-    response::analyze(head, &response, asked, DATE_LINE, &mut edits).ok()?;
+    let added = AddedFields { date_line: DATE_LINE, cookie_line: "Set-Cookie: sid=value; Path=/\r\n" };
+    response::analyze(head, &response, asked, added, &mut edits).ok()?;
     Some(applied(head, &edits))
 }
 

@@ -366,8 +366,8 @@ impl Session {
 
     /// What a replica is picked for.
     fn pick(&self, again: Option<ReplicaId>) -> Pick {
-        let Exchange { service, key, tried, .. } = self.exchange;
-        Pick { service, key, tried, again, pipelinable: self.exchange.head.pipelinable }
+        let Exchange { service, key, tried, sticky: preferred, .. } = self.exchange;
+        Pick { service, key, tried, again, preferred, pipelinable: self.exchange.head.pipelinable }
     }
 
     /// A client that only half-closed may still read: it must not take a response that breaks off for complete.

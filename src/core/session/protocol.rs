@@ -12,13 +12,13 @@ use crate::core::exchange_record::RecordedHead;
 use crate::core::head::{self, HeadScan, Refusal};
 use crate::core::lane::Phase;
 use crate::core::limits::RequestIdPolicy;
-use crate::core::request::{self, LocalReply, RequestSource};
-use crate::core::response::{self, ResponseAnalysis};
+use crate::core::request::{self, LocalReply, RequestSource, Scheme};
+use crate::core::response::{self, AddedFields, ResponseAnalysis};
 use crate::core::rewrite::canonicalize_response;
 use crate::core::routes::{Redirect, RouteKey};
 use crate::core::snapshot::{Destination, ServiceId};
 use crate::core::step::{Ending, Ready};
-use crate::core::{key, reply};
+use crate::core::{key, reply, sticky};
 
 const NO_ROUTE: Refusal = head::refusal(404, "no route leads from here to a service");
 
@@ -131,6 +131,8 @@ impl Session {
         let analysis = request::analyze(head, &request, limits, origin, &mut cx.edits)?;
         let fresh = cx.prng.next_u32();
         let key = service.map_or(fresh, |s| key::of(&s.key, target, request.fields, client_ip, fresh));
+        let policy = service.and_then(|service| Some((service, service.limits.sticky.as_deref()?)));
+        let preferred = policy.and_then(|(service, policy)| sticky::named(service, policy, request.fields));
         let own = match destination {
             Destination::Service(_) => None,
             Destination::Redirect(redirect) => {
@@ -169,6 +171,7 @@ impl Session {
         cx.tally.count_request();
         self.exchange.begin(ExchangeKind::Http, id, key);
         self.exchange.head = facts;
+        self.exchange.sticky = preferred;
         self.record = record;
         self.exchange.client_end = if analysis.keep_alive { ClientEnd::KeepAlive } else { ClientEnd::Close };
         self.exchange.retained = Retained::InBuffer(self.upload.mark());
@@ -233,7 +236,9 @@ impl Session {
             }
         }
         cx.edits.clear();
-        let analysis = response::analyze(head, &parsed, summary, &cx.date_line, &mut cx.edits)?;
+        let cookie_line = self.cookie_line(cx);
+        let added = AddedFields { date_line: &cx.date_line, cookie_line: &cookie_line };
+        let analysis = response::analyze(head, &parsed, summary, added, &mut cx.edits)?;
         self.download.head.reset();
         cx.tally.count_response(analysis.status);
         if analysis.is_interim() {
@@ -255,6 +260,19 @@ impl Session {
         }
         self.begin_response(analysis, cx);
         Ok(Next::Body)
+    }
+
+    /// The field that tells the client of the replica which answers; empty where it knows, and where sessions are not sticky.
+    #[inline]
+    fn cookie_line(&self, cx: &Context) -> String {
+        let service = cx.snapshot.service(self.exchange.service);
+        match service.and_then(|service| Some((service, service.limits.sticky.as_deref()?))) {
+            Some((service, policy)) if self.replica() != self.exchange.sticky => {
+                let is_secure = self.scheme == Scheme::Https;
+                self.replica().map(|id| sticky::set_cookie(service, policy, id, is_secure)).unwrap_or_default()
+            }
+            _ => String::new(),
+        }
     }
 
     /// The head of the final response is on its way to the client.

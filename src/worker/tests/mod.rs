@@ -62,6 +62,7 @@ impl Rig {
             weight: 1,
             state: State::Up,
             ramp: Ramp::WHOLE,
+            sticky: None,
             load: Arc::new(ReplicaLoad::new(1)),
         };
         let service = Service {

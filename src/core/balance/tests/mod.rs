@@ -37,6 +37,7 @@ fn replica(member: usize, weight: u32) -> Replica {
         weight,
         state: State::Up,
         ramp: Ramp::WHOLE,
+        sticky: None,
         load: Arc::new(ReplicaLoad::new(1)),
     }
 }
@@ -92,7 +93,8 @@ impl World {
     }
 
     fn pick(&mut self, key: u32) -> Option<usize> {
-        let pick = Pick { service: ServiceId(0), key, tried: self.tried, again: None, pipelinable: false };
+        let pick =
+            Pick { service: ServiceId(0), key, tried: self.tried, again: None, preferred: None, pipelinable: false };
         let picked = self.balancer.pick(&self.snapshot, &pick, &self.passed, &mut self.prng);
         picked.map(|(member, replica)| {
             assert_eq!(self.snapshot.services[0].replicas[member].id, replica.id);
