@@ -27,7 +27,7 @@ impl SlowStart {
 
     /// When the next step is due, or the end.
     pub fn due(&self) -> Tick {
-        self.begun.after_ms(self.takes_ms * (self.step + 1) / STEPS)
+        self.begun.after_ms((self.takes_ms * (self.step + 1)).div_ceil(STEPS))
     }
 
     /// As it is now; `None`: it is over.
@@ -55,5 +55,17 @@ mod tests {
         assert_eq!(seen, [100, 190, 280, 370, 460, 550, 640, 730, 820, 910]);
         assert_eq!(start.due(), Tick::ZERO.after_ms(1_000));
         assert!(SlowStart::new(0, Tick::ZERO).at(Tick::ZERO).is_none());
+    }
+
+    /// Rounded down, a step of 1.5 ms was due before it was over, again and again: the simulation did not end.
+    #[test]
+    fn each_step_is_over_when_the_next_is_due() {
+        for takes_ms in 1..200 {
+            let mut start = SlowStart::new(takes_ms, Tick(7));
+            while let Some(next) = start.at(start.due()) {
+                assert!(next.step > start.step, "{start:?}");
+                start = next;
+            }
+        }
     }
 }
