@@ -90,7 +90,7 @@ pub struct ExperimentSettings {
     /// The folder for the pictures, tables and texts
     #[arg(long, value_name = "DIR", default_value = "target/experiments")]
     out: PathBuf,
-    /// What runs the replicas: `process` or `docker`
+    /// What runs the replicas: `process` or `docker`. Ejection and policies have servers of their own
     #[arg(long, value_enum, value_name = "RUNTIME", default_value = "process", hide_possible_values = true)]
     runtime: ExperimentRuntime,
     /// The image of each replica, with --runtime docker
