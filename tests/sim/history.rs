@@ -284,7 +284,16 @@ impl History {
         let before: Vec<usize> = match key_of(request, service) {
             // An ejected replica comes after all that are up, whatever the policy.
             key if is_ejected => service.ring.walk(key.unwrap_or(0)).filter(up).collect(),
-            Some(key) => service.ring.walk(key).take_while(|member| *member != chosen).filter(up).collect(),
+            Some(key) => {
+                // One that starts slowly declines a part of its keys, as long as another takes them.
+                let takes = |member: &usize| {
+                    let replica = &service.replicas[*member];
+                    replica.ramp.takes(key, replica.id)
+                };
+                let comes_before = |member: &usize| *member != chosen || !takes(&chosen);
+                let before = service.ring.walk(key).take_while(comes_before);
+                before.filter(|member| *member != chosen).filter(up).filter(takes).collect()
+            }
             None => Vec::new(),
         };
         // One that had no room is passed over.
