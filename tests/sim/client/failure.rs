@@ -18,7 +18,7 @@ impl Client {
             || (net.aborts_on_close && self.half_closed)
             || self.is_stopped(net, request)
             || (what == "got 504" && is_late_request(net, request))
-            || (what == "got 503" && net.history.max_connections > 0)
+            || (net.history.max_connections > 0 && (what == "got 503" || request.arrivals == 0))
             || self.is_idle_closed(net, request)
             || is_removed(net, request);
         assert!(excused, "a calm world, and client {} (request {id}) {what}", self.me);
