@@ -2,6 +2,9 @@
 
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Instant;
+
+use crate::balancer::TIMEOUT;
 
 /// Every cluster, name and rule of these tests begins with it: scripts/test_docker sweeps by it.
 pub const PREFIX: &str = "rwtest";
@@ -82,15 +85,26 @@ impl Lab {
         docker(&arguments)
     }
 
+    /// The engine may still carry out a start that a balancer asked for before it was killed: what that leaves is removed
+    /// too.
     fn sweep(&self) {
+        let begun = Instant::now();
+        loop {
+            self.remove_containers();
+            if !self.network_exists() {
+                return;
+            }
+            let removed = try_docker(&["network", "rm", &self.network]);
+            assert!(removed.status.success() || begun.elapsed() < TIMEOUT, "{}: {removed:?}", self.network);
+        }
+    }
+
+    fn remove_containers(&self) {
         for label in ["ringway.cluster", "ringway.lock", PREFIX] {
             let ids = docker(&["ps", "-aq", "--filter", &format!("label={label}={}", self.cluster)]);
             for id in ids.lines() {
                 try_docker(&["rm", "-f", "-v", id]);
             }
-        }
-        if self.network_exists() {
-            docker(&["network", "rm", &self.network]);
         }
     }
 }
