@@ -85,6 +85,10 @@ fn deliver(ends: &mut [End; 2], from: usize, n: usize, change: Option<u8>) -> us
     let mut bytes = from.tls.pending().to_vec();
     bytes.truncate(n);
     from.tls.sent(bytes.len(), &mut from.pool);
+    if from.end.is_none() {
+        // What it could not open for want of room to answer: there is some now.
+        from.open();
+    }
     if let (Some(last), Some(change)) = (bytes.last_mut(), change) {
         *last ^= change;
     }
