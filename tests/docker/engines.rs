@@ -224,8 +224,13 @@ fn replicas_of_a_killed_engine_serve_until_it_is_back_and_are_then_replaced() {
         "| engine back after a kill, its containers ended by it | - | - | - | {:.1} s |",
         begun.elapsed().as_secs_f64()
     );
-    assert_eq!(balancer.stop(), Some(0));
-    assert!(lab.containers().is_empty());
+    // An engine that was killed may fail to remove what it left: "unable to remove filesystem", status 500. That is named.
+    let (status, left) = (balancer.stop(), lab.containers());
+    let is_engines_fault = balancer.log().contains("unable to remove filesystem");
+    match (status, is_engines_fault) {
+        (Some(1), true) => assert!(balancer.log().contains("left behind, to be removed by hand"), "{left:?}"),
+        (status, _) => assert_eq!((status, left), (Some(0), Vec::new()), "{}", balancer.log()),
+    }
 }
 
 /// `DOCKER_HOST=tcp://...` with client certificates. Without one the start fails, with one line.
