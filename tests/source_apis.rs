@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use support::followed::{Followed, Replica, TestFile};
 use support::pki::{Authority, Folder, Kind};
-use support::{Process, TIMEOUT, field, run, until};
+use support::{Process, TIMEOUT, field, until};
 
 /// What a scripted server knows, and how it answers.
 struct Script<S> {
@@ -422,10 +422,6 @@ fn what_is_wrong_about_an_api_is_named() {
         ("runtime = \"swarm\"\n[source]\nname = \"shop\"\nport = \"http\"\n", "want a number"),
         ("runtime = \"consul\"\n[source]\nname = \"shop\"\ntoken_file = \"/nonexistent\"\n", "/nonexistent"),
     ] {
-        file.write(text);
-        let ended = run(&["check", "-c", file.path()]);
-        let said = String::from_utf8_lossy(&ended.stderr);
-        assert_eq!(ended.status.code(), Some(2), "{text}: {said}");
-        assert!(said.contains(wrong), "{text}: {said}");
+        file.expect_refused(text, wrong);
     }
 }

@@ -255,11 +255,7 @@ fn what_is_wrong_about_a_source_is_named() {
         ("runtime = \"dns\"\n[source]\nname = \"shop\"\nport = 80\nttl_min = \"5\"\n", "ttl_min"),
         ("runtime = \"file\"\nreplica = [\"10.0.0.1:80\"]\n[source]\npath = \"/a\"\n", "--replica"),
     ] {
-        file.write(text);
-        let ended = run(&["check", "-c", file.path()]);
-        let said = String::from_utf8_lossy(&ended.stderr);
-        assert_eq!(ended.status.code(), Some(2), "{text}: {said}");
-        assert!(said.contains(wrong), "{text}: {said}");
+        file.expect_refused(text, wrong);
     }
     let list = TestFile::new("wrong-list");
     list.write("10.0.0.1:80\n10.0.0.2\n");

@@ -3,11 +3,15 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use support::balancer::Balancer;
-use support::{RINGWAY, TIMEOUT, exchange, field, until};
+use support::{RINGWAY, TIMEOUT, connect, exchange, field, origin, read_response, until};
 
 /// The replica that answered, and the cookie that it set.
 fn get(balancer: &Balancer, cookie: Option<&str>) -> (String, Option<String>) {
@@ -77,4 +81,44 @@ fn a_session_moves_once_when_its_replica_is_drained_and_is_kept_over_a_reload() 
 fn replica_name(balancer: &Balancer, answer: &str) -> String {
     let names = balancer.replicas();
     names.into_iter().find(|name| answer.contains(name)).expect("the answer names its replica")
+}
+
+/// A server whose requests to `/hold` are answered once it is released.
+fn holding(name: &'static str) -> (SocketAddr, Arc<AtomicBool>) {
+    let released = Arc::new(AtomicBool::new(false));
+    let gate = released.clone();
+    let address = origin::start(move |head, stream| {
+        if head.starts_with("GET /hold ") {
+            until(Instant::now() + TIMEOUT, "the release", || gate.load(Ordering::SeqCst).then_some(()));
+        }
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len()).is_ok()
+    });
+    (address, released)
+}
+
+/// In the queue of its service it would stand before requests that another replica has room for.
+#[test]
+fn a_session_whose_replica_has_no_room_moves() {
+    let (servers, releases): (Vec<SocketAddr>, Vec<_>) = [holding("first"), holding("second")].into_iter().unzip();
+    let listed = servers.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
+    let balancer = Balancer::start(&[
+        "--replica",
+        &listed,
+        "--sticky-cookie",
+        "sid",
+        "--upstream-max-connections",
+        "1",
+        "--upstream-queue-timeout",
+        "1m",
+    ]);
+    let (replica, set) = get(&balancer, None);
+    let set = set.expect("a new session");
+    let mut held = connect(balancer.data);
+    write!(held, "GET /hold HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", pair(&set)).expect("it is open");
+    let in_flight = || balancer.metric("ringway_replica_requests_in_flight");
+    until(Instant::now() + TIMEOUT, "the request at its replica", || (in_flight() == 1).then_some(()));
+    let (next, moved) = get(&balancer, Some(pair(&set)));
+    assert!(next != replica && moved.is_some(), "{next} {moved:?}");
+    releases.iter().for_each(|released| released.store(true, Ordering::SeqCst));
+    assert_eq!(read_response(&mut held).1, replica.as_bytes());
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use log::Level;
 
 use super::tls::TlsPolicies;
+use crate::core::tls::client_auth::LATE_LIST;
 
 const DAY: u64 = 24 * 3600;
 /// Days ahead at which a line is written.
@@ -66,8 +67,7 @@ fn line((listener, what, at): &Expiry, unix_seconds: u64) -> (Level, String) {
     let date = date(*at);
     let (level, said) = match (what, at.saturating_sub(unix_seconds)) {
         (Expiring::RevocationList(issuer), _) => {
-            let fate = "its clients are refused until there is a new one";
-            (Level::Error, format!("the revocation list of {issuer} is out of date since {date}: {fate}"))
+            (Level::Error, format!("the revocation list of {issuer} is out of date since {date}: {LATE_LIST}"))
         }
         (Expiring::Certificate(pair), 0) => {
             (Level::Error, format!("certificate {pair} expired on {date}: clients refuse it"))

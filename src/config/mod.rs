@@ -93,7 +93,7 @@ pub struct Config {
         value_parser = units::parser(Unit::Duration, 0..=3_600_000))]
     pub slow_start_ms: u64,
     /// A cookie of this name, made by the balancer, leads a client back to the replica where its session began, as long as
-    /// that is up. Its value tells nothing of the replica, and cannot be made up
+    /// that is up and has room. Its value tells nothing of the replica, and cannot be made up
     #[arg(long, value_name = "NAME", value_parser = values::cookie_name)]
     pub sticky_cookie: Option<String>,
     /// A server that is running already: HOST:PORT, with a name and weight as NAME=HOST:PORT@WEIGHT. Give several

@@ -16,6 +16,7 @@
 //! | `signals` | which signals are handled (TERM, INT, QUIT; HUP, USR1, USR2), and what each asks for (`SignalRequest`); nothing is answered here |
 //! | `log_throttle` | workers' events as log lines: the first of a kind at once, then a count for each second; names of former replicas; pure; windows by kind; words for a fault, a cap, a shortage |
 //! | `probe` | one health check of one replica: connect or HTTP request with a timeout, the answer judged (status, X-Server-Id), the fault of a failure; I/O errors as `ProbeFault`s (dead, connect timed out, silent, unhealthy); TCP and Unix streams under one deadline |
+//! | `secure` | TLS towards a replica that is probed or an API that a source asks: the handshake by an `UpstreamPolicy` |
 //! | `upgrade` | an upgrade seen by the process that is replaced: `UpgradeStage` (waiting, starting, committed), sockets passed on by name, the file of the admin socket released, until when it waits |
 //! | `successor` | spawns the process that takes over (same argv, `LISTEN_FDS`, a socket pair), tells it the `Introduction`, waits for `ready`, answers `go`; killed if it is not wanted; `SuccessorEvent`: ready, went, or ended and why |
 //! | `predecessor` | the other end: `Introduction` (replicas, run ids) read from the process that this one replaces; `PredecessorLink`: says `ready`, awaits `go` |
@@ -57,6 +58,7 @@ mod control_loop;
 pub mod operations;
 mod orphans;
 mod predecessor;
+mod secure;
 
 mod signals;
 mod socket_file;

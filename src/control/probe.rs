@@ -5,7 +5,7 @@ use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Collected, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -18,10 +18,9 @@ use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use super::registry::{ProbeFailure, ProbeFault};
+use super::secure::secure;
 use crate::core::proxy::{self, Version};
 use crate::core::snapshot::Endpoint;
 use crate::core::tls::upstream::UpstreamPolicy;
@@ -160,21 +159,21 @@ where
         None => heartbeat.exchange(stream, address, name).await,
         // On the heap: what TLS needs would be moved with each probe in plain text.
         Some(policy) => {
-            let secured = async { heartbeat.exchange(secure(stream, policy, endpoint).await?, address, name).await };
+            let secured = async {
+                let stream = secure(stream, policy, endpoint).await.map_err(|error| insecure(&error))?;
+                heartbeat.exchange(stream, address, name).await
+            };
             Box::pin(secured).await
         }
     }
 }
 
-async fn secure<S>(stream: S, policy: &UpstreamPolicy, endpoint: &Endpoint) -> Result<TlsStream<S>, ProbeError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    let refused = |why: String| failed(ProbeFault::Unhealthy, format!("TLS handshake failed: {why}"));
-    let unix_seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (config, server) = policy.client(endpoint, unix_seconds).map_err(|fault| refused(fault.to_string()))?;
-    let secured = TlsConnector::from(config).connect(server, stream).await;
-    secured.map_err(|error| if was_reset(&error) { broken(&error) } else { refused(error.to_string()) })
+fn insecure(error: &io::Error) -> ProbeError {
+    if was_reset(error) {
+        broken(error)
+    } else {
+        failed(ProbeFault::Unhealthy, format!("TLS handshake failed: {error}"))
+    }
 }
 
 impl HttpHeartbeat {

@@ -23,7 +23,7 @@ pub struct RequestSummary {
 pub struct AddedFields<'a> {
     /// Where the replica left it out.
     pub date_line: &'a str,
-    /// Empty where the client is told of no replica.
+    /// `Set-Cookie` of a sticky session (RFC 6265 section 4.1); empty where none is due.
     pub cookie_line: &'a str,
 }
 

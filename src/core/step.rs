@@ -54,7 +54,7 @@ pub struct Pick {
     pub tried: Attempts,
     /// This replica again, on a new connection: the pooled connection to it was stale.
     pub again: Option<ReplicaId>,
-    /// The replica of its session: it is picked as long as it is up.
+    /// The replica of its session: it is picked while it is up and has room.
     pub preferred: Option<ReplicaId>,
     /// The request may share a connection with other requests in flight: it is safe, short and has no content.
     pub pipelinable: bool,

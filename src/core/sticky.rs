@@ -11,6 +11,7 @@ use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 
 use super::head::Fields;
 use super::key;
+use super::request::Scheme;
 use super::snapshot::{Replica, ReplicaId, Service};
 
 /// Of the MAC, which is cut to 128 bits (RFC 2104 section 5).
@@ -52,10 +53,10 @@ pub fn named(service: &Service, policy: &StickyPolicy, fields: Fields) -> Option
 /// Tells the client of the replica that answers (RFC 6265 section 4.1).
 #[cold]
 #[inline(never)]
-pub fn set_cookie(service: &Service, policy: &StickyPolicy, replica: ReplicaId, is_secure: bool) -> String {
+pub fn set_cookie(service: &Service, policy: &StickyPolicy, replica: ReplicaId, scheme: Scheme) -> String {
     let answering = service.replicas.iter().find(|one| one.id == replica);
     let Some(value) = answering.and_then(|replica| replica.sticky.as_deref()) else { return String::new() };
-    let secure = if is_secure { "; Secure" } else { "" };
+    let secure = if scheme == Scheme::Https { "; Secure" } else { "" };
     format!("Set-Cookie: {}={value}; Path=/; HttpOnly; SameSite=Lax{secure}\r\n", policy.cookie)
 }
 

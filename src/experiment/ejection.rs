@@ -108,10 +108,10 @@ fn perform(settings: &ExperimentSettings, progress: &Progress) -> Result<Ejectio
 
 /// When they began to fail and when they worked again, from `begin`.
 fn break_for(servers: &[TimedServer], time: Duration, begin: Instant) -> Result<(Duration, Duration), String> {
-    servers.iter().for_each(|server| server.set_broken(true));
+    servers.iter().for_each(|server| server.break_down());
     let from = begin.elapsed();
     let slept = sleep(time);
-    servers.iter().for_each(|server| server.set_broken(false));
+    servers.iter().for_each(|server| server.recover());
     slept.map(|()| (from, begin.elapsed()))
 }
 

@@ -97,9 +97,14 @@ impl TimedServer {
         Ok(TimedServer { name, address, work })
     }
 
-    /// Answers 500 from now on, and at once; or works again.
-    pub fn set_broken(&self, is_broken: bool) {
-        self.work.is_broken.store(is_broken, Ordering::Relaxed);
+    /// Answers 500 from now on, and at once.
+    pub fn break_down(&self) {
+        self.work.is_broken.store(true, Ordering::Relaxed);
+    }
+
+    /// Works again.
+    pub fn recover(&self) {
+        self.work.is_broken.store(false, Ordering::Relaxed);
     }
 
     /// Requests that it took so far.
@@ -174,7 +179,7 @@ mod tests {
         let mut client = HttpClient::connect(servers[0].address).unwrap();
         let mut get = || client.get("/").map(|response| (response.status, response.server)).unwrap();
         assert_eq!(get(), (200, Some("server1".into())));
-        servers[0].set_broken(true);
+        servers[0].break_down();
         assert_eq!(get(), (500, Some("server1".into())));
         assert_eq!(servers[0].received(), 2);
     }

@@ -86,11 +86,9 @@ impl<K: Kernel> Worker<K> {
 
     /// A live replica that was neither tried nor passed over.
     fn choose(&mut self, pick: &Pick, passed: &[ReplicaId]) -> Option<PoolKey> {
-        if let Some(preferred) = pick.preferred.filter(|id| !pick.tried.contains(*id) && !passed.contains(id))
-            && let Some((member, is_full)) = self.member_that_is_up(pick.service, preferred)
-        {
-            // A session waits for room at its replica.
-            return (!is_full).then_some(PoolKey { service: pick.service, member, replica: preferred });
+        let preferred = pick.preferred.filter(|id| !pick.tried.contains(*id) && !passed.contains(id));
+        if let Some(key) = preferred.and_then(|replica| self.with_room(pick.service, replica, State::Up)) {
+            return Some(key);
         }
         let (member, replica) = self.balancer.pick(&self.cx.snapshot, pick, passed, &mut self.cx.prng)?;
         Some(PoolKey { service: pick.service, member, replica: replica.id })
@@ -107,19 +105,17 @@ impl<K: Kernel> Worker<K> {
         })
     }
 
-    /// Its place, and whether it has no room.
-    #[cold]
-    fn member_that_is_up(&self, service: ServiceId, replica: ReplicaId) -> Option<(usize, bool)> {
-        let of = self.cx.snapshot.service(service)?;
-        let is_up = |one: &(usize, &Replica)| one.1.id == replica && one.1.state == State::Up;
-        let (member, replica) = of.replicas.iter().enumerate().find(is_up)?;
-        Some((member, of.is_full(replica)))
+    /// It may take requests.
+    fn live(&self, service: ServiceId, replica: ReplicaId) -> Option<PoolKey> {
+        let of = |state| self.with_room(service, replica, state);
+        of(State::Up).or_else(|| of(State::Ejected))
     }
 
-    fn live(&self, service: ServiceId, replica: ReplicaId) -> Option<PoolKey> {
+    /// It is in this state and has room for a request.
+    fn with_room(&self, service: ServiceId, replica: ReplicaId, state: State) -> Option<PoolKey> {
         let of = self.cx.snapshot.service(service)?;
-        let is_live = |r: &Replica| r.id == replica && r.state.may_take_requests() && !of.is_full(r);
-        let member = of.replicas.iter().position(is_live)?;
+        let has_room = |r: &Replica| r.id == replica && r.state == state && !of.is_full(r);
+        let member = of.replicas.iter().position(has_room)?;
         Some(PoolKey { service, member, replica })
     }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::balancer::{Balancer, under_load};
-use super::{Log, Process, RINGWAY, TIMEOUT, until};
+use super::{Log, Process, RINGWAY, TIMEOUT, run, until};
 
 /// How long an empty list is doubted: long enough for many questions, short enough for a test.
 pub const CONFIRM: &str = "1s";
@@ -110,6 +110,15 @@ impl TestFile {
     /// Written where it is.
     pub fn write(&self, text: &str) {
         std::fs::write(&self.0, text).expect("the folder of this test can be written");
+    }
+
+    /// `ringway check` refuses a configuration with this text, and says that.
+    pub fn expect_refused(&self, text: &str, wrong: &str) {
+        self.write(text);
+        let ended = run(&["check", "-c", self.path()]);
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(2), "{text}: {said}");
+        assert!(said.contains(wrong), "{text}: {said}");
     }
 
     /// Another file in its place.

@@ -11,11 +11,19 @@ pub struct RequestCount {
     pub failed: u64,
 }
 
-/// Requests of one replica that workers reported as failed, and what was counted until its interval began.
+/// Requests of one replica that workers reported as failed, and the sums when its interval began.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ErrorWindow {
     reported: u64,
-    before: RequestCount,
+    before: Sums,
+}
+
+/// Each kind of failure by itself: a reload may change which of them count.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    requests: u64,
+    reported: u64,
+    responses_5xx: u64,
 }
 
 impl ErrorWindow {
@@ -26,13 +34,11 @@ impl ErrorWindow {
     /// What came since the last call.
     pub fn take(&mut self, load: &ReplicaLoad, counts_5xx: bool) -> RequestCount {
         let [.., responses_5xx] = load.responses();
-        let failed = self.reported + if counts_5xx { responses_5xx } else { 0 };
-        let sums = RequestCount { requests: load.total(), failed };
-        let before = std::mem::replace(&mut self.before, sums);
-        RequestCount {
-            requests: sums.requests.saturating_sub(before.requests),
-            failed: sums.failed.saturating_sub(before.failed),
-        }
+        let now = Sums { requests: load.total(), reported: self.reported, responses_5xx };
+        let before = std::mem::replace(&mut self.before, now);
+        let since = |of: fn(&Sums) -> u64| of(&now).saturating_sub(of(&before));
+        let answered = if counts_5xx { since(|sums| sums.responses_5xx) } else { 0 };
+        RequestCount { requests: since(|sums| sums.requests), failed: since(|sums| sums.reported) + answered }
     }
 }
 
@@ -118,6 +124,7 @@ mod tests {
         assert_eq!(serve(10, 1, 4, true), RequestCount { requests: 10, failed: 5 });
         assert_eq!(serve(5, 3, 0, true), RequestCount { requests: 5, failed: 3 });
         assert_eq!(serve(5, 0, 2, true), RequestCount { requests: 5, failed: 2 });
-        assert_eq!(serve(5, 1, 2, false), RequestCount { requests: 5, failed: 0 }, "a reload counts them no more");
+        assert_eq!(serve(5, 1, 2, false), RequestCount { requests: 5, failed: 1 }, "a reload counts them no more");
+        assert_eq!(serve(5, 0, 1, true), RequestCount { requests: 5, failed: 1 }, "nor those before one that does");
     }
 }

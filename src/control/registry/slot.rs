@@ -57,7 +57,7 @@ pub struct Slot {
     pub last_failure: Option<Arc<str>>,
     pub failures: u64,
     errors: ErrorWindow,
-    /// Only where it takes requests.
+    /// In force while it takes requests.
     slow_start: Option<SlowStart>,
     /// Since when it is in the condition that it is in.
     pub condition_since: Tick,
@@ -290,9 +290,7 @@ impl Slot {
             SlotState::Vacant { .. } if self.name_held => Tick::NEVER,
             SlotState::Vacant { start_at } => *start_at,
             SlotState::Probing { health, deadline, .. } => health.due().min(*deadline),
-            SlotState::Up { health, .. } => {
-                self.slow_start.as_ref().map_or(Tick::NEVER, SlowStart::due).min(health.due())
-            }
+            SlotState::Up { health, .. } => self.slow_start().map_or(Tick::NEVER, SlowStart::due).min(health.due()),
             SlotState::Down { health, .. } => health.due(),
             SlotState::Starting { .. } | SlotState::Draining { .. } => Tick::NEVER,
         }
@@ -426,8 +424,11 @@ impl Slot {
 
     /// The part of its weight that it takes.
     pub fn ramp(&self) -> Ramp {
-        let takes_requests = self.shown().1 == State::Up;
-        self.slow_start.as_ref().filter(|_| takes_requests).map_or(Ramp::WHOLE, SlowStart::ramp)
+        self.slow_start().map_or(Ramp::WHOLE, SlowStart::ramp)
+    }
+
+    fn slow_start(&self) -> Option<&SlowStart> {
+        self.slow_start.as_ref().filter(|_| self.shown().1 == State::Up)
     }
 
     pub fn begin_slow_start(&mut self, takes_ms: u64, now: Tick) {
@@ -436,7 +437,7 @@ impl Slot {
 
     /// True if it takes its whole weight from now on.
     pub fn advance_slow_start(&mut self, now: Tick) -> bool {
-        let Some(due) = self.slow_start.filter(|start| start.due() <= now) else { return false };
+        let Some(due) = self.slow_start().filter(|start| start.due() <= now).copied() else { return false };
         self.slow_start = due.at(now);
         self.slow_start.is_none()
     }

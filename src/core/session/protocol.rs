@@ -12,12 +12,13 @@ use crate::core::exchange_record::RecordedHead;
 use crate::core::head::{self, HeadScan, Refusal};
 use crate::core::lane::Phase;
 use crate::core::limits::RequestIdPolicy;
-use crate::core::request::{self, LocalReply, RequestSource, Scheme};
+use crate::core::request::{self, LocalReply, RequestSource};
 use crate::core::response::{self, AddedFields, ResponseAnalysis};
 use crate::core::rewrite::canonicalize_response;
 use crate::core::routes::{Redirect, RouteKey};
 use crate::core::snapshot::{Destination, ServiceId};
 use crate::core::step::{Ending, Ready};
+use crate::core::sticky::StickyPolicy;
 use crate::core::{key, reply, sticky};
 
 const NO_ROUTE: Refusal = head::refusal(404, "no route leads from here to a service");
@@ -236,7 +237,7 @@ impl Session {
             }
         }
         cx.edits.clear();
-        let cookie_line = self.cookie_line(cx);
+        let cookie_line = limits.sticky.as_ref().map_or_else(String::new, |policy| self.cookie_line(policy, cx));
         let added = AddedFields { date_line: &cx.date_line, cookie_line: &cookie_line };
         let analysis = response::analyze(head, &parsed, summary, added, &mut cx.edits)?;
         self.download.head.reset();
@@ -262,17 +263,13 @@ impl Session {
         Ok(Next::Body)
     }
 
-    /// The field that tells the client of the replica which answers; empty where it knows, and where sessions are not sticky.
-    #[inline]
-    fn cookie_line(&self, cx: &Context) -> String {
+    /// Names the replica that answers, unless the request's cookie did.
+    #[cold]
+    fn cookie_line(&self, policy: &StickyPolicy, cx: &Context) -> String {
+        let answering = self.replica().filter(|replica| Some(*replica) != self.exchange.sticky);
         let service = cx.snapshot.service(self.exchange.service);
-        match service.and_then(|service| Some((service, service.limits.sticky.as_deref()?))) {
-            Some((service, policy)) if self.replica() != self.exchange.sticky => {
-                let is_secure = self.scheme == Scheme::Https;
-                self.replica().map(|id| sticky::set_cookie(service, policy, id, is_secure)).unwrap_or_default()
-            }
-            _ => String::new(),
-        }
+        let line = service.zip(answering).map(|(service, id)| sticky::set_cookie(service, policy, id, self.scheme));
+        line.unwrap_or_default()
     }
 
     /// The head of the final response is on its way to the client.

@@ -31,6 +31,9 @@ pub const CHAIN_MAX: usize = 12 * 1024;
 /// Names of authorities, in bytes, of which clients are told: more would not fit in a handshake, which goes on without them.
 const HINTS_MAX: usize = 4 * 1024;
 
+/// What follows where a revocation list is out of date.
+pub const LATE_LIST: &str = "its clients are refused until there is a new one";
+
 /// Whether clients need a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAuthMode {
@@ -97,12 +100,8 @@ impl ClientAuth {
     /// What an operator should know although it can be used.
     pub fn warnings(&self, unix_seconds: u64) -> Vec<String> {
         let is_late = |list: &&RevocationList| list.until.is_some_and(|until| until <= unix_seconds);
-        let line = |list: &RevocationList| {
-            format!(
-                "the revocation list of {} is out of date: its clients are refused until there is a new one",
-                list.issuer
-            )
-        };
+        let line =
+            |list: &RevocationList| format!("the revocation list of {} is out of date: {LATE_LIST}", list.issuer);
         self.revoked.iter().filter(is_late).map(line).collect()
     }
 }

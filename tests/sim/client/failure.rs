@@ -18,7 +18,7 @@ impl Client {
             || (net.aborts_on_close && self.half_closed)
             || self.is_stopped(net, request)
             || (what == "got 504" && is_late_request(net, request))
-            || (net.history.max_connections > 0 && (what == "got 503" || request.arrivals == 0))
+            || (net.history.max_connections > 0 && (what == "got 503" || is_unserved_tunnel(request, what)))
             || self.is_idle_closed(net, request)
             || is_removed(net, request);
         assert!(excused, "a calm world, and client {} (request {id}) {what}", self.me);
@@ -54,4 +54,9 @@ fn is_late_request(net: &Net, request: &Request) -> bool {
 fn is_removed(net: &Net, request: &Request) -> bool {
     let timeout_us = net.history.drain_ms * 1000;
     net.history.has_removals && request.sent_at_us.is_some_and(|sent_us| net.now_us >= sent_us + timeout_us)
+}
+
+/// It waited in vain for room at a replica: bytes have no 503.
+fn is_unserved_tunnel(request: &Request, what: &str) -> bool {
+    what == "has a broken tunnel" && request.arrivals == 0
 }

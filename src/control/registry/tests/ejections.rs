@@ -162,6 +162,21 @@ fn a_replica_that_is_back_takes_its_share_in_steps_and_a_service_that_starts_doe
     assert!(world.logged(&["server1: its slow start is over; it takes its whole share"]));
 }
 
+/// It was said that it took its whole share, while it took none.
+#[test]
+fn a_slow_start_that_an_ejection_ends_is_not_said_to_be_over() {
+    let mut world = slowly_started();
+    world.kill("server1");
+    world.pass(2_050);
+    assert_eq!(ramps(&world)[0], 280);
+    fail(&mut world, "server1", 5);
+    world.pass(9_000);
+    assert_eq!((world.state("server1"), ramps(&world)[0]), (Some(State::Ejected), 1000));
+    assert!(!world.logged(&["server1: its slow start is over"]), "{:?}", world.log);
+    world.pass(1_000);
+    assert_eq!(ramps(&world)[0], 100, "it begins anew");
+}
+
 #[test]
 fn an_ejected_replica_and_one_that_joins_start_slowly_and_the_last_one_does_not() {
     let mut world = slowly_started();

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use hyper::header::HeaderName;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::follow::{Cursor, FoundServer, SourceAnswer};
@@ -128,13 +129,10 @@ fn servers(entries: Vec<HealthEntry>, family: AddressFamily) -> (Vec<FoundServer
     (servers.collect(), note)
 }
 
-/// As a part of a path or of a query string.
-fn escaped(text: &str) -> String {
-    let escape = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    text.bytes().map(escape).collect()
+/// As a part of a path or of a query string (RFC 3986 section 2.3).
+fn escaped(text: &str) -> PercentEncode<'_> {
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(text, RESERVED)
 }
 
 #[cfg(test)]
@@ -168,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_name_is_one_part_of_a_path() {
-        assert_eq!(escaped("shop-1.a_b"), "shop-1.a_b");
-        assert_eq!(escaped("../x?y=ü"), "..%2Fx%3Fy%3D%C3%BC");
+        assert_eq!(escaped("shop-1.a_b").to_string(), "shop-1.a_b");
+        assert_eq!(escaped("../x?y=ü").to_string(), "..%2Fx%3Fy%3D%C3%BC");
     }
 }

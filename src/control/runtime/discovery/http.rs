@@ -2,7 +2,7 @@
 //! a Unix socket, whole answers and answers line by line. What is asked is not known here.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Empty, Limited};
@@ -15,9 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use crate::control::runtime::{Failure, FailureKind};
+use crate::control::secure::secure;
 use crate::core::snapshot::Endpoint;
 use crate::core::tls::roots::Roots;
 use crate::core::tls::upstream::{PeerName, UpstreamPolicy, UpstreamPolicySettings};
@@ -141,7 +141,11 @@ impl ApiClient {
                 let stream = connect.map_err(late)?.map_err(unreachable)?;
                 match tls {
                     None => exchange(stream, request).await,
-                    Some(policy) => exchange(secure(stream, policy).await?, request).await,
+                    Some(policy) => {
+                        let insecure = |error| HttpFault::Other(format!("TLS handshake failed: {error}"));
+                        let peer = Endpoint::Tcp(stream.peer_addr().map_err(insecure)?);
+                        exchange(secure(stream, policy, &peer).await.map_err(insecure)?, request).await
+                    }
                 }
             }
         }
@@ -214,18 +218,6 @@ where
     let connection = OpenConnection(driven.abort_handle());
     let response = sender.send_request(request).await.map_err(broken)?;
     Ok(HttpAnswer { response, _connection: connection })
-}
-
-async fn secure(
-    stream: TcpStream,
-    policy: &UpstreamPolicy,
-) -> Result<tokio_rustls::client::TlsStream<TcpStream>, HttpFault> {
-    let failed = |why: String| HttpFault::Other(format!("TLS handshake failed: {why}"));
-    let unix_seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let peer = stream.peer_addr().map_err(|error| failed(error.to_string()))?;
-    let (config, server) =
-        policy.client(&Endpoint::Tcp(peer), unix_seconds).map_err(|fault| failed(fault.to_string()))?;
-    TlsConnector::from(config).connect(server, stream).await.map_err(|error| failed(error.to_string()))
 }
 
 fn policy(host: &str, ca: Option<&Path>) -> Result<UpstreamPolicy, String> {
