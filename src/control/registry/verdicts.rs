@@ -192,7 +192,7 @@ impl Registry {
             return String::new();
         }
         self.change(id, |slot| slot.begin_slow_start(takes_ms, now));
-        format!(", its share of requests grows for {}", readable(takes_ms))
+        format!(", its share grows for {}", readable(takes_ms))
     }
 
     pub(super) fn advance_slow_starts(&mut self, due: &[SlotId], now: Tick) {
